@@ -1,0 +1,248 @@
+"""The settings of a run: frozen pydantic models, one TOML file, no unknown keys. Knows nothing of stages or models.
+
+The paper states only N = 10, temperature 1.0, 5000 and 500 inputs, margin >= 2; every other value here is ours.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from recipe.errors import SreError
+
+CONFIGS = Path(__file__).parent / "configs"
+
+CurationMethod = Literal[
+    "correct-answer", "majority-vote", "self-assessment", "meta-judge", "margin-0", "random-equal", "preference-reversal"
+]
+MergeMethod = Literal["exact", "svd", "linear", "ties", "dare_linear"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelConfig(_Section):
+    """The seed model and what trains it."""
+
+    source: str = "smollm2-135m"  # the embedded default, a local folder or .gguf file, or a hub name
+    revision: str | None = None
+    engine: Literal["auto", "unsloth", "transformers"] = "auto"
+    quantization: Literal["auto", "none", "nf4"] = "auto"  # auto: nf4 (QLoRA) on a GPU, none on a CPU
+    max_length: int = Field(1024, ge=64)  # tokens of prompt and judgement together
+    gradient_checkpointing: bool | Literal["auto"] = "auto"  # auto: on a GPU only
+
+
+class DataConfig(_Section):
+    """Where rows come from, and how many are used (null: all)."""
+
+    pointwise: str = "seed-data"  # seed-data, a file, a folder, or a hub name
+    pairwise: str = "seed-data"
+    train_pointwise: int | None = Field(None, ge=1)
+    train_pairwise: int | None = Field(None, ge=1)
+    dev_pointwise: int | None = Field(None, ge=0)
+    dev_pairwise: int | None = Field(None, ge=0)
+    test_pointwise: int | None = Field(None, ge=0)
+    test_pairwise: int | None = Field(None, ge=0)
+    dev_split: str = "dev"  # the published collections have no dev split: "" takes none
+    test_split: str = "test"
+    skip_bad_rows: bool = False
+
+
+class LoraConfig(_Section):
+    r: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class TrainConfig(_Section):
+    """What SFT and DPO have in common."""
+
+    learning_rate: float = Field(2e-4, gt=0)
+    epochs: float = Field(1.0, gt=0)
+    batch_size: int = Field(2, ge=1)  # rows (SFT) or pairs (DPO) in one forward pass
+    accumulate: int = Field(4, ge=1)  # forward passes per optimiser step
+    warmup: float = Field(0.1, ge=0, lt=1)  # share of the steps
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    checkpoints: int = Field(4, ge=0)  # per run of the stage; a resume loses at most one part of so many
+
+
+class SftConfig(TrainConfig):
+    label_only: bool = False  # ablation: train without rationales
+
+
+class MergeConfig(_Section):
+    method: MergeMethod = "exact"
+    pointwise_weight: float = 0.5
+    pairwise_weight: float = 0.5
+    rank: int | None = Field(None, ge=1)  # svd: the rank kept (null: lora.r)
+    density: float = Field(0.5, gt=0, le=1)  # ties and dare_linear
+
+
+class SampleConfig(_Section):
+    """Self-rationalization: N judgements of each input from J_t."""
+
+    inputs: tuple[int, ...] = (5000, 500)  # per iteration; the last one serves further iterations
+    pairwise_share: float = Field(0.5, ge=0, le=1)
+    n: int = Field(10, ge=1)
+    temperature: float = Field(1.0, ge=0)
+    max_tokens: int = Field(256, ge=8)
+    block: int = Field(16, ge=1)  # inputs sampled together and appended together
+    engine: Literal["auto", "llamacpp", "unsloth", "transformers"] = "auto"
+    parallel: int = Field(16, ge=1, le=128)
+
+
+class CurateConfig(_Section):
+    method: CurationMethod = "correct-answer"
+    margin: int = Field(2, ge=0)  # pointwise; pairwise labels differ by 1 (right against wrong)
+    max_pairs_per_input: int | None = Field(None, ge=1)
+    max_pairs: int | None = Field(None, ge=1)
+    balance_labels: bool = True
+    reject_malformed: bool = False  # whether a malformed judgement may be the rejected one
+    assessor: str | None = None  # a GGUF that rates or picks (null: J_t itself)
+
+
+class DpoConfig(TrainConfig):
+    learning_rate: float = Field(5e-5, gt=0)
+    batch_size: int = Field(1, ge=1)
+    accumulate: int = Field(8, ge=1)
+    beta: float = Field(0.1, gt=0)
+    loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+    length_normalise: bool = False
+    sft_weight: float = Field(0.0, ge=0)  # weight of an SFT term on the chosen side (RPO)
+    reference: Literal["auto", "recorded", "pass"] = "auto"
+
+
+class ExportConfig(_Section):
+    snapshot: Literal["F32", "F16", "BF16"] = "F16"  # the file each J_t is sampled and evaluated with
+    types: tuple[str, ...] = ("Q8_0", "Q4_K_M")
+    judge: str = "Q8_0"  # the type that becomes judge.gguf
+    flip_rows: int = Field(40, ge=0)  # rows on which the verdict flip rate is measured
+    converter: str | None = None
+
+
+class EvaluateConfig(_Section):
+    max_tokens: int = Field(256, ge=8)
+    resamples: int = Field(2000, ge=100)
+
+
+class Config(_Section):
+    """One run: `sre run CONFIG`."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$")
+    seed: int = Field(0, ge=0)
+    iterations: int = Field(2, ge=0)  # T
+    threads: int | None = Field(None, ge=1)
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    lora: LoraConfig = LoraConfig()
+    sft: SftConfig = SftConfig()
+    merge: MergeConfig = MergeConfig()
+    sample: SampleConfig = SampleConfig()
+    curate: CurateConfig = CurateConfig()
+    dpo: DpoConfig = DpoConfig()
+    export: ExportConfig = ExportConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        if not self.sample.inputs:
+            raise ValueError("sample.inputs needs at least one number")
+        if self.export.judge not in (*self.export.types, self.export.snapshot):
+            raise ValueError(f"export.judge {self.export.judge!r} is not among export.types or export.snapshot")
+        return self
+
+
+def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file (a path, or the name of a shipped one such as "cpu-smollm2-135m"), apply `key=value`.
+
+    A value is TOML (`sample.n=4`, `data.pointwise="my.jsonl"`); text that isn't TOML counts as a string.
+    Raises SreError naming the file and the key for anything unknown, missing or of the wrong type.
+    """
+    path = _find(source)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SreError(f"not valid TOML: {error}", file=path) from None
+    for override in overrides:
+        _apply(raw, override)
+    return validate(raw, file=path)
+
+
+def validate(raw: dict[str, Any], *, file: str | Path | None = None) -> Config:
+    """Build a Config from a plain dict; SreError names the first wrong key."""
+    try:
+        return Config.model_validate(_tuples(raw))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = "unknown setting; see `sre config` for all of them" if first["type"] == "extra_forbidden" else first["msg"]
+        raise SreError(message, file=file, field=key or None) from None
+
+
+def dump(config: Config) -> str:
+    """The config as TOML text that `load` reads back to an equal Config. Unset (None) keys are left out."""
+    plain = config.model_dump(mode="json", exclude_none=True)
+    lines = [f"{key} = {_toml(value)}" for key, value in plain.items() if not isinstance(value, dict)]
+    for section, values in plain.items():
+        if isinstance(values, dict):
+            lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in values.items())]
+    return "\n".join(lines) + "\n"
+
+
+def presets() -> list[str]:
+    """Names of the shipped configs."""
+    return sorted(path.stem for path in CONFIGS.glob("*.toml"))
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    shipped = CONFIGS / f"{source}.toml"
+    if shipped.is_file():
+        return shipped
+    raise SreError(f"no such config file, and no preset of that name (presets: {', '.join(presets())})", file=source)
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise SreError(f"{override!r} is not of the form key=value, e.g. --set sample.n=4")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        raw = raw.setdefault(section, {})
+        if not isinstance(raw, dict):
+            raise SreError(f"{section!r} is a single value, not a section", field=key.strip())
+    raw[last] = value
+
+
+def _tuples(value: Any) -> Any:
+    """TOML has lists, the frozen models have tuples, and TOML's `1` is a fine float."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, str):
+        # JSON's string escapes are TOML's.
+        import json
+
+        return json.dumps(value)
+    return repr(value)

@@ -1,0 +1,200 @@
+"""What GGUF must say of a Llama, Mistral, Qwen2 or Qwen3 model beside its tensors. Pure; takes a config.json as a dict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from recipe.errors import SreError
+
+# transformers' architecture -> the name llama.cpp knows it by.
+ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+_DEFAULT_THETA = 10000.0
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary embedding: base, and how it is stretched. factors: (head_dim / 2,) divisors of the frequencies, or ()."""
+
+    theta: float
+    kind: str = "none"
+    factor: float = 1.0
+    original_context: int = 0
+    betas: tuple[float, float] | None = None
+    factors: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The hyperparameters of one model. head_dim is not always width / heads. context: positions (tokens)."""
+
+    arch: str
+    layers: int
+    width: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context: int
+    epsilon: float
+    tied: bool
+    rope: Rope
+
+    @property
+    def permuted(self) -> bool:
+        """llama.cpp rotates neighbouring rows of q and k in this family, transformers rows half a head apart."""
+        return self.arch == "llama"
+
+
+def architecture(config: dict[str, Any]) -> str:
+    """transformers' class name in a config.json, "" when it names none."""
+    names = config.get("architectures") or [""]
+    return str(names[0])
+
+
+def read_shape(config: dict[str, Any]) -> Shape:
+    """The hyperparameters in a config.json.
+
+    Raises SreError for another architecture, or a setting llama.cpp computes differently for these families.
+    """
+    name = architecture(config)
+    if name not in ARCHITECTURES:
+        raise SreError(
+            f"the architecture {name!r} is not one of {', '.join(ARCHITECTURES)}; "
+            "give --converter PATH (llama.cpp's convert_hf_to_gguf.py) to export it",
+            field="architectures",
+        )
+    arch = ARCHITECTURES[name]
+    if config.get("hidden_act", "silu") != "silu":
+        raise SreError(f"the activation {config['hidden_act']!r} is not silu", field="hidden_act")
+    if arch == "qwen3" and config.get("attention_bias"):
+        raise SreError("llama.cpp has no attention biases for Qwen3", field="attention_bias")
+    heads = int(config["num_attention_heads"])
+    head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
+    context = int(config["max_position_embeddings"])
+    return Shape(
+        arch=arch,
+        layers=int(config["num_hidden_layers"]),
+        width=int(config["hidden_size"]),
+        hidden=int(config["intermediate_size"]),
+        heads=heads,
+        kv_heads=int(config.get("num_key_value_heads") or heads),
+        head_dim=head_dim,
+        vocab=int(config["vocab_size"]),
+        context=min(context, _window(config, name) or context),
+        epsilon=float(config["rms_norm_eps"]),
+        tied=bool(config.get("tie_word_embeddings", False)),
+        rope=_rope(config, arch, head_dim, context),
+    )
+
+
+def _window(config: dict[str, Any], name: str) -> int | None:
+    """The sliding window, which llama.cpp ignores for these families: beyond it the two would differ, so the context
+    is announced no longer than it."""
+    on = name == "MistralForCausalLM" or config.get("use_sliding_window", False)
+    return config.get("sliding_window") if on else None
+
+
+def _rope(config: dict[str, Any], arch: str, head_dim: int, context: int) -> Rope:
+    settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if any(isinstance(value, dict) for value in settings.values()):
+        raise SreError("rotary settings that differ between layers are not supported", field="rope_parameters")
+    theta = float(settings.get("rope_theta") or config.get("rope_theta") or _DEFAULT_THETA)
+    kind = settings.get("rope_type") or settings.get("type") or "default"
+    if settings.get("partial_rotary_factor", config.get("partial_rotary_factor") or 1.0) != 1.0:
+        raise SreError("rotating a part of each head is not supported", field="partial_rotary_factor")
+    original = int(settings.get("original_max_position_embeddings") or context)
+    if kind == "default":
+        return Rope(theta)
+    if kind == "linear":
+        return Rope(theta, "linear", float(settings["factor"]))
+    if kind == "yarn":
+        return _yarn(settings, theta, original)
+    if kind == "llama3" and arch == "llama":
+        return Rope(theta, factors=_llama3_factors(settings, theta, head_dim, original))
+    raise SreError(f"the rotary scaling {kind!r} is not supported for {arch}", field="rope_parameters")
+
+
+def _yarn(settings: dict[str, Any], theta: float, original: int) -> Rope:
+    for field in ("attention_factor", "mscale", "mscale_all_dim"):
+        if settings.get(field) is not None:
+            raise SreError("yarn with its own attention scale is not supported", field=field)
+    if not settings.get("truncate", True):
+        raise SreError("yarn without truncation is not supported", field="truncate")
+    betas = (float(settings.get("beta_fast") or 32.0), float(settings.get("beta_slow") or 1.0))
+    return Rope(theta, "yarn", float(settings["factor"]), original, betas)
+
+
+def _llama3_factors(settings: dict[str, Any], theta: float, head_dim: int, original: int) -> tuple[float, ...]:
+    """Llama 3.1's divisor of each frequency: 1 for short wavelengths, `factor` for long ones, smooth between."""
+    factor, low, high = (float(settings[key]) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    factors = []
+    for i in range(0, head_dim, 2):
+        turns = original / (2 * math.pi * theta ** (i / head_dim))  # full turns over the original context
+        keep = min(1.0, max(0.0, (turns - low) / (high - low)))
+        factors.append(1.0 / (keep + (1.0 - keep) / factor))
+    return tuple(factors)
+
+
+def write_shape(writer: Any, shape: Shape) -> None:
+    """Add the hyperparameters' keys to a gguf.GGUFWriter."""
+    from gguf import RopeScalingType
+
+    writer.add_block_count(shape.layers)
+    writer.add_context_length(shape.context)
+    writer.add_embedding_length(shape.width)
+    writer.add_feed_forward_length(shape.hidden)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
+    writer.add_key_length(shape.head_dim)
+    writer.add_value_length(shape.head_dim)
+    writer.add_layer_norm_rms_eps(shape.epsilon)
+    writer.add_vocab_size(shape.vocab)
+    writer.add_rope_dimension_count(shape.head_dim)
+    writer.add_rope_freq_base(shape.rope.theta)
+    if shape.rope.kind != "none":
+        writer.add_rope_scaling_type(RopeScalingType(shape.rope.kind))
+        writer.add_rope_scaling_factor(shape.rope.factor)
+    if shape.rope.betas is not None:
+        writer.add_rope_scaling_orig_ctx_len(shape.rope.original_context)
+        writer.add_rope_scaling_yarn_beta_fast(shape.rope.betas[0])
+        writer.add_rope_scaling_yarn_beta_slow(shape.rope.betas[1])
+
+
+def tensor_names(shape: Shape) -> list[str]:
+    """The Hugging Face names of the matrices and norms such a model must have (biases apart)."""
+    inner = ["input_layernorm", "post_attention_layernorm"]
+    inner += [f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
+    inner += [f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")]
+    inner += ["self_attn.q_norm", "self_attn.k_norm"] if shape.arch == "qwen3" else []
+    outer = ["model.embed_tokens", "model.norm"] + ([] if shape.tied else ["lm_head"])
+    names = outer + [f"model.layers.{layer}.{name}" for layer in range(shape.layers) for name in inner]
+    return [f"{name}.weight" for name in names]
+
+
+def heads_of(name: str, shape: Shape) -> int:
+    """How many heads the rows of tensor `name` (Hugging Face's) are permuted by; 0 when they are not."""
+    module = name.rsplit(".", 2)[-2]
+    return {"q_proj": shape.heads, "k_proj": shape.kv_heads}.get(module, 0) if shape.permuted else 0
+
+
+def interleave(rows: Any, heads: int) -> Any:
+    """(heads * d, ...) with each head's halves one after the other -> the halves' rows alternating, as llama.cpp has it."""
+    return _swap(rows, (heads, 2, -1, *rows.shape[1:]), rows.shape)
+
+
+def deinterleave(rows: Any, heads: int) -> Any:
+    """The inverse of `interleave`."""
+    return _swap(rows, (heads, -1, 2, *rows.shape[1:]), rows.shape)
+
+
+def _swap(rows: Any, split: Sequence[int], shape: Sequence[int]) -> Any:
+    return rows.reshape(*split).swapaxes(1, 2).reshape(*shape)

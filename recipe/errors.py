@@ -1,0 +1,21 @@
+"""The one error a user can cause: it names the place and what to do; the CLI prints it and exits with code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class SreError(Exception):
+    """Something the user can mend: bad input, a bad setting, a missing package.
+
+    `file`, `line` (1-based) and `field` say where; the message says what was expected.
+    """
+
+    def __init__(
+        self, message: str, *, file: str | Path | None = None, line: int | None = None, field: str | None = None
+    ) -> None:
+        self.file, self.line, self.field = file, line, field
+        place = [] if file is None else [str(file)]
+        place += [] if line is None else [f"line {line}"]
+        place += [] if field is None else [f"field {field!r}"]
+        super().__init__(f"{', '.join(place)}: {message}" if place else message)
