@@ -56,7 +56,7 @@ $(VENV)/.stamp-quickstart: pyproject.toml constraints.txt | $(VENV)/.stamp-venv
 	$(PIP) install -c constraints.txt '$(TORCH)' -e '.[quickstart]'
 	@echo '== installing Unsloth, which makes training faster'
 	$(PIP) install --no-deps -c constraints.txt $(UNSLOTH) || \
-	  echo 'notice: Unsloth could not be installed. Training uses plain TRL and PEFT instead: the same results, slower.'
+	  echo 'notice: Unsloth could not be installed. Training uses plain TRL and PEFT instead, which is slower.'
 	@touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-quickstart

@@ -17,7 +17,13 @@ from recipe.errors import SreError
 CONFIGS = Path(__file__).parent / "configs"
 
 CurationMethod = Literal[
-    "correct-answer", "majority-vote", "self-assessment", "meta-judge", "margin-0", "random-equal", "preference-reversal"
+    "correct-answer",
+    "majority-vote",
+    "self-assessment",
+    "meta-judge",
+    "margin-0",
+    "random-equal",
+    "preference-reversal",
 ]
 MergeMethod = Literal["exact", "svd", "linear", "ties", "dare_linear"]
 
@@ -57,7 +63,15 @@ class LoraConfig(_Section):
     r: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    target_modules: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
 
 
 class TrainConfig(_Section):
@@ -183,7 +197,9 @@ def validate(raw: dict[str, Any], *, file: str | Path | None = None) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        message = "unknown setting; see `sre config` for all of them" if first["type"] == "extra_forbidden" else first["msg"]
+        message = (
+            "unknown setting; see `sre config` for all of them" if first["type"] == "extra_forbidden" else first["msg"]
+        )
         raise SreError(message, file=file, field=key or None) from None
 
 

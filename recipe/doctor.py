@@ -160,15 +160,11 @@ def _memory() -> Check:
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     except (AttributeError, ValueError, OSError):
-        return Check(
-            "memory", "warning", "can't be read on this system", f"training needs {ENOUGH_MEMORY_GIB:.0f} GiB"
-        )
+        return Check("memory", "warning", "can't be read on this system", f"training needs {ENOUGH_MEMORY_GIB:.0f} GiB")
     limit = _container_limit()
     detail = f"{total:.1f} GiB" + (f", {limit:.1f} GiB of it allowed to this container" if limit else "")
     if min(total, limit or total) < ENOUGH_MEMORY_GIB:
-        remedy = (
-            f"the quickstart may need up to {ENOUGH_MEMORY_GIB:.0f} GiB; judging a small model needs about 1"
-        )
+        remedy = f"the quickstart may need up to {ENOUGH_MEMORY_GIB:.0f} GiB; judging a small model needs about 1"
         return Check("memory", "warning", detail, remedy)
     return Check("memory", "ok", detail)
 
@@ -209,9 +205,7 @@ def _gpu(gpus: list[str], probe: bool) -> Check:
     detail = "; ".join(gpus)
     torch = _version("torch")
     if torch is not None and torch.endswith("+cpu"):
-        return Check(
-            "GPU", "warning", detail, f"torch {torch} is a CPU build: install the CUDA build to train here"
-        )
+        return Check("GPU", "warning", detail, f"torch {torch} is a CPU build: install the CUDA build to train here")
     if probe and torch is not None:
         from torch import cuda
 
@@ -251,9 +245,7 @@ def _llama_library() -> Check:
     libraries = sorted((Path(spec.origin).parent / "lib").glob("*llama.*"))
     if not libraries:
         remedy = "pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python"
-        return Check(
-            name, "missing", "llama-cpp-python is installed without its library", remedy, needed=True
-        )
+        return Check(name, "missing", "llama-cpp-python is installed without its library", remedy, needed=True)
     return Check(name, "ok", str(libraries[0]), needed=True)
 
 
@@ -264,9 +256,7 @@ def _unsloth(gpu: bool) -> Check:
     remedy = _install("gpu") if gpu else pinned
     if found is None or zoo is None:
         absent = "unsloth" if found is None else "unsloth_zoo"
-        return Check(
-            "unsloth (gpu)", "missing", f"{absent} is not installed: plain TRL and PEFT train, slower", remedy
-        )
+        return Check("unsloth (gpu)", "missing", f"{absent} is not installed: plain TRL and PEFT train, slower", remedy)
     if not gpu and _release(found) < _release(UNSLOTH_ON_CPU):
         return Check("unsloth (gpu)", "warning", f"{found} can't train on a processor", pinned)
     if _version("torch") is None:

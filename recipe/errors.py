@@ -12,7 +12,12 @@ class SreError(Exception):
     """
 
     def __init__(
-        self, message: str, *, file: str | Path | None = None, line: int | None = None, field: str | None = None
+        self,
+        message: str,
+        *,
+        file: str | Path | None = None,
+        line: int | None = None,
+        field: str | None = None,
     ) -> None:
         self.file, self.line, self.field = file, line, field
         place = [] if file is None else [str(file)]

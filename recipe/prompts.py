@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 import jinja2
+import jinja2.sandbox
 
 from recipe.errors import SreError
 from recipe.resources import resource
@@ -31,7 +32,8 @@ NAMES = (
 _SEPARATOR = "\n---\n"
 # Section tags, the result marker, and the control tokens of the chat templates in use (ChatML, Llama 2/3, Gemma).
 _FORGERIES = re.compile(
-    r"<(?=/?(?:BEGIN |END |\||s>|unk>|pad>|start_of_turn>|end_of_turn>|<SYS>))|\[(?=/?(?:RESULT|INST)\])", re.IGNORECASE
+    r"<(?=/?(?:BEGIN |END |\||s>|unk>|pad>|start_of_turn>|end_of_turn>|<SYS>))|\[(?=/?(?:RESULT|INST)\])",
+    re.IGNORECASE,
 )
 
 
@@ -45,8 +47,10 @@ class Prompts:
 
     def __init__(self, overrides: Mapping[str, str] | None = None) -> None:
         self.sources: dict[str, str] = {**_shipped(), **(overrides or {})}
-        self._environment = jinja2.Environment(
-            loader=jinja2.FunctionLoader(self.sources.get), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+        self._environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            loader=jinja2.FunctionLoader(self.sources.get),
+            undefined=jinja2.StrictUndefined,
+            keep_trailing_newline=True,
         )
         self._parts: dict[str, list[tuple[str, jinja2.Template]]] = {}
 
@@ -95,7 +99,11 @@ class Prompts:
 
 def _context(example: Example) -> dict[str, Any]:
     responses = [{"role": "assistant", "content": neutralise(text)} for text in example.responses]
-    named = {"response": responses[0]} if len(responses) == 1 else dict(zip(("response1", "response2"), responses, strict=True))
+    named = (
+        {"response": responses[0]}
+        if len(responses) == 1
+        else dict(zip(("response1", "response2"), responses, strict=True))
+    )
     return {
         "task": example.task,
         "labels": list(example.labels),

@@ -28,7 +28,15 @@ from typing import IO, Any
 
 from recipe.errors import SreError
 
-_PACKAGES = ("torch", "transformers", "trl", "peft", "unsloth", "llama-cpp-python", "self-rationalizing-evaluators")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "unsloth",
+    "llama-cpp-python",
+    "self-rationalizing-evaluators",
+)
 
 
 class RunFolder:
@@ -72,11 +80,25 @@ class RunFolder:
             )
         folder.mkdir(parents=True, exist_ok=True)
         attempts = 1 + (found["attempts"] if found else 0)
-        head = {"stage": stage, "hash": digest, "inputs": inputs, "settings": dict(settings), "attempts": attempts}
+        head = {
+            "stage": stage,
+            "hash": digest,
+            "inputs": inputs,
+            "settings": dict(settings),
+            "attempts": attempts,
+        }
         write_json(started, head)
         with measured() as cost:
             facts = dict(work(folder))
-        content = {**head, "seed": self.seed, "versions": versions(), "finished": time.time(), "tokens": 0, **cost, **facts}
+        content = {
+            **head,
+            "seed": self.seed,
+            "versions": versions(),
+            "finished": time.time(),
+            "tokens": 0,
+            **cost,
+            **facts,
+        }
         write_json(marker, content)
         started.unlink(missing_ok=True)
         return content

@@ -87,9 +87,7 @@ def read_examples(
     if skip_bad_rows is not None:
         _set_aside(skip_bad_rows, bad, str(source))
     if not examples:
-        cause = (
-            f"all {len(bad)} rows are bad, see {skip_bad_rows}" if bad else "no rows; expected one or more"
-        )
+        cause = f"all {len(bad)} rows are bad, see {skip_bad_rows}" if bad else "no rows; expected one or more"
         raise SreError(cause, file=source)
     return examples
 
@@ -178,7 +176,7 @@ def _placed(error: SreError, raw: RawRow, field: str | None = None) -> SreError:
 
 def _from_collection(raw: RawRow, task: Task | None) -> Example:
     row = raw.row
-    kind = task or _tell_task(raw)
+    kind = _tell_task(raw, task)
     conversation = _conversation(raw)
     criteria = _text(row, "orig_criteria")
     if not criteria.strip():
@@ -220,13 +218,18 @@ def _conversation(raw: RawRow) -> tuple[Message, ...]:
         raise _placed(error, raw, field) from None
 
 
-def _tell_task(raw: RawRow) -> Task:
+def _tell_task(raw: RawRow, task: Task | None) -> Task:
     """By the response columns; where a row has both (a CSV file of both kinds), by what is filled in."""
     row = raw.row
     found = [kind for kind in TASKS if all(row.get(name) is not None for name in _RESPONSES[kind])]
     if len(found) == 2:
         labelled = [kind for kind in TASKS if row.get(_LABEL[kind]) not in (None, "")]
-        found = labelled or [kind for kind in TASKS if any(row[name] for name in _RESPONSES[kind])]
+        filled = [kind for kind in TASKS if any(row[name] for name in _RESPONSES[kind])]
+        found = labelled if len(labelled) == 1 else filled
+    if task and task not in found and found:
+        raise raw.error(f"expected a {task} row, not a {found[0]} one", _RESPONSES[task][0])
+    if task:
+        return task
     if len(found) != 1:
         cause = "can't tell pointwise from pairwise" if found else "no response"
         message = f"{cause}; expected orig_response, or orig_response_A and orig_response_B"
@@ -314,9 +317,7 @@ def _clean(value: object, field: str, expected: str) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         found = ascii(value[error.start])
-        message = (
-            f"expected valid Unicode; character {error.start + 1} is {found} (invalid UTF-8, or half a pair)"
-        )
+        message = f"expected valid Unicode; character {error.start + 1} is {found} (invalid UTF-8, or half a pair)"
         raise SreError(message, field=field) from None
     return value
 

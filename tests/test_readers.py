@@ -295,6 +295,9 @@ def test_both_kinds_in_one_file_are_told_row_by_row_in_every_format(tmp_path: Pa
     examples = read_examples(path)
     assert [e.task for e in examples] == ["pointwise", "pairwise", "pointwise"]
     assert [e.label for e in examples] == [3, 2, 5]
+    for need_label in (True, False):
+        error = failure(path, task="pointwise", need_label=need_label)
+        assert (error.line, error.field) == (2, "orig_response")
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])

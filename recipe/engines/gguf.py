@@ -1,7 +1,8 @@
-"""A Hugging Face model folder, with or without a LoRA adapter, becomes one GGUF file. Knows nothing of judges.
+"""A Hugging Face model folder, with or without a LoRA adapter, becomes one GGUF file.
 
-Tensors are streamed: at any moment one is in memory (twice while it is merged or converted). Quantising further is
-engines/llamacpp.quantize. `read_metadata` reads the strings of a finished file back and needs no library.
+Tensors are streamed: at any moment one is in memory (twice while it is merged or converted). Quantising
+further is engines/llamacpp.quantize. `read_metadata` reads the strings of a finished file back and needs no
+library.
 """
 
 from __future__ import annotations
@@ -17,12 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from recipe.engines.gguf_header import add_metadata, read_metadata
-from recipe.engines.gguf_model import Shape, architecture, heads_of, interleave, read_shape, tensor_names, write_shape
+from recipe.engines.gguf_model import (
+    Shape,
+    architecture,
+    heads_of,
+    interleave,
+    read_shape,
+    tensor_names,
+    write_shape,
+)
 from recipe.engines.gguf_tokenizer import Vocabulary, read_vocabulary, write_vocabulary
 from recipe.engines.gguf_weights import Adapter, Checkpoint
 from recipe.errors import SreError
 
-__all__ = ["FILE_TYPES", "ExportReport", "add_metadata", "read_metadata", "write_gguf"]
+__all__ = ["FILE_TYPES", "ExportReport", "add_metadata", "export_problem", "read_metadata", "write_gguf"]
 
 # The type's name -> llama.cpp's number for a file that is mostly of it.
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
@@ -32,7 +41,7 @@ _FIXED = ("general.architecture", "general.file_type", "general.alignment", "gen
 
 @dataclass(frozen=True)
 class ExportReport:
-    """tensors: written. bytes: of the file. adapter_modules: matrices an adapter was merged into. seconds: wall."""
+    """tensors: written. bytes: of the file. adapter_modules: matrices adapted. seconds: wall."""
 
     tensors: int
     bytes: int
@@ -42,7 +51,7 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """One tensor to write: Hugging Face's name ("" for the rotary factors), GGUF's, the shape, and its type there."""
+    """One tensor to write: Hugging Face's name ("" for the rotary factors), GGUF's, its shape and type."""
 
     source: str
     name: str
@@ -61,10 +70,10 @@ def write_gguf(
 ) -> ExportReport:
     """Write `model` (a folder), merged with `adapter` (a LoRA folder), to the GGUF file `out`.
 
-    type_name: F32, F16 or BF16, for the matrices; vectors stay F32. metadata: further string pairs ("sre.*", and
-    "general.*" such as general.name). converter: llama.cpp's convert_hf_to_gguf.py, used instead of this code.
-    `out` appears only when it is complete. Raises SreError for an unknown architecture or tokeniser, an adapter of
-    another base or kind, values too large for F16, and a full disk.
+    type_name: F32, F16 or BF16, for the matrices; vectors stay F32. metadata: further string pairs ("sre.*",
+    and "general.*" such as general.name). converter: llama.cpp's convert_hf_to_gguf.py, used instead of this
+    code. `out` appears only when it is complete. Raises SreError for an unknown architecture or tokeniser, an
+    adapter of another base or kind, values too large for F16, and a full disk.
     """
     started = time.monotonic()
     pairs = _checked(metadata or {})
@@ -96,6 +105,19 @@ def write_gguf(
     return ExportReport(len(plan), out.stat().st_size, modules, time.monotonic() - started)
 
 
+def export_problem(model: Path) -> str:
+    """Why `model` can't be exported by write_gguf without a converter, or "": to be asked before hours of
+    training.
+    """
+    try:
+        checkpoint = Checkpoint(model)
+        _plan(checkpoint, _shape(checkpoint), "F16")
+        read_vocabulary(model, checkpoint.config, checkpoint.shapes["model.embed_tokens.weight"][0])
+    except SreError as error:
+        return str(error)
+    return ""
+
+
 def _checked(metadata: dict[str, str]) -> dict[str, str]:
     for key, value in metadata.items():
         if not key.startswith(("general.", "sre.")) or key in _FIXED or not isinstance(value, str):
@@ -109,7 +131,9 @@ def _shape(checkpoint: Checkpoint) -> Shape:
     except SreError as error:
         raise SreError(str(error), file=checkpoint.folder / "config.json") from error
     except KeyError as error:
-        raise SreError("this setting is missing", file=checkpoint.folder / "config.json", field=error.args[0]) from error
+        raise SreError(
+            "this setting is missing", file=checkpoint.folder / "config.json", field=error.args[0]
+        ) from error
 
 
 def _plan(checkpoint: Checkpoint, shape: Shape, type_name: str) -> list[_Tensor]:
@@ -152,7 +176,12 @@ def _count(shape: tuple[int, ...]) -> int:
 
 
 def _start(
-    path: Path, shape: Shape, vocabulary: Vocabulary, plan: list[_Tensor], pairs: dict[str, str], type_name: str
+    path: Path,
+    shape: Shape,
+    vocabulary: Vocabulary,
+    plan: list[_Tensor],
+    pairs: dict[str, str],
+    type_name: str,
 ) -> Any:
     """A gguf.GGUFWriter that has written all but the tensors' data."""
     import gguf
@@ -196,7 +225,7 @@ def _write(writer: Any, tensor: _Tensor, checkpoint: Checkpoint, adapter: Adapte
 
 @contextlib.contextmanager
 def whole_file(out: Path) -> Iterator[Path]:
-    """A temporary path beside `out` that becomes `out` when the block ends well, and is deleted when it doesn't.
+    """A temporary path beside `out` that becomes `out` when the block ends well, and is deleted otherwise.
 
     An OSError in the block (a full disk) becomes an SreError.
     """

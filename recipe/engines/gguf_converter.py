@@ -1,4 +1,4 @@
-"""Export through llama.cpp's own convert_hf_to_gguf.py, for architectures and tokenisers engines/gguf.py does not know."""
+"""Export through llama.cpp's convert_hf_to_gguf.py, for what engines/gguf.py doesn't know."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def convert(
 ) -> int:
     """Run `converter` on the model (a merged plain copy of it when there is an adapter) and add `metadata`.
 
-    Writes `out` and returns its number of tensors. Beside `out` it needs room for the copy and for one more file.
-    Raises SreError with the end of the converter's messages when it fails.
+    Writes `out` and returns its number of tensors. Beside `out` it needs room for the copy and for one more
+    file. Raises SreError with the end of the converter's messages when it fails.
     """
     if not converter.is_file():
         raise SreError("there is no converter here; it is llama.cpp's convert_hf_to_gguf.py", file=converter)
@@ -49,7 +49,7 @@ def _run(arguments: list[str], expected: Path) -> None:
 
 
 def _merged_copy(checkpoint: Checkpoint, adapter: Adapter, folder: Path) -> None:
-    """The model folder with the adapter merged in: shard by shard, in the stored types; other files are links."""
+    """The model folder with the adapter merged in: shard by shard, in the stored types; the rest linked."""
     from safetensors.torch import save_file
 
     folder.mkdir()

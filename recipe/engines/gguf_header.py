@@ -1,8 +1,8 @@
-"""The head of a GGUF file: its key-value pairs, read and extended without any library. Knows nothing of models.
+"""The head of a GGUF file: its key-value pairs, read and extended without any library.
 
-A GGUF file is, little-endian: "GGUF", version (u32), tensor count (u64), pair count (u64); the pairs, each a string
-key, a value type (u32) and the value; the tensor infos; padding; the tensors' data, whose offsets count from the
-padding's end. So pairs can be added without touching a tensor. A literal pair: `sre.format` -> "1".
+A GGUF file is, little-endian: "GGUF", version (u32), tensor count (u64), pair count (u64); the pairs, each a
+string key, a value type (u32) and the value; the tensor infos; padding; the tensors' data, whose offsets
+count from the padding's end. So pairs can be added without touching a tensor.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class _Cursor:
 
 
 def read_header(path: Path) -> Header:
-    """Parse the head of `path`. Raises SreError when the file is missing, no GGUF of version 2 or 3, or cut short."""
+    """Parse the head of `path`. Raises SreError for a file that is missing, no GGUF, or cut short."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if data[:4] != b"GGUF":
@@ -111,13 +111,13 @@ def _parse(data: mmap.mmap) -> Header:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The string-valued `general.*` and `sre.*` pairs of a GGUF file. Needs no library. Raises SreError (see above)."""
+    """The string-valued `general.*` and `sre.*` pairs of a GGUF file. Raises SreError (see read_header)."""
     strings = read_header(path).strings
     return {key: value for key, value in strings.items() if key.startswith(("general.", "sre."))}
 
 
 def add_metadata(source: Path, target: Path, metadata: dict[str, str]) -> None:
-    """Write `source` to `target` with the string pairs of `metadata` added; the tensors are copied byte by byte.
+    """Write `source` to `target` with the string pairs of `metadata` added; the tensors stay as they are.
 
     Raises SreError when a key is already there, or when `source` can't be read (see read_header).
     """

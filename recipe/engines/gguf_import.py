@@ -1,7 +1,7 @@
 """A GGUF file becomes a plain Hugging Face model folder: the inverse of engines/gguf.py, for seed models.
 
-Not through transformers' own reader: it keeps the model marked as quantised, takes four times as long, and its
-tokeniser has the wrong end token and lacks the pre-tokeniser's digit rule (so " 12" gets other ids).
+Not through transformers' own reader: it keeps the model marked as quantised, takes four times as long, and
+its tokeniser has the wrong end token and lacks the pre-tokeniser's digit rule (so " 12" gets other ids).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from recipe.engines.gguf_model import ARCHITECTURES, Shape, deinterleave, heads_of, read_shape, tensor_names
+from recipe.engines.gguf_model import Shape, deinterleave, heads_of, read_shape, tensor_names
 from recipe.engines.gguf_tokenizer import PRE_TOKENIZERS, Vocabulary, tokenizer_json
 from recipe.errors import SreError
 
@@ -20,33 +20,39 @@ _FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": 
 
 
 def import_gguf(source: Path, folder: Path, dtype: str = "bfloat16") -> None:
-    """Write config.json, generation_config.json, model.safetensors (in `dtype`) and the tokeniser of `source` into
-    the existing folder `folder`. Quantised tensors are dequantised; all of the model is in memory once.
+    """Write config.json, generation_config.json, model.safetensors (in `dtype`) and the tokeniser of `source`
+    into the existing folder `folder`. Quantised tensors are dequantised; all of the model is in memory once.
 
-    Raises SreError when the file is no readable GGUF, or of an architecture, tokeniser or rotary scaling that can't
-    be carried over exactly.
+    Raises SreError when the file is no readable GGUF, or of an architecture, tokeniser or rotary scaling that
+    can't be carried over exactly.
     """
     fields, tensors = _open(source)
-    config = _config(fields, tensors, dtype, source)
-    vocabulary = _vocabulary(fields, source)
+    try:
+        vocabulary = _vocabulary(fields, source)
+        config = _config(fields, tensors, dtype, source)
+    except KeyError as error:
+        raise SreError(f"the file lacks the key {error.args[0]!r}", file=source) from error
+    ids = {f"{role}_token_id": vocabulary.special[role] for role in ("bos", "eos", "pad") if role in vocabulary.special}
+    config.update(ids)
     shape = read_shape(config)
     _write_weights(tensors, shape, folder / "model.safetensors", dtype, source)
     _write_json(folder / "config.json", config)
-    ids = {f"{role}_token_id": vocabulary.special.get(role) for role in ("bos", "eos", "pad")}
-    _write_json(folder / "generation_config.json", {key: value for key, value in ids.items() if value is not None})
+    _write_json(folder / "generation_config.json", ids)
     write_tokenizer(vocabulary, folder, int(config["max_position_embeddings"]))
 
 
 def write_tokenizer(vocabulary: Vocabulary, folder: Path, longest: int) -> None:
     """tokenizer.json, tokenizer_config.json and chat_template.jinja, as transformers 5 lays them out.
 
-    longest: the model's context (tokens). Without a padding token of its own the end token pads.
+    longest: the model's context (tokens).
     """
     (folder / "tokenizer.json").write_text(tokenizer_json(vocabulary), encoding="utf-8")
-    special = {"pad": vocabulary.special["eos"], **vocabulary.special}
-    settings: dict[str, Any] = {f"{role}_token": vocabulary.tokens[number] for role, number in special.items()}
+    special = vocabulary.special.items()
+    settings: dict[str, Any] = {f"{role}_token": vocabulary.tokens[number] for role, number in special}
     settings.update(
-        tokenizer_class="PreTrainedTokenizerFast", model_max_length=longest, clean_up_tokenization_spaces=False
+        tokenizer_class="PreTrainedTokenizerFast",
+        model_max_length=longest,
+        clean_up_tokenization_spaces=False,
     )
     _write_json(folder / "tokenizer_config.json", settings)
     if vocabulary.chat_template:
@@ -71,12 +77,14 @@ def _config(fields: dict[str, Any], tensors: dict[str, Any], dtype: str, source:
     """A config.json of the model in a GGUF file."""
     arch = fields.get("general.architecture")
     if arch not in _FAMILIES:
-        raise SreError(f"a GGUF of architecture {arch!r} can't be a seed ({', '.join(_FAMILIES)}); {_ADVICE}", file=source)
+        raise SreError(
+            f"a GGUF of architecture {arch!r} can't be a seed ({', '.join(_FAMILIES)}); {_ADVICE}",
+            file=source,
+        )
     scaling = fields.get(f"{arch}.rope.scaling.type", "none")
     if scaling != "none" or "rope_freqs.weight" in tensors or f"{arch}.expert_count" in fields:
         raise SreError(f"a GGUF with rotary scaling or experts can't be a seed; {_ADVICE}", file=source)
     width, heads = fields[f"{arch}.embedding_length"], fields[f"{arch}.attention.head_count"]
-    ids = {role: fields.get(f"tokenizer.ggml.{key}_token_id") for role, key in _ROLES.items()}
     return {
         "architectures": [_FAMILIES[arch]],
         "model_type": arch,
@@ -91,15 +99,17 @@ def _config(fields: dict[str, Any], tensors: dict[str, Any], dtype: str, source:
         "max_position_embeddings": fields[f"{arch}.context_length"],
         # GGUF keeps it as float32; the shortest decimal that rounds to it is the number that was meant.
         "rms_norm_eps": _meant(fields[f"{arch}.attention.layer_norm_rms_epsilon"]),
-        "rope_parameters": {"rope_type": "default", "rope_theta": fields.get(f"{arch}.rope.freq_base", 10000.0)},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": fields.get(f"{arch}.rope.freq_base", 10000.0),
+        },
         "attention_bias": arch == "llama" and "blk.0.attn_q.bias" in tensors,
         "attention_dropout": 0.0,
-        "mlp_bias": False,
+        "mlp_bias": "blk.0.ffn_gate.bias" in tensors,
         "initializer_range": 0.02,
         "tie_word_embeddings": "output.weight" not in tensors,
         "use_cache": True,
         "dtype": dtype,
-        **{f"{role}_token_id": number for role, number in ids.items() if number is not None and role != "unk"},
     }
 
 
@@ -119,6 +129,7 @@ def _vocabulary(fields: dict[str, Any], source: Path) -> Vocabulary:
     special = {role: fields.get(f"tokenizer.ggml.{key}_token_id") for role, key in _ROLES.items()}
     if special["eos"] is None:
         raise SreError(f"it names no end-of-sequence token; {_ADVICE}", file=source)
+    special["pad"] = special["eos"] if special["pad"] is None else special["pad"]
     return Vocabulary(
         model="gpt2",
         pre=pre,

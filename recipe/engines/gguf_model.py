@@ -1,4 +1,4 @@
-"""What GGUF must say of a Llama, Mistral, Qwen2 or Qwen3 model beside its tensors. Pure; takes a config.json as a dict."""
+"""What GGUF must say of a Llama, Mistral, Qwen2 or Qwen3 model: a config.json (as a dict) in its terms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DEFAULT_THETA = 10000.0
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary embedding: base, and how it is stretched. factors: (head_dim / 2,) divisors of the frequencies, or ()."""
+    """Rotary embedding: base, and how it is stretched. factors: () or head_dim / 2 divisors."""
 
     theta: float
     kind: str = "none"
@@ -50,7 +50,7 @@ class Shape:
 
     @property
     def permuted(self) -> bool:
-        """llama.cpp rotates neighbouring rows of q and k in this family, transformers rows half a head apart."""
+        """llama.cpp rotates neighbouring rows of q and k here, transformers rows half a head apart."""
         return self.arch == "llama"
 
 
@@ -97,8 +97,9 @@ def read_shape(config: dict[str, Any]) -> Shape:
 
 
 def _window(config: dict[str, Any], name: str) -> int | None:
-    """The sliding window, which llama.cpp ignores for these families: beyond it the two would differ, so the context
-    is announced no longer than it."""
+    """The sliding window, which llama.cpp ignores for these families: beyond it the two would differ, so the
+    context is announced no longer than it.
+    """
     on = name == "MistralForCausalLM" or config.get("use_sliding_window", False)
     return config.get("sliding_window") if on else None
 
@@ -134,7 +135,7 @@ def _yarn(settings: dict[str, Any], theta: float, original: int) -> Rope:
 
 
 def _llama3_factors(settings: dict[str, Any], theta: float, head_dim: int, original: int) -> tuple[float, ...]:
-    """Llama 3.1's divisor of each frequency: 1 for short wavelengths, `factor` for long ones, smooth between."""
+    """Llama 3.1's divisor of each frequency: 1 for short waves, `factor` for long ones, smooth between."""
     factor, low, high = (float(settings[key]) for key in ("factor", "low_freq_factor", "high_freq_factor"))
     factors = []
     for i in range(0, head_dim, 2):
@@ -187,7 +188,7 @@ def heads_of(name: str, shape: Shape) -> int:
 
 
 def interleave(rows: Any, heads: int) -> Any:
-    """(heads * d, ...) with each head's halves one after the other -> the halves' rows alternating, as llama.cpp has it."""
+    """(heads * d, ...): each head's halves one after the other -> their rows alternating, as in llama.cpp."""
     return _swap(rows, (heads, 2, -1, *rows.shape[1:]), rows.shape)
 
 

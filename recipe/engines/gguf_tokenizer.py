@@ -1,8 +1,9 @@
-"""tokenizer.json <-> the vocabulary keys of GGUF, so that llama.cpp makes the same token ids. Pure but for reading files.
+"""tokenizer.json <-> the vocabulary keys of GGUF, so that llama.cpp makes the same token ids.
 
-Two kinds: byte-level BPE ("gpt2"; llama.cpp must know its pre-tokeniser by name, so it is recognised by structure
-and anything unknown is refused, never guessed) and sentencepiece-style BPE with byte fallback ("llama").
-llama.cpp applies no Unicode normalisation: where the tokeniser has NFC (Qwen), only NFC text gives equal ids.
+Two kinds: byte-level BPE ("gpt2"; llama.cpp must know its pre-tokeniser by name, so it is recognised by
+structure and anything unknown is refused, never guessed) and sentencepiece-style BPE with byte fallback
+("llama"). llama.cpp applies no Unicode normalisation: where the tokeniser has NFC (Qwen), only NFC text gives
+equal ids.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _ADVICE = "give --converter PATH (llama.cpp's convert_hf_to_gguf.py), which know
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """tokens, types: one entry per row of the embedding. scores: for "llama" alone; merges ("left right"): for "gpt2".
+    """tokens, types: one per row of the embedding. merges: "left right", for "gpt2"; scores: for "llama".
 
     special: ids of bos, eos, unk, pad (those there are). add_space_prefix: None for "gpt2".
     """
@@ -56,7 +57,8 @@ def read_vocabulary(model: Path, config: dict[str, Any], rows: int) -> Vocabular
     if not path.is_file():
         raise SreError("no tokenizer.json here; save the tokeniser with transformers' save_pretrained", file=model)
     data = read_json(path)
-    settings = read_json(model / "tokenizer_config.json") if (model / "tokenizer_config.json").is_file() else {}
+    further = model / "tokenizer_config.json"
+    settings = read_json(further) if further.is_file() else {}
     bpe = data.get("model", {})
     if bpe.get("type") != "BPE":
         raise SreError(f"a tokeniser of type {bpe.get('type')!r} is not supported; {_ADVICE}", file=path)
@@ -92,7 +94,7 @@ def write_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
 
 
 def read_chat_template(model: Path, settings: dict[str, Any]) -> str:
-    """The chat template of a model folder: chat_template.jinja (transformers 5), else tokenizer_config.json; or ""."""
+    """The chat template: of chat_template.jinja (transformers 5), else of tokenizer_config.json, else ""."""
     path = model / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
@@ -165,8 +167,8 @@ def _is_spaced(data: dict[str, Any]) -> bool:
 def _space_prefix(data: dict[str, Any], path: Path) -> bool:
     """Whether each text between special tokens gets a space in front.
 
-    Metaspace's "first" puts one only at the very start of a prompt; llama.cpp has no such choice, and a judge's prompt
-    starts with a special token, so no space is right there.
+    Metaspace's "first" puts one only at the very start of a prompt; llama.cpp has no such choice, and a
+    judge's prompt starts with a special token, so no space is right there.
     """
     normalizers = _steps(data.get("normalizer"), "normalizers")
     steps = _steps(data.get("pre_tokenizer"), "pretokenizers")
@@ -182,11 +184,13 @@ def _space_prefix(data: dict[str, Any], path: Path) -> bool:
 def _scores(bpe: dict[str, Any], path: Path) -> dict[str, float]:
     """llama.cpp merges the pair whose token scores highest: minus the rank of the token's first merge.
 
-    That is the same as applying the merges in order only if every split of a token into two tokens is a merge, as it
-    is in every file converted from sentencepiece; with more than 1% missing the ids would differ: SreError.
+    That is the same as applying the merges in order only if every split of a token into two tokens is a
+    merge, as it is in every file converted from sentencepiece; with more than 1% missing the ids would
+    differ: SreError.
     """
     merges, vocabulary = _merges(bpe), bpe["vocab"]
-    pairs, scores = set(merges), {}
+    pairs = set(merges)
+    scores: dict[str, float] = {}
     for rank, (left, right) in enumerate(merges):
         scores.setdefault(left + right, -float(rank))
     missing = sum(
@@ -241,8 +245,9 @@ def _special(settings: dict[str, Any], config: dict[str, Any], ids: dict[str, in
 def _added_ends(
     data: dict[str, Any], settings: dict[str, Any], special: dict[str, int], path: Path
 ) -> tuple[bool, bool]:
-    """Whether the tokeniser puts bos before and eos after a text: its post-processor says (transformers 5 reads no
-    other place when there is one)."""
+    """Whether the tokeniser puts bos before and eos after a text: its post-processor says (transformers 5
+    reads no other place when there is one).
+    """
     processor = data.get("post_processor")
     if processor is None:
         return bool(settings.get("add_bos_token")), bool(settings.get("add_eos_token"))
@@ -261,7 +266,9 @@ def _added_ends(
 
 def tokenizer_json(vocabulary: Vocabulary) -> str:
     """The inverse for "gpt2": a tokenizer.json of this vocabulary, without its padding tokens."""
-    vocab = {t: i for i, (t, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)) if kind != UNUSED}
+    vocab = {
+        t: i for i, (t, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)) if kind != UNUSED
+    }
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     added = [
         {"id": i, "content": vocabulary.tokens[i], **flags, "special": kind == CONTROL}

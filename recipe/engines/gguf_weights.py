@@ -1,7 +1,6 @@
-"""The weights of a Hugging Face model folder, read one tensor at a time, with a LoRA adapter merged on the way.
+"""The weights of a Hugging Face model folder, read tensor by tensor, with a LoRA adapter merged on the way.
 
 Knows tensors by their Hugging Face names ("model.layers.0.self_attn.q_proj.weight"), nothing of GGUF.
-Paper, section 3: the adapters of the recipe; W + scale * B @ A is LoRA's own definition.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ class Checkpoint:
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder, in order. Raises SreError when there are none or one is missing."""
+    """The safetensors files of a model folder. Raises SreError when there are none or one is missing."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(read_json(index).get("weight_map", {}).values()))
@@ -88,7 +87,8 @@ def shard_paths(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     raise SreError(
-        "no model.safetensors here; save the model with transformers' save_pretrained (safetensors)", file=folder
+        "no model.safetensors here; save the model with transformers' save_pretrained (safetensors)",
+        file=folder,
     )
 
 
@@ -113,8 +113,9 @@ class LoraModule:
 class Adapter:
     """A LoRA adapter folder, checked against the model it is merged into.
 
-    `modules` maps a tensor name of the base to its factors. Raises SreError when the adapter is of another base
-    (a name or a shape that doesn't match, a layer without factors), or of a kind that can't be merged by a sum.
+    `modules` maps a tensor name of the base to its factors. Raises SreError when the adapter is of another
+    base (a name or a shape that doesn't match, a layer without factors), or of a kind that can't be merged by
+    a sum.
     """
 
     def __init__(self, folder: Path, base: Checkpoint) -> None:
@@ -155,11 +156,23 @@ class Adapter:
         for key in self._file.keys():  # noqa: SIM118 - not a dict
             match = _FACTOR.fullmatch(key.removeprefix(_PREFIX))
             if match is None:
+                if self._is_copy(key, base):
+                    continue
                 raise SreError(f"the tensor {key!r} is no LoRA factor of a linear layer", file=self.folder)
             sides.setdefault(match["module"], {})[match["side"]] = key
         if not sides:
             raise SreError("the adapter holds no tensors", file=self.folder)
         return {f"{module}.weight": self._module(module, sides[module], base) for module in sorted(sides)}
+
+    def _is_copy(self, key: str, base: Checkpoint) -> bool:
+        """PEFT stores an unchanged copy of an embedding or head it adapts, or that was resized and back."""
+        import torch
+
+        name = key.removeprefix(_PREFIX).replace(".base_layer.", ".")
+        if base.shapes.get(name) != tuple(self._file.get_slice(key).get_shape()):
+            return False
+        stored = base.tensor(name)
+        return bool(torch.equal(self._file.get_tensor(key).to(stored.dtype), stored))
 
     def _module(self, module: str, sides: dict[str, str], base: Checkpoint) -> LoraModule:
         if set(sides) != {"A", "B"}:
@@ -185,7 +198,7 @@ class Adapter:
         return float(default)
 
     def _check_complete(self, base: Checkpoint) -> None:
-        """An adapter of a shallower model fits by name and shape; only the layers it leaves out give it away."""
+        """An adapter of a shallower model fits by name and shape; the layers it leaves out give it away."""
         if self.config.get("layers_to_transform") is not None or self.config.get("exclude_modules"):
             return
         if not isinstance(self.config.get("target_modules"), list):

@@ -20,9 +20,7 @@ def to_request(
     return Request(example.id, tuple(messages), example.labels, force_label, label_only)
 
 
-def to_judgement(
-    example: Example, completion: Completion, origin: str, *, need_rationale: bool = True
-) -> Judgement:
+def to_judgement(example: Example, completion: Completion, origin: str, *, need_rationale: bool = True) -> Judgement:
     """What `completion` says about `example` (SPEC: words). `origin` names its maker, e.g. "iter-1".
 
     The id is <example id>:<origin>:<sample>. The label is None where the text is malformed (with

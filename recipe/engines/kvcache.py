@@ -1,7 +1,8 @@
 """One llama.cpp model with its unified KV cache, behind plain numpy: the only file that calls llama.cpp.
 
-Knows nothing of requests, prompts or sampling. A *cell* holds one token's keys and values and may belong to several
-*sequences*: `fork` shares cells, it copies nothing. Every handle is freed by `close`, also when opening fails halfway.
+Knows nothing of requests, prompts or sampling. A *cell* holds one token's keys and values and may belong to
+several *sequences*: `fork` shares cells, it copies nothing. Every handle is freed by `close`, also when
+opening fails halfway.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class KVCache:
         start_backend(verbose)
         self.path = path
         self._model: Any = _load(path)
-        self._free = weakref.finalize(self, _C.llama_model_free, self._model)
+        self._free = weakref.finalize(self, _free, None, self._model)
         self._vocab = _C.llama_model_get_vocab(self._model)
         self.vocab_size = int(_C.llama_vocab_n_tokens(self._vocab))
         trained = int(_C.llama_model_n_ctx_train(self._model))
@@ -109,11 +110,13 @@ class KVCache:
         if not self._ctx:
             raise SreError(f"llama.cpp can't make a context of {self.cells} cells: {last_log()}", file=self.path)
         self._free.detach()
-        self._free = weakref.finalize(self, _free_both, self._ctx, self._model)
+        self._free = weakref.finalize(self, _free, self._ctx, self._model)
         self._memory = _C.llama_get_memory(self._ctx)
 
     def _allocate(self) -> None:
-        """Batch arrays owned by numpy, so that there is no llama_batch to free. One token may name every sequence."""
+        """Batch arrays owned by numpy, so that there is no llama_batch to free. One token may name every
+        sequence.
+        """
         size = self.batch
         self._tokens, self._positions, self._owners = (np.zeros(size, np.int32) for _ in range(3))
         self._outputs = np.zeros(size, np.int8)
@@ -160,6 +163,7 @@ class KVCache:
     def piece(self, token: int) -> bytes:
         """The bytes a token writes; a control token writes none."""
         if token not in self._pieces:
+            self._check_open()
             size = 64
             while True:
                 buffer = ctypes.create_string_buffer(size)
@@ -178,6 +182,7 @@ class KVCache:
 
     def special_text(self, name: str) -> str:
         """The written form of the "bos" or "eos" token, "" where there is none."""
+        self._check_open()
         token = int(getattr(_C, f"llama_vocab_{name}")(self._vocab))
         return "" if token < 0 else str(_C.llama_vocab_get_text(self._vocab, token).decode("utf-8"))
 
@@ -212,8 +217,9 @@ class KVCache:
         _C.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
     def cut(self, sequence: int, length: int) -> int:
-        """Keep the first `length` tokens of a sequence; returns how many are left: 0 where the model's memory can't
-        be cut (recurrent layers)."""
+        """Keep the first `length` tokens of a sequence; returns how many are left: 0 where the model's memory
+        can't be cut (recurrent layers).
+        """
         if _C.llama_memory_seq_rm(self._memory, sequence, length, -1):
             return length
         self.drop(sequence)
@@ -230,7 +236,9 @@ class KVCache:
         return self.batch - self._filled
 
     def add(self, tokens: Sequence[int], position: int, sequences: Sequence[int], outputs: int) -> None:
-        """Append a run of tokens at `position`, ... of the given sequences; its last `outputs` tokens give logits."""
+        """Append a run of tokens at `position`, ... of the given sequences; its last `outputs` tokens give
+        logits.
+        """
         begin, end = self._filled, self._filled + len(tokens)
         self._tokens[begin:end] = tokens
         self._positions[begin:end] = range(position, position + len(tokens))
@@ -241,7 +249,7 @@ class KVCache:
         self._filled = end
 
     def decode(self) -> NDArray[np.float32]:
-        """Run the batch. Returns its logits [outputs, vocabulary], a view that lives until the next `decode`."""
+        """Run the batch. Returns its logits [outputs, vocabulary], a view until the next `decode`."""
         self._check_open()
         count = int(self._outputs[: self._filled].sum())
         self._batch.n_tokens, self._filled = self._filled, 0
@@ -250,11 +258,15 @@ class KVCache:
             raise SreError(f"llama_decode failed with code {code}: {last_log()}", file=self.path)
         if count == 0:
             return np.zeros((0, self.vocab_size), np.float32)
-        return np.ctypeslib.as_array(_C.llama_get_logits(self._ctx), shape=(count, self.vocab_size))
+        logits: NDArray[np.float32] = np.ctypeslib.as_array(
+            _C.llama_get_logits(self._ctx), shape=(count, self.vocab_size)
+        )
+        return logits
 
 
-def _free_both(ctx: Any, model: Any) -> None:
-    _C.llama_free(ctx)
+def _free(ctx: Any, model: Any) -> None:
+    if ctx is not None:
+        _C.llama_free(ctx)
     _C.llama_model_free(model)
 
 

@@ -6,9 +6,10 @@ A line of the output, in the order in which judgements finish:
     fruit.",
      "finish": "stop", "label_probabilities": {"1": 0.02, ..., "5": 0.1}, "truth": 3, "input": "8f0c1e..."}
 
-`truth` is there where the source has a label, `error` where the engine failed. `input` is a hash of what was
-judged, so that a resume sees when a row with the same id has changed. Beside the output, `<out>.meta.json`
-says with which model, prompts and settings it was made: a resume with others is refused.
+`truth` is there where the source has a label, `error` where the engine failed, `text` where it is malformed.
+`input` is a hash of what was judged, so that a resume sees when a row with the same id has changed. Beside
+the output, `<out>.meta.json` says with which model, prompts and settings it was made: a resume with others is
+refused.
 """
 
 from __future__ import annotations
@@ -86,10 +87,8 @@ def judge_file(
     """
     if resume and (overwrite or str(out) == STDOUT):
         raise SreError(f"resume can't be combined with {'overwrite' if overwrite else 'standard output'}")
-    examples = read_examples(
-        source, task=task, split=split, need_label=False, limit=limit, skip_bad_rows=skip_bad_rows
-    )
-    settings = {
+    examples = read_examples(source, task=task, split=split, need_label=False, limit=limit, skip_bad_rows=skip_bad_rows)
+    settings: dict[str, Any] = {
         "max_tokens": max_tokens,
         "temperature": temperature,
         "seed": seed,
@@ -132,8 +131,13 @@ def _row(example: Example, judgement: Judgement, error: str | None) -> dict[str,
         "label_probabilities": {str(k): p for k, p in label_probabilities(judgement).items()},
         "input": _input_hash(example),
     }
-    row |= {} if example.label is None else {"truth": example.label}
-    return row | ({} if error is None else {"error": error})
+    if example.label is not None:
+        row["truth"] = example.label
+    if error is not None:
+        row["error"] = error
+    elif judgement.label is None:
+        row["text"] = judgement.text
+    return row
 
 
 def _input_hash(example: Example) -> str:
@@ -178,9 +182,11 @@ def _prepare(
         return _kept(out, {example.id: _input_hash(example) for example in examples}, summary)
     if out.exists() and not overwrite:
         raise SreError("the output exists; use --resume to go on with it, or --overwrite", file=out)
-    write_json(sidecar, header)
     try:
-        out.write_bytes(b"")
+        # First the old rows go: killed in between, they must not stand beside the new settings.
+        out.unlink(missing_ok=True)
+        write_json(sidecar, header)
+        out.touch()
     except OSError as error:
         raise explain(error, out) from None
     return set()
@@ -194,9 +200,7 @@ def _refuse_other_settings(sidecar: Path, header: Mapping[str, Any]) -> None:
     differing = [key for key in new if key != "settings" and old.get(key) != new[key]]
     if differing:
         changes = ", ".join(f"{key} ({_brief(old.get(key))}, now {_brief(new[key])})" for key in differing)
-        raise SreError(
-            f"can't resume: made with other {changes}; use --overwrite, or another output", file=sidecar
-        )
+        raise SreError(f"can't resume: made with other {changes}; use --overwrite, or another output", file=sidecar)
 
 
 def _brief(value: object) -> str:
@@ -208,7 +212,7 @@ def _kept(out: Path, inputs: Mapping[str, str], summary: Summary) -> set[str]:
     whole = out.read_bytes()
     whole = whole[: whole.rfind(b"\n") + 1]
     rows: list[dict[str, Any]] = []
-    for line, data in enumerate(whole.splitlines(), 1):
+    for line, data in enumerate(whole.split(b"\n")[:-1], 1):
         try:
             row = json.loads(data)
             key, digest = row["id"], row["input"]

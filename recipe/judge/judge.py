@@ -89,8 +89,8 @@ class Judge:
         """Score one response by the rubric: label on the rubric's scale (1..5 where it describes none).
 
         conversation: one user turn as text, or a list of Message or {role, content}. constrain: always end
-        with a label; False leaves it None where the model writes none. Raises SreError for bad input and where
-        the engine fails, e.g. on a prompt longer than the context.
+        with a label; False leaves it None where the model writes none. Raises SreError for bad input and
+        when the engine fails, e.g. on a prompt longer than the context.
         """
         return self._one("pointwise", conversation, (response,), rubric, reference, constrain, max_tokens)
 
@@ -199,11 +199,7 @@ class Judge:
 
 def prompts_in(metadata: Mapping[str, object]) -> dict[str, str]:
     """The prompt templates in a GGUF file's metadata, by name: what stands under `sre.prompts.<name>`."""
-    return {
-        key.removeprefix(PROMPT_KEY): str(text)
-        for key, text in metadata.items()
-        if key.startswith(PROMPT_KEY)
-    }
+    return {key.removeprefix(PROMPT_KEY): str(text) for key, text in metadata.items() if key.startswith(PROMPT_KEY)}
 
 
 def label_probabilities(judgement: Judgement) -> dict[int, float]:

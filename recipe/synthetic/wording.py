@@ -48,14 +48,10 @@ PAIR_ENDINGS = (
 )
 
 
-def evidence(
-    findings: Sequence[Finding], template: str, verdict: tuple[str, str], joint: str, large: bool
-) -> str:
+def evidence(findings: Sequence[Finding], template: str, verdict: tuple[str, str], joint: str, large: bool) -> str:
     """The findings in order, one clause each, no final stop; `large` makes the first letter a capital."""
     clauses = [
-        template.format(
-            item=f.item, found=f.found, wanted=f.wanted, verdict=verdict[0] if f.met else verdict[1]
-        )
+        template.format(item=f.item, found=f.found, wanted=f.wanted, verdict=verdict[0] if f.met else verdict[1])
         for f in findings
     ]
     if joint == ". ":

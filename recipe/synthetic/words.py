@@ -63,10 +63,7 @@ PLURALS: dict[str, tuple[str, str]] = {
             "farm gate nail coin ring boat"
         )
     },
-    **{
-        word: (word + "es", word + "s")
-        for word in _pool("box bus dish glass watch brush fox peach class bench")
-    },
+    **{word: (word + "es", word + "s") for word in _pool("box bus dish glass watch brush fox peach class bench")},
     **{word: (word[:-1] + "ies", word + "s") for word in _pool("baby city lady story party berry pony fly")},
     **{
         word: (plural, word + "s")

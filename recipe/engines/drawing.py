@@ -1,0 +1,85 @@
+"""Drawing tokens from logits in numpy: a whole batch at once. Pure; knows no model and no text."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recipe.errors import SreError
+
+# Sums go over blocks first, then inside one block: no running sum over the whole vocabulary.
+BLOCK = 256
+
+
+def stream(seed: int, request_id: str, sample: int) -> np.random.Generator:
+    """The uniform numbers of one sample: they depend on these three and on nothing else."""
+    digest = hashlib.blake2b(f"{seed}\0{request_id}\0{sample}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+def log_total(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """log(sum(exp(logits))) of each row: [rows, vocabulary] -> [rows], in nats."""
+    top = logits.max(axis=1, keepdims=True)
+    total: NDArray[np.float64] = np.exp(logits - top).sum(axis=1, dtype=np.float64)
+    result: NDArray[np.float64] = top[:, 0] + np.log(total)
+    return result
+
+
+class Drawer:
+    """Draws one token per row of logits, in buffers that are allocated once."""
+
+    def __init__(self, vocabulary: int, rows: int) -> None:
+        self._vocabulary = vocabulary
+        self._weights = np.zeros((rows, -(-vocabulary // BLOCK) * BLOCK), np.float32)
+
+    def draw(
+        self, logits: NDArray[np.float32], uniforms: list[float], temperature: float, logprobs: bool
+    ) -> tuple[list[int], list[float]]:
+        """Draw from softmax(logits / temperature), or the first greatest logit at temperature 0.
+
+        logits: [rows, vocabulary]; uniforms: one number in [0, 1) a row (not read at temperature 0). Returns
+        the tokens and, when asked for, their log-softmax at temperature 1 (nats); else an empty list.
+        """
+        tops = logits.max(axis=1)
+        if not np.isfinite(tops).all():
+            raise SreError("the model's logits are not finite numbers: its weights are damaged")
+        if temperature == 0:
+            tokens = logits.argmax(axis=1).tolist()
+        else:
+            weights, sums = self._exponentials(logits, tops, temperature)
+            tokens = [_pick(weights[row], sums[row], uniform) for row, uniform in enumerate(uniforms)]
+        if not logprobs:
+            return tokens, []
+        if temperature != 1:
+            _, sums = self._exponentials(logits, tops, 1.0)
+        drawn = logits[np.arange(len(tokens)), tokens].astype(np.float64)
+        return tokens, (drawn - tops - np.log(sums.sum(axis=1))).tolist()
+
+    def _exponentials(
+        self, logits: NDArray[np.float32], tops: NDArray[np.float32], temperature: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """exp((logits - top) / temperature), padded with zeros: [rows, blocks, BLOCK], and its sums [rows,
+        blocks].
+        """
+        padded = self._weights[: len(logits)]
+        weights = padded[:, : self._vocabulary]
+        np.subtract(logits, tops[:, None], out=weights)
+        if temperature != 1:
+            weights /= np.float32(temperature)
+        np.exp(weights, out=weights)
+        blocks = padded.reshape(len(logits), -1, BLOCK)
+        return blocks, blocks.sum(axis=2).astype(np.float64)
+
+
+def _pick(weights: NDArray[np.float32], sums: NDArray[np.float64], uniform: float) -> int:
+    """The index at which the running sum of weights [blocks, BLOCK] first exceeds `uniform` of the total."""
+    running = np.cumsum(sums)
+    target = uniform * running[-1]
+    block = min(int(np.searchsorted(running, target, side="right")), len(running) - 1)
+    inside = np.cumsum(weights[block], dtype=np.float64)
+    rest = target - (running[block - 1] if block else 0.0)
+    # Rounding may carry `rest` past the block: its last token of non-zero weight then.
+    last = int(np.searchsorted(inside, inside[-1], side="left"))
+    return block * BLOCK + min(int(np.searchsorted(inside, rest, side="right")), last)

@@ -1,0 +1,264 @@
+"""The Generator on llama.cpp: a GGUF file on a CPU (or whatever llama.cpp was built for).
+
+Prompts are rendered with the chat template that the file carries; `kvcache.py` holds the model,
+`scheduler.py` draws, `scoring.py` reads labels and choices. Same call, same machine, same threads: the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import jinja2
+import numpy as np
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from numpy.typing import NDArray
+
+from recipe.engines.base import Completion, Generator, Request, Sampling
+from recipe.engines.kvcache import KVCache, default_threads, quantization_types, quantize_file
+from recipe.engines.labels import LabelPlaces
+from recipe.engines.scheduler import Prompt, Scheduler, Stats, Trunk
+from recipe.engines.scoring import all_logits, completion_logprobs, read_choice, read_label
+from recipe.errors import SreError
+from recipe.rows import Message
+
+
+class LlamaCppGenerator(Generator):
+    """Runs one GGUF model.
+
+    context: the most tokens of one prompt with its answer (at most what the model was trained for). parallel:
+    samples decoded side by side. cells: size of the KV cache in tokens, over all samples. batch: the most
+    tokens in one decode. ride_along: prompt tokens added to each decode while every place is taken. flash:
+    llama.cpp's flash attention. The file is read once, when the object is made; `close` (or leaving the
+    `with`) frees it.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        context: int = 4096,
+        threads: int | None = None,
+        parallel: int = 16,
+        cells: int | None = None,
+        batch: int = 512,
+        micro_batch: int = 512,
+        ride_along: int = 64,
+        flash: bool = True,
+        verbose: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.name = self.path.stem
+        self.stats = Stats()
+        self._ride_along = ride_along
+        self._calls = 0
+        self._places: dict[tuple[int, ...], LabelPlaces] = {}
+        self._template: jinja2.Template | None = None
+        self._cache = KVCache(
+            self.path,
+            context=context,
+            cells=cells or max(context, min(parallel * 1024, 16384)),
+            sequences=parallel + 1,
+            batch=max(batch, parallel),
+            micro_batch=micro_batch,
+            threads=threads or default_threads(),
+            flash=flash,
+            verbose=verbose,
+        )
+        self.metadata: dict[str, str] = self._cache.metadata()
+
+    @property
+    def context(self) -> int:
+        """The most tokens of one prompt with its answer."""
+        return self._cache.context
+
+    def close(self) -> None:
+        """Free model and cache; a generation under way then raises SreError. Twice is fine."""
+        self._calls += 1
+        self._cache.close()
+
+    def __enter__(self) -> LlamaCppGenerator:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # --- prompts ---
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt text: the file's chat template, up to where the assistant begins."""
+        if self._template is None:
+            self._template = _compile(self.metadata.get("tokenizer.chat_template"), self.path)
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        tokens = {f"{name}_token": self._cache.special_text(name) for name in ("bos", "eos")}
+        try:
+            return self._template.render(messages=turns, add_generation_prompt=True, **tokens)
+        except jinja2.TemplateError as error:
+            raise SreError(f"its chat template refuses the messages: {error}", file=self.path) from error
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of `text` as it stands: special tokens written in it are recognised, none are added."""
+        return self._cache.tokenize(text)
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of the rendered prompt."""
+        return len(self.tokenize(self.render(messages)))
+
+    # --- generation ---
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+        """Stream completions, in any order. `stats` counts while it runs.
+
+        A prompt that can't fit gives completions that end in "error". Starting another call (of this method
+        or of those that score) ends this one: its iterator raises SreError.
+        """
+        stats, call = self._begin()
+        begin = time.perf_counter()
+        inner = self._completions(requests, sampling, stats)
+        while True:
+            if call != self._calls:
+                raise SreError("this generation was ended by a later call or by close()", file=self.path)
+            completion = next(inner, None)
+            now = time.perf_counter()
+            stats.python_seconds += now - begin
+            if completion is None:
+                stats.python_seconds -= stats.decode_seconds
+                return
+            yield completion
+            begin = time.perf_counter()
+
+    def _begin(self) -> tuple[Stats, int]:
+        """An empty cache and fresh counts for a new call."""
+        self._cache.clear()
+        self.stats = Stats()
+        self._calls += 1
+        return self.stats, self._calls
+
+    def _completions(self, requests: Sequence[Request], sampling: Sampling, stats: Stats) -> Iterator[Completion]:
+        read: list[Prompt] = []
+        drawn: list[Prompt] = []
+        for prompt in self._prompts(requests, sampling):
+            stats.prompt_tokens_total += len(prompt.ids)
+            needed = len(prompt.ids) + prompt.reserve
+            alone = bool(prompt.request.label_only or prompt.request.choices)
+            if needed > self.context or not prompt.ids:
+                yield from _refuse(prompt, 1 if alone else sampling.n, self.context)
+            else:
+                (read if alone else drawn).append(prompt)
+        trunk = Trunk(self._cache, stats)
+        for prompt in read:
+            if prompt.request.choices:
+                yield read_choice(self._cache, trunk, stats, prompt, logprobs=sampling.logprobs)
+            else:
+                yield read_label(self._cache, trunk, prompt)
+        if read:
+            self._cache.clear()
+        yield from Scheduler(self._cache, drawn, sampling, stats, ride_along=self._ride_along).run()
+
+    def _prompts(self, requests: Sequence[Request], sampling: Sampling) -> list[Prompt]:
+        """Tokenised requests, sorted so that the longest shared beginnings meet."""
+        if len({request.id for request in requests}) != len(requests):
+            raise SreError("two requests of one call have the same id")
+        prompts = [self._prompt(request, sampling) for request in requests]
+        return sorted(prompts, key=lambda prompt: (prompt.ids, prompt.request.id))
+
+    def _prompt(self, request: Request, sampling: Sampling) -> Prompt:
+        if (request.force_label or request.label_only) and not request.labels:
+            raise SreError(f"request {request.id!r} wants a label and names no allowed ones")
+        ids = self.tokenize(self.render(request.messages))
+        if request.choices:
+            return Prompt(request, ids, None, max(len(self.tokenize(choice)) for choice in request.choices))
+        places = self._label_places(request.labels) if request.labels else None
+        marker = places.longest if places else 0
+        if request.label_only:
+            return Prompt(request, ids, places, marker)
+        return Prompt(request, ids, places, sampling.max_tokens + (marker if request.force_label else 0))
+
+    def _label_places(self, labels: tuple[int, ...]) -> LabelPlaces:
+        if labels not in self._places:
+            self._places[labels] = LabelPlaces(labels, self.tokenize, self._cache.piece)
+        return self._places[labels]
+
+    # --- log-probabilities ---
+
+    def sequence_logprobs(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[NDArray[np.float64]]:
+        """For each (prompt ids, completion ids): the log-softmax (nats) of every completion token."""
+        stats, _ = self._begin()
+        trunk = Trunk(self._cache, stats)
+        results: list[NDArray[np.float64]] = [np.zeros(0)] * len(pairs)
+        for index in sorted(range(len(pairs)), key=lambda i: list(pairs[i][0])):
+            prompt, completion = pairs[index]
+            if len(prompt) + len(completion) > self.context:
+                raise SreError(f"{len(prompt)} + {len(completion)} tokens are more than the context of {self.context}")
+            results[index] = completion_logprobs(self._cache, trunk, stats, prompt, completion)
+        return results
+
+    def prompt_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """The raw logits after every token of `ids`: [len(ids), vocabulary]."""
+        if len(ids) > self.context:
+            raise SreError(f"{len(ids)} tokens are more than the context of {self.context}")
+        self._begin()
+        return all_logits(self._cache, ids)
+
+
+def _refuse(prompt: Prompt, samples: int, context: int) -> Iterator[Completion]:
+    size = len(prompt.ids)
+    why = f"the prompt has {size} tokens and its answer needs {prompt.reserve}"
+    why = f"{why}, more than the context of {context}" if size else "the prompt is empty"
+    for sample in range(samples):
+        yield Completion(prompt.request.id, sample, "", (), "error", size, error=why)
+
+
+def _compile(source: str | None, path: Path) -> jinja2.Template:
+    """A chat template as transformers compiles it, but without the date of the day (`strftime_now`)."""
+    if source is None:
+        raise SreError("the file carries no chat template (tokenizer.chat_template)", file=path)
+
+    def raise_exception(message: str) -> NoReturn:
+        raise jinja2.TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = raise_exception
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise SreError(f"its chat template is broken: {error}", file=path) from error
+
+
+def quantize(
+    source: Path | str,
+    target: Path | str,
+    type_name: str,
+    *,
+    threads: int | None = None,
+    requantize: bool = False,
+) -> None:
+    """Write `source` (a GGUF) as `target` in another type, e.g. "Q4_K_M"; `target` appears complete or not at
+    all.
+
+    requantize: allow a source that is quantised already (its losses add up).
+    """
+    source, target = Path(source), Path(target)
+    types = quantization_types()
+    name = type_name.upper()
+    if name not in types:
+        raise SreError(f"unknown type {type_name!r}; llama.cpp knows {', '.join(sorted(types))}")
+    if not source.is_file():
+        raise SreError("no such model file (a GGUF was expected)", file=source)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        quantize_file(source, partial, name, threads or default_threads(), requantize=requantize)
+        os.replace(partial, target)
+    except OSError as error:
+        raise SreError(f"can't write it: {error}", file=target) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()

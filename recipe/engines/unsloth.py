@@ -1,0 +1,59 @@
+"""The fast engine: Unsloth on a GPU, and on a CPU (since 2026.10.9). Import it before trl, transformers and peft."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from recipe.engines.base import Quantization
+from recipe.errors import SreError
+
+# Unsloth writes generated trainer code to its working directory unless told otherwise.
+os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(Path(tempfile.gettempdir()) / f"sre-unsloth-{os.getuid()}"))
+
+from unsloth import FastLanguageModel
+
+from recipe.engines.training import compute_dtype, fill_adapter, read_adapter_settings
+
+
+class UnslothEngine:
+    """TrainingEngine on Unsloth's FastLanguageModel."""
+
+    name = "unsloth"
+
+    def load(
+        self,
+        model: Path,
+        *,
+        adapter: Path | None = None,
+        lora: dict[str, Any] | None = None,
+        quantization: Quantization = "none",
+        max_length: int = 2048,
+        gradient_checkpointing: bool = False,
+    ) -> tuple[Any, Any]:
+        """See TrainingEngine.load. A saved adapter is loaded into a fresh one made by Unsloth: attached with plain
+        PEFT it would miss Unsloth's fused kernels."""
+        settings = read_adapter_settings(adapter) if adapter else dict(lora or {})
+        try:
+            base, tokenizer = FastLanguageModel.from_pretrained(
+                model_name=str(model),
+                max_seq_length=max_length,
+                dtype=compute_dtype(),
+                load_in_4bit=quantization == "nf4",
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise SreError(f"not a model that Unsloth can load: {str(error).splitlines()[0]}", file=model) from None
+        peft_model = FastLanguageModel.get_peft_model(
+            base,
+            r=settings["r"],
+            lora_alpha=settings["alpha"],
+            lora_dropout=settings["dropout"],
+            target_modules=list(settings["target_modules"]),
+            use_gradient_checkpointing="unsloth" if gradient_checkpointing else False,
+            random_state=settings.get("seed", 0),
+        )
+        if adapter:
+            fill_adapter(peft_model, adapter)
+        return peft_model, tokenizer

@@ -1,0 +1,84 @@
+"""Judge labelled rows and report the figures (SPEC: Benchmarks). Verdicts are kept per row beside the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recipe.evaluation.metrics import paired_difference, pairwise_figures, pointwise_figures
+from recipe.judge.judge import Judge
+from recipe.progress import bar
+from recipe.rows import TASKS, Example, Judgement
+from recipe.run import read_jsonl, write_json, write_jsonl
+
+
+def evaluate(
+    folder: Path, *, judge: Judge, examples: Sequence[Example], max_tokens: int, constrain: bool, resamples: int
+) -> dict[str, Any]:
+    """Judge `examples` greedily; write folder/judgements.jsonl and folder/figures.json; return the figures per task.
+
+    constrain: force a label where the model writes none, so that format and judgement are told apart.
+    """
+    by_id = {}
+    label = f"judging with {judge.name}{' (constrained)' if constrain else ''}"
+    with bar(label, len(examples), "rows") as advance:
+        for judgement in judge.judge(examples, max_tokens=max_tokens, constrain=constrain):
+            by_id[judgement.example_id] = judgement
+            advance()
+    judgements = [by_id[example.id] for example in examples]
+    write_jsonl(folder / "judgements.jsonl", [judgement.to_json() for judgement in judgements])
+    result = figures(examples, judgements, resamples)
+    write_json(folder / "figures.json", result)
+    return {"figures": result, "rows": len(examples), "tokens": sum(judgement.tokens for judgement in judgements)}
+
+
+def figures(examples: Sequence[Example], judgements: Sequence[Judgement], resamples: int) -> dict[str, Any]:
+    """{"pointwise": {...}, "pairwise": {...}} of metrics.py, over the rows of each task that have a label."""
+    found = {}
+    for task in TASKS:
+        truth, labels, groups = _columns(examples, judgements, task)
+        measure = pointwise_figures if task == "pointwise" else pairwise_figures
+        found[task] = measure(truth, labels, groups, resamples=resamples)
+    return found
+
+
+def differences(
+    examples: Sequence[Example], first: Sequence[Judgement], second: Sequence[Judgement], resamples: int
+) -> dict[str, Any]:
+    """Second judge minus the first on the rows that both parsed: Pearson (pointwise) and accuracy (both tasks)."""
+    found: dict[str, Any] = {}
+    for task in TASKS:
+        truth, one, groups = _columns(examples, first, task)
+        _, two, _ = _columns(examples, second, task)
+        both = [k for k in range(len(truth)) if one[k] is not None and two[k] is not None]
+        columns: tuple[Any, ...] = tuple([column[k] for k in both] for column in (truth, one, two, groups))
+        found[task] = {"accuracy": paired_difference(*columns, figure="accuracy", resamples=resamples)}
+        if task == "pointwise":
+            found[task]["pearson"] = paired_difference(*columns, figure="pearson", resamples=resamples)
+    return found
+
+
+def _columns(
+    examples: Sequence[Example], judgements: Sequence[Judgement], task: str
+) -> tuple[list[int], list[int | None], list[str]]:
+    rows = [(e, j) for e, j in zip(examples, judgements, strict=True) if e.task == task and e.label is not None]
+    truth = [e.label for e, _ in rows if e.label is not None]
+    return truth, [j.label for _, j in rows], [e.prompt_id for e, _ in rows]
+
+
+def read_judgements(folder: Path) -> list[Judgement]:
+    """The verdicts `evaluate` wrote, in the examples' order."""
+    return [Judgement.from_json(row) for row in read_jsonl(folder / "judgements.jsonl")]
+
+
+def headline(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures a table shows: n, malformed, Pearson, and both accuracies."""
+    pointwise, pairwise = result["pointwise"], result["pairwise"]
+    return {
+        "rows": pointwise["n"] + pairwise["n"],
+        "malformed": pointwise["malformed"] + pairwise["malformed"],
+        "Pearson": pointwise["pearson"],
+        "pointwise accuracy": pointwise["accuracy"],
+        "pairwise accuracy": pairwise["accuracy"],
+    }

@@ -1,0 +1,294 @@
+"""The order of the stages, and the loop over t. The only file that knows either.
+
+`steps` is the recipe on one screen: seed, two SFT runs, their merge, T rounds of (sample, assess, curate, dpo),
+evaluation, export. Each stage runs once per run folder: done is done, and a changed setting is an error (run.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recipe.config import Config, load
+from recipe.errors import SreError
+from recipe.job import Job
+from recipe.rows import TASKS, Example, Preference, Task
+from recipe.run import hash_object, read_json, read_jsonl, write_json
+
+Facts = Mapping[str, Any]
+
+
+def steps(job: Job) -> dict[str, Callable[[], Facts]]:
+    """Every stage of the run by name, in order."""
+    plan: dict[str, Callable[[], Facts]] = {
+        "seed": lambda: seed(job),
+        "sft-pointwise": lambda: sft(job, "pointwise"),
+        "sft-pairwise": lambda: sft(job, "pairwise"),
+        "merged": lambda: merge(job),
+    }
+    for t in range(1, job.config.iterations + 1):
+        plan[f"iter-{t}:sample"] = lambda t=t: sample(job, t)  # type: ignore[misc]
+        plan[f"iter-{t}:assess"] = lambda t=t: assess(job, t)  # type: ignore[misc]
+        plan[f"iter-{t}:curate"] = lambda t=t: curate(job, t)  # type: ignore[misc]
+        plan[f"iter-{t}:dpo"] = lambda t=t: dpo(job, t)  # type: ignore[misc]
+    for name in ("seed", "seed-constrained", "sft", *(f"j{t}" for t in range(1, job.config.iterations + 1))):
+        plan[f"evaluation/{name}"] = lambda name=name: evaluate(job, name)  # type: ignore[misc]
+    plan["gguf"] = lambda: export(job)
+    return plan
+
+
+def run_pipeline(config: Config, folder: Path, *, until: str | None = None) -> dict[str, Any]:
+    """Run (or go on with) all stages up to and including `until`; returns what results.json then holds.
+
+    Raises SreError for an unknown stage name or a folder made with other settings.
+    """
+    job = Job(config, folder)
+    plan = steps(job)
+    if until is not None and until not in plan:
+        raise SreError(f"no stage {until!r}; the stages of this run: {', '.join(plan)}", field="--until")
+    with job.run.locked():
+        job.keep_config()
+        for name, step in plan.items():
+            step()
+            if name == until:
+                break
+        return results(job)
+
+
+def run_stage(folder: Path, name: str) -> Facts:
+    """Run one stage of an existing run folder; the stages it needs must be done. Raises SreError if they aren't."""
+    if not (folder / "config.toml").is_file():
+        raise SreError("not a run folder (no config.toml); start one with `sre run CONFIG --until seed`", file=folder)
+    job = Job(load(folder / "config.toml"), folder)
+    plan = steps(job)
+    if name not in plan:
+        raise SreError(f"no stage {name!r}; the stages of this run: {', '.join(plan)}")
+    with job.run.locked():
+        facts = plan[name]()
+        results(job)
+        return facts
+
+
+# --- the stages: what each takes from the others, and what its result depends on ---
+
+
+def seed(job: Job) -> Facts:
+    from recipe.stages.seed import run_seed
+
+    settings = job.config.model
+
+    def work(folder: Path) -> Facts:
+        report = run_seed(settings.source, folder, revision=settings.revision)
+        job.check_exportable()
+        return {"kind": report.kind, "origin": report.origin, "bytes": report.bytes}
+
+    return job.run.do("seed", work, settings={"source": settings.source, "revision": settings.revision})
+
+
+def sft(job: Job, task: Task) -> Facts:
+    need_rationale = not job.config.sft.label_only
+    rows = job.rows("train", task, need_rationale=need_rationale)
+    dev = job.rows("dev", task, need_rationale=need_rationale)
+
+    def work(folder: Path) -> Facts:
+        engine = job.engine  # opened first: Unsloth must be imported before what TRL needs
+        from recipe.stages.sft import run_sft
+
+        config = job.config
+        return run_sft(
+            folder,
+            engine=engine,
+            model=job.model,
+            examples=rows,
+            dev=dev,
+            settings=config.sft,
+            lora=config.lora,
+            seed=config.seed,
+            **job.loading(),
+        )
+
+    settings = _training(job, "sft") | {"lora": job.config.lora.model_dump(), "rows": digest(rows), "dev": digest(dev)}
+    return job.run.do(f"sft-{task}", work, settings=settings, after=("seed",))
+
+
+def merge(job: Job) -> Facts:
+    settings = job.config.merge
+
+    def work(folder: Path) -> Facts:
+        from recipe.stages.merge import run_merge
+
+        adapters = {task: job.path / f"sft-{task}" / "adapter" for task in TASKS}
+        return run_merge(folder, **adapters, settings=settings, default_rank=job.config.lora.r, seed=job.config.seed)
+
+    used = {"merge": settings.model_dump(), "seed": job.config.seed}
+    return job.run.do("merged", work, settings=used, after=("sft-pointwise", "sft-pairwise"))
+
+
+def sample(job: Job, t: int) -> Facts:
+    from recipe.stages.sample import choose_inputs, run_sample
+
+    settings, seed, judge = job.config.sample, job.config.seed, judge_before(t)
+    inputs = choose_inputs(*job.all_train, settings, iteration=t, seed=seed)
+
+    def work(folder: Path) -> Facts:
+        with job.generator(judge) as generator:
+            return run_sample(folder, generator=generator, examples=inputs, settings=settings, origin=judge, seed=seed)
+
+    used = {"sample": settings.model_dump(exclude={"inputs", "pairwise_share"}), "rows": digest(inputs), "seed": seed}
+    used |= {"snapshot": job.config.export.snapshot, "max_length": job.config.model.max_length}
+    return job.run.do(f"iter-{t}:sample", work, settings=used, after=(stage_of(judge),))
+
+
+def assess(job: Job, t: int) -> Facts:
+    """Ask a model about the samples; nothing to do for the curation methods that go by labels alone."""
+    from recipe.stages.assess import ASSESSED_METHODS, run_assess
+    from recipe.stages.curate import distinct_texts, sides
+
+    settings = job.config.curate
+
+    def work(folder: Path) -> Facts:
+        if settings.method not in ASSESSED_METHODS:
+            return {}
+        pools = {key: distinct_texts(pool) for key, pool in job.pools(t).items()}
+        with job.generator(judge_before(t), settings.assessor) as generator:
+            return run_assess(
+                folder,
+                generator=generator,
+                examples=job.examples,
+                pools=pools,
+                sides=lambda pool: sides(pool, pool[0].truth if pool else None, settings),
+                settings=settings,
+                sampling=job.config.sample,
+                seed=job.config.seed,
+            )
+
+    used = {"curate": settings.model_dump(include={"method", "margin", "assessor", "reject_malformed"})}
+    return job.run.do(f"iter-{t}:assess", work, settings=used, after=(f"iter-{t}:sample",))
+
+
+def curate(job: Job, t: int) -> Facts:
+    from recipe.stages.assess import read_assessments
+    from recipe.stages.curate import Assessments, run_curate
+
+    def work(folder: Path) -> Facts:
+        judgements = [judgement for pool in job.pools(t).values() for judgement in pool]
+        said = Assessments(*read_assessments(folder / "assessments.jsonl"))
+        return run_curate(
+            folder, judgements=judgements, assessments=said, settings=job.config.curate, seed=job.config.seed
+        )
+
+    used = {"curate": job.config.curate.model_dump(), "seed": job.config.seed}
+    return job.run.do(f"iter-{t}:curate", work, settings=used, after=(f"iter-{t}:sample", f"iter-{t}:assess"))
+
+
+def dpo(job: Job, t: int) -> Facts:
+    judge = judge_before(t)
+
+    def work(folder: Path) -> Facts:
+        engine = job.engine
+        from recipe.stages.dpo import run_dpo
+
+        return run_dpo(
+            folder,
+            engine=engine,
+            model=job.model,
+            adapter=job.adapter(judge),
+            lora=None,
+            examples=job.examples,
+            preferences=[Preference.from_json(row) for row in read_jsonl(folder / "preferences.jsonl")],
+            settings=job.config.dpo,
+            seed=job.config.seed,
+            **job.loading(),
+        )
+
+    return job.run.do(
+        f"iter-{t}:dpo", work, settings=_training(job, "dpo"), after=(stage_of(judge), f"iter-{t}:curate")
+    )
+
+
+def evaluate(job: Job, name: str) -> Facts:
+    """`name` is a judge, or "seed-constrained": the seed model with its label forced."""
+    judge, _, constrained = name.partition("-")
+    rows = [row for task in TASKS for row in job.rows("test", task)]
+    settings = job.config.evaluate
+
+    def work(folder: Path) -> Facts:
+        from recipe.evaluation.benchmarks import evaluate as measure
+        from recipe.judge.judge import Judge
+
+        with Judge(job.generator(judge), name=judge) as opened:
+            return measure(
+                folder,
+                judge=opened,
+                examples=rows,
+                max_tokens=settings.max_tokens,
+                constrain=bool(constrained),
+                resamples=settings.resamples,
+            )
+
+    used = {"evaluate": settings.model_dump(), "rows": digest(rows), "snapshot": job.config.export.snapshot}
+    return job.run.do(f"evaluation/{name}", work, settings=used, after=(stage_of(judge),))
+
+
+def export(job: Job) -> Facts:
+    last = judge_before(job.config.iterations + 1)
+
+    def work(folder: Path) -> Facts:
+        from recipe.evaluation.benchmarks import headline
+        from recipe.stages.export import run_export
+
+        count = job.config.export.flip_rows
+        dev = {task: job.rows("dev", task) for task in TASKS}
+        return run_export(
+            folder,
+            snapshot=job.snapshot(last),
+            judge=job.path / "judge.gguf",
+            rows=dev["pointwise"][: count - count // 2] + dev["pairwise"][: count // 2],
+            config=job.config,
+            figures=headline(read_json(job.path / "evaluation" / last / "figures.json")),
+        )
+
+    used = {"export": job.config.export.model_dump()}
+    return job.run.do("gguf", work, settings=used, after=(stage_of(last), f"evaluation/{last}"))
+
+
+def results(job: Job) -> dict[str, Any]:
+    """Write and return results.json: figures of each evaluated judge, differences, the cost of each finished stage."""
+    from recipe.evaluation.benchmarks import differences, read_judgements
+
+    costs = ("wall_s", "tokens", "peak_rss_mb")
+    stages = {s["stage"]: {key: s[key] for key in costs} for s in job.run.stages() if "finished" in s}
+    folder = job.path / "evaluation"
+    judges = [name.removeprefix("evaluation/") for name in steps(job) if name in stages and "/" in name]
+    found: dict[str, Any] = {name: read_json(folder / name / "figures.json") for name in judges}
+    gains: dict[str, Any] = {}
+    if judges:
+        rows = [row for task in TASKS for row in job.rows("test", task)]
+        for second, first in {("sft", "seed-constrained"), ("j1", "sft"), (judges[-1], "sft")}:
+            if first in found and second in found and first != second:
+                verdicts = read_judgements(folder / first), read_judgements(folder / second)
+                gains[f"{second} - {first}"] = differences(rows, *verdicts, job.config.evaluate.resamples)
+    content = {"models": found, "differences": dict(sorted(gains.items())), "stages": stages}
+    write_json(job.path / "results.json", content)
+    return content
+
+
+def judge_before(t: int) -> str:
+    """The name of the judge that iteration t starts from: "sft" for the first, then "j1", "j2", …"""
+    return "sft" if t == 1 else f"j{t - 1}"
+
+
+def stage_of(judge: str) -> str:
+    """The stage that makes a judge."""
+    return {"seed": "seed", "sft": "merged"}.get(judge) or f"iter-{judge.removeprefix('j')}:dpo"
+
+
+def digest(rows: Sequence[Example]) -> str:
+    """A hash over the rows' content, wherever they came from."""
+    return hash_object([row.to_json() for row in rows])
+
+
+def _training(job: Job, section: str) -> dict[str, Any]:
+    model = job.config.model.model_dump(exclude={"source", "revision"})
+    return {"model": model, section: getattr(job.config, section).model_dump(), "seed": job.config.seed}

@@ -1,0 +1,69 @@
+"""Progress of long work, on standard error: a bar with rate and time left in a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Advance = Callable[..., None]
+_LINE_EVERY_S = 20.0
+
+
+@contextlib.contextmanager
+def bar(label: str, total: int, unit: str = "") -> Iterator[Advance]:
+    """Yield `advance(count=1, note="")`. `note` is shown behind the rate, e.g. "loss 1.32"."""
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield _lines(label, total, unit)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+    )
+    with Progress(
+        *columns,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    ) as view:
+        task = view.add_task(label, total=total, rate="", note="")
+
+        def advance(count: int = 1, note: str = "") -> None:
+            speed = view.tasks[0].speed
+            rate = f"{speed:.1f} {unit}/s" if speed else ""
+            view.update(task, advance=count, rate=rate, **({"note": note} if note else {}))
+
+        yield advance
+
+
+def _lines(label: str, total: int, unit: str) -> Advance:
+    started = shown = time.monotonic()
+    done = 0
+
+    def advance(count: int = 1, note: str = "") -> None:
+        nonlocal done, shown
+        done += count
+        now = time.monotonic()
+        if now - shown >= _LINE_EVERY_S or done >= total:
+            shown = now
+            rate = done / max(now - started, 1e-9)
+            left = (total - done) / rate
+            sys.stderr.write(f"{label}: {done}/{total} {unit} ({rate:.2f}/s, {left:.0f} s left) {note}".rstrip() + "\n")
+            sys.stderr.flush()
+
+    return advance

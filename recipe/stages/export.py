@@ -1,0 +1,176 @@
+"""Stage export: a trained adapter becomes GGUF files that carry all a judge needs (SPEC: The recipe, 4).
+
+gguf/j2.gguf             snapshot of J_2: what the loop samples from and evaluates
+gguf/judge-Q4_K_M.gguf   quantised by llama.cpp; Modelfile and README.md (the model card) lie beside it
+judge.gguf               the one to take home
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recipe.config import Config
+from recipe.engines.base import Sampling
+from recipe.engines.gguf import write_gguf
+from recipe.engines.judgements import to_judgement, to_request
+from recipe.engines.llamacpp import LlamaCppGenerator, quantize
+from recipe.progress import bar
+from recipe.prompts import Prompts
+from recipe.rows import Example
+from recipe.run import atomic, versions
+from recipe.verdict import gbnf
+
+
+def run_snapshot(out: Path, *, model: Path, adapter: Path | None, name: str, config: Config) -> dict[str, Any]:
+    """Write J_t (or the seed model, without an adapter) as one GGUF file with the judge's metadata."""
+    converter = Path(config.export.converter) if config.export.converter else None
+    report = write_gguf(
+        model,
+        out,
+        adapter=adapter,
+        type_name=config.export.snapshot,
+        metadata=judge_metadata(name, config),
+        converter=converter,
+    )
+    return {"bytes": report.bytes, "tensors": report.tensors}
+
+
+def judge_metadata(name: str, config: Config) -> dict[str, str]:
+    """The `sre.*` pairs: prompt templates, output grammars, versions, and how the judge was made."""
+    prompts = {f"sre.prompts.{key}": text for key, text in Prompts().sources.items()}
+    return {
+        "general.name": name,
+        **prompts,
+        "sre.grammar.pointwise": gbnf((1, 2, 3, 4, 5)),
+        "sre.grammar.pairwise": gbnf((1, 2)),
+        "sre.versions": json.dumps(versions()),
+        "sre.base_model": config.model.source,
+        "sre.config": config.model_dump_json(),
+    }
+
+
+def run_export(
+    folder: Path, *, snapshot: Path, judge: Path, rows: Sequence[Example], config: Config, figures: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Quantise the last snapshot, measure how often the verdict flips, write judge.gguf, model card and Modelfile.
+
+    `rows` are judged greedily with each type; the flip rate is the share whose label differs from the snapshot's.
+    """
+    files = {config.export.snapshot: snapshot}
+    with bar("quantising", len(config.export.types), "files") as advance:
+        for name in config.export.types:
+            files[name] = folder / f"judge-{name}.gguf"
+            if name != config.export.snapshot:
+                quantize(snapshot, files[name], name)
+            advance(1, name)
+    labels = {name: _labels(path, rows, config) for name, path in files.items()}
+    parent = labels[config.export.snapshot]
+    flips = {name: _flip_rate(parent, found) for name, found in labels.items() if name != config.export.snapshot}
+    _place(files[config.export.judge], judge)
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    _write(folder / "Modelfile", modelfile(judge.name))
+    _write(folder / "README.md", model_card(config, figures, flips, sizes, len(rows)))
+    return {"flip_rate": flips, "flip_rows": len(rows), "bytes": sizes, "judge": config.export.judge}
+
+
+def _labels(path: Path, rows: Sequence[Example], config: Config) -> dict[str, int | None]:
+    prompts = Prompts()
+    by_id = {row.id: row for row in rows}
+    requests = [to_request(row, prompts.judge(row), force_label=True) for row in rows]
+    sampling = Sampling(0.0, 1, config.evaluate.max_tokens, stop_at_label=True)
+    context = config.model.max_length + config.evaluate.max_tokens
+    found = {}
+    with (
+        LlamaCppGenerator(path, threads=config.threads, context=context, parallel=config.sample.parallel) as generator,
+        bar(f"verdicts of {path.stem}", len(rows), "rows") as advance,
+    ):
+        for completion in generator.generate(requests, sampling):
+            example = by_id[completion.request_id]
+            found[example.id] = to_judgement(example, completion, path.stem, need_rationale=False).label
+            advance()
+    return found
+
+
+def _flip_rate(parent: Mapping[str, int | None], other: Mapping[str, int | None]) -> float | None:
+    return sum(parent[key] != other[key] for key in parent) / len(parent) if parent else None
+
+
+def _place(source: Path, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic(path) as file:
+        file.write(text)
+
+
+def modelfile(judge: str) -> str:
+    """An Ollama Modelfile for a judge one folder up."""
+    system = Prompts().sources["pointwise"].split("\n---\n")[0].split("-%}\n")[-1]
+    system = system.replace("{{ labels[0] }}", "1").replace("{{ labels[-1] }}", "5")
+    return f'FROM ../{judge}\nPARAMETER temperature 0\nPARAMETER num_predict 512\nSYSTEM """{system}"""\n'
+
+
+def model_card(
+    config: Config,
+    figures: Mapping[str, Any],
+    flips: Mapping[str, float | None],
+    sizes: Mapping[str, int],
+    flip_rows: int,
+) -> str:
+    """Markdown: what the judge is, how it was made, what was measured, how to use it."""
+    lines = [f"| {name} | {size / 1e6:.0f} MB | {_percent(flips.get(name))} |" for name, size in sizes.items()]
+    measured = [f"| {name} | {_cell(value)} |" for name, value in figures.items()]
+    return "\n".join(
+        [
+            f"# {config.name}: a self-rationalizing judge",
+            "",
+            f"Made from `{config.model.source}` by SFT of a pointwise and a pairwise adapter, their {config.merge.method}",
+            f"merge, and {config.iterations} rounds of self-rationalization with DPO",
+            "([Self-Rationalizing Evaluators](https://pypi.org/project/self-rationalizing-evaluators/)).",
+            f"Data: `{config.data.pointwise}` and `{config.data.pairwise}`. The licence of the base model applies.",
+            "",
+            "## Use",
+            "",
+            "    sre judge rows.jsonl -o judged.jsonl --model judge.gguf",
+            "",
+            "The file carries its prompts and its output grammar (`sre.*` metadata). For Ollama: `ollama create judge`",
+            "in this folder.",
+            "",
+            "## Files",
+            "",
+            f"| type | size | verdicts that differ from {config.export.snapshot} ({flip_rows} rows) |",
+            "| --- | --- | --- |",
+            *lines,
+            "",
+            "## Measured",
+            "",
+            "| figure | value (95% interval) |",
+            "| --- | --- |",
+            *measured,
+            "",
+        ]
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _cell(figure: Any) -> str:
+    if isinstance(figure, Mapping):
+        if figure.get("value") is None:
+            return f"- (n = {figure.get('n')})"
+        return f"{figure['value']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}] (n = {figure['n']})"
+    return str(figure)

@@ -1,0 +1,100 @@
+"""Stage sample: self-rationalization, N judgements of each input from J_t (SPEC: The recipe, 3a; paper 3.2).
+
+samples.jsonl grows in whole blocks of K inputs. A block is generated alone and appended when complete, and a resume
+redoes an unfinished block, so a killed and resumed run writes the same bytes as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recipe.config import SampleConfig
+from recipe.engines.base import Generator, Sampling, completions_by_request
+from recipe.engines.judgements import to_judgement, to_request
+from recipe.progress import bar
+from recipe.prompts import Prompts
+from recipe.rows import Example, Judgement
+from recipe.run import append_jsonl, hash_object, read_jsonl, whole_blocks
+
+
+def choose_inputs(
+    pointwise: Sequence[Example], pairwise: Sequence[Example], settings: SampleConfig, *, iteration: int, seed: int
+) -> list[Example]:
+    """The training inputs of iteration t (1-based), grouped by rubric so that their prompts share prefixes.
+
+    Each task's rows are shuffled once by `seed`; iteration t goes on where t-1 ended and wraps around at the end, so
+    iterations see different inputs while there are enough. `pairwise_share` of them are pairwise.
+    """
+    counts = [settings.inputs[min(t, len(settings.inputs)) - 1] for t in range(1, iteration + 1)]
+    chosen: list[Example] = []
+    for task, rows in (("pointwise", pointwise), ("pairwise", pairwise)):
+        share = settings.pairwise_share if task == "pairwise" else 1 - settings.pairwise_share
+        ends = [sum(round(count * share) for count in counts[:t]) for t in (iteration - 1, iteration)]
+        wanted = min(ends[1] - ends[0], len(rows))
+        order = random.Random(f"{seed}:{task}").sample(range(len(rows)), len(rows))
+        chosen += [rows[order[(ends[0] + k) % len(rows)]] for k in range(wanted)]
+    return sorted(chosen, key=lambda example: (example.task, example.rubric.criteria, example.id))
+
+
+def run_sample(
+    folder: Path,
+    *,
+    generator: Generator,
+    examples: Sequence[Example],
+    settings: SampleConfig,
+    origin: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Write folder/samples.jsonl, one Judgement a line; `origin` names J_t. Returns counts for the done marker.
+
+    An input the engine can't take (a prompt longer than the context) gives judgements with finish "error", counted.
+    """
+    path = folder / "samples.jsonl"
+    blocks = [examples[start : start + settings.block] for start in range(0, len(examples), settings.block)]
+    done = whole_blocks(path, [len(block) * settings.n for block in blocks])
+    with bar(f"sampling {origin}", len(examples) * settings.n, "judgements") as advance:
+        advance(sum(len(block) for block in blocks[:done]) * settings.n, "resumed" if done else "")
+        for block in blocks[done:]:
+            judgements = sample_block(generator, block, settings, origin=origin, seed=seed)
+            append_jsonl(path, [judgement.to_json() for judgement in judgements])
+            advance(len(judgements))
+    return count([Judgement.from_json(row) for row in read_jsonl(path)])
+
+
+def sample_block(
+    generator: Generator, block: Sequence[Example], settings: SampleConfig, *, origin: str, seed: int
+) -> list[Judgement]:
+    """N judgements of each example, in the block's order. Raw draws: no grammar, no filter, to the end token."""
+    prompts = Prompts()
+    requests = [to_request(example, prompts.judge(example)) for example in block]
+    draw = int(hash_object([seed, origin])[:12], 16)
+    sampling = Sampling(settings.temperature, settings.n, settings.max_tokens, draw, logprobs=True)
+    found = completions_by_request(generator.generate(requests, sampling))
+    judgements = []
+    for example in block:
+        completions = found[example.id]
+        if completions[0].finish == "error":
+            completions = [completions[0]] * settings.n
+        judgements += [to_judgement(example, completion, origin) for completion in completions]
+    return judgements
+
+
+def count(judgements: Sequence[Judgement]) -> dict[str, Any]:
+    """inputs, judgements, tokens, malformed, errors, right, and the labels' counts per task."""
+    labels: dict[str, Counter[str]] = {}
+    for judgement in judgements:
+        name = "malformed" if judgement.label is None else str(judgement.label)
+        labels.setdefault(judgement.task, Counter())[name] += 1
+    return {
+        "inputs": len({judgement.example_id for judgement in judgements}),
+        "judgements": len(judgements),
+        "tokens": sum(judgement.tokens for judgement in judgements),
+        "malformed": sum(judgement.label is None for judgement in judgements),
+        "errors": sum(judgement.finish == "error" for judgement in judgements),
+        "right": sum(judgement.label is not None and judgement.label == judgement.truth for judgement in judgements),
+        "labels": {task: dict(sorted(counts.items())) for task, counts in labels.items()},
+    }

@@ -1,0 +1,119 @@
+"""Stage SFT: one adapter on labelled judgements with rationales (SPEC: The recipe, 1; paper 3.1).
+
+Makes adapter/ and training.json in its folder. The loss is on the completion alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recipe.config import LoraConfig, SftConfig
+from recipe.engines.base import Quantization, TrainingEngine
+from recipe.errors import SreError
+from recipe.progress import bar
+from recipe.prompts import Prompts
+from recipe.rows import Example
+from recipe.stages.training import (
+    completion_ids,
+    progress_callback,
+    prompt_ids,
+    run_trainer,
+    trainer_arguments,
+)
+from recipe.verdict import format_verdict
+
+
+def run_sft(
+    folder: Path,
+    *,
+    engine: TrainingEngine,
+    model: Path,
+    examples: Sequence[Example],
+    dev: Sequence[Example],
+    settings: SftConfig,
+    lora: LoraConfig,
+    quantization: Quantization,
+    max_length: int,
+    gradient_checkpointing: bool,
+    seed: int,
+) -> dict[str, Any]:
+    """Train a new adapter on `examples` (labels and, unless label_only, rationales given).
+
+    Rows longer than `max_length` tokens are left out and counted, never cut. With `dev` rows the checkpoint of the
+    lowest dev loss is kept. Raises SreError when no row fits.
+    """
+    peft_model, tokenizer = engine.load(
+        model,
+        lora={**lora.model_dump(), "seed": seed},
+        quantization=quantization,
+        max_length=max_length,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    rows, too_long = to_rows(tokenizer, examples, max_length, label_only=settings.label_only)
+    dev_rows, _ = to_rows(tokenizer, dev, max_length, label_only=settings.label_only)
+    if not rows:
+        raise SreError(f"all {too_long} training rows are longer than model.max_length = {max_length} tokens")
+    trainer = make_trainer(peft_model, tokenizer, rows, dev_rows, folder, settings, seed, gradient_checkpointing)
+    with bar(f"SFT {examples[0].task}", trainer.args.max_steps, "steps") as advance:
+        trainer.add_callback(progress_callback(advance))
+        facts = run_trainer(trainer, folder, advance)
+    tokens = round(sum(len(row["input_ids"]) for row in rows) * settings.epochs)
+    return {"engine": engine.name, "rows": len(rows), "too_long": too_long, "tokens": tokens, **facts}
+
+
+def to_rows(
+    tokenizer: Any, examples: Sequence[Example], max_length: int, *, label_only: bool
+) -> tuple[list[dict[str, list[int]]], int]:
+    """({"input_ids", "completion_mask"} per example that fits, number of those that don't)."""
+    prompts = Prompts()
+    rows = []
+    for example in examples:
+        assert example.label is not None
+        prompt = prompt_ids(tokenizer, prompts.judge(example, label_only=label_only))
+        text = format_verdict("" if label_only else example.rationale.strip(), example.label)
+        completion = completion_ids(tokenizer, text)
+        mask = [0] * len(prompt) + [1] * len(completion)
+        rows.append({"input_ids": prompt + completion, "completion_mask": mask})
+    fitting = [row for row in rows if len(row["input_ids"]) <= max_length]
+    return fitting, len(rows) - len(fitting)
+
+
+def make_trainer(
+    peft_model: Any,
+    tokenizer: Any,
+    rows: list[dict[str, list[int]]],
+    dev_rows: list[dict[str, list[int]]],
+    folder: Path,
+    settings: SftConfig,
+    seed: int,
+    gradient_checkpointing: bool,
+) -> Any:
+    """TRL's SFTTrainer over tokenised rows; `chunked_nll` computes logits at completion tokens only."""
+    from datasets import Dataset
+    from trl import SFTConfig as TrlSftConfig
+    from trl import SFTTrainer
+
+    arguments = trainer_arguments(
+        settings,
+        folder / "checkpoints",
+        seed=seed,
+        rows=len(rows),
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    if dev_rows and settings.checkpoints:
+        arguments |= {
+            "eval_strategy": "steps",
+            "eval_steps": arguments["save_steps"],
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_loss",
+            "greater_is_better": False,
+        }
+    return SFTTrainer(
+        model=peft_model,
+        args=TrlSftConfig(**arguments, completion_only_loss=True, loss_type="chunked_nll", packing=False),
+        train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(dev_rows) if dev_rows and settings.checkpoints else None,
+        processing_class=tokenizer,
+    )

@@ -1,0 +1,128 @@
+"""What SFT and DPO share around TRL's trainers: token ids, arguments, progress, checkpoints, the training log.
+
+Rows are tokenised here, once, by the model's own chat template: a completion is the judgement's tokens and the end
+token, so SFT and DPO train on exactly what sampling would draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recipe.config import TrainConfig
+from recipe.errors import SreError
+from recipe.progress import Advance
+from recipe.rows import Message
+from recipe.run import write_json
+
+
+def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of a prompt, the chat template's opening of the assistant's turn included."""
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def completion_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a judgement and the end token."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [*ids, tokenizer.eos_token_id]
+
+
+def trainer_arguments(
+    settings: TrainConfig, out: Path, *, seed: int, rows: int, gradient_checkpointing: bool
+) -> dict[str, Any]:
+    """Keyword arguments common to SFTConfig and DPOConfig."""
+    import torch
+
+    from recipe.engines.training import compute_dtype
+
+    gpu = torch.cuda.is_available()
+    steps = optimiser_steps(settings, rows)
+    every = max(1, math.ceil(steps / (settings.checkpoints + 1)))
+    dtype = compute_dtype()
+    return {
+        "output_dir": str(out),
+        "per_device_train_batch_size": settings.batch_size,
+        "per_device_eval_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.accumulate,
+        "max_steps": steps,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": settings.schedule,
+        "warmup_steps": round(settings.warmup * steps),
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "optim": "adamw_8bit" if gpu else "adamw_torch",
+        # Half precision by autocast: the adapter's weights stay float32.
+        "bf16": dtype == torch.bfloat16,
+        "fp16": dtype == torch.float16,
+        "use_cpu": not gpu,
+        "gradient_checkpointing": gradient_checkpointing,
+        "seed": seed,
+        "data_seed": seed,
+        "save_strategy": "steps" if settings.checkpoints else "no",
+        "save_steps": every,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": gpu,
+        "remove_unused_columns": False,
+        "max_length": None,
+    }
+
+
+def optimiser_steps(settings: TrainConfig, rows: int) -> int:
+    """Optimiser steps over `rows` rows for the epochs asked; at least one."""
+    return max(1, math.ceil(rows * settings.epochs / (settings.batch_size * settings.accumulate)))
+
+
+def progress_callback(advance: Advance) -> Any:
+    """A transformers callback that moves the bar by one per optimiser step and shows the loss."""
+    from transformers import TrainerCallback
+
+    class Bar(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                advance(1, f"loss {float(logs['loss']):.3f}")
+
+    return Bar()
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint, or None. Half-written ones (no trainer_state.json) are passed over."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def run_trainer(trainer: Any, folder: Path, advance: Advance) -> dict[str, Any]:
+    """Train, resuming from the newest checkpoint; save the adapter to folder/adapter and the log to training.json.
+
+    Returns facts for the done marker: steps, tokens, losses. Raises SreError when the loss is not a number.
+    """
+    import shutil
+
+    checkpoint = last_checkpoint(folder / "checkpoints")
+    if checkpoint:
+        advance(int(checkpoint.name.rpartition("-")[2]), "resumed")
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
+    losses = [float(entry["loss"]) for entry in history if "loss" in entry]
+    if any(math.isnan(loss) for loss in losses):
+        raise SreError("the training loss became NaN; lower the learning rate", field="learning_rate")
+    save_adapter(trainer.model, folder / "adapter")
+    write_json(folder / "training.json", {"history": history})
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return {"steps": result.global_step, "first_loss": losses[0], "last_loss": losses[-1]}
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Save the adapter "default" as PEFT does, whole or not at all."""
+    from recipe.run import atomic_folder
+
+    with atomic_folder(folder) as temporary:
+        model.save_pretrained(temporary, selected_adapters=["default"])
