@@ -13,7 +13,7 @@ from typing import Any
 from recipe.config import Config, load
 from recipe.errors import SreError
 from recipe.job import Job
-from recipe.rows import TASKS, Example, Preference, Task
+from recipe.rows import TASKS, Example, Judgement, Preference, Task
 from recipe.run import hash_object, read_json, read_jsonl, write_json
 
 Facts = Mapping[str, Any]
@@ -292,3 +292,12 @@ def digest(rows: Sequence[Example]) -> str:
 def _training(job: Job, section: str) -> dict[str, Any]:
     model = job.config.model.model_dump(exclude={"source", "revision"})
     return {"model": model, section: getattr(job.config, section).model_dump(), "seed": job.config.seed}
+
+
+def judge_one(folder: Path) -> tuple[Example, Judgement]:
+    """The first test row, judged by the run's judge.gguf."""
+    from recipe.judge.judge import Judge
+
+    example = Job(load(folder / "config.toml"), folder).rows("test", "pointwise")[0]
+    with Judge.from_gguf(folder / "judge.gguf") as judge:
+        return example, next(iter(judge.judge([example])))

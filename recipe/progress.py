@@ -23,7 +23,8 @@ _LINE_EVERY_S = 20.0
 
 @contextlib.contextmanager
 def bar(label: str, total: int, unit: str = "") -> Iterator[Advance]:
-    """Yield `advance(count=1, note="")`. `note` is shown behind the rate, e.g. "loss 1.32"."""
+    """Yield `advance(count=1, note="", total=None)`. `note` is shown behind the rate, e.g. "loss 1.32"; `total` corrects
+    a total that was not known at the start."""
     console = Console(file=sys.stderr)
     if not console.is_terminal:
         yield _lines(label, total, unit)
@@ -43,27 +44,29 @@ def bar(label: str, total: int, unit: str = "") -> Iterator[Advance]:
     ) as view:
         task = view.add_task(label, total=total, rate="", note="")
 
-        def advance(count: int = 1, note: str = "") -> None:
+        def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
             speed = view.tasks[0].speed
             rate = f"{speed:.1f} {unit}/s" if speed else ""
-            view.update(task, advance=count, rate=rate, **({"note": note} if note else {}))
+            known = {key: value for key, value in (("note", note), ("total", total)) if value}
+            view.update(task, advance=count, rate=rate, **known)  # type: ignore[arg-type]
 
         yield advance
 
 
 def _lines(label: str, total: int, unit: str) -> Advance:
     started = shown = time.monotonic()
-    done = 0
+    done, goal = 0, total
 
-    def advance(count: int = 1, note: str = "") -> None:
-        nonlocal done, shown
+    def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
+        nonlocal done, shown, goal
         done += count
+        goal = total or goal
         now = time.monotonic()
-        if now - shown >= _LINE_EVERY_S or done >= total:
+        if now - shown >= _LINE_EVERY_S or done >= goal:
             shown = now
             rate = done / max(now - started, 1e-9)
-            left = (total - done) / rate
-            sys.stderr.write(f"{label}: {done}/{total} {unit} ({rate:.2f}/s, {left:.0f} s left) {note}".rstrip() + "\n")
+            left = (goal - done) / max(rate, 1e-9)
+            sys.stderr.write(f"{label}: {done}/{goal} {unit} ({rate:.2f}/s, {left:.0f} s left) {note}".rstrip() + "\n")
             sys.stderr.flush()
 
     return advance

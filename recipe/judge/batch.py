@@ -232,3 +232,9 @@ def _kept(out: Path, inputs: Mapping[str, str], summary: Summary) -> set[str]:
         _count(summary, row)
     summary.resumed = summary.rows
     return {row["id"] for row in rows}
+
+
+def judge_with_bar(source: str, out: str, model: Path, *, threads: int | None = None, **options: Any) -> Summary:
+    """`judge_file` with the judge in a GGUF file and a progress bar: what `sre judge` does."""
+    with Judge.from_gguf(model, threads=threads) as judge, bar(f"judging with {judge.name}", 0, "rows") as advance:
+        return judge_file(judge, source, out, progress=lambda done, total: advance(1, total=total), **options)

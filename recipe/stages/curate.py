@@ -124,7 +124,9 @@ def _picked(items: list[Judgement], side: str, assessments: Assessments) -> Pair
         return items[0], items[0]
     pick = assessments.picks.get((items[0].example_id, side))
     by_id = {judgement.id: judgement for judgement in items}
-    return (by_id[pick[0]], by_id[pick[1]]) if pick else None
+    if not pick or not by_id.keys() >= set(pick):
+        return None
+    return by_id[pick[0]], by_id[pick[1]]
 
 
 def _margin_0(

@@ -77,9 +77,7 @@ def train_tokenizer() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def build(
-    train_tokenizer: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Path]:
+def build(train_tokenizer: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """(family, pre-tokeniser, further config) -> the folder of a tiny random float32 model, tokeniser
     included.
     """
@@ -103,9 +101,7 @@ def build(
             **changes,
         }
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(family, **settings), dtype=torch.float32
-        )
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings), dtype=torch.float32)
         with torch.no_grad():
             for name, values in model.named_parameters():
                 values.normal_(1.0 if "norm" in name else 0.0, 0.3)
@@ -216,7 +212,8 @@ def llama_logits() -> Callable[..., Any]:
             logits_all=True,
             type_k=exact,
             type_v=exact,
-            n_threads=2,
+            n_threads=1,  # more would spin against whatever else the machine runs
+            n_threads_batch=1,
             verbose=False,
         )
         outputs = []

@@ -106,9 +106,7 @@ def test_sharded_weights_give_the_same_file(models: Any, tmp_path: Path) -> None
     assert read_metadata(tmp_path / "a") == read_metadata(tmp_path / "b")
 
 
-def sentencepiece(
-    folder: Path, merges_for: Callable[[set[str]], list[tuple[str, str]]] | None = None
-) -> None:
+def sentencepiece(folder: Path, merges_for: Callable[[set[str]], list[tuple[str, str]]] | None = None) -> None:
     """Put a sentencepiece-style tokeniser (as Llama 2's and Mistral's) in place of the model folder's."""
     words = [" the", " judge", " writes", " why", "  ", " answer", "on", " 12", "日本", " a", "    "]
     pieces = sorted({w.replace(" ", "▁")[:n] for w in words for n in range(2, len(w) + 1)}, key=len)
@@ -147,25 +145,19 @@ def sentencepiece(
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "unk_token": "<unk>"}))
 
 
-def test_sentencepiece_tokeniser(
-    build: Any, load: Any, llama_logits: Any, strings: list[str], tmp_path: Path
-) -> None:
+def test_sentencepiece_tokeniser(build: Any, load: Any, llama_logits: Any, strings: list[str], tmp_path: Path) -> None:
     folder = build("mistral", "gpt-2", vocab_size=700)
     sentencepiece(folder)
     _, tokenizer = load(folder)
     write_gguf(folder, tmp_path / "out.gguf")
     running, _ = llama_logits(tmp_path / "out.gguf", [])
     assert_same_ids(tokenizer, running, [text for text in strings if text.strip()])
-    assert_same_ids(
-        tokenizer, running, ["The judge writes why.", "</s>the  answer<s> on 日本 12", "   a    the"]
-    )
+    assert_same_ids(tokenizer, running, ["The judge writes why.", "</s>the  answer<s> on 日本 12", "   a    the"])
 
 
 def test_sentencepiece_look_alike_is_refused(build: Any, tmp_path: Path) -> None:
     folder = build("mistral", "gpt-2", vocab_size=700)
-    sentencepiece(
-        folder, lambda pieces: [(p[:-1], p[-1]) for p in sorted(pieces, key=len) if len(p) > 2][::2]
-    )
+    sentencepiece(folder, lambda pieces: [(p[:-1], p[-1]) for p in sorted(pieces, key=len) if len(p) > 2][::2])
     with pytest.raises(SreError, match="have no merge"):
         write_gguf(folder, tmp_path / "out.gguf")
 

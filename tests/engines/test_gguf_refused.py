@@ -43,9 +43,7 @@ def test_adapter_of_another_base(models: Any, build: Any, make_adapter: Any, tmp
     ("field", "value"),
     [("use_dora", True), ("bias", "all"), ("modules_to_save", ["lm_head"]), ("fan_in_fan_out", True)],
 )
-def test_adapter_that_is_no_plain_sum(
-    field: str, value: Any, models: Any, make_adapter: Any, tmp_path: Path
-) -> None:
+def test_adapter_that_is_no_plain_sum(field: str, value: Any, models: Any, make_adapter: Any, tmp_path: Path) -> None:
     make_adapter(models("llama"), tmp_path / "adapter", target_modules=["q_proj"])
     change(tmp_path / "adapter", "adapter_config.json", **{field: value})
     refused(field, tmp_path / "out.gguf", models("llama"), adapter=tmp_path / "adapter")
@@ -117,9 +115,7 @@ def test_metadata_comes_back(models: Any, tmp_path: Path) -> None:
             read_metadata(tmp_path / f"{name}.gguf")
 
 
-def test_interrupted_write_leaves_nothing(
-    models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_write_leaves_nothing(models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import recipe.engines.gguf as module
 
     out = tmp_path / "out.gguf"
@@ -153,9 +149,7 @@ def test_full_disk(models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         except SreError as error:
             print("refused:", error)
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
     assert "can't be written" in done.stdout
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())

@@ -51,18 +51,14 @@ def ask(text: str, system: str = "Answer briefly.") -> tuple[Message, ...]:
     return (Message("system", system), Message("user", text))
 
 
-def by_id(
-    generator: LlamaCppGenerator, requests: list[Request], sampling: Sampling
-) -> dict[str, list[Completion]]:
+def by_id(generator: LlamaCppGenerator, requests: list[Request], sampling: Sampling) -> dict[str, list[Completion]]:
     return completions_by_request(generator.generate(requests, sampling))
 
 
 # --- prompts ---
 
 
-def test_prompt_is_what_transformers_renders_and_tokenizes(
-    judge: LlamaCppGenerator, seed_model: Path
-) -> None:
+def test_prompt_is_what_transformers_renders_and_tokenizes(judge: LlamaCppGenerator, seed_model: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(seed_model)
@@ -252,9 +248,7 @@ def test_drawn_label_is_recorded_and_stops(judge: LlamaCppGenerator) -> None:
     assert free.token_ids[: len(done.token_ids)] == done.token_ids
 
 
-@pytest.mark.parametrize(
-    "written", ["", "So so.", "So so. [RESULT]", "So so. [RESULT] ", "Bad [RESULT] 9", "[RES"]
-)
+@pytest.mark.parametrize("written", ["", "So so.", "So so. [RESULT]", "So so. [RESULT] ", "Bad [RESULT] 9", "[RES"])
 def test_lead_in_ends_where_the_label_must_stand(judge: LlamaCppGenerator, written: str) -> None:
     places = LabelPlaces(SCALE, judge.tokenize, judge._cache.piece)
     lead, tokens = places.lead_in(written.encode())
@@ -304,9 +298,7 @@ def test_shared_beginnings_are_decoded_once(judge: LlamaCppGenerator) -> None:
 def test_more_samples_than_places(judge: LlamaCppGenerator) -> None:
     requests = [Request(f"{i}", ask(f"Count to {i}.")) for i in range(11)]
     done = by_id(judge, requests, Sampling(n=3, max_tokens=8, seed=1))
-    assert {key: [c.sample for c in group] for key, group in done.items()} == {
-        f"{i}": [0, 1, 2] for i in range(11)
-    }
+    assert {key: [c.sample for c in group] for key, group in done.items()} == {f"{i}": [0, 1, 2] for i in range(11)}
     assert all(len(c.token_ids) <= 8 for group in done.values() for c in group)
 
 

@@ -47,9 +47,7 @@ def test_limits() -> None:
     assert (stopped.text, stopped.finish) == ("So so. [RESULT] 3", "stop")
     cut = next(generator.generate([request], Sampling(max_tokens=2)))
     assert (cut.text, cut.finish, cut.label_logprobs) == ("So so.", "length", {})
-    forced = next(
-        generator.generate([Request("a", MESSAGES, labels=SCALE, force_label=True)], Sampling(max_tokens=2))
-    )
+    forced = next(generator.generate([Request("a", MESSAGES, labels=SCALE, force_label=True)], Sampling(max_tokens=2)))
     assert (forced.text, forced.finish) == ("So so. [RESULT] 1", "forced")
 
 

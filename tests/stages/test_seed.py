@@ -128,9 +128,7 @@ def check_smollm2(folder: Path) -> None:
         ("qwen3", "qwen2", {"head_dim": 32, "rms_norm_eps": 1e-6}),
     ],
 )
-def test_gguf_gives_back_the_model_it_was_made_from(
-    family: str, pre: str, changes: Any, tmp_path: Path
-) -> None:
+def test_gguf_gives_back_the_model_it_was_made_from(family: str, pre: str, changes: Any, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -144,9 +142,7 @@ def test_gguf_gives_back_the_model_it_was_made_from(
     assert all(torch.equal(before[name], after[name]) for name in before)
     for name in ("tokenizer.json", "chat_template.jinja"):
         assert (original / name).read_text() == (report.model / name).read_text()
-    one, other = (
-        AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32) for f in (original, report.model)
-    )
+    one, other = (AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32) for f in (original, report.model))
     ids = AutoTokenizer.from_pretrained(report.model)("in a 12  34", return_tensors="pt").input_ids
     with torch.inference_mode():
         assert torch.equal(one(ids).logits, other(ids).logits)
@@ -252,7 +248,7 @@ def test_package_of_the_embedded_model_is_missing(monkeypatch: pytest.MonkeyPatc
 
 
 def run_with_hub(tmp_path: Path, source: str, **environment: str) -> str:
-    """What run_seed reports or complains of in a process of its own (the hub's settings are read on import)."""
+    """What run_seed reports or complains of in its own process (the hub's settings are read on import)."""
     script = """if True:
         import sys
         from pathlib import Path

@@ -1,0 +1,105 @@
+"""Results for a terminal: the table of judges, the differences, one judged example in colour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from recipe.judge.judge import label_probabilities
+from recipe.rows import Example, Judgement
+
+NAMES = {"seed": "seed", "seed-constrained": "seed, label forced", "sft": "SFT"}
+
+
+def figure_text(figure: Mapping[str, Any] | None, *, with_n: bool = False) -> str:
+    """ ".41 [.30, .52]"; "-" where it can't be told; with the number of rows it is over if asked for."""
+    if not figure:
+        return "-"
+    n = f" n={figure['n']}" if with_n else ""
+    if figure["value"] is None:
+        return f"-{n}"
+    low, high = figure["low"], figure["high"]
+    interval = "" if low is None else f" [{_short(low)}, {_short(high)}]"
+    return f"{_short(figure['value'])}{interval}{n}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
+
+
+def results_table(models: Mapping[str, Any]) -> Table:
+    """One row a judge: rows, malformed, Pearson, pointwise and pairwise accuracy, each with its 95% interval."""
+    table = Table(title="Judges on the test rows (95% bootstrap intervals; malformed counts as wrong)")
+    for column in ("judge", "n", "malformed", "Pearson (parsed rows)", "pointwise accuracy", "pairwise accuracy"):
+        table.add_column(column, justify="left" if column == "judge" else "right")
+    for name, result in models.items():
+        pointwise, pairwise = result["pointwise"], result["pairwise"]
+        n, malformed = pointwise["n"] + pairwise["n"], pointwise["malformed"] + pairwise["malformed"]
+        table.add_row(
+            NAMES.get(name, name.upper()),
+            f"{pointwise['n']} + {pairwise['n']}",
+            f"{malformed} ({malformed / max(n, 1):.0%})",
+            figure_text(pointwise["pearson"], with_n=True),
+            figure_text(pointwise["accuracy"]),
+            figure_text(pairwise["accuracy"]),
+        )
+    return table
+
+
+def differences_table(gains: Mapping[str, Any]) -> Table:
+    """One row a comparison: second judge minus the first on the rows that both parsed."""
+    table = Table(title="Differences on the rows that both parsed (paired bootstrap by prompt)")
+    for column in ("difference", "Pearson", "pointwise accuracy", "pairwise accuracy"):
+        table.add_column(column, justify="left" if column == "difference" else "right")
+    for name, gain in gains.items():
+        table.add_row(
+            name,
+            figure_text(gain["pointwise"]["pearson"]),
+            figure_text(gain["pointwise"]["accuracy"]),
+            figure_text(gain["pairwise"]["accuracy"]),
+        )
+    return table
+
+
+def stages_table(stages: Mapping[str, Any]) -> Table:
+    """Wall time (s), tokens and peak memory (MiB) of each stage."""
+    table = Table(title="Stages")
+    for column in ("stage", "state", "wall time", "tokens", "peak memory"):
+        table.add_column(column, justify="right" if column in ("wall time", "tokens", "peak memory") else "left")
+    for name, stage in stages.items():
+        if "wall_s" not in stage:
+            table.add_row(name, "unfinished", "", "", "")
+            continue
+        table.add_row(name, "done", f"{stage['wall_s']:.1f} s", f"{stage['tokens']:,}", f"{stage['peak_rss_mb']:,} MiB")
+    total = sum(stage.get("wall_s", 0) for stage in stages.values())
+    table.add_row("all", "", f"{total:.1f} s", "", "", style="bold")
+    return table
+
+
+def judged_example(example: Example, judgement: Judgement) -> Panel:
+    """Criteria, conversation, response(s), the rationale, the label, and the label distribution as bars."""
+    parts: list[Any] = [Text(example.rubric.criteria, style="bold"), Text()]
+    parts += [Text(f"{turn.role}: {turn.content}", style="cyan") for turn in example.conversation]
+    for number, response in enumerate(example.responses, 1):
+        name = "response" if len(example.responses) == 1 else f"response {number}"
+        parts.append(Text(f"{name}: {response}", style="magenta"))
+    parts += [Text(), Text(judgement.rationale or "(no rationale)", style="italic")]
+    right = "" if example.label is None else f" (truth: {example.label})"
+    colour = "green" if judgement.label == example.label else "red"
+    parts.append(Text(f"[RESULT] {judgement.label}{right}", style=f"bold {colour}"))
+    for label, share in label_probabilities(judgement).items():
+        parts.append(Text(f"{label} {'█' * round(30 * share)} {share:.0%}", style="dim"))
+    return Panel(Group(*parts), title=f"One judgement by {judgement.origin}", width=100)
+
+
+def show_results(results: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the judges' table and the differences."""
+    console = console or Console()
+    console.print(results_table(results["models"]))
+    if results["differences"]:
+        console.print(differences_table(results["differences"]))
