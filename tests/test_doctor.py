@@ -135,9 +135,7 @@ def test_an_unsloth_that_needs_a_gpu(installed: dict[str, str], monkeypatch: pyt
     assert "GPU" in row("unsloth").detail
 
 
-def test_a_cpu_build_of_torch_beside_a_gpu(
-    installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cpu_build_of_torch_beside_a_gpu(installed: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_nvidia_gpus", lambda: ["NVIDIA L4, 23034, 570.1"])
     assert row("GPU").status == "ok"
     installed["torch"] = "2.13.0+cpu"

@@ -82,9 +82,7 @@ def test_the_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> No
         "print(recipe.__file__); print(sorted(p.name for p in resource('prompts').iterdir()));"
         "print((resource('data') / 'train' / 'pointwise.jsonl').stat().st_size > 0)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     where, prompts, data = done.stdout.splitlines()
     assert Path(where).is_relative_to(tmp_path)
     assert "pointwise.jinja" in prompts

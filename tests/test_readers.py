@@ -105,9 +105,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
 
 def test_separators_that_are_no_newline_do_not_split_a_json_line(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
-    path.write_text(
-        json.dumps(pointwise(orig_response="a\u2028b\x85c"), ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    path.write_text(json.dumps(pointwise(orig_response="a\u2028b\x85c"), ensure_ascii=False) + "\n", encoding="utf-8")
     assert read_examples(path)[0].responses == ("a\u2028b\x85c",)
 
 
@@ -116,9 +114,7 @@ def test_a_csv_cell_may_be_longer_than_the_csv_modules_default_limit(tmp_path: P
     assert len(read_examples(path)[0].responses[0]) == 200_000
 
 
-@pytest.mark.parametrize(
-    "names", [["dev.jsonl"], ["dev-0.jsonl", "dev-1.jsonl"], ["dev/a.jsonl", "dev/b.csv"]]
-)
+@pytest.mark.parametrize("names", [["dev.jsonl"], ["dev-0.jsonl", "dev-1.jsonl"], ["dev/a.jsonl", "dev/b.csv"]])
 def test_a_folder_gives_the_files_of_the_split(tmp_path: Path, names: list[str]) -> None:
     (tmp_path / "dev").mkdir()
     jsonl(tmp_path / "train.jsonl", pointwise(id="no"))
@@ -155,9 +151,7 @@ def test_a_hub_name_is_loaded_by_datasets(monkeypatch: pytest.MonkeyPatch) -> No
 
     def load_dataset(name: str, *, split: str) -> Any:
         asked.append((name, split))
-        return datasets.Dataset.from_list(
-            [pairwise(instruction="the long prompt"), pairwise(orig_preference="A")]
-        )
+        return datasets.Dataset.from_list([pairwise(instruction="the long prompt"), pairwise(orig_preference="A")])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     examples = read_examples("prometheus-eval/Preference-Collection", split="train")
@@ -191,9 +185,7 @@ def test_a_hub_name_without_datasets_says_what_to_install(monkeypatch: pytest.Mo
     assert "pip install datasets" in str(failure(Path("someone/something")))
 
 
-def test_parquet_without_pyarrow_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_parquet(tmp_path / "r.parquet", pointwise())
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     assert "pip install pyarrow" in str(failure(path))
@@ -246,9 +238,7 @@ def test_an_unknown_extension_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_a_csv_row_is_counted_without_the_header_and_without_its_line_breaks(tmp_path: Path) -> None:
-    path = write_csv(
-        tmp_path / "rows.csv", pointwise(orig_response="one\ntwo\nthree"), pointwise(orig_score="9")
-    )
+    path = write_csv(tmp_path / "rows.csv", pointwise(orig_response="one\ntwo\nthree"), pointwise(orig_score="9"))
     assert (failure(path).line, failure(path).field) == (2, "orig_score")
 
 

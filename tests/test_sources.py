@@ -54,9 +54,7 @@ def failure(path: Path, **options: Any) -> SreError:
 
 
 def test_a_pointwise_row_becomes_an_example_field_by_field(tmp_path: Path) -> None:
-    (example,) = read_examples(
-        jsonl(tmp_path / "rows.jsonl", pointwise(id="r1", prompt_id="p1", source="mine"))
-    )
+    (example,) = read_examples(jsonl(tmp_path / "rows.jsonl", pointwise(id="r1", prompt_id="p1", source="mine")))
     assert example == Example(
         id="r1",
         task="pointwise",
@@ -80,9 +78,7 @@ def test_preferences_a_and_b_become_labels_1_and_2(tmp_path: Path) -> None:
 
 
 def test_rows_of_one_conversation_share_a_prompt_id(tmp_path: Path) -> None:
-    path = jsonl(
-        tmp_path / "r.jsonl", pointwise(), pairwise(), pointwise(orig_instruction="Name three fruits.")
-    )
+    path = jsonl(tmp_path / "r.jsonl", pointwise(), pairwise(), pointwise(orig_instruction="Name three fruits."))
     one, same, other = (e.prompt_id for e in read_examples(path))
     assert one == same != other
     assert one == conversation_id([Message("user", "Name two fruits.")])
@@ -91,9 +87,7 @@ def test_rows_of_one_conversation_share_a_prompt_id(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("column", ["messages", "conversation"])
 @pytest.mark.parametrize("as_text", [False, True])
-def test_a_multi_turn_conversation_stands_in_for_the_instruction(
-    tmp_path: Path, column: str, as_text: bool
-) -> None:
+def test_a_multi_turn_conversation_stands_in_for_the_instruction(tmp_path: Path, column: str, as_text: bool) -> None:
     turns = [
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "Hello"},
@@ -147,10 +141,7 @@ def test_limit_reads_the_first_rows_only(tmp_path: Path) -> None:
             for bad in (0, 6, "0", "6", "five", 3.5, "3.5", True, "٣")
         ],
         *[(pointwise(orig_score=bad), "orig_score", "from 1 to 5") for bad in (3.0, " 3", [3], "3\n")],
-        *[
-            (pairwise(orig_preference=bad), "orig_preference", "'A' or 'B'")
-            for bad in ("a", "C", 1, "AB", ["A"])
-        ],
+        *[(pairwise(orig_preference=bad), "orig_preference", "'A' or 'B'") for bad in ("a", "C", 1, "AB", ["A"])],
         (pointwise(orig_score=...), "orig_score", "missing"),
         (pairwise(orig_preference=None), "orig_preference", "missing"),
         (pointwise(orig_instruction=...), "orig_instruction", "expected an instruction"),
@@ -180,9 +171,7 @@ def test_limit_reads_the_first_rows_only(tmp_path: Path) -> None:
         ("text", None, "expected a JSON object"),
     ],
 )
-def test_a_bad_row_is_refused_with_its_place(
-    tmp_path: Path, row: Any, field: str | None, expected: str
-) -> None:
+def test_a_bad_row_is_refused_with_its_place(tmp_path: Path, row: Any, field: str | None, expected: str) -> None:
     path = jsonl(tmp_path / "rows.jsonl", pointwise(id="good"), row)
     error = failure(path)
     assert (error.file, error.line, error.field) == (str(path), 2, field)
@@ -191,9 +180,7 @@ def test_a_bad_row_is_refused_with_its_place(
     assert str(error).count("field") == (1 if field else 0) + str(error).count("the field is missing")
 
 
-OWN = Example(
-    "x", "pointwise", (Message("user", "q"),), ("a",), Rubric("c", {1: "no", 2: "yes"}), 1
-).to_json()
+OWN = Example("x", "pointwise", (Message("user", "q"),), ("a",), Rubric("c", {1: "no", 2: "yes"}), 1).to_json()
 
 
 @pytest.mark.parametrize(
@@ -214,9 +201,7 @@ OWN = Example(
         ({"rubric": {"criteria": 5}}, "rubric"),
     ],
 )
-def test_a_bad_row_of_our_own_format_is_refused_with_its_place(
-    tmp_path: Path, change: Any, field: str
-) -> None:
+def test_a_bad_row_of_our_own_format_is_refused_with_its_place(tmp_path: Path, change: Any, field: str) -> None:
     error = failure(jsonl(tmp_path / "rows.jsonl", {**OWN, **change}))
     assert (error.line, error.field) == (1, field)
 
@@ -246,10 +231,7 @@ def test_a_duplicate_id_in_another_file_names_that_file(tmp_path: Path) -> None:
 
 
 def test_long_values_are_shortened_in_messages(tmp_path: Path) -> None:
-    assert (
-        len(str(failure(jsonl(tmp_path / "r.jsonl", pointwise(orig_score="x" * 5000)))))
-        < len(str(tmp_path)) + 200
-    )
+    assert len(str(failure(jsonl(tmp_path / "r.jsonl", pointwise(orig_score="x" * 5000))))) < len(str(tmp_path)) + 200
 
 
 def test_bad_rows_are_set_aside_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

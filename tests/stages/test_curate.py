@@ -183,7 +183,10 @@ def test_random_equal_pairs_right_labels():
 
 def test_preference_reversal_chooses_the_poor_rationale():
     rows = [judgement("a", 0, 3)]
-    poor = [judgement("a", 0, 3, origin="reversal", text="me like it [RESULT] 3"), judgement("a", 1, 1, origin="reversal")]
+    poor = [
+        judgement("a", 0, 3, origin="reversal", text="me like it [RESULT] 3"),
+        judgement("a", 1, 1, origin="reversal"),
+    ]
     (pair,), _ = curate(rows, plain("preference-reversal"), Assessments(reversals={"a": poor}))
     assert pair.chosen.text.startswith("me like it")
     assert pair.rejected.id == rows[0].id
@@ -227,9 +230,7 @@ def test_the_same_seed_gives_the_same_pairs():
 
 def test_run_curate_writes_pairs_and_reasons(tmp_path):
     rows = [judgement("a", 0, 3), judgement("a", 1, 5), judgement("b", 0, 1)]
-    facts = run_curate(
-        tmp_path, judgements=rows, assessments=Assessments(), settings=plain("correct-answer"), seed=0
-    )
+    facts = run_curate(tmp_path, judgements=rows, assessments=Assessments(), settings=plain("correct-answer"), seed=0)
     assert facts["pairs"] == len(read_jsonl(tmp_path / "preferences.jsonl")) == 1
     assert facts["labels"] == {"pointwise": {"3>5": 1}}
     assert facts["dropped"] == {"none right": 1}

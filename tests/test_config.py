@@ -1,0 +1,68 @@
+"""Configs: every preset loads, and a wrong key or value names the file and the key."""
+
+import pytest
+
+from recipe.config import Config, dump, load, presets, validate
+from recipe.errors import SreError
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_loads_and_survives_a_round_trip(name, tmp_path):
+    config = load(name)
+    copy = tmp_path / "copy.toml"
+    copy.write_text(dump(config))
+    assert load(copy) == config
+
+
+def test_the_defaults_are_the_papers_where_it_states_any():
+    config = Config()
+    assert (config.sample.n, config.sample.temperature, config.sample.inputs) == (10, 1.0, (5000, 500))
+    assert (config.curate.method, config.curate.margin) == ("correct-answer", 2)
+    assert (config.merge.method, config.merge.pointwise_weight, config.iterations) == ("exact", 0.5, 2)
+
+
+def test_overrides_are_toml_or_plain_text():
+    config = load("tiny", ["sample.n=3", 'data.pointwise="rows.jsonl"', "data.pairwise=pairs.jsonl", "seed=7"])
+    assert (config.sample.n, config.data.pointwise, config.data.pairwise) == (3, "rows.jsonl", "pairs.jsonl")
+    assert config.seed == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("[sample]\nm = 3", "sample.m"),
+        ("[sample]\nn = 'three'", "sample.n"),
+        ("[sample]\nn = 0", "sample.n"),
+        ("[curate]\nmethod = 'best'", "curate.method"),
+        ("[dpo]\nbeta = -1.0", "dpo.beta"),
+        ("unknown = 1", "unknown"),
+        ("name = 'a/b'", "name"),
+    ],
+)
+def test_a_wrong_setting_names_file_and_field(text, field, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(SreError) as caught:
+        load(path)
+    assert caught.value.field == field
+    assert "mine.toml" in str(caught.value)
+
+
+def test_broken_toml_and_missing_files_are_named(tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_text("seed = = 1")
+    with pytest.raises(SreError, match=r"broken\.toml: not valid TOML"):
+        load(path)
+    with pytest.raises(SreError, match=r"nowhere\.toml: no such config file.*tiny"):
+        load("nowhere.toml")
+
+
+@pytest.mark.parametrize("override", ["sample.n", "=3", "seed.deep=1"])
+def test_an_override_of_no_sense_is_refused(override):
+    with pytest.raises(SreError):
+        load("tiny", [override])
+
+
+def test_a_judge_type_that_is_not_exported_is_refused():
+    with pytest.raises(SreError, match="not among export.types"):
+        validate({"export": {"judge": "Q2_K"}})

@@ -1,0 +1,183 @@
+"""The run folder: done markers, hashes, atomic writes, whole blocks."""
+
+import errno
+import json
+import multiprocessing
+import os
+
+import pytest
+
+from recipe.errors import SreError
+from recipe.run import RunFolder, append_jsonl, atomic, atomic_folder, read_jsonl, whole_blocks, write_json
+
+
+def counting():
+    calls = []
+
+    def work(folder):
+        calls.append(folder)
+        (folder / "made.txt").write_text("made")
+        return {"tokens": 5}
+
+    return calls, work
+
+
+def test_a_stage_runs_once_and_its_marker_holds_the_facts(tmp_path):
+    calls, work = counting()
+    run = RunFolder(tmp_path / "run", seed=3)
+    first = run.do("merged", work, settings={"a": 1})
+    assert run.do("merged", work, settings={"a": 1}) == first
+    assert calls == [tmp_path / "run" / "merged"]
+    marker = json.loads((tmp_path / "run" / "merged" / "done.json").read_text())
+    assert {"hash", "versions", "seed", "wall_s", "tokens", "peak_rss_mb"} <= marker.keys()
+    assert (marker["tokens"], marker["seed"], marker["attempts"]) == (5, 3, 1)
+    assert sorted(p.name for p in (tmp_path / "run" / "merged").iterdir()) == ["done.json", "made.txt"]
+
+
+def test_another_setting_is_an_error_that_names_both_hashes_and_the_key(tmp_path):
+    _, work = counting()
+    run = RunFolder(tmp_path)
+    before = run.do("merged", work, settings={"merge": {"method": "exact", "weight": 0.5}})
+    with pytest.raises(SreError, match=r"differs in: merge\.method") as caught:
+        run.do("merged", work, settings={"merge": {"method": "svd", "weight": 0.5}})
+    assert before["hash"][:12] in str(caught.value)
+
+
+def test_a_changed_input_stage_is_noticed_downstream(tmp_path):
+    _, work = counting()
+    run = RunFolder(tmp_path)
+    run.do("seed", work, settings={"model": "a"})
+    run.do("merged", work, settings={}, after=("seed",))
+    other = RunFolder(tmp_path)
+    (tmp_path / "seed" / "done.json").unlink()
+    other.do("seed", work, settings={"model": "b"})
+    with pytest.raises(SreError, match="differs in: seed"):
+        other.do("merged", work, settings={}, after=("seed",))
+
+
+def test_a_stage_needs_the_ones_before_it(tmp_path):
+    with pytest.raises(SreError, match="needs stage 'seed'"):
+        RunFolder(tmp_path).do("merged", counting()[1], settings={}, after=("seed",))
+
+
+def test_an_interrupted_stage_is_redone_and_counts_its_attempts(tmp_path):
+    calls, work = counting()
+    run = RunFolder(tmp_path)
+
+    def fail(folder):
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        run.do("merged", fail, settings={"a": 1})
+    assert not (tmp_path / "merged" / "done.json").exists()
+    with pytest.raises(SreError, match="differs in: a"):
+        run.do("merged", work, settings={"a": 2})
+    assert run.do("merged", work, settings={"a": 1})["attempts"] == 2
+    assert len(calls) == 1
+
+
+def test_steps_of_one_folder_have_markers_of_their_own(tmp_path):
+    _, work = counting()
+    run = RunFolder(tmp_path)
+    run.do("iter-1:sample", work, settings={})
+    run.do("iter-1:curate", work, settings={}, after=("iter-1:sample",))
+    assert (tmp_path / "iter-1" / "sample.done.json").exists()
+    assert [stage["stage"] for stage in run.stages()] == ["iter-1:sample", "iter-1:curate"]
+
+
+def test_no_space_leaves_the_old_file_whole_and_nothing_half_written(tmp_path, monkeypatch):
+    path = tmp_path / "figures.json"
+    write_json(path, {"old": 1})
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SreError, match="no space left"):
+        write_json(path, {"new": 2})
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_space_while_appending_takes_the_block_back(tmp_path, monkeypatch):
+    path = tmp_path / "samples.jsonl"
+    append_jsonl(path, [{"a": 1}])
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SreError, match="no space left"):
+        append_jsonl(path, [{"a": 2}, {"a": 3}])
+    assert read_jsonl(path) == [{"a": 1}]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_device_is_a_users_error():
+    with pytest.raises(SreError, match="no space left"):
+        append_jsonl(__import__("pathlib").Path("/dev/full"), [{"a": 1}])
+
+
+def test_a_failed_write_keeps_the_old_content(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic(path) as file:
+        file.write("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_folder_keeps_the_old_one(tmp_path):
+    path = tmp_path / "adapter"
+    with atomic_folder(path) as folder:
+        (folder / "a").write_text("old")
+    with pytest.raises(RuntimeError), atomic_folder(path) as folder:
+        (folder / "a").write_text("half")
+        raise RuntimeError
+    assert (path / "a").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
+
+@pytest.mark.parametrize(
+    ("content", "blocks", "kept"),
+    [
+        ("", 0, ""),
+        ("1\n2\n", 1, "1\n2\n"),
+        ("1\n2\n3\n", 1, "1\n2\n"),
+        ("1\n2\n3\n4", 1, "1\n2\n"),
+        ("1\n2\n3\n4\n5", 2, "1\n2\n3\n4\n"),
+    ],
+)
+def test_a_half_written_block_is_cut_off(tmp_path, content, blocks, kept):
+    path = tmp_path / "samples.jsonl"
+    path.write_text(content)
+    assert whole_blocks(path, [2, 2, 2]) == blocks
+    assert path.read_text() == kept
+
+
+def test_a_line_that_is_not_json_is_named(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    path.write_text('{"a": 1}\n{"a"\n')
+    with pytest.raises(SreError, match=r"samples\.jsonl, line 2"):
+        read_jsonl(path)
+
+
+def _hold(path, held, release):
+    with RunFolder(path).locked():
+        held.set()
+        release.wait(20)
+
+
+def test_two_processes_do_not_share_a_run_folder(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(tmp_path, held, release))
+    process.start()
+    assert held.wait(20)
+    with pytest.raises(SreError, match="another process"), RunFolder(tmp_path).locked():
+        pass
+    release.set()
+    process.join()
+    with RunFolder(tmp_path).locked():
+        pass
