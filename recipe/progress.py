@@ -23,8 +23,8 @@ _LINE_EVERY_S = 20.0
 
 @contextlib.contextmanager
 def bar(label: str, total: int, unit: str = "") -> Iterator[Advance]:
-    """Yield `advance(count=1, note="", total=None)`. `note` is shown behind the rate, e.g. "loss 1.32"; `total` corrects
-    a total that was not known at the start."""
+    """Yield `advance(count=1, note="", total=None)`. `note` is shown behind the rate, e.g. "loss 1.32"; `total`
+    corrects a total that was not known at the start."""
     console = Console(file=sys.stderr)
     if not console.is_terminal:
         yield _lines(label, total, unit)

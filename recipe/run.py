@@ -73,8 +73,8 @@ class RunFolder:
         found = done or (read_json(started) if started.exists() else None)
         if found is not None and found["hash"] != digest:
             raise SreError(
-                f"stage {stage!r} was made from other settings or inputs: the folder has {found['hash'][:12]}, this run "
-                f"needs {digest[:12]} (differs in: {_differences(found, settings, inputs)}). "
+                f"stage {stage!r} was made from other settings or inputs: the folder has {found['hash'][:12]}, this "
+                f"run needs {digest[:12]} (differs in: {_differences(found, settings, inputs)}). "
                 f"Use another --run-dir, or remove {folder} and what comes after it",
                 file=folder,
             )
@@ -205,7 +205,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[IO[str]]:
-    """Write a text file beside `path`, then rename it there: `path` is whole or untouched. Raises SreError on no space."""
+    """Write a text file beside `path`, then rename it there: `path` is whole or untouched. No space is an SreError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

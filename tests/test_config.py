@@ -64,5 +64,5 @@ def test_an_override_of_no_sense_is_refused(override):
 
 
 def test_a_judge_type_that_is_not_exported_is_refused():
-    with pytest.raises(SreError, match="not among export.types"):
+    with pytest.raises(SreError, match=r"not among export\.types"):
         validate({"export": {"judge": "Q2_K"}})

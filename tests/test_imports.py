@@ -20,12 +20,14 @@ ROOT = Path(__file__).parents[1]
 
 # Bottom first. A part imports from its own layer and the ones below, never from above.
 LAYERS = (
-    {"errors", "resources"},
+    {"errors", "resources", "progress"},
     {"run", "config", "rows"},
     {"sources", "readers", "prompts", "verdict"},
     {"engines"},
     {"stages", "judge", "evaluation"},
+    {"job"},
     {"pipeline"},
+    {"experiments"},
     {"cli"},
 )
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}

@@ -121,9 +121,14 @@ def test_a_full_device_is_a_users_error():
 def test_a_failed_write_keeps_the_old_content(tmp_path):
     path = tmp_path / "text"
     path.write_text("old")
-    with pytest.raises(RuntimeError), atomic(path) as file:
-        file.write("half")
-        raise RuntimeError
+
+    def fail():
+        with atomic(path) as file:
+            file.write("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -132,9 +137,14 @@ def test_a_failed_folder_keeps_the_old_one(tmp_path):
     path = tmp_path / "adapter"
     with atomic_folder(path) as folder:
         (folder / "a").write_text("old")
-    with pytest.raises(RuntimeError), atomic_folder(path) as folder:
-        (folder / "a").write_text("half")
-        raise RuntimeError
+
+    def fail():
+        with atomic_folder(path) as folder:
+            (folder / "a").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert (path / "a").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
 

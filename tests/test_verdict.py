@@ -67,8 +67,13 @@ def test_a_bare_label_is_well_formed_only_without_rationales():
 
 @pytest.mark.parametrize(
     ("text", "rating"),
-    [("Judgment rating: 4", 4), ("Judgment rating: 1 ... Judgment rating: 5", 5), ("Judgment rating: 7", None)]
-    + [("Judgment rating: 4.5", None), ("rating 4", None)],
+    [
+        ("Judgment rating: 4", 4),
+        ("Judgment rating: 1 ... Judgment rating: 5", 5),
+        ("Judgment rating: 7", None),
+        ("Judgment rating: 4.5", None),
+        ("rating 4", None),
+    ],
 )
 def test_ratings(text, rating):
     assert parse_rating(text) == rating

@@ -19,6 +19,7 @@ def open_training_engine(name: str = "auto") -> TrainingEngine:
     """
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("trl") is None:
         raise SreError("training needs the extra: pip install 'self-rationalizing-evaluators[train]'")
+    _quieten()
     if name in ("auto", "unsloth"):
         try:
             from recipe.engines.unsloth import UnslothEngine
@@ -32,13 +33,20 @@ def open_training_engine(name: str = "auto") -> TrainingEngine:
     return TransformersEngine()
 
 
+def _quieten() -> None:
+    # Their bars and notices would run into ours; environment variables, because Unsloth must be imported first.
+    for name in ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("UNSLOTH_ENABLE_LOGGING", "0")
+
+
 def use_threads(threads: int | None) -> int:
     """Set PyTorch's CPU threads (None: all cores this process may use) and return their number."""
     import torch
 
-    count = (
-        threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count() or 1
-    )
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = threads or usable
     torch.set_num_threads(count)
     return count
 

@@ -36,15 +36,7 @@ class UnslothEngine:
         """See TrainingEngine.load. A saved adapter is loaded into a fresh one made by Unsloth: attached with plain
         PEFT it would miss Unsloth's fused kernels."""
         settings = read_adapter_settings(adapter) if adapter else dict(lora or {})
-        try:
-            base, tokenizer = FastLanguageModel.from_pretrained(
-                model_name=str(model),
-                max_seq_length=max_length,
-                dtype=compute_dtype(),
-                load_in_4bit=quantization == "nf4",
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise SreError(f"not a model that Unsloth can load: {str(error).splitlines()[0]}", file=model) from None
+        base, tokenizer = _load_base(model, quantization, max_length)
         peft_model = FastLanguageModel.get_peft_model(
             base,
             r=settings["r"],
@@ -57,3 +49,31 @@ class UnslothEngine:
         if adapter:
             fill_adapter(peft_model, adapter)
         return peft_model, tokenizer
+
+
+def load_for_inference(
+    model: Path, adapter: Path | None, *, quantization: Quantization = "none", max_length: int = 2048
+) -> tuple[Any, Any]:
+    """(model, tokenizer) with Unsloth's fast decoding switched on. max_length: at most what the model was trained
+    for; beyond it Unsloth would stretch its positions."""
+    if adapter:
+        loaded, tokenizer = UnslothEngine().load(
+            model, adapter=adapter, quantization=quantization, max_length=max_length
+        )
+    else:
+        loaded, tokenizer = _load_base(model, quantization, max_length)
+    FastLanguageModel.for_inference(loaded)
+    return loaded, tokenizer
+
+
+def _load_base(model: Path, quantization: Quantization, max_length: int) -> tuple[Any, Any]:
+    try:
+        loaded: tuple[Any, Any] = FastLanguageModel.from_pretrained(
+            model_name=str(model),
+            max_seq_length=max_length,
+            dtype=compute_dtype(),
+            load_in_4bit=quantization == "nf4",
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SreError(f"not a model that Unsloth can load: {str(error).splitlines()[0]}", file=model) from None
+    return loaded

@@ -35,7 +35,7 @@ def evaluate(
 
 def figures(examples: Sequence[Example], judgements: Sequence[Judgement], resamples: int) -> dict[str, Any]:
     """{"pointwise": {...}, "pairwise": {...}} of metrics.py, over the rows of each task that have a label."""
-    found = {}
+    found: dict[str, Any] = {}
     for task in TASKS:
         truth, labels, groups = _columns(examples, judgements, task)
         measure = pointwise_figures if task == "pointwise" else pairwise_figures
@@ -52,10 +52,10 @@ def differences(
         truth, one, groups = _columns(examples, first, task)
         _, two, _ = _columns(examples, second, task)
         both = [k for k in range(len(truth)) if one[k] is not None and two[k] is not None]
-        columns: tuple[Any, ...] = tuple([column[k] for k in both] for column in (truth, one, two, groups))
-        found[task] = {"accuracy": paired_difference(*columns, figure="accuracy", resamples=resamples)}
+        kept = ([truth[k] for k in both], [one[k] for k in both], [two[k] for k in both], [groups[k] for k in both])
+        found[task] = {"accuracy": paired_difference(*kept, "accuracy", 0, resamples)}
         if task == "pointwise":
-            found[task]["pearson"] = paired_difference(*columns, figure="pearson", resamples=resamples)
+            found[task]["pearson"] = paired_difference(*kept, "pearson", 0, resamples)
     return found
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from recipe.errors import SreError
 from recipe.judge.judge import MAX_TOKENS, Judge, expected_score, label_probabilities
+from recipe.progress import bar
 from recipe.rows import Example, Judgement, Task
 from recipe.run import append_jsonl, canonical, explain, hash_object, read_json, write_json
 from recipe.sources import read_examples

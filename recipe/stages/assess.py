@@ -151,7 +151,7 @@ def _ask(generator: Generator, requests: list[Request], sampling: Sampling, labe
 def read_assessments(
     path: Path,
 ) -> tuple[dict[str, int], dict[tuple[str, str], tuple[str, str] | None], dict[str, list[Judgement]]]:
-    """What `run_assess` wrote, as curate.Assessments takes it: ratings, picks, reversals. All empty without the file."""
+    """What `run_assess` wrote, as curate.Assessments takes it: ratings, picks, reversals; all empty without it."""
     ratings: dict[str, int] = {}
     picks: dict[tuple[str, str], tuple[str, str] | None] = {}
     reversals: dict[str, list[Judgement]] = defaultdict(list)

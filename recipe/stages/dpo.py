@@ -118,7 +118,7 @@ def make_trainer(
     share = not torch.cuda.is_available()
     pad = tokenizer.pad_token_id
 
-    class PairTrainer(DPOTrainer):  # type: ignore[misc]
+    class PairTrainer(DPOTrainer):
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset  # the rows are token ids already
 
@@ -168,7 +168,7 @@ def _loss(settings: DpoConfig) -> dict[str, Any]:
 
 
 def _with_reference(trainer: Any, rows: list[dict[str, Any]], choice: str) -> tuple[Any, dict[str, Any]]:
-    """Fill in the reference log-probabilities; (dataset, facts: which were used and how far recorded and pass differ)."""
+    """Fill in the reference log-probabilities; (dataset, facts: which were used, how far they differ)."""
     from datasets import Dataset
 
     recorded = [row for row in rows if row["ref_chosen_logps"] is not None and row["ref_rejected_logps"] is not None]

@@ -61,7 +61,7 @@ def run_export(
 
     `rows` are judged greedily with each type; the flip rate is the share whose label differs from the snapshot's.
     """
-    files = {config.export.snapshot: snapshot}
+    files: dict[str, Path] = {config.export.snapshot: snapshot}
     with bar("quantising", len(config.export.types), "files") as advance:
         for name in config.export.types:
             files[name] = folder / f"judge-{name}.gguf"
@@ -136,8 +136,8 @@ def model_card(
         [
             f"# {config.name}: a self-rationalizing judge",
             "",
-            f"Made from `{config.model.source}` by SFT of a pointwise and a pairwise adapter, their {config.merge.method}",
-            f"merge, and {config.iterations} rounds of self-rationalization with DPO",
+            f"Made from `{config.model.source}` by SFT of a pointwise and a pairwise adapter, their",
+            f"{config.merge.method} merge, and {config.iterations} rounds of self-rationalization with DPO",
             "([Self-Rationalizing Evaluators](https://pypi.org/project/self-rationalizing-evaluators/)).",
             f"Data: `{config.data.pointwise}` and `{config.data.pairwise}`. The licence of the base model applies.",
             "",

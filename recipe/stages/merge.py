@@ -100,7 +100,7 @@ def relative_error(
 def run_merge(
     folder: Path, *, pointwise: Path, pairwise: Path, settings: MergeConfig, default_rank: int, seed: int
 ) -> dict[str, Any]:
-    """Write the merged adapter to folder/adapter and the relative Frobenius error of every method to folder/merge.json."""
+    """Write the merged adapter to folder/adapter, and every method's relative Frobenius error to folder/merge.json."""
     first, config = read_adapter(pointwise)
     second, _ = read_adapter(pairwise)
     if first.keys() != second.keys():

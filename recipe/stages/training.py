@@ -7,6 +7,7 @@ token, so SFT and DPO train on exactly what sampling would draw.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from recipe.config import TrainConfig
 from recipe.errors import SreError
 from recipe.progress import Advance
 from recipe.rows import Message
-from recipe.run import write_json
+from recipe.run import atomic_folder, write_json
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
@@ -104,8 +105,9 @@ def run_trainer(trainer: Any, folder: Path, advance: Advance) -> dict[str, Any]:
 
     Returns facts for the done marker: steps, tokens, losses. Raises SreError when the loss is not a number.
     """
-    import shutil
+    from transformers import PrinterCallback
 
+    trainer.remove_callback(PrinterCallback)
     checkpoint = last_checkpoint(folder / "checkpoints")
     if checkpoint:
         advance(int(checkpoint.name.rpartition("-")[2]), "resumed")
@@ -122,7 +124,5 @@ def run_trainer(trainer: Any, folder: Path, advance: Advance) -> dict[str, Any]:
 
 def save_adapter(model: Any, folder: Path) -> None:
     """Save the adapter "default" as PEFT does, whole or not at all."""
-    from recipe.run import atomic_folder
-
     with atomic_folder(folder) as temporary:
         model.save_pretrained(temporary, selected_adapters=["default"])

@@ -27,9 +27,7 @@ def noisy(n: int, *, prompts: int = 60, malformed: float = 0.1, noise: float = 1
     """n scores, predictions near them, and the prompts they belong to."""
     draw = random.Random(seed)
     truth = [draw.randint(1, 5) for _ in range(n)]
-    predicted = [
-        None if draw.random() < malformed else min(5, max(1, round(draw.gauss(t, noise)))) for t in truth
-    ]
+    predicted = [None if draw.random() < malformed else min(5, max(1, round(draw.gauss(t, noise)))) for t in truth]
     return truth, predicted, [f"p{draw.randrange(prompts)}" for _ in range(n)]
 
 
@@ -100,9 +98,7 @@ def test_pairwise_figures_are_accuracy_and_counts_alone() -> None:
     ],
     ids=["too few", "truth constant", "prediction constant", "none parsed", "too few parsed", "no rows"],
 )
-def test_correlations_are_null_where_they_can_not_be_told(
-    truth: list[int], predicted: list[int | None]
-) -> None:
+def test_correlations_are_null_where_they_can_not_be_told(truth: list[int], predicted: list[int | None]) -> None:
     found = pointwise_figures(truth, predicted, [str(i) for i in range(len(truth))])
     assert found["pearson"] == {
         "value": None,
@@ -225,10 +221,7 @@ def test_the_difference_is_second_minus_first_on_the_rows_each_figure_uses() -> 
     truth, first, groups = noisy(200, noise=2.0, seed=1)
     second = noisy(200, noise=0.4, seed=1)[1]
     both = [i for i in range(200) if first[i] is not None and second[i] is not None]
-    a, b = (
-        stats.pearsonr([truth[i] for i in both], [side[i] for i in both]).statistic
-        for side in (first, second)
-    )
+    a, b = (stats.pearsonr([truth[i] for i in both], [side[i] for i in both]).statistic for side in (first, second))
     found = paired_difference(truth, first, second, groups, "pearson")
     assert (found["value"], found["n"]) == (pytest.approx(b - a), len(both))
     found = paired_difference(truth, first, second, groups)

@@ -292,9 +292,7 @@ def test_to_judgement_refuses_labels_of_the_other_task() -> None:
 
 def test_to_request_carries_the_examples_id_and_labels() -> None:
     messages = (Message("user", "q"),)
-    assert to_request(example("a"), messages, force_label=True) == Request(
-        "a", messages, (1, 2, 3, 4, 5), True
-    )
+    assert to_request(example("a"), messages, force_label=True) == Request("a", messages, (1, 2, 3, 4, 5), True)
 
 
 # Opening a file.
@@ -348,9 +346,7 @@ def test_a_missing_model_file_is_named(tmp_path: Path) -> None:
 
 
 def test_only_prompt_keys_are_taken_from_the_metadata() -> None:
-    assert prompts_in({"sre.prompts.pairwise": "x", "sre.format": "1", "general.name": "y"}) == {
-        "pairwise": "x"
-    }
+    assert prompts_in({"sre.prompts.pairwise": "x", "sre.format": "1", "general.name": "y"}) == {"pairwise": "x"}
 
 
 def test_importing_the_judge_loads_no_model_library() -> None:

@@ -1,4 +1,4 @@
-"""Curation: pairs of one input, different text, margin kept, nothing malformed chosen, every dropped input explained."""
+"""Curation: pairs of one input, different text, margin kept, nothing malformed chosen, drops explained."""
 
 import random
 from collections import Counter

@@ -45,9 +45,7 @@ def test_same_seed_gives_the_committed_bytes() -> None:
     files = generate(DEFAULT_SEED)
     assert sorted(files) == sorted(FILES)
     for name, data in files.items():
-        assert data == (ROOT / "data" / name).read_bytes(), (
-            f"{name}: run python -m recipe.synthetic.generate data"
-        )
+        assert data == (ROOT / "data" / name).read_bytes(), f"{name}: run python -m recipe.synthetic.generate data"
 
 
 def test_other_seed_gives_other_bytes() -> None:
@@ -62,9 +60,7 @@ def test_other_seeds_keep_their_labels(seed: int) -> None:
         for line in data.decode("utf-8").splitlines():
             row = json.loads(line)
             if "pointwise" in name:
-                assert row["orig_score"] == str(
-                    TASKS[row["aspect"]].score(row["orig_instruction"], *responses(row))
-                )
+                assert row["orig_score"] == str(TASKS[row["aspect"]].score(row["orig_instruction"], *responses(row)))
             else:
                 first, second = pair_scores(row)
                 assert row["orig_preference"] == ("A" if first > second else "B")

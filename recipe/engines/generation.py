@@ -1,0 +1,237 @@
+"""The Generator on PyTorch: a Hugging Face folder and its LoRA adapter, on a GPU (or, slowly, on a CPU).
+
+`model.generate` runs left-padded batches; `generation_batch.py` decides which token comes next, from the raw logits.
+Each row draws from its own stream (seed, request id, sample), as in llama.cpp's engine, and shares nothing with its
+batch but rounding: batches of another shape round logits otherwise, which can turn a near tie. The same call on the
+same machine gives the same batches. A prompt is prefilled once a sample, not once a request.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from recipe.engines.base import Completion, Generator, Quantization, Request, Sampling
+from recipe.engines.drawing import stream
+from recipe.engines.generation_batch import Drawing, Question, Row, Vocabulary
+from recipe.engines.labels import LabelPlaces
+from recipe.errors import SreError
+from recipe.rows import Message
+
+
+class TorchGenerator(Generator):
+    """Runs one model folder, with an adapter or without.
+
+    parallel: the most sequences of one batch. context: the most tokens of one prompt with its answer (at most what
+    the model was trained for). engine: "unsloth", "transformers", or "auto": Unsloth on a GPU where it can be
+    imported (and wherever it is imported already: its patches to transformers stay). `close` frees the model.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        adapter: Path | None,
+        name: str,
+        parallel: int = 16,
+        context: int = 4096,
+        quantization: Quantization = "none",
+        engine: Literal["auto", "unsloth", "transformers"] = "auto",
+    ) -> None:
+        self.path, self.name, self.parallel = model, name, parallel
+        self.context = min(context, _trained_length(model) or context)
+        self._model, tokenizer = _load(model, adapter, quantization, self.context, engine)
+        self._vocabulary = Vocabulary(tokenizer, self._model)
+        self._places: dict[tuple[int, ...], LabelPlaces] = {}
+        from transformers import GenerationConfig
+
+        # Nothing of the folder's own settings: no repetition penalty, no filters, no end token but ours.
+        self._model.generation_config = GenerationConfig(pad_token_id=self._vocabulary.pad)
+        self._model.eval()
+
+    def close(self) -> None:
+        """Free the model. Twice is fine."""
+        self._model = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def __enter__(self) -> TorchGenerator:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt text: the tokenizer's chat template, up to where the assistant begins."""
+        self._check_open()
+        import jinja2
+
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        try:
+            return str(
+                self._vocabulary.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            )
+        except (jinja2.TemplateError, ValueError) as error:
+            raise SreError(f"its chat template refuses the messages: {error}", file=self.path) from error
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of the rendered prompt."""
+        return len(self._vocabulary.tokenize(self.render(messages)))
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+        """Stream completions, batch by batch, the longest prompts of a kind first.
+
+        A prompt that can't fit gives completions that end in "error".
+        """
+        if len({request.id for request in requests}) != len(requests):
+            raise SreError("two requests of one call have the same id")
+        rows: list[Row] = []
+        questions: list[Question] = []
+        for request in requests:
+            ids = self._vocabulary.tokenize(self.render(request.messages))
+            places, needed = self._needs(request, sampling)
+            if not ids or len(ids) + needed > self.context:
+                yield from _refuse(request, len(ids), needed, self.context, sampling.n)
+            elif request.choices:
+                questions.append(Question(request, ids, [self._vocabulary.tokenize(c) for c in request.choices]))
+            else:
+                samples = 1 if request.label_only else sampling.n
+                rows += (self._row(request, ids, places, index, sampling) for index in range(samples))
+        yield from self._answer(questions, sampling)
+        for row in self._run(rows, sampling):
+            yield row.completion(sampling)
+
+    def _needs(self, request: Request, sampling: Sampling) -> tuple[LabelPlaces | None, int]:
+        """Where its labels stand, and the tokens that one answer may take."""
+        if (request.force_label or request.label_only) and not request.labels:
+            raise SreError(f"request {request.id!r} wants a label and names no allowed ones")
+        if request.choices:
+            return None, max(len(self._vocabulary.tokenize(choice)) for choice in request.choices)
+        if request.labels and request.labels not in self._places:
+            vocabulary = self._vocabulary
+            self._places[request.labels] = LabelPlaces(request.labels, vocabulary.tokenize, vocabulary.piece)
+        places = self._places[request.labels] if request.labels else None
+        marker = places.longest + 1 if places else 0
+        if request.label_only:
+            return places, marker
+        return places, sampling.max_tokens + (marker if request.force_label else 0)
+
+    def _row(self, request: Request, ids: list[int], places: LabelPlaces | None, index: int, sampling: Sampling) -> Row:
+        """A row at its beginning. One that draws nothing is fed the way to its label with the prompt."""
+        row = Row(request, ids, index, places, stream(sampling.seed, request.id, index), steps=sampling.max_tokens)
+        if places and request.force_label:
+            row.steps += places.longest + 1
+        if places and (request.label_only or (request.force_label and not sampling.max_tokens)):
+            row.tokens, row.forced = list(places.lead_in(b"")[0]), places.lead_in(b"")[1]
+            row.written += b"".join(map(self._vocabulary.piece, row.tokens))
+            row.lead, row.steps = len(row.tokens), 1
+        elif not sampling.max_tokens:
+            row.finish = "length"
+        return row
+
+    def _run(self, rows: list[Row], sampling: Sampling) -> Iterator[Row]:
+        """Take rows to their end in batches of one kind each; every row comes back once."""
+        yield from (row for row in rows if row.finish)
+        left = sorted(
+            (row for row in rows if not row.finish),
+            key=lambda row: (row.steps, -len(row.ids) - row.lead, row.request.id, row.index),
+        )
+        for steps, alike in itertools.groupby(left, key=lambda row: row.steps):
+            group = list(alike)
+            for begin in range(0, len(group), self.parallel):
+                batch = group[begin : begin + self.parallel]
+                self._check_open()
+                self._run_batch(batch, steps, sampling)
+                yield from batch
+
+    def _run_batch(self, rows: list[Row], steps: int, sampling: Sampling) -> None:
+        from transformers import LogitsProcessorList, StoppingCriteriaList
+
+        fed = [row.ids + row.tokens[: row.lead] for row in rows]
+        width = max(map(len, fed))
+        device = next(self._model.parameters()).device
+        pad = self._vocabulary.pad
+        ids = torch.tensor([[pad] * (width - len(run)) + run for run in fed], device=device)
+        mask = torch.tensor([[0] * (width - len(run)) + [1] * len(run) for run in fed], device=device)
+        drawing = Drawing(rows, self._vocabulary, sampling)
+        try:
+            with torch.inference_mode():
+                self._model.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    max_new_tokens=steps,
+                    do_sample=False,
+                    pad_token_id=pad,
+                    logits_processor=LogitsProcessorList([drawing]),
+                    stopping_criteria=StoppingCriteriaList([drawing.finished]),
+                )
+        except torch.OutOfMemoryError:
+            why = f"out of memory with {len(rows)} sequences of {width} + {steps} tokens; lower sample.parallel"
+            raise SreError(why, file=self.path) from None
+
+    def _answer(self, questions: list[Question], sampling: Sampling) -> Iterator[Completion]:
+        """The most probable choice of each question. Only choices that can still win are run."""
+        while questions:
+            rows = []
+            for question in questions:
+                best, known = question.leader()
+                if known:
+                    yield question.completion(best, sampling)
+                else:
+                    rows.append(question.row(best))
+            for _ in self._run(rows, sampling):
+                pass
+            running = {row.request.id for row in rows}
+            questions = [question for question in questions if question.request.id in running]
+
+    def _check_open(self) -> None:
+        if self._model is None:
+            raise SreError("the model has been closed", file=self.path)
+
+
+def _refuse(request: Request, size: int, needed: int, context: int, n: int) -> Iterator[Completion]:
+    why = f"the prompt has {size} tokens and its answer needs {needed}, more than the context of {context}"
+    for sample in range(1 if request.label_only or request.choices else n):
+        yield Completion(request.id, sample, "", (), "error", size, error=why if size else "the prompt is empty")
+
+
+def _trained_length(model: Path) -> int | None:
+    """The longest text that the model was trained for, where its configuration says."""
+    file = model / "config.json"
+    try:
+        length = json.loads(file.read_text(encoding="utf-8")).get("max_position_embeddings")
+    except (OSError, ValueError) as error:
+        raise SreError(f"not a model folder: {error}", file=file) from None
+    return int(length) if length else None
+
+
+def _load(model: Path, adapter: Path | None, quantization: Quantization, context: int, engine: str) -> tuple[Any, Any]:
+    """(model, tokenizer), as the training engine would load them: what samples is what DPO's reference pass sees."""
+    gpu = torch.cuda.is_available()
+    wanted = engine == "unsloth" or (engine == "auto" and (gpu or "unsloth" in sys.modules))
+    if wanted and (engine == "unsloth" or importlib.util.find_spec("unsloth")):
+        try:
+            from recipe.engines.unsloth import load_for_inference
+
+            return load_for_inference(model, adapter, quantization=quantization, max_length=context)
+        except ImportError as error:
+            if engine == "unsloth":
+                raise SreError(f"Unsloth can't be imported ({error}); see `sre doctor`") from None
+    from transformers import AutoTokenizer
+
+    from recipe.engines.transformers import TransformersEngine, load_base
+
+    if adapter:
+        loaded, tokenizer = TransformersEngine().load(model, adapter=adapter, quantization=quantization)
+    else:
+        loaded, tokenizer = load_base(model, quantization), AutoTokenizer.from_pretrained(model)
+    return (loaded.to("cuda") if gpu and quantization == "none" else loaded), tokenizer

@@ -1,0 +1,131 @@
+"""A judge small enough to train in tests: a tiny Llama that already writes verdicts, and rows for it to judge."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+# The runs under test share two cores with pytest: threads that spin while they wait would only slow each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+REASONS = ["all there", "one is missing", "two are missing", "none of it", "it fits", "it does not fit"]
+WORDS = ["apple", "pear", "plum", "fig", "brick", "chair", "lamp", "spoon"]
+
+
+def pointwise_row(number: int, draw: random.Random) -> dict[str, str]:
+    words = draw.sample(WORDS, 4)
+    row = {
+        "id": f"point-{number}",
+        "prompt_id": f"p{number}",
+        "orig_instruction": f"Name four fruits, number {number}.",
+        "orig_response": ", ".join(words),
+        "orig_criteria": "How many of the four are fruits?",
+        "orig_score": str(1 + sum(word in WORDS[:4] for word in words)),
+        "orig_feedback": draw.choice(REASONS),
+    }
+    return row | {f"orig_score{k}_description": f"{k - 1} of them" for k in range(1, 6)}
+
+
+def pairwise_row(number: int, draw: random.Random) -> dict[str, str]:
+    row = pointwise_row(number, draw)
+    better, other = draw.sample("AB", 2)
+    del row["orig_response"], row["orig_score"]
+    return row | {
+        "id": f"pair-{number}",
+        f"orig_response_{better}": "apple, pear",
+        f"orig_response_{other}": "brick, lamp",
+        "orig_preference": better,
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of <split>/<task>.jsonl in the collections' columns."""
+    folder = tmp_path_factory.mktemp("tiny-data")
+    draw = random.Random(5)
+    for split, first, count in (("train", 0, 24), ("dev", 100, 4), ("test", 200, 24)):
+        (folder / split).mkdir()
+        for task, make in (("pointwise", pointwise_row), ("pairwise", pairwise_row)):
+            rows = [make(first + k, draw) for k in range(count)]
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / split / f"{task}.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
+    """A Hugging Face folder: two layers, a tokeniser of its own, trained for seconds to end with a random verdict."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from recipe.prompts import Prompts
+    from recipe.sources import read_examples
+    from recipe.stages.training import completion_ids, prompt_ids
+    from recipe.verdict import format_verdict
+
+    tokenizer = _tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    model = LlamaForCausalLM(config)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    draw = random.Random(1)
+    rows = [row for task in ("pointwise", "pairwise") for row in read_examples(tiny_data, task=task, split="train")]
+    for _ in range(80):
+        batch = draw.sample(rows, 4)
+        loss = torch.zeros(())
+        for row in batch:
+            prompt = prompt_ids(tokenizer, Prompts().judge(row))[-64:]
+            verdict = completion_ids(tokenizer, format_verdict(draw.choice(REASONS), draw.choice(row.labels)))
+            labels = torch.tensor([[-100] * len(prompt) + verdict])
+            loss = loss + model(input_ids=torch.tensor([prompt + verdict]), labels=labels).loss / 4
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    folder = tmp_path_factory.mktemp("tiny-model")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer():
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from recipe.prompts import Prompts
+
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    corpus = [*Prompts().sources.values(), *REASONS, " ".join(WORDS), "\nuser: \nassistant: [RESULT] 1"] * 5
+    tokenizer.train_from_iterator(corpus, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    fast.chat_template = TEMPLATE
+    return fast
