@@ -44,13 +44,22 @@ class Job:
     def generator(self, judge: str, other: str | None = None) -> Any:
         """What runs a judge: llama.cpp on a CPU, the training engine's model on a GPU. `other`: a GGUF instead."""
         parallel = self.config.sample.parallel
+        context = self.config.model.max_length + max(self.config.sample.max_tokens, self.config.evaluate.max_tokens)
         if other is None and self._sampling_engine() != "llamacpp":
             from recipe.engines.generation import TorchGenerator
+            from recipe.engines.training import resolve_quantization
 
-            return TorchGenerator(self.model, adapter=self.adapter(judge), name=judge, parallel=parallel)
+            return TorchGenerator(
+                self.model,
+                adapter=self.adapter(judge),
+                name=judge,
+                parallel=parallel,
+                context=context,
+                quantization=resolve_quantization(self.config.model.quantization),
+                engine=self.config.model.engine,
+            )
         from recipe.engines.llamacpp import LlamaCppGenerator
 
-        context = self.config.model.max_length + max(self.config.sample.max_tokens, self.config.evaluate.max_tokens)
         path = Path(other) if other else self.snapshot(judge)
         return LlamaCppGenerator(path, threads=self.config.threads, context=context, parallel=parallel)
 

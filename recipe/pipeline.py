@@ -32,7 +32,8 @@ def steps(job: Job) -> dict[str, Callable[[], Facts]]:
         plan[f"iter-{t}:assess"] = lambda t=t: assess(job, t)  # type: ignore[misc]
         plan[f"iter-{t}:curate"] = lambda t=t: curate(job, t)  # type: ignore[misc]
         plan[f"iter-{t}:dpo"] = lambda t=t: dpo(job, t)  # type: ignore[misc]
-    for name in ("seed", "seed-constrained", "sft", *(f"j{t}" for t in range(1, job.config.iterations + 1))):
+    judges = ("seed", "seed-constrained", "sft", *(f"j{t}" for t in range(1, job.config.iterations + 1)))
+    for name in judges if job.config.data.test_split else ():
         plan[f"evaluation/{name}"] = lambda name=name: evaluate(job, name)  # type: ignore[misc]
     plan["gguf"] = lambda: export(job)
     return plan
@@ -233,24 +234,29 @@ def evaluate(job: Job, name: str) -> Facts:
 
 def export(job: Job) -> Facts:
     last = judge_before(job.config.iterations + 1)
+    measured = bool(job.config.data.test_split)
+    figures = job.path / "evaluation" / last / "figures.json"
 
     def work(folder: Path) -> Facts:
         from recipe.evaluation.benchmarks import headline
         from recipe.stages.export import run_export
 
         count = job.config.export.flip_rows
-        dev = {task: job.rows("dev", task) for task in TASKS}
+        held = "dev" if job.config.data.dev_split else "train"
+        dev = {task: job.rows(held, task, limited=False) for task in TASKS}
         return run_export(
             folder,
             snapshot=job.snapshot(last),
             judge=job.path / "judge.gguf",
             rows=dev["pointwise"][: count - count // 2] + dev["pairwise"][: count // 2],
             config=job.config,
-            figures=headline(read_json(job.path / "evaluation" / last / "figures.json")),
+            figures=headline(read_json(figures)) if measured else {},
         )
 
     used = {"export": job.config.export.model_dump()}
-    return job.run.do("gguf", work, settings=used, after=(stage_of(last), f"evaluation/{last}"))
+    return job.run.do(
+        "gguf", work, settings=used, after=(stage_of(last), *([f"evaluation/{last}"] if measured else []))
+    )
 
 
 def results(job: Job) -> dict[str, Any]:
