@@ -47,7 +47,7 @@ class Job:
         context = self.config.model.max_length + max(self.config.sample.max_tokens, self.config.evaluate.max_tokens)
         if other is None and self._sampling_engine() != "llamacpp":
             from recipe.engines.generation import TorchGenerator
-            from recipe.engines.training import resolve_quantization
+            from recipe.engines.loading import resolve_quantization
 
             return TorchGenerator(
                 self.model,
@@ -66,7 +66,8 @@ class Job:
     @cached_property
     def engine(self) -> Any:
         """The training engine, opened once."""
-        from recipe.engines.training import open_training_engine, use_threads
+        from recipe.engines.loading import use_threads
+        from recipe.engines.training import open_training_engine
 
         engine = open_training_engine(self.config.model.engine)
         use_threads(self.config.threads)
@@ -124,7 +125,7 @@ class Job:
         """How a training stage loads the model: quantization, max_length (tokens), gradient_checkpointing."""
         import torch
 
-        from recipe.engines.training import resolve_quantization
+        from recipe.engines.loading import resolve_quantization
 
         model = self.config.model
         checkpointing = model.gradient_checkpointing

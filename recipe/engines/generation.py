@@ -54,7 +54,8 @@ class TorchGenerator(Generator):
         from transformers import GenerationConfig
 
         # Nothing of the folder's own settings: no repetition penalty, no filters, no end token but ours.
-        self._model.generation_config = GenerationConfig(pad_token_id=self._vocabulary.pad)
+        for part in (self._model, self._model.get_base_model() if adapter else self._model):
+            part.generation_config = GenerationConfig(pad_token_id=self._vocabulary.pad)
         self._model.eval()
 
     def close(self) -> None:
@@ -131,9 +132,10 @@ class TorchGenerator(Generator):
         if places and request.force_label:
             row.steps += places.longest + 1
         if places and (request.label_only or (request.force_label and not sampling.max_tokens)):
-            row.tokens, row.forced = list(places.lead_in(b"")[0]), places.lead_in(b"")[1]
-            row.written += b"".join(map(self._vocabulary.piece, row.tokens))
-            row.lead, row.steps = len(row.tokens), 1
+            lead, row.forced = places.lead_in(b"")
+            row.tokens += lead
+            row.written += b"".join(map(self._vocabulary.piece, lead))
+            row.lead, row.steps = len(lead), 1
         elif not sampling.max_tokens:
             row.finish = "length"
         return row

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.engines.base import Quantization
-from recipe.engines.training import compute_dtype, fill_adapter, read_adapter_settings
+from recipe.engines.loading import compute_dtype, fill_adapter, read_adapter_settings
 from recipe.errors import SreError
 
 

@@ -15,7 +15,7 @@ os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(Path(tempfile.gettempdir()
 
 from unsloth import FastLanguageModel
 
-from recipe.engines.training import compute_dtype, fill_adapter, read_adapter_settings
+from recipe.engines.loading import compute_dtype, fill_adapter, read_adapter_settings
 
 
 class UnslothEngine:

@@ -39,7 +39,7 @@ def trainer_arguments(
     """Keyword arguments common to SFTConfig and DPOConfig."""
     import torch
 
-    from recipe.engines.training import compute_dtype
+    from recipe.engines.loading import compute_dtype
 
     gpu = torch.cuda.is_available()
     steps = optimiser_steps(settings, rows)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,21 @@ def test_pieces_join_to_the_text(judge: TorchGenerator, strings: list[str]) -> N
         assert written.decode() == text.replace("<|im_start|>", "").replace("<|im_end|>", "")
 
 
+def test_the_folders_own_generation_settings_do_not_count(
+    judge: TorchGenerator, folder: Path, adapted: Path, tmp_path: Path
+) -> None:
+    strange = shutil.copytree(folder, tmp_path / "strange")
+    settings = {"do_sample": True, "repetition_penalty": 9.0, "top_k": 1, "max_length": 5, "eos_token_id": [2, 77]}
+    (strange / "generation_config.json").write_text(json.dumps(settings))
+    requests = [Request(question, ask(question)) for question in QUESTIONS]
+    sampling = Sampling(n=2, max_tokens=8, logprobs=True)
+    for adapter in (None, adapted):
+        with opened(strange, adapter=adapter) as other, opened(folder, adapter=adapter) as plain:
+            assert 77 in other._vocabulary.ends
+            other._vocabulary.ends = plain._vocabulary.ends
+            assert list(other.generate(requests, sampling)) == list(plain.generate(requests, sampling))
+
+
 # --- labels ---
 
 
@@ -155,11 +172,8 @@ def test_forced_labels_are_never_malformed(judge: TorchGenerator, model: Any, te
         assert completion.finish == "forced"  # a random model writes no label of its own
         assert verdict.label == max(SCALE, key=lambda k: completion.label_logprobs[k])
         prompt = prompt_of(judge, next(r for r in requests if r.id == completion.request_id))
-        for label in SCALE:
-            ids = [*completion.token_ids[:-1], tokens(judge, str(label))[-1]]
-            if label == verdict.label:
-                ids = list(completion.token_ids)
-                assert completion.label_logprobs[label] == pytest.approx(logprobs_of(model, prompt, ids)[-1], **EXACT)
+        wanted = logprobs_of(model, prompt, list(completion.token_ids))[-1]
+        assert completion.label_logprobs[verdict.label] == pytest.approx(wanted, **EXACT)
         assert sum(map(math.exp, completion.label_logprobs.values())) <= 1 + 1e-6
 
 
