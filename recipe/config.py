@@ -48,6 +48,7 @@ class DataConfig(_Section):
 
     pointwise: str = "seed-data"  # seed-data, a file, a folder, or a hub name
     pairwise: str = "seed-data"
+    aspects: tuple[str, ...] = ()  # only rows of these kinds of rubric (column `aspect`); none named: all rows
     train_pointwise: int | None = Field(None, ge=1)
     train_pairwise: int | None = Field(None, ge=1)
     dev_pointwise: int | None = Field(None, ge=0)

@@ -44,7 +44,7 @@ class Example:
     """One thing to judge: a conversation, one response (pointwise) or two (pairwise), a rubric.
 
     `label` is the ground truth (a score, or 1/2 for the better response) and None where there is none.
-    `prompt_id` is equal for rows of one prompt: splits and bootstraps go by it.
+    `prompt_id` is equal for rows of one prompt: splits and bootstraps go by it. `aspect` names the kind of rubric.
     """
 
     id: str
@@ -57,6 +57,7 @@ class Example:
     reference: str = ""
     prompt_id: str = ""
     origin: str = ""
+    aspect: str = ""
 
     @property
     def labels(self) -> tuple[int, ...]:

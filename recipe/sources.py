@@ -37,7 +37,7 @@ _RESPONSES: dict[Task, tuple[str, ...]] = {
 }
 _LABEL: dict[Task, str] = {"pointwise": "orig_score", "pairwise": "orig_preference"}
 _COLUMNS = {
-    *("id", "prompt_id", "source", "messages", "conversation", "orig_instruction", "orig_reference_answer"),
+    *("id", "prompt_id", "source", "aspect", "messages", "conversation", "orig_instruction", "orig_reference_answer"),
     *("orig_criteria", *_DESCRIPTIONS, "orig_feedback"),
     *itertools.chain(*_RESPONSES.values(), _LABEL.values()),
     *("task", "responses", "rubric", "label", "rationale", "reference", "origin"),  # of Example.to_json()
@@ -202,6 +202,7 @@ def _identity(raw: RawRow, conversation: Sequence[Message], origin: str) -> dict
         "id": _name(raw.row, "id") or f"{raw.stem}-{raw.line}",
         "prompt_id": _name(raw.row, "prompt_id") or conversation_id(conversation),
         "origin": _text(raw.row, origin, optional=True) or f"{Path(raw.file).name}:{raw.line}",
+        "aspect": _name(raw.row, "aspect"),
     }
 
 

@@ -40,9 +40,8 @@ class Writer:
         """A response with the score, checked from the texts."""
         met = self.chance.shuffled([place < score - 1 for place in range(THINGS)])
         text = task.respond(self.chance, instruction, met)
-        seen = [finding.met for finding in task.check(instruction, text)]
-        if seen != met:
-            raise AssertionError(f"{task.aspect}: wrote {met} but reads {seen}: {instruction!r} -> {text!r}")
+        if task.score(instruction, text) != score:
+            raise AssertionError(f"{task.aspect}: meant for {score}: {instruction!r} -> {text!r}")
         return text
 
     def pointwise(self, task: Task, score: int) -> dict[str, str]:

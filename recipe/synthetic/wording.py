@@ -48,12 +48,16 @@ PAIR_ENDINGS = (
 )
 
 
-def evidence(findings: Sequence[Finding], template: str, verdict: tuple[str, str], joint: str, large: bool) -> str:
-    """The findings in order, one clause each, no final stop; `large` makes the first letter a capital."""
-    clauses = [
-        template.format(item=f.item, found=f.found, wanted=f.wanted, verdict=verdict[0] if f.met else verdict[1])
-        for f in findings
-    ]
+def evidence(
+    findings: Sequence[Finding], template: str, verdict: tuple[str, str], joint: str, large: bool, faults: bool
+) -> str:
+    """The findings in order, one clause each with the count so far, no final stop; `large` makes the first letter
+    a capital; `faults` counts what is not met."""
+    clauses, count = [], 0
+    for f in findings:
+        count += f.met is not faults
+        said = template.format(item=f.item, found=f.found, wanted=f.wanted, verdict=verdict[0] if f.met else verdict[1])
+        clauses.append(f"{said} ({count})")
     if joint == ". ":
         clauses = clauses[:1] + [capitalised(clause) for clause in clauses[1:]]
     text = joint.join(clauses)
@@ -74,7 +78,8 @@ def pointwise_rationale(chance: Chance, task: Task, findings: Sequence[Finding])
         chance.pick(voice.items),
         chance.pick(voice.verdicts),
         chance.pick(voice.joints),
-        opener.endswith("."),
+        opener.endswith((".", "?")),
+        task.faults,
     )
     number = task.counted(findings)
     claim = chance.pick(voice.claims).format(count=count_phrase(number), digits=f"{number} of {THINGS}")
@@ -92,7 +97,7 @@ def pairwise_rationale(chance: Chance, task: Task, pair: Sequence[Sequence[Findi
     )
     sentences = [chance.pick(PAIR_OPENERS)]
     for place, findings in enumerate(pair, start=1):
-        seen = evidence(findings, template, verdict, joint, False)
+        seen = evidence(findings, template, verdict, joint, False, task.faults)
         number = NUMBERS[task.counted(findings)]
         sentences.append(body.format(k=place, evidence=seen, short=short.format(n=number)))
     # Where faults are counted the smaller number wins, so the ending says what was counted.

@@ -118,7 +118,9 @@ def test_preferences_and_gaps_are_balanced(name: str) -> None:
     gaps = Counter(abs(first - second) for first, second in map(pair_scores, rows))
     assert gaps == {gap: len(rows) * (5 - gap) // 10 for gap in (1, 2, 3, 4)}
     per_rubric = Counter((row["aspect"], row["orig_preference"]) for row in rows)
-    assert all(per_rubric[aspect, label] > 0 for aspect in TASKS for label in "AB")
+    # dev has 5 rows of a rubric: there chance may leave out one side.
+    assert all(per_rubric[aspect, label] > 0 or len(rows) == 100 for aspect in TASKS for label in "AB")
+    assert all(per_rubric[aspect, "A"] + per_rubric[aspect, "B"] == len(rows) // len(TASKS) for aspect in TASKS)
 
 
 @every_file
@@ -202,7 +204,7 @@ def test_texts_are_short(name: str) -> None:
         assert len(row["orig_criteria"].split()) <= 15
         assert len(row["orig_instruction"].split()) <= 22
         assert all(1 <= len(text.split()) <= 44 for text in responses(row))
-        assert 12 <= len(row["orig_feedback"].split()) <= (50 if "pointwise" in name else 95)
+        assert 12 <= len(row["orig_feedback"].split()) <= (55 if "pointwise" in name else 115)
 
 
 def test_word_tables_are_unambiguous() -> None:
