@@ -57,6 +57,14 @@ class Summary:
     def rows_per_second(self) -> float:
         return (self.rows - self.resumed) / self.seconds if self.seconds else 0.0
 
+    def __str__(self) -> str:
+        kept = f" ({self.resumed} kept from before)" if self.resumed else ""
+        labels = ", ".join(f"{label}: {count}" for label, count in self.labels.items())
+        return (
+            f"{self.rows} rows{kept}, {self.malformed} malformed, {self.errors} not judged, "
+            f"{self.rows_per_second:.1f} rows/s; labels {labels or 'none'}"
+        )
+
 
 def judge_file(
     judge: Judge,

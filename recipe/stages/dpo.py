@@ -171,26 +171,21 @@ def _with_reference(trainer: Any, rows: list[dict[str, Any]], choice: str) -> tu
     """Fill in the reference log-probabilities; (dataset, facts: which were used, how far they differ)."""
     from datasets import Dataset
 
-    recorded = [row for row in rows if row["ref_chosen_logps"] is not None and row["ref_rejected_logps"] is not None]
+    recorded = [k for k, row in enumerate(rows) if None not in (row["ref_chosen_logps"], row["ref_rejected_logps"])]
     facts: dict[str, Any] = {"reference": "pass"}
     if choice != "pass" and recorded:
-        checked = reference_pass(trainer, recorded[:CHECKED_PAIRS], "checking recorded log-probabilities")
-        gaps = [
-            abs(there[side] - here[side])
-            for there, here in zip(recorded, checked, strict=False)
-            for side in ("ref_chosen_logps", "ref_rejected_logps")
-        ]
-        facts |= {
-            "recorded_gap_max": round(max(gaps), 4),
-            "recorded_gap_mean": round(sum(gaps) / len(gaps), 4),
-        }
+        there = [rows[k] for k in recorded[:CHECKED_PAIRS]]
+        here = reference_pass(trainer, there, "checking recorded log-probabilities")
+        sides = ("ref_chosen_logps", "ref_rejected_logps")
+        gaps = [abs(a[side] - b[side]) for a, b in zip(there, here, strict=True) for side in sides]
+        facts |= {"recorded_gap_max": round(max(gaps), 4), "recorded_gap_mean": round(sum(gaps) / len(gaps), 4)}
         if choice == "recorded" or max(gaps) <= TOLERANCE:
             facts["reference"] = "recorded"
-    missing = rows if facts["reference"] == "pass" else [row for row in rows if row not in recorded]
+    missing = [k for k in range(len(rows)) if facts["reference"] == "pass" or k not in recorded]
     facts["reference_passes"] = len(missing)
-    filled = iter(reference_pass(trainer, missing, "reference log-probabilities"))
-    complete = [next(filled) if row in missing else row for row in rows]
-    return Dataset.from_list(complete), facts
+    filled = reference_pass(trainer, [rows[k] for k in missing], "reference log-probabilities")
+    computed = dict(zip(missing, filled, strict=True))
+    return Dataset.from_list([computed.get(k, row) for k, row in enumerate(rows)]), facts
 
 
 def reference_pass(trainer: Any, rows: list[dict[str, Any]], label: str) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from recipe.synthetic.chance import Chance
 from recipe.synthetic.reading import capitalised, joined, words
-from recipe.synthetic.tasks_types import THINGS, Finding, Task, Voice
+from recipe.synthetic.tasks_types import NOTHING_MORE, THINGS, Finding, Task, Voice
 from recipe.synthetic.words import CATEGORIES, NAMES
 
 NOTHING = ("Sorry, I can not think of any.", "I do not know.", "No idea, sorry.", "I can not help with that.")
@@ -136,7 +136,7 @@ def _named(instruction: str, table: dict[str, tuple[str, ...]]) -> str:
 
 
 def _counted(given: Sequence[str]) -> tuple[Finding, ...]:
-    seen = list(given[:THINGS]) + ["nothing more"] * (THINGS - len(given))
+    seen = list(given[:THINGS]) + [NOTHING_MORE] * (THINGS - len(given))
     return tuple(Finding(text, place < len(given)) for place, text in enumerate(seen))
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from recipe.synthetic.chance import Chance
 
 THINGS = 4
+NOTHING_MORE = "nothing more"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from recipe.synthetic.chance import Chance
 from recipe.synthetic.reading import capitalised, joined
-from recipe.synthetic.tasks_types import THINGS, Finding, Task
+from recipe.synthetic.tasks_types import NOTHING_MORE, THINGS, Finding, Task
 
 NUMBERS = ("none", "one", "two", "three", "four")
 ENDINGS = (
@@ -57,7 +57,9 @@ def evidence(
     for f in findings:
         count += f.met is not faults
         said = template.format(item=f.item, found=f.found, wanted=f.wanted, verdict=verdict[0] if f.met else verdict[1])
-        clauses.append(f"{said} ({count})")
+        if f.item != NOTHING_MORE:
+            clauses.append(f"{said} ({count})")
+    clauses = clauses or ["nothing (0)"]
     if joint == ". ":
         clauses = clauses[:1] + [capitalised(clause) for clause in clauses[1:]]
     text = joint.join(clauses)

@@ -298,3 +298,10 @@ def test_a_disk_that_can_not_be_written_is_a_clear_error(tmp_path: Path) -> None
 
 def test_an_empty_summary_divides_by_nothing() -> None:
     assert Summary().rows_per_second == 0
+
+
+def test_the_summary_reads_in_one_line() -> None:
+    from recipe.judge.batch import Summary
+
+    text = str(Summary(rows=5, resumed=1, malformed=1, errors=0, seconds=2.0, labels={3: 3, 4: 1}))
+    assert text == "5 rows (1 kept from before), 1 malformed, 0 not judged, 2.0 rows/s; labels 3: 3, 4: 1"

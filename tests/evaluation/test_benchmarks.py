@@ -1,0 +1,65 @@
+"""Evaluation by a judge that is known: the figures are those of its answers, and differences use what both parsed."""
+
+import pytest
+
+from recipe.engines.scripted import ScriptedGenerator
+from recipe.evaluation.benchmarks import differences, evaluate, headline, read_judgements
+from recipe.judge.judge import Judge
+from recipe.rows import Example, Message, Rubric
+from recipe.verdict import format_verdict
+
+
+def example(number, task):
+    label = number % 5 + 1 if task == "pointwise" else number % 2 + 1
+    responses = ("a",) if task == "pointwise" else ("a", "b")
+    turn = (Message("user", f"ask {number}"),)
+    return Example(f"{task}-{number}", task, turn, responses, Rubric("Good?"), label, prompt_id=f"p{number}")
+
+
+EXAMPLES = [example(number, task) for task in ("pointwise", "pairwise") for number in range(30)]
+TRUTH = {row.id: row.label for row in EXAMPLES}
+
+
+def run(folder, script, constrain=False):
+    with Judge(ScriptedGenerator(script), name="sft") as judge:
+        return evaluate(folder, judge=judge, examples=EXAMPLES, max_tokens=64, constrain=constrain, resamples=200)[
+            "figures"
+        ]
+
+
+def always_right(request):
+    return [format_verdict("because", TRUTH[request.id])]
+
+
+def malformed_on_the_first_ten(request):
+    return ["because"] if int(request.id.rpartition("-")[2]) < 10 else always_right(request)
+
+
+def test_a_judge_that_is_always_right(tmp_path):
+    found = run(tmp_path, always_right)
+    assert found["pointwise"]["accuracy"]["value"] == found["pairwise"]["accuracy"]["value"] == 1
+    assert found["pointwise"]["pearson"]["value"] == pytest.approx(1)
+    assert [row.example_id for row in read_judgements(tmp_path)] == [row.id for row in EXAMPLES]
+
+
+def test_malformed_counts_as_wrong_and_stays_out_of_pearson(tmp_path):
+    found = run(tmp_path, malformed_on_the_first_ten)
+    assert found["pointwise"]["malformed"] == 10
+    assert found["pointwise"]["accuracy"]["value"] == pytest.approx(2 / 3)
+    assert found["pointwise"]["pearson"]["n"] == 20
+    assert headline(found)["malformed"] == 20
+
+
+def test_a_forced_label_leaves_nothing_malformed(tmp_path):
+    assert run(tmp_path, lambda request: ["no verdict"], constrain=True)["pointwise"]["malformed"] == 0
+
+
+def test_differences_use_the_rows_that_both_parsed(tmp_path):
+    run(tmp_path / "one", malformed_on_the_first_ten)
+    run(tmp_path / "two", lambda request: [format_verdict("because", 1)])
+    first, second = read_judgements(tmp_path / "one"), read_judgements(tmp_path / "two")
+    found = differences(EXAMPLES, first, second, 200)
+    assert found["pointwise"]["accuracy"]["n"] == 20
+    assert found["pointwise"]["accuracy"]["value"] == pytest.approx(-0.8)
+    assert found["pointwise"]["pearson"]["value"] is None
+    assert found["pairwise"]["accuracy"]["value"] == pytest.approx(-0.5)
