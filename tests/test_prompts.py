@@ -31,7 +31,7 @@ def test_pointwise_sections_stand_in_order_and_carry_the_variables():
     assert tags(user.content) == ["SCORING CRITERIA", "CONVERSATION PREFIX", "RESPONSE"]
     for text in ("Are both items fruits?", "Score 5: level 5", "user: Name two fruits.", "assistant: apple and brick"):
         assert text in user.content
-    assert "[RESULT] <a number from 1 to 5>" in system.content
+    assert user.content.endswith("Judge the response. Output: <rationale> [RESULT] <a number from 1 to 5>")
 
 
 def test_pairwise_sections_stand_in_order():
