@@ -12,7 +12,7 @@ from typing import Any
 from recipe.config import Config, dump, load
 from recipe.errors import SreError
 from recipe.rows import Example, Judgement, Task
-from recipe.run import RunFolder, atomic, read_jsonl
+from recipe.run import RunFolder, atomic, hash_file, read_jsonl
 from recipe.sources import read_examples
 
 
@@ -32,13 +32,17 @@ class Job:
         return self.path / ("merged" if judge == "sft" else f"iter-{judge.removeprefix('j')}") / "adapter"
 
     def snapshot(self, judge: str) -> Path:
-        """The judge as one GGUF file, written when first asked for."""
-        path = self.path / "gguf" / f"{judge}.gguf"
-        if not path.exists():
+        """The judge as one GGUF file, written when first asked for, and again when its weights have changed."""
+        from recipe.engines.gguf_header import read_metadata
+
+        path, adapter = self.path / "gguf" / f"{judge}.gguf", self.adapter(judge)
+        weights = hash_file(adapter / "adapter_model.safetensors" if adapter else self.path / "seed" / "done.json")
+        weights += f" {self.config.export.snapshot}"
+        if not path.exists() or read_metadata(path).get("sre.weights") != weights:
             from recipe.stages.export import run_snapshot
 
             name = f"{self.config.name}-{judge}"
-            run_snapshot(path, model=self.model, adapter=self.adapter(judge), name=name, config=self.config)
+            run_snapshot(path, model=self.model, adapter=adapter, name=name, weights=weights, config=self.config)
         return path
 
     def generator(self, judge: str, other: str | None = None) -> Any:

@@ -133,6 +133,18 @@ def test_a_second_run_changes_nothing(finished, tiny_model, tiny_data):
     assert changed <= {"config.toml", ".lock"}
 
 
+def test_a_snapshot_of_other_weights_is_written_anew(finished):
+    from recipe.engines.gguf_header import read_metadata
+    from recipe.job import Job
+
+    job = Job(load(finished[0] / "config.toml"), finished[0])
+    path = job.snapshot("sft")
+    written = path.stat().st_mtime_ns
+    assert job.snapshot("sft").stat().st_mtime_ns == written
+    path.write_bytes(job.snapshot("j1").read_bytes())
+    assert read_metadata(job.snapshot("sft"))["general.name"] == "tiny-sft"
+
+
 def test_a_run_folder_of_another_config_is_refused(finished, tiny_model, tiny_data):
     changed = [*settings(tiny_model, tiny_data), "sft.learning_rate=1e-3"]
     with pytest.raises(SreError, match=r"differs in: sft\.learning_rate"):

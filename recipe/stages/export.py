@@ -26,18 +26,20 @@ from recipe.run import atomic, versions
 from recipe.verdict import gbnf
 
 
-def run_snapshot(out: Path, *, model: Path, adapter: Path | None, name: str, config: Config) -> dict[str, Any]:
-    """Write J_t (or the seed model, without an adapter) as one GGUF file with the judge's metadata."""
+def run_snapshot(out: Path, *, model: Path, adapter: Path | None, name: str, weights: str, config: Config) -> None:
+    """Write J_t (or the seed model, without an adapter) as one GGUF file with the judge's metadata.
+
+    `weights` names what it was made from; it is kept in the file, so that a stale snapshot can be told.
+    """
     converter = Path(config.export.converter) if config.export.converter else None
-    report = write_gguf(
+    write_gguf(
         model,
         out,
         adapter=adapter,
         type_name=config.export.snapshot,
-        metadata=judge_metadata(name, config),
+        metadata=judge_metadata(name, config) | {"sre.weights": weights},
         converter=converter,
     )
-    return {"bytes": report.bytes, "tensors": report.tensors}
 
 
 def judge_metadata(name: str, config: Config) -> dict[str, str]:
