@@ -8,7 +8,7 @@ from typing import Any
 
 from recipe.config import load
 from recipe.job import Job
-from recipe.pipeline import run_pipeline
+from recipe.pipeline import comparisons, run_pipeline
 from recipe.rows import TASKS
 from recipe.run import write_json
 
@@ -41,8 +41,7 @@ def run_seeds(name: str, seeds: Sequence[int], folder: Path, overrides: Sequence
         "models": {judge: figures(pooled, verdicts[judge], resamples) for judge in judges},
         "differences": {
             f"{second} - {first}": differences(pooled, verdicts[first], verdicts[second], resamples)
-            for first, second in [("seed-constrained", "sft"), ("sft", "j1"), ("sft", judges[-1])]
-            if first in judges and second in judges
+            for first, second in comparisons(judges)
         },
         "per_seed": {str(seed): result for seed, result in per_seed.items()},
     }

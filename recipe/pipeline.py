@@ -271,13 +271,18 @@ def results(job: Job) -> dict[str, Any]:
     gains: dict[str, Any] = {}
     if judges:
         rows = [row for task in TASKS for row in job.rows("test", task)]
-        for second, first in {("sft", "seed-constrained"), ("j1", "sft"), (judges[-1], "sft")}:
-            if first in found and second in found and first != second:
-                verdicts = read_judgements(folder / first), read_judgements(folder / second)
-                gains[f"{second} - {first}"] = differences(rows, *verdicts, job.config.evaluate.resamples)
-    content = {"models": found, "differences": dict(sorted(gains.items())), "stages": stages}
+        for first, second in comparisons(judges):
+            verdicts = read_judgements(folder / first), read_judgements(folder / second)
+            gains[f"{second} - {first}"] = differences(rows, *verdicts, job.config.evaluate.resamples)
+    content = {"models": found, "differences": gains, "stages": stages}
     write_json(job.path / "results.json", content)
     return content
+
+
+def comparisons(judges: Sequence[str]) -> list[tuple[str, str]]:
+    """(first, second) of each difference reported, as far as both were evaluated: what SFT and each DPO round give."""
+    rounds = [("sft", name) for name in judges if name.startswith("j")]
+    return [pair for pair in [("seed-constrained", "sft"), *rounds] if set(pair) <= set(judges)]
 
 
 def judge_before(t: int) -> str:
