@@ -135,7 +135,7 @@ _stage_command("export", "gguf", "Quantise the last judge, write judge.gguf, mod
 
 @main.command(epilog=_examples("sre evaluate runs/quickstart --judge sft", "sre evaluate runs/quickstart --judge j2"))
 @_run
-@click.option("--judge", "name", required=True, help="seed, seed-constrained, sft, j1, j2, …")
+@click.option("--judge", "name", required=True, help="seed, sft, j1, j2, …")
 def evaluate(run: Path, name: str) -> None:
     """Judge the test rows with one judge of a run folder and show its figures."""
     from recipe.pipeline import run_stage
@@ -143,7 +143,8 @@ def evaluate(run: Path, name: str) -> None:
     facts = run_stage(run, f"evaluation/{name}")
     from recipe.evaluation.report import results_table
 
-    _console().print(results_table({name: facts["figures"]}))
+    figures = facts["figures"]
+    _console().print(results_table({name: figures, f"{name}, label forced": figures["constrained"]}))
 
 
 @main.command(

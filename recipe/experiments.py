@@ -29,10 +29,7 @@ def run_seeds(name: str, seeds: Sequence[int], folder: Path, overrides: Sequence
     rows = [row for task in TASKS for row in job.rows("test", task)]
     judges = list(per_seed[seeds[0]]["models"])
     verdicts = {
-        judge: [
-            judgement for seed in seeds for judgement in read_judgements(folder / f"seed-{seed}" / "evaluation" / judge)
-        ]
-        for judge in judges
+        judge: [row for seed in seeds for row in read_judgements(folder / f"seed-{seed}", judge)] for judge in judges
     }
     pooled = rows * len(seeds)
     resamples = job.config.evaluate.resamples

@@ -32,7 +32,7 @@ def steps(job: Job) -> dict[str, Callable[[], Facts]]:
         plan[f"iter-{t}:assess"] = lambda t=t: assess(job, t)  # type: ignore[misc]
         plan[f"iter-{t}:curate"] = lambda t=t: curate(job, t)  # type: ignore[misc]
         plan[f"iter-{t}:dpo"] = lambda t=t: dpo(job, t)  # type: ignore[misc]
-    judges = ("seed", "seed-constrained", "sft", *(f"j{t}" for t in range(1, job.config.iterations + 1)))
+    judges = ("seed", "sft", *(f"j{t}" for t in range(1, job.config.iterations + 1)))
     for name in judges if job.config.data.test_split else ():
         plan[f"evaluation/{name}"] = lambda name=name: evaluate(job, name)  # type: ignore[misc]
     plan["gguf"] = lambda: export(job)
@@ -208,9 +208,7 @@ def dpo(job: Job, t: int) -> Facts:
     )
 
 
-def evaluate(job: Job, name: str) -> Facts:
-    """`name` is a judge, or "seed-constrained": the seed model with its label forced."""
-    judge, _, constrained = name.partition("-")
+def evaluate(job: Job, judge: str) -> Facts:
     rows = [row for task in TASKS for row in job.rows("test", task)]
     settings = job.config.evaluate
 
@@ -220,16 +218,11 @@ def evaluate(job: Job, name: str) -> Facts:
 
         with Judge(job.generator(judge), name=judge) as opened:
             return measure(
-                folder,
-                judge=opened,
-                examples=rows,
-                max_tokens=settings.max_tokens,
-                constrain=bool(constrained),
-                resamples=settings.resamples,
+                folder, judge=opened, examples=rows, max_tokens=settings.max_tokens, resamples=settings.resamples
             )
 
     used = {"evaluate": settings.model_dump(), "rows": digest(rows), "snapshot": job.config.export.snapshot}
-    return job.run.do(f"evaluation/{name}", work, settings=used, after=(stage_of(judge),))
+    return job.run.do(f"evaluation/{judge}", work, settings=used, after=(stage_of(judge),))
 
 
 def export(job: Job) -> Facts:
@@ -265,14 +258,17 @@ def results(job: Job) -> dict[str, Any]:
 
     costs = ("wall_s", "tokens", "peak_rss_mb")
     stages = {s["stage"]: {key: s[key] for key in costs} for s in job.run.stages() if "finished" in s}
-    folder = job.path / "evaluation"
-    judges = [name.removeprefix("evaluation/") for name in steps(job) if name in stages and "/" in name]
-    found: dict[str, Any] = {name: read_json(folder / name / "figures.json") for name in judges}
+    found: dict[str, Any] = {}
+    for name in (step for step in steps(job) if step in stages and "/" in step):
+        judge = name.removeprefix("evaluation/")
+        found[judge] = read_json(job.path / name / "figures.json")
+        if judge == "seed":
+            found["seed-constrained"] = found[judge]["constrained"]
     gains: dict[str, Any] = {}
-    if judges:
+    if found:
         rows = [row for task in TASKS for row in job.rows("test", task)]
-        for first, second in comparisons(judges):
-            verdicts = read_judgements(folder / first), read_judgements(folder / second)
+        for first, second in comparisons(list(found)):
+            verdicts = read_judgements(job.path, first), read_judgements(job.path, second)
             gains[f"{second} - {first}"] = differences(rows, *verdicts, job.config.evaluate.resamples)
     content = {"models": found, "differences": gains, "stages": stages}
     write_json(job.path / "results.json", content)

@@ -62,7 +62,7 @@ def test_every_stage_leaves_its_files_and_no_half_written_ones(finished):
         "gguf/Modelfile",
         "gguf/README.md",
         "evaluation/j2/judgements.jsonl",
-        "evaluation/seed-constrained/figures.json",
+        "evaluation/seed/figures.json",
     ):
         assert name in found
     assert not [name for name in found if ".tmp" in name or "started" in name or "checkpoint" in name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,29 @@ from recipe.run import read_jsonl, write_json, write_jsonl
 
 
 def evaluate(
-    folder: Path, *, judge: Judge, examples: Sequence[Example], max_tokens: int, constrain: bool, resamples: int
+    folder: Path, *, judge: Judge, examples: Sequence[Example], max_tokens: int, resamples: int
 ) -> dict[str, Any]:
-    """Judge `examples` greedily; write folder/judgements.jsonl and folder/figures.json; return the figures per task.
+    """Judge `examples` greedily, once; write folder/judgements.jsonl and folder/figures.json; return the figures.
 
-    constrain: force a label where the model writes none, so that format and judgement are told apart.
+    The label is forced where the model writes none (finish "forced"). So one run tells both: the figures per task of
+    what the model wrote, with malformed ones, and under "constrained" those with the forced labels.
     """
     by_id = {}
-    label = f"judging with {judge.name}{' (constrained)' if constrain else ''}"
-    with bar(label, len(examples), "rows") as advance:
-        for judgement in judge.judge(examples, max_tokens=max_tokens, constrain=constrain):
+    with bar(f"judging with {judge.name}", len(examples), "rows") as advance:
+        for judgement in judge.judge(examples, max_tokens=max_tokens, constrain=True):
             by_id[judgement.example_id] = judgement
             advance()
     judgements = [by_id[example.id] for example in examples]
     write_jsonl(folder / "judgements.jsonl", [judgement.to_json() for judgement in judgements])
-    result = figures(examples, judgements, resamples)
+    result = figures(examples, as_written(judgements), resamples)
+    result["constrained"] = figures(examples, judgements, resamples)
     write_json(folder / "figures.json", result)
     return {"figures": result, "rows": len(examples), "tokens": sum(judgement.tokens for judgement in judgements)}
+
+
+def as_written(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """The judgements without forced labels: malformed where the model itself wrote no well-formed verdict."""
+    return [replace(j, label=None) if j.finish == "forced" or not j.rationale else j for j in judgements]
 
 
 def figures(examples: Sequence[Example], judgements: Sequence[Judgement], resamples: int) -> dict[str, Any]:
@@ -67,9 +74,11 @@ def _columns(
     return truth, [j.label for _, j in rows], [e.prompt_id for e, _ in rows]
 
 
-def read_judgements(folder: Path) -> list[Judgement]:
-    """The verdicts `evaluate` wrote, in the examples' order."""
-    return [Judgement.from_json(row) for row in read_jsonl(folder / "judgements.jsonl")]
+def read_judgements(run: Path, judge: str) -> list[Judgement]:
+    """The verdicts of a judge of a run folder, in the examples' order; "seed-constrained": with forced labels."""
+    name, _, constrained = judge.partition("-")
+    judgements = [Judgement.from_json(row) for row in read_jsonl(run / "evaluation" / name / "judgements.jsonl")]
+    return judgements if constrained else as_written(judgements)
 
 
 def headline(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def results_table(models: Mapping[str, Any]) -> Table:
         pointwise, pairwise = result["pointwise"], result["pairwise"]
         n, malformed = pointwise["n"] + pairwise["n"], pointwise["malformed"] + pairwise["malformed"]
         table.add_row(
-            NAMES.get(name, name.upper()),
+            NAMES.get(name, name.upper() if name[0] == "j" else name),
             f"{pointwise['n']} + {pairwise['n']}",
             f"{malformed} ({malformed / max(n, 1):.0%})",
             figure_text(pointwise["pearson"], with_n=True),

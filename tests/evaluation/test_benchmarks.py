@@ -20,11 +20,9 @@ EXAMPLES = [example(number, task) for task in ("pointwise", "pairwise") for numb
 TRUTH = {row.id: row.label for row in EXAMPLES}
 
 
-def run(folder, script, constrain=False):
+def run(folder, script):
     with Judge(ScriptedGenerator(script), name="sft") as judge:
-        return evaluate(folder, judge=judge, examples=EXAMPLES, max_tokens=64, constrain=constrain, resamples=200)[
-            "figures"
-        ]
+        return evaluate(folder, judge=judge, examples=EXAMPLES, max_tokens=64, resamples=200)["figures"]
 
 
 def always_right(request):
@@ -36,10 +34,10 @@ def malformed_on_the_first_ten(request):
 
 
 def test_a_judge_that_is_always_right(tmp_path):
-    found = run(tmp_path, always_right)
+    found = run(tmp_path / "evaluation" / "sft", always_right)
     assert found["pointwise"]["accuracy"]["value"] == found["pairwise"]["accuracy"]["value"] == 1
     assert found["pointwise"]["pearson"]["value"] == pytest.approx(1)
-    assert [row.example_id for row in read_judgements(tmp_path)] == [row.id for row in EXAMPLES]
+    assert [row.example_id for row in read_judgements(tmp_path, "sft")] == [row.id for row in EXAMPLES]
 
 
 def test_malformed_counts_as_wrong_and_stays_out_of_pearson(tmp_path):
@@ -50,14 +48,18 @@ def test_malformed_counts_as_wrong_and_stays_out_of_pearson(tmp_path):
     assert headline(found)["malformed"] == 20
 
 
-def test_a_forced_label_leaves_nothing_malformed(tmp_path):
-    assert run(tmp_path, lambda request: ["no verdict"], constrain=True)["pointwise"]["malformed"] == 0
+def test_forced_labels_are_told_apart_from_written_ones(tmp_path):
+    found = run(tmp_path / "evaluation" / "seed", lambda request: ["no verdict"])
+    assert found["pointwise"]["malformed"] == 30
+    assert found["constrained"]["pointwise"]["malformed"] == 0
+    assert all(row.label is None for row in read_judgements(tmp_path, "seed"))
+    assert all(row.label is not None for row in read_judgements(tmp_path, "seed-constrained"))
 
 
 def test_differences_use_the_rows_that_both_parsed(tmp_path):
-    run(tmp_path / "one", malformed_on_the_first_ten)
-    run(tmp_path / "two", lambda request: [format_verdict("because", 1)])
-    first, second = read_judgements(tmp_path / "one"), read_judgements(tmp_path / "two")
+    run(tmp_path / "evaluation" / "sft", malformed_on_the_first_ten)
+    run(tmp_path / "evaluation" / "j1", lambda request: [format_verdict("because", 1)])
+    first, second = read_judgements(tmp_path, "sft"), read_judgements(tmp_path, "j1")
     found = differences(EXAMPLES, first, second, 200)
     assert found["pointwise"]["accuracy"]["n"] == 20
     assert found["pointwise"]["accuracy"]["value"] == pytest.approx(-0.8)
