@@ -23,6 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from recipe.resources import usable_cores
+
 Status = Literal["ok", "missing", "warning"]
 
 DISTRIBUTION = "self-rationalizing-evaluators"
@@ -152,7 +154,7 @@ def _system() -> Check:
 
 
 def _cores() -> Check:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     return Check("processor cores", "ok", str(cores))
 
 

@@ -1,7 +1,11 @@
-"""Where the files that travel with the package lie: beside it in a checkout, inside it in an installed wheel."""
+"""What the package stands on: the files that travel with it, and the processors it may use.
+
+The files lie beside it in a checkout, inside it in an installed wheel.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -12,3 +16,8 @@ def resource(name: str) -> Path:
         if folder.is_dir():
             return folder
     raise FileNotFoundError(f"the installation lacks its {name!r} folder; reinstall self-rationalizing-evaluators")
+
+
+def usable_cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -55,11 +55,6 @@ def last_log() -> str:
     return "; ".join(dict.fromkeys(_log_tail)) or "llama.cpp gave no reason"
 
 
-def default_threads() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class KVCache:
     """A loaded model and its cache of `cells` tokens for at most `sequences` sequences.
 

@@ -20,11 +20,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from numpy.typing import NDArray
 
 from recipe.engines.base import Completion, Generator, Request, Sampling
-from recipe.engines.kvcache import KVCache, default_threads, quantization_types, quantize_file
+from recipe.engines.kvcache import KVCache, quantization_types, quantize_file
 from recipe.engines.labels import LabelPlaces
 from recipe.engines.scheduler import Prompt, Scheduler, Stats, Trunk
 from recipe.engines.scoring import all_logits, completion_logprobs, read_choice, read_label
 from recipe.errors import SreError
+from recipe.resources import usable_cores
 from recipe.rows import Message
 
 
@@ -66,7 +67,7 @@ class LlamaCppGenerator(Generator):
             sequences=parallel + 1,
             batch=max(batch, parallel),
             micro_batch=micro_batch,
-            threads=threads or default_threads(),
+            threads=threads or usable_cores(),
             flash=flash,
             verbose=verbose,
         )
@@ -255,7 +256,7 @@ def quantize(
         raise SreError("no such model file (a GGUF was expected)", file=source)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        quantize_file(source, partial, name, threads or default_threads(), requantize=requantize)
+        quantize_file(source, partial, name, threads or usable_cores(), requantize=requantize)
         os.replace(partial, target)
     except OSError as error:
         raise SreError(f"can't write it: {error}", file=target) from error

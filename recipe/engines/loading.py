@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from recipe.engines.base import Quantization
 from recipe.errors import SreError
+from recipe.resources import usable_cores
 
 
 def use_threads(threads: int | None) -> int:
     """Set PyTorch's CPU threads (None: all cores this process may use) and return their number."""
     import torch
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = threads or usable
+    count = threads or usable_cores()
     torch.set_num_threads(count)
     return count
 

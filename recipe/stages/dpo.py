@@ -15,7 +15,7 @@ from recipe.engines.base import Quantization, TrainingEngine
 from recipe.errors import SreError
 from recipe.progress import bar
 from recipe.prompts import Prompts
-from recipe.rows import Example, Judgement, Preference
+from recipe.rows import Example, Judgement, Message, Preference
 from recipe.stages.training import (
     completion_ids,
     progress_callback,
@@ -57,7 +57,8 @@ def run_dpo(
         max_length=max_length,
         gradient_checkpointing=gradient_checkpointing,
     )
-    rows = [to_row(tokenizer, examples[pair.example_id], pair) for pair in preferences]
+    prompts = Prompts()
+    rows = [to_row(tokenizer, prompts.judge(examples[pair.example_id]), pair) for pair in preferences]
     fitting = [row for row in rows if _length(row) <= max_length]
     if not fitting:
         raise SreError(
@@ -78,9 +79,9 @@ def run_dpo(
     }
 
 
-def to_row(tokenizer: Any, example: Example, pair: Preference) -> dict[str, Any]:
+def to_row(tokenizer: Any, prompt: Sequence[Message], pair: Preference) -> dict[str, Any]:
     """One pair as token ids, with the recorded reference log-probabilities (None where they don't hold)."""
-    row: dict[str, Any] = {"prompt_ids": prompt_ids(tokenizer, Prompts().judge(example))}
+    row: dict[str, Any] = {"prompt_ids": prompt_ids(tokenizer, prompt)}
     for side, judgement in (("chosen", pair.chosen), ("rejected", pair.rejected)):
         ids = completion_ids(tokenizer, judgement.text)
         row[f"{side}_ids"] = ids

@@ -120,7 +120,6 @@ def _write(path: Path, text: str) -> None:
 def modelfile(judge: str) -> str:
     """An Ollama Modelfile for a judge one folder up."""
     system = Prompts().sources["pointwise"].split("\n---\n")[0].split("-%}\n")[-1]
-    system = system.replace("{{ labels[0] }}", "1").replace("{{ labels[-1] }}", "5")
     return f'FROM ../{judge}\nPARAMETER temperature 0\nPARAMETER num_predict 512\nSYSTEM """{system}"""\n'
 
 
