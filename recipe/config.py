@@ -91,6 +91,9 @@ class TrainConfig(_Section):
 
 class SftConfig(TrainConfig):
     label_only: bool = False  # ablation: train without rationales
+    # by-length: a batch's rows are of like length, so little of it is padding. padding-free: they are laid end to end,
+    # which takes FlashAttention to pay off; Unsloth does so by itself on a GPU.
+    batching: Literal["shuffled", "by-length", "padding-free"] = "shuffled"
 
 
 class MergeConfig(_Section):

@@ -16,6 +16,43 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog=examples(
+        "sre split judged.jsonl -o my-data --dev 0.1 --test 0.1",
+        "sre split human=pandalm.jsonl gpt4=bench.jsonl -o my-data --test 1 -n 100 --both-orders",
+        "sre run cpu-smollm2-135m --set data.pointwise=my-data --set data.pairwise=my-data",
+    )
+)
+@click.argument("rows", nargs=-1, required=True, metavar="[NAME=]FILE...")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The data's folder.")
+@click.option("--dev", type=float, default=0.0, show_default=True, help="Share of each file's prompts.")
+@click.option("--test", type=float, default=0.0, show_default=True, help="Share of each file's prompts.")
+@click.option(
+    "-n", "numbers", multiple=True, type=click.IntRange(min=1), help="Rows per file and split; once, or per file."
+)
+@click.option("--max-chars", type=click.IntRange(min=1), help="Leave out longer rows; a token has about four.")
+@click.option("--both-orders", is_flag=True, help="Held-back pairwise rows come in both orders.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def split(rows: tuple[str, ...], out: Path, numbers: tuple[int, ...], **options: Any) -> None:
+    """Split labelled rows into train, dev and test by whole prompts, with balanced labels.
+
+    The folder then serves as data.pointwise and data.pairwise of a run. NAME becomes the rows' aspect, by which results
+    are told apart. [default: the file's name]
+    """
+    from recipe.splits import prepare_splits
+
+    if len(numbers) not in (0, 1, len(rows)):
+        raise SreError(f"expected -n once, or once for each of the {len(rows)} files, not {len(numbers)} times")
+    named = dict(_named(row) for row in rows)
+    for name, counts in prepare_splits(named, out, numbers=numbers, **options).items():
+        click.echo(f"{out / name}: " + ", ".join(f"{count} {task}" for task, count in counts.items()))
+
+
+def _named(source: str) -> tuple[str, str]:
+    name, equals, path = source.partition("=")
+    return (name, path) if equals else (Path(source).stem, source)
+
+
+@click.command(
+    epilog=examples(
         "sre run cpu-smollm2-135m --set seed=1 --run-dir runs/one",
         "sre run my.toml --until merged        stop after the merge",
         "sre run my.toml                       go on where it stopped",
@@ -134,4 +171,4 @@ STAGES = (
     ),
 )
 
-COMMANDS: tuple[click.Command, ...] = (run, quickstart, *STAGES, status, config)
+COMMANDS: tuple[click.Command, ...] = (run, quickstart, split, *STAGES, status, config)

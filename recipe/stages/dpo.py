@@ -24,8 +24,9 @@ from recipe.stages.training import (
     trainer_arguments,
 )
 
-# The recorded log-probabilities stand in for the reference pass when these many pairs agree this closely (nats).
-CHECKED_PAIRS = 8
+# The recorded log-probabilities stand in for the reference pass when these many pairs (50 samples) agree this closely
+# (nats).
+CHECKED_PAIRS = 25
 TOLERANCE = 0.1
 
 
@@ -174,18 +175,22 @@ def _with_reference(trainer: Any, rows: list[dict[str, Any]], choice: str) -> tu
 
     recorded = [k for k, row in enumerate(rows) if None not in (row["ref_chosen_logps"], row["ref_rejected_logps"])]
     facts: dict[str, Any] = {"reference": "pass"}
+    computed: dict[int, dict[str, Any]] = {}
     if choice != "pass" and recorded:
-        there = [rows[k] for k in recorded[:CHECKED_PAIRS]]
-        here = reference_pass(trainer, there, "checking recorded log-probabilities")
+        checked = recorded[:CHECKED_PAIRS]
+        here = reference_pass(trainer, [rows[k] for k in checked], "checking recorded log-probabilities")
+        computed = dict(zip(checked, here, strict=True))
         sides = ("ref_chosen_logps", "ref_rejected_logps")
-        gaps = [abs(a[side] - b[side]) for a, b in zip(there, here, strict=True) for side in sides]
-        facts |= {"recorded_gap_max": round(max(gaps), 4), "recorded_gap_mean": round(sum(gaps) / len(gaps), 4)}
+        gaps = [abs(rows[k][side] - computed[k][side]) for k in checked for side in sides]
+        facts |= {"recorded_checked": len(gaps), "recorded_gap_max": round(max(gaps), 4)}
+        facts["recorded_gap_mean"] = round(sum(gaps) / len(gaps), 4)
         if choice == "recorded" or max(gaps) <= TOLERANCE:
             facts["reference"] = "recorded"
-    missing = [k for k in range(len(rows)) if facts["reference"] == "pass" or k not in recorded]
-    facts["reference_passes"] = len(missing)
+    needed = set(range(len(rows))) if facts["reference"] == "pass" else set(range(len(rows))) - set(recorded)
+    missing = sorted(needed - computed.keys())
+    facts["reference_passes"] = len(missing) + len(computed)
     filled = reference_pass(trainer, [rows[k] for k in missing], "reference log-probabilities")
-    computed = dict(zip(missing, filled, strict=True))
+    computed |= dict(zip(missing, filled, strict=True))
     return Dataset.from_list([computed.get(k, row) for k, row in enumerate(rows)]), facts
 
 

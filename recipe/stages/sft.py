@@ -5,6 +5,8 @@ Makes adapter/ and training.json in its folder. The loss is on the completion al
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,11 +57,11 @@ def run_sft(
     dev_rows, _ = to_rows(tokenizer, dev, max_length, label_only=settings.label_only)
     if not rows:
         raise SreError(f"all {too_long} training rows are longer than model.max_length = {max_length} tokens")
+    tokens = round(sum(len(row["input_ids"]) for row in rows) * settings.epochs)
     trainer = make_trainer(peft_model, tokenizer, rows, dev_rows, folder, settings, seed, gradient_checkpointing)
     with bar(f"SFT {examples[0].task}", trainer.args.max_steps, "steps") as advance:
         trainer.add_callback(progress_callback(advance))
         facts = run_trainer(trainer, folder, advance)
-    tokens = round(sum(len(row["input_ids"]) for row in rows) * settings.epochs)
     return {"engine": engine.name, "rows": len(rows), "too_long": too_long, "tokens": tokens, **facts}
 
 
@@ -78,6 +80,23 @@ def to_rows(
         rows.append({"input_ids": prompt + completion, "completion_mask": mask})
     fitting = [row for row in rows if len(row["input_ids"]) <= max_length]
     return fitting, len(rows) - len(fitting)
+
+
+def by_length(lengths: Sequence[int], batch: int, seed: int) -> list[int]:
+    """The rows' indices such that each `batch` of them are of like length, in an order drawn by `seed`."""
+    draw = random.Random(seed)
+    shuffled = draw.sample(range(len(lengths)), len(lengths))
+    # Sorted in parts: a batch's company still differs from epoch to epoch.
+    parts = (shuffled[start : start + 50 * batch] for start in range(0, len(shuffled), 50 * batch))
+    batches = [
+        ordered[k : k + batch]
+        for part in parts
+        for ordered in [sorted(part, key=lengths.__getitem__)]
+        for k in range(0, len(ordered), batch)
+    ]
+    draw.shuffle(batches)
+    # The one that may be smaller goes last, so that all others stay whole.
+    return [index for some in sorted(batches, key=len, reverse=True) for index in some]
 
 
 def make_trainer(
@@ -102,6 +121,15 @@ def make_trainer(
         rows=len(rows),
         gradient_checkpointing=gradient_checkpointing,
     )
+    if settings.batching == "by-length":
+        # The order is ours, epoch by epoch, and a resume finds its place in it.
+        lengths = [len(row["input_ids"]) for row in rows]
+        rows = [
+            rows[k]
+            for e in range(math.ceil(settings.epochs))
+            for k in by_length(lengths, settings.batch_size, seed + e)
+        ]
+        arguments["train_sampling_strategy"] = "sequential"
     if dev_rows and settings.checkpoints:
         arguments |= {
             "eval_strategy": "steps",
@@ -110,6 +138,8 @@ def make_trainer(
             "metric_for_best_model": "eval_loss",
             "greater_is_better": False,
         }
+    if settings.batching == "padding-free":
+        arguments["padding_free"] = True
     return SFTTrainer(
         model=peft_model,
         args=TrlSftConfig(**arguments, completion_only_loss=True, loss_type="chunked_nll", packing=False),
