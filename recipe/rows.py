@@ -83,6 +83,26 @@ class Example:
         )
 
 
+SWAPPED = ":swapped"
+"""Ends the id of an example whose responses were exchanged."""
+
+
+def exchanged(example: Example) -> Example:
+    """The pair with its responses exchanged, its true label with them; the id ends in `:swapped`."""
+    return dataclasses.replace(
+        example,
+        id=example.id + SWAPPED,
+        responses=example.responses[::-1],
+        label=mirrored(example.label),
+        rationale="",
+    )
+
+
+def mirrored(label: int | None) -> int | None:
+    """A pairwise label as it reads when the responses are exchanged."""
+    return None if label is None else 3 - label
+
+
 class LabelDistribution:
     """The probability of each allowed label, and what follows from it."""
 

@@ -15,7 +15,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from recipe.errors import SreError
-from recipe.rows import TASKS, Example
+from recipe.rows import TASKS, Example, exchanged
 from recipe.run import atomic_folder, write_json, write_jsonl
 from recipe.sources import read_examples
 
@@ -36,8 +36,8 @@ def prepare_splits(
     """Read the files of `sources` (name -> path), split and write them to `folder`; returns {split: {task: count}}.
 
     numbers: at most so many rows of a file in a split, one number for all or one per file. max_chars: longer rows are
-    left out. both_orders: held-back pairwise rows are followed by their mirror. Raises SreError as `read_examples`,
-    `split_rows` and `write_splits` do.
+    left out. both_orders: held-back pairwise rows are followed by themselves in the other order. Raises SreError as
+    `read_examples`, `split_rows` and `write_splits` do.
     """
     found = {}
     for name, path in sources.items():
@@ -54,7 +54,7 @@ def prepare_splits(
         for name, rows in held.items():
             kept = rows[: limits[name]]
             if both_orders and split != "train":
-                kept = [r for row in kept for r in ([row, mirrored(row)] if row.task == "pairwise" else [row])]
+                kept = [r for row in kept for r in ([row, exchanged(row)] if row.task == "pairwise" else [row])]
             held[name] = kept
     return write_splits(folder, splits)
 
@@ -93,12 +93,6 @@ def spread(rows: Sequence[Example], seed: int) -> list[Example]:
         labels = sorted(by_label, key=lambda label: -1 if label is None else label)
         ordered += _in_turn(list(_in_turn(by_label[label].values())) for label in labels)
     return ordered
-
-
-def mirrored(row: Example) -> Example:
-    """A pairwise row with its responses in the other order: another id, the other label, no rationale."""
-    label = None if row.label is None else 3 - row.label
-    return replace(row, id=f"{row.id}~mirrored", responses=row.responses[::-1], label=label, rationale="")
 
 
 def characters(row: Example) -> int:

@@ -23,7 +23,7 @@ LAYERS = (
     {"errors", "resources", "progress"},
     {"run", "config", "rows"},
     {"sources", "layouts", "columns", "readers", "prompts", "verdict"},
-    {"engines"},
+    {"engines", "splits"},
     {"stages", "judge", "evaluation"},
     {"job"},
     {"pipeline", "bench"},

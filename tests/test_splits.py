@@ -14,7 +14,7 @@ from recipe.cli import main
 from recipe.errors import SreError
 from recipe.rows import Example, Message, Rubric
 from recipe.sources import read_examples
-from recipe.splits import characters, mirrored, prepare_splits, split_rows, spread
+from recipe.splits import characters, prepare_splits, split_rows, spread
 
 
 def row(number: int, prompt: int, label: int, *, pair: bool = False, rationale: str = "Because.") -> Example:
@@ -79,13 +79,6 @@ def test_rows_with_a_rationale_come_first():
 def test_the_same_seed_gives_the_same_order_and_another_seed_another():
     rows = [row(k, k % 7, 1 + k % 5) for k in range(40)]
     assert spread(rows, 1) == spread(rows, 1) != spread(rows, 2)
-
-
-def test_a_mirrored_pair_has_the_other_label_and_no_rationale():
-    twin = mirrored(row(1, 1, 1, pair=True))
-    assert (twin.responses, twin.label, twin.rationale, twin.prompt_id) == (("two", "one"), 2, "", "p1")
-    assert mirrored(twin).responses == ("one", "two")
-    assert twin.id != "row-1"
 
 
 def sre(*arguments):

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from recipe.errors import SreError
-from recipe.judge.combine import exchanged
 from recipe.prompts import Prompts
-from recipe.rows import Example, Message, Task
+from recipe.rows import Example, Message, Task, exchanged
 from recipe.sources import read_examples
 from recipe.verdict import MARKER
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from recipe.errors import SreError
-from recipe.rows import Example, Judgement, LabelDistribution, Task
+from recipe.rows import Judgement, LabelDistribution, Task, mirrored
 
 Tie = Literal["probability", "first", "tie"]
 TIES: tuple[Tie, ...] = get_args(Tie)
-SWAPPED = ":swapped"
-"""Ends the id of an example whose responses were exchanged."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class BothOrders(LabelDistribution):
 
     @property
     def swapped_label(self) -> int | None:
-        return _mirrored(self.swapped.label)
+        return mirrored(self.swapped.label)
 
     @property
     def malformed(self) -> int:
@@ -124,26 +122,11 @@ def both_orders(first: Judgement, swapped: Judgement, tie: Tie = "probability") 
     preference = statistics.fmean(known) if len(known) == 2 else None
     consistent = None
     if first.label is not None and swapped.label is not None:
-        consistent = first.label == _mirrored(swapped.label)
+        consistent = first.label == mirrored(swapped.label)
     label = first.label if consistent or (consistent is False and tie == "first") else None
     if consistent is False and tie == "probability" and preference is not None and preference != 0.5:
         label = 2 if preference > 0.5 else 1
     return BothOrders(first.example_id, label, consistent, preference, first, swapped)
-
-
-def exchanged(example: Example) -> Example:
-    """The pair with its responses exchanged, its true label with them; the id ends in `:swapped`."""
-    return replace(
-        example,
-        id=example.id + SWAPPED,
-        responses=example.responses[::-1],
-        label=_mirrored(example.label),
-        rationale="",
-    )
-
-
-def _mirrored(label: int | None) -> int | None:
-    return None if label is None else 3 - label
 
 
 def _average(distributions: Sequence[dict[int, float]]) -> dict[int, float]:

@@ -18,9 +18,9 @@ from recipe.engines.base import Completion, Generator, Request, Sampling
 from recipe.engines.gguf_header import read_metadata
 from recipe.engines.judgements import to_judgement, to_request
 from recipe.errors import SreError
-from recipe.judge.combine import BothOrders, Consensus, Tie, both_orders, consensus, exchanged
+from recipe.judge.combine import BothOrders, Consensus, Tie, both_orders, consensus
 from recipe.prompts import Prompts
-from recipe.rows import Example, Judgement, Message, Rubric, Task
+from recipe.rows import Example, Judgement, Message, Rubric, Task, exchanged
 from recipe.run import hash_file
 from recipe.sources import conversation_id, to_conversation, to_rubric, to_text
 

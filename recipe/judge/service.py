@@ -21,9 +21,9 @@ from typing import Any, Unpack
 
 from recipe.engines.base import Completion, Piece, Request, Sampling, Session
 from recipe.errors import SreError
-from recipe.judge.combine import BothOrders, Consensus, Tie, both_orders, consensus, exchanged
+from recipe.judge.combine import BothOrders, Consensus, Tie, both_orders, consensus
 from recipe.judge.judge import Judge, Options, to_sampling
-from recipe.rows import Example, Judgement
+from recipe.rows import Example, Judgement, exchanged
 from recipe.run import hash_object
 
 QUEUE = 64

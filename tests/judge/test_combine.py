@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from recipe.errors import SreError
-from recipe.judge.combine import both_orders, consensus, exchanged
-from recipe.rows import Example, Judgement, Message, Rubric, Task
+from recipe.judge.combine import both_orders, consensus
+from recipe.rows import Example, Judgement, Message, Rubric, Task, exchanged
 
 
 def judged(

@@ -17,9 +17,8 @@ from recipe.evaluation.suites.base import (
     preference_figures,
     written,
 )
-from recipe.judge.combine import SWAPPED, exchanged
 from recipe.layouts import DIMENSIONS
-from recipe.rows import Example
+from recipe.rows import SWAPPED, Example, exchanged
 
 JUDGEBENCH_CATEGORIES = {
     "mmlu-pro": "knowledge",
