@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from recipe.evaluation.picture import results_picture
 from recipe.evaluation.report import results_markdown
 
 ROOT = Path(__file__).parents[1]
@@ -17,6 +18,14 @@ def test_the_readme_shows_the_tables_of_the_file(path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     for table in tables:
         assert table in readme
+
+
+def test_the_picture_is_that_of_the_file() -> None:
+    folder = ROOT / "data" / "results"
+    assert (folder / "seed-data.svg").read_text() == results_picture(
+        json.loads((folder / "seed-data.json").read_text())
+    )
+    assert "data/results/seed-data.svg" in (ROOT / "README.md").read_text()
 
 
 def test_there_are_results() -> None:

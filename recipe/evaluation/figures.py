@@ -77,6 +77,16 @@ class Lines:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Intervals:
+    """One panel of values with their intervals, one row each: label -> (value, low, high); None is "not run"."""
+
+    title: str
+    rows: Mapping[str, tuple[float, float, float] | None]
+    strong: str = ""
+    mark: float | None = None  # a line to compare with, such as chance
+
+
 def bar_panels(panels: Sequence[Bars], *, name: str, title: str, x: str, y: str) -> str:
     """Panels of bars side by side, on one y scale. name: unique on the page. title: for who can't see it.
 
@@ -144,8 +154,42 @@ def line_panels(
     return out[0]
 
 
+def interval_panels(panels: Sequence[Intervals], *, name: str, title: str) -> str:
+    """Panels of intervals side by side with the same rows, the first on top; strong: its row has the second colour."""
+    with _figure(len(panels), name, title, most=3, left=0.85) as (axes, out):
+        for index, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
+            _frame(ax, panel.title, "", "")
+            ax.grid(axis="y", visible=False)
+            ax.grid(axis="x", color=_LINE, linewidth=0.6)
+            if panel.mark is not None:
+                ax.axvline(panel.mark, color=_MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
+            for place, (label, found) in enumerate(panel.rows.items()):
+                if found is None:
+                    ax.text(0.03, place, "not run", transform=ax.get_yaxis_transform(), va="center", color=_MUTED)
+                    continue
+                value, low, high = found
+                colour = _SECOND if label == panel.strong else _FIRST
+                ax.hlines(place, low, high, color=colour, linewidth=1.6)
+                ax.plot([value], [place], marker="o", markersize=4, color=colour)
+            ax.set(yticks=range(len(panel.rows)), ylim=(len(panel.rows) - 0.5, -0.5))
+            ax.set_yticklabels(list(panel.rows))
+            ax.tick_params(labelleft=index % 3 == 0, left=False)
+    return out[0]
+
+
+def standalone(svg: str) -> str:
+    """An inline figure as a file of its own, light or dark as the reader's screen is."""
+    light = "--ink:#1e2126;--muted:#5c616b;--line:#d8d4ca;--first:#5d87a3;--second:#b4532a"
+    dark = "--ink:#e9e6df;--muted:#a3a8b2;--line:#3a3f49;--first:#86bfe6;--second:#f0967c"
+    style = f"<style>:root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}</style>"
+    start = svg.index(">") + 1
+    return svg[:start] + style + svg[start:] + "\n"
+
+
 @contextmanager
-def _figure(panels: int, name: str, title: str) -> Iterator[tuple[list[Any], list[str]]]:
+def _figure(
+    panels: int, name: str, title: str, most: int = _COLUMNS, left: float = _LEFT
+) -> Iterator[tuple[list[Any], list[str]]]:
     """Yield (one axes per panel, a list that holds the SVG afterwards)."""
     try:
         import matplotlib as mpl
@@ -153,17 +197,17 @@ def _figure(panels: int, name: str, title: str) -> Iterator[tuple[list[Any], lis
     except ImportError:
         message = "the report's figures need matplotlib: pip install 'self-rationalizing-evaluators[eval]'"
         raise SreError(message) from None
-    columns = min(panels, _COLUMNS)
+    columns = min(panels, most)
     rows = math.ceil(panels / columns)
     out: list[str] = []
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         # A fixed grid, so that the panels of all figures stand in the same columns.
-        wide, high = _LEFT + _STEP * _COLUMNS, _ROW * rows
+        wide, high = left + _STEP * most, _ROW * rows
         figure = Figure(figsize=(wide, high))
         grid = figure.add_gridspec(
             rows,
-            _COLUMNS,
-            left=_LEFT / wide,
+            most,
+            left=left / wide,
             right=1 - (_STEP - _WIDTH) / wide,
             top=1 - _ABOVE / high,
             bottom=(_ROW - _ABOVE - _HEIGHT) / high,
