@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from typing import Any
 
 import click
@@ -9,14 +12,16 @@ import click
 from recipe import __version__
 from recipe.commands import judging, machine, measuring, training
 from recipe.errors import SreError
+from recipe.resources import process
 
 
 class _Group(click.Group):
-    """A user's error is one line on standard error and exit code 2."""
+    """A user's error is one line on standard error and exit code 2. Of several processes the main one answers."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if process()[0] else sys.stdout):
+                return super().invoke(ctx)
         except SreError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(2)

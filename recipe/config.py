@@ -148,6 +148,8 @@ class ExportConfig(_Section):
 
 class EvaluateConfig(_Section):
     max_tokens: int = Field(256, ge=8)
+    label_only: bool = False  # ablation: ask for the label alone
+    samples: int = Field(1, ge=1)  # more than one: self-consistency, the majority of so many at temperature 1
     resamples: int = Field(2000, ge=100)
 
 
@@ -157,6 +159,9 @@ class Config(_Section):
     name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$")
     seed: int = Field(0, ge=0)
     iterations: int = Field(2, ge=0)  # T
+    # What iteration 1 starts from. Ablations: mixed is one SFT on both tasks' rows; seed is no SFT at all.
+    start: Literal["merged", "mixed", "seed"] = "merged"
+    update: Literal["dpo", "best-of-n"] = "dpo"  # baseline best-of-n: SFT on the right samples instead of DPO on pairs
     threads: int | None = Field(None, ge=1)
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()

@@ -60,6 +60,7 @@ class Package:
 
 
 _CAP = "Unsloth refuses it"
+_CHANGED = "its calls may have changed"
 # tests/test_doctor.py holds this table to pyproject.toml and constraints.txt.
 PACKAGES = (
     Package("click", "", "8.5.1"),
@@ -84,6 +85,9 @@ PACKAGES = (
     Package("fastapi", "serve", "0.165.0"),
     Package("uvicorn", "serve", "0.54.0"),
     Package("prometheus-client", "serve", "0.26.0"),
+    Package("anyio", "openai", "4.16.0"),
+    Package("openai", "openai", "3.54.0", "4", _CHANGED),
+    Package("ray", "ray", "2.60.0", "2.64", "a worker that dies would be started anew for ever"),
 )
 
 

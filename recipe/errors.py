@@ -24,3 +24,7 @@ class SreError(Exception):
         place += [] if line is None else [f"line {line}"]
         place += [] if field is None else [f"field {field!r}"]
         super().__init__(f"{', '.join(place)}: {message}" if place else message)
+
+
+class NothingToTrainError(SreError):
+    """A training stage was left with no row: a finding about its settings, so an experiment goes on with other rows."""

@@ -1,10 +1,11 @@
-"""One run's settings, folder and means: rows, engines, judges by name. Knows no stage and no order (pipeline.py).
+"""One run's settings, folder and means: rows, engines, judges by name. Knows no order of stages (pipeline.py).
 
 A judge is named "seed", "sft" (J_SFT), or "j1", "j2", … after the iteration that made it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,33 +13,68 @@ from typing import Any
 from recipe.config import Config, dump, load
 from recipe.errors import SreError
 from recipe.rows import Example, Judgement, Task
-from recipe.run import RunFolder, atomic, hash_file, read_jsonl
+from recipe.run import RunFolder, atomic, hash_file, hash_object, read_json, read_jsonl, share, wait_for
 from recipe.sources import read_examples
 
 
-class Job:
-    """What every stage stands on."""
+def judges_of(config: Config) -> tuple[str, ...]:
+    """The judges that a run makes, in order; no "sft" where iteration 1 starts from the seed model."""
+    first = ("seed",) if config.start == "seed" else ("seed", "sft")
+    return (*first, *(f"j{t}" for t in range(1, config.iterations + 1)))
 
-    def __init__(self, config: Config, folder: Path) -> None:
+
+class Job:
+    """What every stage stands on. `lenders` are run folders whose stages are taken over where they are the same."""
+
+    def __init__(self, config: Config, folder: Path, lenders: Sequence[Path] = ()) -> None:
         self.config = config
         self.path = folder
-        self.run = RunFolder(folder, seed=config.seed)
+        self.run = RunFolder(folder, seed=config.seed, lenders=lenders)
         self.model = folder / "seed" / "model"
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        return judges_of(self.config)
+
+    def judge_before(self, t: int) -> str:
+        """The judge that iteration t starts from; t = T + 1 is the last judge."""
+        return self.judges[t - self.config.iterations - 2]
+
+    def stage_of(self, judge: str) -> str:
+        """The stage that makes a judge."""
+        if judge == "seed":
+            return "seed"
+        if judge == "sft":
+            return "sft-mixed" if self.config.start == "mixed" else "merged"
+        return f"iter-{judge.removeprefix('j')}:{'dpo' if self.config.update == 'dpo' else 'sft'}"
 
     def adapter(self, judge: str) -> Path | None:
         """The adapter folder of a judge; the seed model has none."""
-        if judge == "seed":
-            return None
-        return self.path / ("merged" if judge == "sft" else f"iter-{judge.removeprefix('j')}") / "adapter"
+        return None if judge == "seed" else self.path / self.stage_of(judge).partition(":")[0] / "adapter"
 
     def snapshot(self, judge: str) -> Path:
         """The judge as one GGUF file, written when first asked for, and again when its weights have changed."""
         from recipe.engines.gguf_header import read_metadata
 
         path, adapter = self.path / "gguf" / f"{judge}.gguf", self.adapter(judge)
-        weights = hash_file(adapter / "adapter_model.safetensors" if adapter else self.path / "seed" / "done.json")
+        if adapter:
+            weights = hash_file(adapter / "adapter_model.safetensors")
+        else:
+            made = read_json(self.path / "seed" / "done.json")
+            weights = hash_object([made["hash"], made["finished"]])
         weights += f" {self.config.export.snapshot}"
-        if not path.exists() or read_metadata(path).get("sre.weights") != weights:
+
+        def fits(file: Path) -> bool:
+            return file.exists() and read_metadata(file).get("sre.weights") == weights
+
+        if not self.run.main:
+            wait_for(lambda: fits(path))
+        if fits(path):
+            return path
+        lent = next((file for run in self.run.lenders if fits(file := run / "gguf" / path.name)), None)
+        if lent:
+            share(lent, path)
+        else:
             from recipe.stages.export import run_snapshot
 
             name = f"{self.config.name}-{judge}"
@@ -51,8 +87,9 @@ class Job:
         context = self.config.model.max_length + max(self.config.sample.max_tokens, self.config.evaluate.max_tokens)
         if other is None and self._sampling_engine() != "llamacpp":
             from recipe.engines.generation import TorchGenerator
-            from recipe.engines.loading import resolve_quantization
+            from recipe.engines.loading import resolve_quantization, take_share
 
+            take_share(self.config.threads)
             return TorchGenerator(
                 self.model,
                 adapter=self.adapter(judge),
@@ -70,11 +107,11 @@ class Job:
     @cached_property
     def engine(self) -> Any:
         """The training engine, opened once."""
-        from recipe.engines.loading import use_threads
+        from recipe.engines.loading import take_share
         from recipe.engines.training import open_training_engine
 
         engine = open_training_engine(self.config.model.engine)
-        use_threads(self.config.threads)
+        take_share(self.config.threads)
         return engine
 
     def rows(self, split: str, task: Task, *, need_rationale: bool = False, limited: bool = True) -> list[Example]:
@@ -121,15 +158,19 @@ class Job:
         return pools
 
     def keep_config(self) -> None:
-        """Write the resolved config. Raises SreError when the folder is another run's (another name or seed)."""
+        """Write the resolved config (one of several processes does).
+
+        Raises SreError when the folder is another run's (another name or seed).
+        """
         path = self.path / "config.toml"
         if path.exists():
             before = load(path)
             theirs, ours = (f"{c.name!r} with seed {c.seed}" for c in (before, self.config))
             if theirs != ours:
                 raise SreError(f"this folder is of the run {theirs}, not {ours}; use another --run-dir", file=path)
-        with atomic(path) as file:
-            file.write(dump(self.config))
+        if self.run.main:
+            with atomic(path) as file:
+                file.write(dump(self.config))
 
     def loading(self) -> dict[str, Any]:
         """How a training stage loads the model: quantization, max_length (tokens), gradient_checkpointing."""

@@ -1,41 +1,46 @@
 """The order of the stages, and the loop over t. The only file that knows either.
 
 `steps` is the recipe on one screen: seed, two SFT runs, their merge, T rounds of (sample, assess, curate, dpo),
-evaluation, export. Each stage runs once per run folder: done is done, and a changed setting is an error (run.py).
+evaluation, export; and the baselines whose stages differ. Each stage runs once per run folder: done is done, and a
+changed setting is an error (run.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from recipe.config import Config, load
-from recipe.errors import SreError
+from recipe.errors import NothingToTrainError, SreError
 from recipe.job import Job
 from recipe.rows import TASKS, Example, Judgement, Preference, Task
-from recipe.run import hash_object, read_json, read_jsonl, write_json
+from recipe.run import RunFolder, hash_object, read_json, read_jsonl, write_json
 
 Facts = Mapping[str, Any]
 
 
 def steps(job: Job) -> dict[str, Callable[[], Facts]]:
     """Every stage of the run by name, in order."""
-    plan: dict[str, Callable[[], Facts]] = {
-        "seed": lambda: seed(job),
-        "sft-pointwise": lambda: sft(job, "pointwise"),
-        "sft-pairwise": lambda: sft(job, "pairwise"),
-        "merged": lambda: merge(job),
-    }
+    plan: dict[str, Callable[[], Facts]] = {"seed": partial(seed, job)}
+    if job.config.start == "merged":
+        plan["sft-pointwise"] = partial(sft, job, "pointwise")
+        plan["sft-pairwise"] = partial(sft, job, "pairwise")
+        plan["merged"] = partial(merge, job)
+    elif job.config.start == "mixed":
+        plan["sft-mixed"] = partial(sft, job, *TASKS)
     for t in range(1, job.config.iterations + 1):
-        plan[f"iter-{t}:sample"] = lambda t=t: sample(job, t)  # type: ignore[misc]
-        plan[f"iter-{t}:assess"] = lambda t=t: assess(job, t)  # type: ignore[misc]
-        plan[f"iter-{t}:curate"] = lambda t=t: curate(job, t)  # type: ignore[misc]
-        plan[f"iter-{t}:dpo"] = lambda t=t: dpo(job, t)  # type: ignore[misc]
-    judges = ("seed", "sft", *(f"j{t}" for t in range(1, job.config.iterations + 1)))
-    for name in judges if job.config.data.test_split else ():
-        plan[f"evaluation/{name}"] = lambda name=name: evaluate(job, name)  # type: ignore[misc]
-    plan["gguf"] = lambda: export(job)
+        plan[f"iter-{t}:sample"] = partial(sample, job, t)
+        if job.config.update == "best-of-n":
+            plan[f"iter-{t}:sft"] = partial(best_of_n, job, t)
+        else:
+            plan[f"iter-{t}:assess"] = partial(assess, job, t)
+            plan[f"iter-{t}:curate"] = partial(curate, job, t)
+            plan[f"iter-{t}:dpo"] = partial(dpo, job, t)
+    for judge in job.judges if job.config.data.test_split else ():
+        plan[f"evaluation/{judge}"] = partial(evaluate, job, judge)
+    plan["gguf"] = partial(export, job)
     return plan
 
 
@@ -55,6 +60,22 @@ def run_pipeline(config: Config, folder: Path, *, until: str | None = None) -> d
             if name == until:
                 break
         return results(job)
+
+
+def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path]) -> None:
+    """Run what a judge needs and no more, and measure it. `lenders`: run folders whose stages may be taken over.
+
+    Raises SreError as `run_pipeline` does, and for a judge that is not of this run or without test rows.
+    """
+    job = Job(config, folder, lenders)
+    plan = steps(job)
+    if f"evaluation/{judge}" not in plan:
+        raise SreError(f"nothing measures a judge {judge!r}: this run has {', '.join(job.judges)}, and takes test rows")
+    before = list(plan)[: list(plan).index(job.stage_of(judge)) + 1]
+    with job.run.locked():
+        job.keep_config()
+        for name in (*before, f"evaluation/{judge}"):
+            plan[name]()
 
 
 def run_stage(folder: Path, name: str) -> Facts:
@@ -87,10 +108,11 @@ def seed(job: Job) -> Facts:
     return job.run.do("seed", work, settings={"source": settings.source, "revision": settings.revision})
 
 
-def sft(job: Job, task: Task) -> Facts:
+def sft(job: Job, *tasks: Task) -> Facts:
+    """One adapter: on the rows of one task, or of both mixed."""
     need_rationale = not job.config.sft.label_only
-    rows = job.rows("train", task, need_rationale=need_rationale)
-    dev = job.rows("dev", task, need_rationale=need_rationale)
+    rows = [row for task in tasks for row in job.rows("train", task, need_rationale=need_rationale)]
+    dev = [row for task in tasks for row in job.rows("dev", task, need_rationale=need_rationale)]
 
     def work(folder: Path) -> Facts:
         engine = job.engine  # opened first: Unsloth must be imported before what TRL needs
@@ -110,7 +132,8 @@ def sft(job: Job, task: Task) -> Facts:
         )
 
     settings = _training(job, "sft") | {"lora": job.config.lora.model_dump(), "rows": digest(rows), "dev": digest(dev)}
-    return job.run.do(f"sft-{task}", work, settings=settings, after=("seed",))
+    name = f"sft-{tasks[0] if len(tasks) == 1 else 'mixed'}"
+    return job.run.do(name, work, settings=settings, after=("seed",), together=True)
 
 
 def merge(job: Job) -> Facts:
@@ -129,7 +152,7 @@ def merge(job: Job) -> Facts:
 def sample(job: Job, t: int) -> Facts:
     from recipe.stages.sample import choose_inputs, run_sample
 
-    settings, seed, judge = job.config.sample, job.config.seed, judge_before(t)
+    settings, seed, judge = job.config.sample, job.config.seed, job.judge_before(t)
     inputs = choose_inputs(*job.all_train, settings, iteration=t, seed=seed)
 
     def work(folder: Path) -> Facts:
@@ -138,7 +161,9 @@ def sample(job: Job, t: int) -> Facts:
 
     used = {"sample": settings.model_dump(exclude={"inputs", "pairwise_share"}), "rows": digest(inputs), "seed": seed}
     used |= {"snapshot": job.config.export.snapshot, "max_length": job.config.model.max_length}
-    return job.run.do(f"iter-{t}:sample", work, settings=used, after=(stage_of(judge),))
+    return job.run.do(
+        f"iter-{t}:sample", work, settings=used, after=(job.stage_of(judge),), makes=("samples.jsonl",), together=True
+    )
 
 
 def assess(job: Job, t: int) -> Facts:
@@ -152,7 +177,7 @@ def assess(job: Job, t: int) -> Facts:
         if settings.method not in ASSESSED_METHODS:
             return {}
         pools = {key: distinct_texts(pool) for key, pool in job.pools(t).items()}
-        with job.generator(judge_before(t), settings.assessor) as generator:
+        with job.generator(job.judge_before(t), settings.assessor) as generator:
             return run_assess(
                 folder,
                 generator=generator,
@@ -165,7 +190,9 @@ def assess(job: Job, t: int) -> Facts:
             )
 
     used = {"curate": settings.model_dump(include={"method", "margin", "assessor", "reject_malformed"})}
-    return job.run.do(f"iter-{t}:assess", work, settings=used, after=(f"iter-{t}:sample",))
+    return job.run.do(
+        f"iter-{t}:assess", work, settings=used, after=(f"iter-{t}:sample",), makes=("assessments.jsonl",)
+    )
 
 
 def curate(job: Job, t: int) -> Facts:
@@ -180,11 +207,13 @@ def curate(job: Job, t: int) -> Facts:
         )
 
     used = {"curate": job.config.curate.model_dump(), "seed": job.config.seed}
-    return job.run.do(f"iter-{t}:curate", work, settings=used, after=(f"iter-{t}:sample", f"iter-{t}:assess"))
+    after, makes = (f"iter-{t}:sample", f"iter-{t}:assess"), ("preferences.jsonl", "dropped.jsonl")
+    return job.run.do(f"iter-{t}:curate", work, settings=used, after=after, makes=makes)
 
 
 def dpo(job: Job, t: int) -> Facts:
-    judge = judge_before(t)
+    judge = job.judge_before(t)
+    lora = job.config.lora.model_dump() if judge == "seed" else None
 
     def work(folder: Path) -> Facts:
         engine = job.engine
@@ -195,7 +224,7 @@ def dpo(job: Job, t: int) -> Facts:
             engine=engine,
             model=job.model,
             adapter=job.adapter(judge),
-            lora=None,
+            lora=lora,
             examples=job.examples,
             preferences=[Preference.from_json(row) for row in read_jsonl(folder / "preferences.jsonl")],
             settings=job.config.dpo,
@@ -203,9 +232,43 @@ def dpo(job: Job, t: int) -> Facts:
             **job.loading(),
         )
 
-    return job.run.do(
-        f"iter-{t}:dpo", work, settings=_training(job, "dpo"), after=(stage_of(judge), f"iter-{t}:curate")
-    )
+    used = _training(job, "dpo") | ({"lora": lora} if lora else {})
+    after = (job.stage_of(judge), f"iter-{t}:curate")
+    makes = ("adapter", "training.json")
+    return job.run.do(f"iter-{t}:dpo", work, settings=used, after=after, makes=makes, together=True)
+
+
+def best_of_n(job: Job, t: int) -> Facts:
+    """In the place of curation and DPO: SFT of J_t on those of its samples that are right."""
+    judge = job.judge_before(t)
+
+    def work(folder: Path) -> Facts:
+        engine = job.engine
+        from recipe.evaluation.baselines import best_of_n as right_samples
+        from recipe.stages.sft import run_sft
+
+        config = job.config
+        judgements = [judgement for pool in job.pools(t).values() for judgement in pool]
+        rows = right_samples(list(job.examples.values()), judgements, config.sample.n)
+        if not rows:
+            raise NothingToTrainError(f"none of {len(judgements)} samples is right")
+        return run_sft(
+            folder,
+            engine=engine,
+            model=job.model,
+            adapter=job.adapter(judge),
+            examples=rows,
+            dev=(),
+            settings=config.sft,
+            lora=config.lora,
+            seed=config.seed,
+            **job.loading(),
+        )
+
+    used = _training(job, "sft") | {"lora": job.config.lora.model_dump()}
+    after = (job.stage_of(judge), f"iter-{t}:sample")
+    makes = ("adapter", "training.json")
+    return job.run.do(f"iter-{t}:sft", work, settings=used, after=after, makes=makes, together=True)
 
 
 def evaluate(job: Job, judge: str) -> Facts:
@@ -217,16 +280,17 @@ def evaluate(job: Job, judge: str) -> Facts:
         from recipe.judge.judge import Judge
 
         with Judge(job.generator(judge), name=judge) as opened:
-            return measure(
-                folder, judge=opened, examples=rows, max_tokens=settings.max_tokens, resamples=settings.resamples
-            )
+            return measure(folder, judge=opened, examples=rows, seed=job.config.seed, **settings.model_dump())
 
-    used = {"evaluate": settings.model_dump(), "rows": digest(rows), "snapshot": job.config.export.snapshot}
-    return job.run.do(f"evaluation/{judge}", work, settings=used, after=(stage_of(judge),))
+    used: dict[str, Any] = {"evaluate": settings.model_dump(), "rows": digest(rows)}
+    used["snapshot"] = job.config.export.snapshot
+    if settings.samples > 1:
+        used["seed"] = job.config.seed
+    return job.run.do(f"evaluation/{judge}", work, settings=used, after=(job.stage_of(judge),))
 
 
 def export(job: Job) -> Facts:
-    last = judge_before(job.config.iterations + 1)
+    last = job.judges[-1]
     measured = bool(job.config.data.test_split)
     figures = job.path / "evaluation" / last / "figures.json"
 
@@ -248,7 +312,7 @@ def export(job: Job) -> Facts:
 
     used = {"export": job.config.export.model_dump()}
     return job.run.do(
-        "gguf", work, settings=used, after=(stage_of(last), *([f"evaluation/{last}"] if measured else []))
+        "gguf", work, settings=used, after=(job.stage_of(last), *([f"evaluation/{last}"] if measured else []))
     )
 
 
@@ -256,8 +320,7 @@ def results(job: Job) -> dict[str, Any]:
     """Write and return results.json: figures of each evaluated judge, differences, the cost of each finished stage."""
     from recipe.evaluation.benchmarks import differences, read_judgements
 
-    costs = ("wall_s", "tokens", "peak_rss_mb")
-    stages = {s["stage"]: {key: s[key] for key in costs} for s in job.run.stages() if "finished" in s}
+    stages = costs(job.run)
     found: dict[str, Any] = {}
     for name in (step for step in steps(job) if step in stages and "/" in step):
         judge = name.removeprefix("evaluation/")
@@ -271,24 +334,21 @@ def results(job: Job) -> dict[str, Any]:
             verdicts = read_judgements(job.path, first), read_judgements(job.path, second)
             gains[f"{second} - {first}"] = differences(rows, *verdicts, job.config.evaluate.resamples)
     content = {"models": found, "differences": gains, "stages": stages}
-    write_json(job.path / "results.json", content)
+    if job.run.main:
+        write_json(job.path / "results.json", content)
     return content
+
+
+def costs(run: RunFolder) -> dict[str, dict[str, Any]]:
+    """wall_s, tokens and peak_rss_mb of each finished stage; "from" where it was taken over from another run."""
+    kept = ("wall_s", "tokens", "peak_rss_mb", "from")
+    return {s["stage"]: {key: s[key] for key in kept if key in s} for s in run.stages() if "finished" in s}
 
 
 def comparisons(judges: Sequence[str]) -> list[tuple[str, str]]:
     """(first, second) of each difference reported, as far as both were evaluated: what SFT and each DPO round give."""
     rounds = [("sft", name) for name in judges if name.startswith("j")]
     return [pair for pair in [("seed-constrained", "sft"), *rounds] if set(pair) <= set(judges)]
-
-
-def judge_before(t: int) -> str:
-    """The name of the judge that iteration t starts from: "sft" for the first, then "j1", "j2", …"""
-    return "sft" if t == 1 else f"j{t - 1}"
-
-
-def stage_of(judge: str) -> str:
-    """The stage that makes a judge."""
-    return {"seed": "seed", "sft": "merged"}.get(judge) or f"iter-{judge.removeprefix('j')}:dpo"
 
 
 def digest(rows: Sequence[Example]) -> str:

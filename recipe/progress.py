@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from recipe.resources import process
+
 Advance = Callable[..., None]
 _LINE_EVERY_S = 20.0
 
@@ -24,7 +26,10 @@ _LINE_EVERY_S = 20.0
 @contextlib.contextmanager
 def bar(label: str, total: int, unit: str = "") -> Iterator[Advance]:
     """Yield `advance(count=1, note="", total=None)`. `note` is shown behind the rate, e.g. "loss 1.32"; `total`
-    corrects a total that was not known at the start."""
+    corrects a total that was not known at the start. Of several processes that share a run, the main one shows it."""
+    if process()[0]:
+        yield lambda *_, **__: None
+        return
     console = Console(file=sys.stderr)
     if not console.is_terminal:
         yield _lines(label, total, unit)

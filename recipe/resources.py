@@ -1,4 +1,4 @@
-"""What the package stands on: the files that travel with it, and the processors it may use.
+"""What the package stands on: the files that travel with it, the processors it may use, the processes that share a run.
 
 The files lie beside it in a checkout, inside it in an installed wheel.
 """
@@ -19,5 +19,12 @@ def resource(name: str) -> Path:
 
 
 def usable_cores() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The processors that this process may use: its part of them, where a launcher started several here."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def process() -> tuple[int, int]:
+    """(number of this process, how many) under `accelerate launch` or torchrun, else (0, 1). Number 0 is the main one:
+    it alone writes what all share, and speaks for all."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

@@ -7,7 +7,8 @@
       iter-1/sample.done.json         a folder that several stages share has one marker for each
 
 A marker: {"stage": "merged", "hash": "3f…", "inputs": {"sft-pointwise": "a1…"}, "versions": {"torch": "2.13.0", …},
-"seed": 0, "wall_s": 3.2, "tokens": 0, "peak_rss_mb": 912, …what the stage reports}.
+"seed": 0, "wall_s": 3.2, "tokens": 0, "peak_rss_mb": 912, …what the stage reports}. In a stage that was taken over from
+another run folder, all of this is that folder's, and "from" names it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
 from recipe.errors import SreError
+from recipe.resources import process
 
 _PACKAGES = (
     "torch",
@@ -40,11 +42,18 @@ _PACKAGES = (
 
 
 class RunFolder:
-    """One run. `do` runs a stage unless its marker says it is done."""
+    """One run. `do` runs a stage unless its marker says it is done, here or in one of the `lenders`: other run folders
+    whose stages of the same name and input hash are taken over.
 
-    def __init__(self, path: Path, *, seed: int = 0) -> None:
+    Several processes of one launch may share it. `main`: this is the one that writes what all share.
+    """
+
+    def __init__(self, path: Path, *, seed: int = 0, lenders: Sequence[Path] = ()) -> None:
         self.path = path
         self.seed = seed
+        self.lenders = tuple(lenders)
+        self._process = process()[0]
+        self.main = self._process == 0
         self.path.mkdir(parents=True, exist_ok=True)
 
     def do(
@@ -55,12 +64,16 @@ class RunFolder:
         settings: Mapping[str, Any],
         after: tuple[str, ...] = (),
         files: tuple[Path, ...] = (),
+        makes: tuple[str, ...] = (),
+        together: bool = False,
     ) -> dict[str, Any]:
         """Run `work(folder)` once and return the marker's content.
 
-        `stage` is a folder ("merged") or a folder and a step that share it ("iter-1:sample"). The input hash covers
-        the stage's settings, the hashes of the stages in `after`, and the content of `files`. Raises SreError when
-        the folder holds the same stage with another hash: nothing is reused silently or overwritten.
+        `stage` is a folder ("merged") or a folder and a step that share it ("iter-1:sample"); `makes` names what such a
+        step leaves there. The input hash covers the stage's settings, the hashes of the stages in `after`, and the
+        content of `files`. Raises SreError when the folder holds the same stage with another hash: nothing is reused
+        silently or overwritten. Of the processes that share the run, all do the work of a stage that they do
+        `together`; else the main one does it, and the others wait.
         """
         folder, marker = self._places(stage)
         inputs = {name: self._hash_of_done(name, stage) for name in after}
@@ -70,6 +83,12 @@ class RunFolder:
         if done is not None and done["hash"] == digest:
             return done
         started = marker.with_name(marker.name.replace("done", "started"))
+        if done is None and not self.main:
+            wait_for(lambda: digest in (_hash_in(started), _hash_in(marker)))  # the main process has checked the folder
+            if together and not marker.exists():
+                work(folder)
+            wait_for(lambda: marker.exists() and not started.exists())
+            return read_json(marker)
         found = done or (read_json(started) if started.exists() else None)
         if found is not None and found["hash"] != digest:
             raise SreError(
@@ -79,6 +98,11 @@ class RunFolder:
                 file=folder,
             )
         folder.mkdir(parents=True, exist_ok=True)
+        lender = self._lender(stage, digest)
+        if lender is not None:
+            content = self._take_over(lender, stage, makes)
+            started.unlink(missing_ok=True)
+            return content
         attempts = 1 + (found["attempts"] if found else 0)
         head = {
             "stage": stage,
@@ -109,9 +133,28 @@ class RunFolder:
         found.sort(key=lambda marker: marker["finished"])
         return found + [read_json(path) for path in sorted(self.path.rglob("*started.json"))]
 
-    def _places(self, stage: str) -> tuple[Path, Path]:
-        folder, _, step = stage.partition(":")
-        return self.path / folder, self.path / folder / (f"{step}.done.json" if step else "done.json")
+    def _places(self, stage: str, run: Path | None = None) -> tuple[Path, Path]:
+        name, _, step = stage.partition(":")
+        folder = (run or self.path) / name
+        return folder, folder / (f"{step}.done.json" if step else "done.json")
+
+    def _lender(self, stage: str, digest: str) -> Path | None:
+        for run in self.lenders:
+            marker = self._places(stage, run)[1]
+            if marker.exists() and read_json(marker)["hash"] == digest:
+                return run
+        return None
+
+    def _take_over(self, lender: Path, stage: str, makes: tuple[str, ...]) -> dict[str, Any]:
+        """Put what the lender's stage made into ours, the marker last; returns the marker's content."""
+        (theirs, their_marker), (ours, marker) = self._places(stage, lender), self._places(stage)
+        names = makes or [path.name for path in theirs.iterdir() if path != their_marker]
+        for name in names:
+            if (theirs / name).exists():
+                share(theirs / name, ours / name)
+        content = {**read_json(their_marker), "from": os.path.relpath(lender, self.path)}
+        write_json(marker, content)
+        return content
 
     def _hash_of_done(self, name: str, asking: str) -> str:
         marker = self._places(name)[1]
@@ -121,13 +164,32 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run folder for this process. Raises SreError when another process works in it."""
-        with (self.path / ".lock").open("w") as lock:
+        """Hold the run folder for this process. Raises SreError when another process works in it.
+
+        Each process of a launch has a lock of its own: a second launch is stopped by any of them.
+        """
+        with (self.path / (".lock" if self.main else f".lock-{self._process}")).open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise SreError("another process is working in this run folder", file=self.path) from None
             yield
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait for what another process of this launch does; when one of them fails, the launcher ends them all.
+
+    Files and not a collective call: those give up after minutes, and the main process may evaluate for hours.
+    """
+    while not condition():
+        time.sleep(0.2)
+
+
+def _hash_in(marker: Path) -> str | None:
+    try:
+        return str(read_json(marker)["hash"])
+    except FileNotFoundError:
+        return None
 
 
 def _differences(found: Mapping[str, Any], settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -244,6 +306,25 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def share(source: Path, target: Path) -> None:
+    """Put a file or folder of another run in `target`'s place, at no cost where the file system has hard links."""
+    if source.is_dir():
+        with atomic_folder(target) as temporary:
+            shutil.copytree(source, temporary, symlinks=True, dirs_exist_ok=True, copy_function=_link)
+    else:
+        with replacing(target) as temporary:
+            _link(source, temporary)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    # Rows are appended in place: a link would let one run write into another. All else is replaced by rename.
+    if Path(source).suffix != ".jsonl":
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copy2(source, target)
+
+
 def explain(error: OSError, path: Path) -> SreError:
     """The user's words for a failed write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -261,18 +342,16 @@ def append_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     """Append a block of rows in one write and sync it. A kill can leave at most a partial last line or block, which
     `whole_blocks` cuts off."""
     data = "".join(canonical(row) + "\n" for row in rows).encode()
+    before = path.stat().st_size if path.exists() else 0
     try:
         with path.open("ab") as file:
-            before = file.tell()
-            try:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.truncate(path, before)
-                raise
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
+        # Not before the file is closed, which writes what its buffer still holds.
+        with contextlib.suppress(OSError):
+            os.truncate(path, before)
         raise explain(error, path) from error
 
 

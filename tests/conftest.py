@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,29 @@ def _tokenizer():
     )
     fast.chat_template = TEMPLATE
     return fast
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Type name, e.g. "Q8_0" -> the embedded SmolLM2-135M-Instruct as a GGUF of that type, made once a session.
+
+    SRE_TEST_MODEL names another file to take in its place: a judge that was trained from it, say.
+    """
+    from recipe.engines.llamacpp import quantize
+    from recipe.stages.seed import embedded_gguf
+
+    folder = tmp_path_factory.mktemp("smollm2")
+
+    def get(type_name: str) -> Path:
+        path = folder / f"{type_name}.gguf"
+        if not path.exists():
+            quantize(os.environ.get("SRE_TEST_MODEL") or embedded_gguf(), path, type_name, requantize=True)
+        return path
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def at_most() -> Callable[[int], int]:
+    """How many rows a slow test takes: what it says, or less where SRE_TEST_ROWS says so, for a first look."""
+    return lambda rows: min(rows, int(os.environ.get("SRE_TEST_ROWS", rows)))

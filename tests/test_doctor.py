@@ -50,7 +50,7 @@ def test_the_table_has_the_versions_of_constraints_txt() -> None:
 def test_the_table_has_the_requirements_of_pyproject_toml() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = {"": project["dependencies"], **project["optional-dependencies"]}
-    for extra in ("", "train", "serve", "eval"):
+    for extra in ("", "train", "serve", "eval", "openai", "ray"):
         asked = {}
         for requirement in extras[extra]:
             match = re.match(r"([A-Za-z0-9_-]+)", requirement)

@@ -25,7 +25,7 @@ LAYERS = (
     {"sources", "layouts", "columns", "readers", "prompts", "verdict"},
     {"engines", "splits"},
     {"stages", "judge", "evaluation"},
-    {"job"},
+    {"job", "variants"},
     {"pipeline", "bench"},
     {"experiments", "reports", "gpu_smoke"},
     {"commands"},
@@ -46,9 +46,9 @@ SIDEWAYS = {("evaluation", "judge")}
 # What the two trainers share; the only module of stages/ that another one may import.
 SHARED_STAGE = "recipe.stages.training"
 
-ENGINES_ONLY = {"unsloth", "unsloth_zoo", "bitsandbytes", "llama_cpp"}
+ENGINES_ONLY = {"unsloth", "unsloth_zoo", "bitsandbytes", "llama_cpp", "openai"}
 TRL_ONLY = {"recipe.stages.sft", "recipe.stages.dpo", SHARED_STAGE}
-HEAVY = {"torch", "transformers", "llama_cpp", "datasets", "scipy", "trl", "peft", "unsloth", "pandas"}
+HEAVY = {"torch", "transformers", "llama_cpp", "datasets", "scipy", "trl", "peft", "unsloth", "pandas", "openai", "ray"}
 HELP_SECONDS = 0.3
 
 

@@ -1,9 +1,11 @@
 """The run folder: done markers, hashes, atomic writes, whole blocks."""
 
+import concurrent.futures
 import errno
 import json
 import multiprocessing
 import os
+import threading
 
 import pytest
 
@@ -83,6 +85,54 @@ def test_steps_of_one_folder_have_markers_of_their_own(tmp_path):
     run.do("iter-1:curate", work, settings={}, after=("iter-1:sample",))
     assert (tmp_path / "iter-1" / "sample.done.json").exists()
     assert [stage["stage"] for stage in run.stages()] == ["iter-1:sample", "iter-1:curate"]
+
+
+def test_a_stage_done_in_another_run_is_taken_over_when_its_hash_is_the_same(tmp_path):
+    calls, work = counting()
+    theirs = RunFolder(tmp_path / "theirs", seed=1)
+    made = theirs.do("merged", work, settings={"a": 1})
+    ours = RunFolder(tmp_path / "ours", lenders=(tmp_path / "none", theirs.path))
+    assert ours.do("merged", work, settings={"a": 1}) == {**made, "from": "../theirs"}
+    assert len(calls) == 1
+    assert (ours.path / "merged" / "made.txt").samefile(theirs.path / "merged" / "made.txt")
+    ours.do("sft", work, settings={})
+    RunFolder(tmp_path / "other", lenders=(theirs.path,)).do("merged", work, settings={"a": 2})
+    assert calls[1:] == [ours.path / "sft", tmp_path / "other" / "merged"]
+
+
+def test_of_a_shared_folder_only_what_the_step_makes_is_taken_over_and_rows_are_copied(tmp_path):
+    def work(folder):
+        for name in ("samples.jsonl", "preferences.jsonl"):
+            (folder / name).write_text("{}\n")
+        return {}
+
+    theirs = RunFolder(tmp_path / "theirs")
+    theirs.do("iter-1:sample", work, settings={}, makes=("samples.jsonl",))
+    theirs.do("iter-1:curate", work, settings={}, after=("iter-1:sample",))
+    ours = RunFolder(tmp_path / "ours", lenders=(theirs.path,))
+    ours.do("iter-1:sample", work, settings={}, makes=("samples.jsonl", "assessments.jsonl"))
+    folder = ours.path / "iter-1"
+    assert sorted(path.name for path in folder.iterdir()) == ["sample.done.json", "samples.jsonl"]
+    # Rows are appended in place: a link would let one run write into the other.
+    assert not (folder / "samples.jsonl").samefile(theirs.path / "iter-1" / "samples.jsonl")
+
+
+def test_a_stage_that_was_interrupted_is_taken_over_whole(tmp_path):
+    calls, work = counting()
+    theirs = RunFolder(tmp_path / "theirs")
+    theirs.do("merged", work, settings={})
+
+    def fail(folder):
+        (folder / "made.txt").write_text("half")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        RunFolder(tmp_path / "ours").do("merged", fail, settings={})
+    ours = RunFolder(tmp_path / "ours", lenders=(theirs.path,))
+    ours.do("merged", work, settings={})
+    assert len(calls) == 1
+    assert (ours.path / "merged" / "made.txt").read_text() == "made"
+    assert sorted(path.name for path in (ours.path / "merged").iterdir()) == ["done.json", "made.txt"]
 
 
 def test_no_space_leaves_the_old_file_whole_and_nothing_half_written(tmp_path, monkeypatch):
@@ -190,4 +240,66 @@ def test_two_processes_do_not_share_a_run_folder(tmp_path):
     release.set()
     process.join()
     with RunFolder(tmp_path).locked():
+        pass
+
+
+@pytest.fixture
+def second(tmp_path, monkeypatch):
+    """The same run folder as the second process of a launch sees it."""
+    with monkeypatch.context() as launched:
+        launched.setenv("RANK", "1")
+        launched.setenv("WORLD_SIZE", "2")
+        return RunFolder(tmp_path)
+
+
+def in_two_processes(main, second, stage, work, helping, **options):
+    """Both do the stage, the second from before the main one; what each got."""
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        waiting = threads.submit(second.do, stage, helping, **options)
+        assert not concurrent.futures.wait([waiting], timeout=0.5).done
+        return main.do(stage, work, **options), waiting.result(20)
+
+
+def test_the_main_process_does_a_stage_and_the_others_get_what_it_found(tmp_path, second):
+    (calls, work), (helped, helping) = counting(), counting()
+    ours, theirs = in_two_processes(RunFolder(tmp_path), second, "merged", work, helping, settings={})
+    assert ours == theirs
+    assert (len(calls), len(helped)) == (1, 0)
+
+
+def test_all_processes_work_on_a_stage_that_they_do_together_and_one_writes_its_marker(tmp_path, second):
+    (_, work), (helped, _) = counting(), counting()
+    begun = threading.Event()
+
+    def helping(folder):
+        helped.append(folder)
+        begun.set()
+        return {"tokens": 7}
+
+    def waits(folder):
+        assert begun.wait(20)
+        return work(folder)
+
+    ours, theirs = in_two_processes(RunFolder(tmp_path), second, "merged", waits, helping, settings={}, together=True)
+    assert ours == theirs
+    assert ours["tokens"] == 5
+    assert helped == [tmp_path / "merged"]
+
+
+def test_the_others_do_not_begin_what_the_main_process_refuses(tmp_path, second):
+    write_json(tmp_path / "merged" / "started.json", {"hash": "0" * 64, "settings": {}, "inputs": {}, "attempts": 1})
+    calls, work = counting()
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        waiting = threads.submit(second.do, "merged", work, settings={"a": 1}, together=True)
+        with pytest.raises(SreError, match="differs in: a"):
+            RunFolder(tmp_path).do("merged", work, settings={"a": 1}, together=True)
+        assert not concurrent.futures.wait([waiting], timeout=0.5).done
+        assert not calls
+        (tmp_path / "merged" / "started.json").unlink()  # lets the waiting process end
+        RunFolder(tmp_path).do("merged", work, settings={"a": 1})
+
+
+def test_each_process_of_a_launch_holds_the_folder(tmp_path, second):
+    held = RunFolder(tmp_path).locked(), second.locked()
+    with held[0], held[1], pytest.raises(SreError, match="another process"), second.locked():
         pass

@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from recipe.commands.shared import console, examples, memory_option, threads_option
+
+_SERVERS = ("workers", "threads", "memory", "context", "calibrated", "constrain")  # what a server has settled already
+_NOT_WITH = {"llamacpp": ("base_url",), "ray": ("base_url",), "openai": _SERVERS}
 
 
 def _columns(_context: click.Context, _parameter: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
@@ -25,13 +29,27 @@ def _columns(_context: click.Context, _parameter: click.Parameter, pairs: tuple[
         "    --map instruction=question --map response=answer",
         "sre judge pairs.jsonl -o judged.jsonl --model judge.gguf --swap --label-only",
         "sre judge seed-data -o - --model judge.gguf --limit 3 --samples 5",
+        "sre judge rows.jsonl -o judged.jsonl --engine openai --base-url http://127.0.0.1:8000/v1",
+        "RAY_ADDRESS=auto sre judge rows.parquet -o judged.jsonl --model /shared/judge.gguf --engine ray --workers 8",
     )
 )
 @click.argument("rows")
 @click.option(
     "-o", "--out", required=True, help="A .jsonl, .csv or .parquet file; - for JSON lines on standard output."
 )
-@click.option("--model", required=True, type=click.Path(path_type=Path), help="A GGUF file, e.g. judge.gguf.")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="A GGUF file, e.g. judge.gguf; with --engine openai a model of the server. [default there: its only one]",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["llamacpp", "openai", "ray"]),
+    default="llamacpp",
+    show_default=True,
+    help="This machine; a server with OpenAI's API; workers of the Ray at RAY_ADDRESS, or of one started here.",
+)
+@click.option("--base-url", metavar="URL", help="Of --engine openai; its key goes into OPENAI_API_KEY.")
 @click.option("--resume", is_flag=True, help="Keep finished rows; judge the others, and those that ended in an error.")
 @click.option("--overwrite", is_flag=True, help="Begin the output anew.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N rows.")
@@ -60,12 +78,20 @@ def _columns(_context: click.Context, _parameter: click.Parameter, pairs: tuple[
 @click.option("--calibrated", is_flag=True, help="Label probabilities as calibrated on held-out rows by the export.")
 @memory_option
 @threads_option
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, a judge in each.")
-def judge(rows: str, out: str, model: Path, **options: Any) -> None:
-    """Judge every row of a file (JSONL, CSV or Parquet; - for JSON lines on standard input), on the CPU.
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes, a judge in each; they share --threads and --memory, with --engine ray each has as much.",
+)
+def judge(rows: str, out: str, **options: Any) -> None:
+    """Judge every row of a file (JSONL, CSV or Parquet; - for JSON lines on standard input), on the CPU or as --engine
+    says.
 
     A row that can't be read or judged is written with its error. Rows are kept as they finish, so a run that was
-    stopped goes on with --resume.
+    stopped goes on with --resume. A server (--engine openai) forces no label: where its model writes none, the row
+    counts as malformed.
     """
     from dataclasses import fields
 
@@ -74,8 +100,23 @@ def judge(rows: str, out: str, model: Path, **options: Any) -> None:
     from recipe.judge.batch import judge_with_bar
     from recipe.judge.result_rows import Settings
 
+    _refuse_what_does_not_fit(click.get_current_context())
+    if options["engine"] == "openai":
+        options["constrain"] = False
     settings = Settings(**{field.name: options.pop(field.name) for field in fields(Settings)})
-    Console(stderr=True).print(judge_with_bar(rows, out, model, settings=settings, **options).table())
+    Console(stderr=True).print(judge_with_bar(rows, out, settings=settings, **options).table())
+
+
+def _refuse_what_does_not_fit(context: click.Context) -> None:
+    """Raises UsageError for options that the engine can't follow, and for those that it needs."""
+    options = context.params
+    engine = options["engine"]
+    for name in _NOT_WITH[engine]:
+        if options[name] and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name.replace('_', '-')} can't be combined with --engine {engine}")
+    needed = "base_url" if engine == "openai" else "model"
+    if options[needed] is None:
+        raise click.UsageError(f"--engine {engine} needs --{needed.replace('_', '-')}")
 
 
 @click.command(

@@ -89,19 +89,47 @@ def _evaluate_model(
     click.echo(f"All figures: {folder / 'figures.json'}")
 
 
-@click.command(epilog=examples("sre experiment seed-data", "sre experiment seed-data --seeds 0 --seeds 1 --seeds 2"))
-@click.argument("name", type=click.Choice(["seed-data"]))
+def _list_rows(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from recipe.variants import VARIANTS
+
+        width = max(map(len, VARIANTS))
+        for name, variant in VARIANTS.items():
+            click.echo(f"{name:{width}}  {variant.description}")
+        context.exit()
+
+
+@click.command(
+    epilog=examples(
+        "sre experiment --list",
+        "sre experiment seed-data                       the recipe over three random seeds",
+        "sre experiment seed-data self-consistency margin-0 margin-1 margin-2 --seeds 0",
+        "sre experiment my.toml sft j2 --set data.pointwise=my-data --run-dir runs/mine",
+    )
+)
+@click.argument("preset")
+@click.argument("rows", nargs=-1, metavar="[ROW]...")
 @click.option("--seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True, help="May be repeated.")
+@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_rows, help="Tell all rows.")
 @run_dir_option
 @set_option
-def experiment(name: str, seeds: tuple[int, ...], run_dir: Path | None, overrides: tuple[str, ...]) -> None:
-    """Repeat the recipe over random seeds and report J_2 against J_SFT, pooled. seed-data: all of the seed data."""
-    from recipe.experiments import run_seeds
+def experiment(
+    preset: str, rows: tuple[str, ...], seeds: tuple[int, ...], run_dir: Path | None, overrides: tuple[str, ...]
+) -> None:
+    """Measure baselines and ablations beside the recipe, over random seeds.
 
-    results = run_seeds(name, seeds, run_dir or Path("runs") / name, overrides)
-    from recipe.evaluation.report import show_results
+    PRESET is a preset's name or a TOML file; each ROW a baseline or ablation by its name. Without rows: the seed model,
+    J_SFT and each J. Rows share every stage they have in common, and the tables hold all that was measured in the
+    folder, so rows can be added by further calls. results.json and results.md are written there.
+    """
+    from recipe.config import load
+    from recipe.experiments import run_experiment
 
-    show_results(results, console())
+    folder = run_dir or Path("runs") / load(preset, overrides).name
+    results = run_experiment(preset, rows, seeds, folder, overrides)
+    from recipe.evaluation.report import show_experiment
+
+    show_experiment(results, console())
 
 
 @click.command(

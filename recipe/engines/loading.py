@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from recipe.engines.base import Quantization
 from recipe.errors import SreError
 from recipe.resources import usable_cores
+
+
+def take_share(threads: int | None) -> None:
+    """This process's share of the machine: its own GPU, where a launcher started one process for each, and CPU threads
+    (None: all cores it may use). Raises SreError when there are more processes than GPUs."""
+    import torch
+
+    own = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.is_available():
+        if own >= torch.cuda.device_count():
+            raise SreError(f"process {own} has no GPU; launch as many as there are: {torch.cuda.device_count()}")
+        torch.cuda.set_device(own)
+    elif "LOCAL_RANK" in os.environ:
+        # Accelerate would name it "cpu:0", where torch.load finds no place for a checkpoint.
+        os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    use_threads(threads)
 
 
 def use_threads(threads: int | None) -> int:

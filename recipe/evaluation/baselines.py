@@ -1,17 +1,20 @@
 """Baselines that combine a judge's samples and train nothing themselves (SPEC: Baselines and ablations). Pure.
 
 Self-consistency turns N samples of an example into one judgement to measure; the best-of-N filter turns N samples
-of each training example into rows for SFT. Both take what `Judge.judge(..., samples=N)` or stages/sample.py made.
+of each training example into rows for SFT. Both take what `Judge.judge(..., samples=N)` or stages/sample.py made, or,
+where a judgement is a label alone, what `label_draws` makes of its distribution.
 """
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from recipe.judge.combine import consensus
 from recipe.rows import Example, Judgement
+from recipe.verdict import format_verdict
 
 SELF_CONSISTENCY_N = 5
 BEST_OF_N = 10
@@ -59,6 +62,17 @@ def best_of_n(examples: Sequence[Example], judgements: Iterable[Judgement], n: i
             best = max(right, key=lambda sample: sample.label_probabilities.get(sample.label or 0, 0.0))
             rows.append(replace(example, rationale=best.rationale, origin=best.id))
     return rows
+
+
+def label_draws(judgement: Judgement, n: int, seed: int) -> list[Judgement]:
+    """n samples at temperature 1 of a judgement that is a label alone: draws from its label distribution."""
+    shares = judgement.label_probabilities
+    labels = random.Random(f"{seed}:{judgement.example_id}").choices(list(shares), list(shares.values()), k=n)
+    stem = judgement.id.rpartition(":")[0]
+    return [
+        replace(judgement, id=f"{stem}:{k}", label=label, text=format_verdict("", label))
+        for k, label in enumerate(labels)
+    ]
 
 
 def _by_example(judgements: Iterable[Judgement]) -> dict[str, list[Judgement]]:

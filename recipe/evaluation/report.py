@@ -12,6 +12,7 @@ from rich.text import Text
 
 from recipe.rows import Example, Judgement
 
+NOT_RUN = "not run"
 BENCHMARK_PARTS = {"as written": "figures", "label forced": "constrained"}
 NAMES = {"seed": "seed", "seed-constrained": "seed, label forced", "sft": "SFT"}
 
@@ -66,6 +67,9 @@ def results_markdown(results: Mapping[str, Any]) -> str:
 def _results(models: Mapping[str, Any]) -> list[list[str]]:
     grid = [["judge", "n", "malformed", "Pearson (parsed rows)", "pointwise accuracy", "pairwise accuracy"]]
     for name, result in models.items():
+        if result is None:
+            grid.append([judge_name(name), *[NOT_RUN] * (len(grid[0]) - 1)])
+            continue
         pointwise, pairwise = result["pointwise"], result["pairwise"]
         n, malformed = pointwise["n"] + pairwise["n"], pointwise["malformed"] + pairwise["malformed"]
         figures = (figure_text(pointwise["accuracy"]), figure_text(pairwise["accuracy"]))
@@ -76,6 +80,73 @@ def _results(models: Mapping[str, Any]) -> list[list[str]]:
 
 def _differences(gains: Mapping[str, Any]) -> list[list[str]]:
     return [["difference", *GAINS], *([name, *gain_texts(gain)] for name, gain in gains.items())]
+
+
+def experiment_markdown(results: Mapping[str, Any]) -> str:
+    """results.md of an experiment: the tables of judges and differences, those of `_details`, what the rows are."""
+    parts = [results_markdown(results), *(f"{title}\n\n{markdown_table(grid)}" for title, grid in _details(results))]
+    about = [f"- {name}: {description}\n" for name, description in results["rows"].items()]
+    about += [f"- Not run, {name}: {why}\n" for name, why in results["problems"].items()]
+    return "\n".join([*parts, "".join(about)])
+
+
+def show_experiment(results: Mapping[str, Any], console: Console) -> None:
+    """Print the tables of `experiment_markdown`; of the rows not run the names alone."""
+    ran = _ran(results)
+    show_results({**results, "models": ran}, console)
+    for title, grid in _details(results):
+        console.print(_table(title, grid))
+    console.print(f"Not run: {', '.join(name for name in results['models'] if name not in ran) or 'none'}.")
+    for name, why in results["problems"].items():
+        console.print(f"{name}: {why}")
+
+
+def _ran(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: result for name, result in part["models"].items() if result is not None}
+
+
+def _details(results: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
+    """(title, table): what the expected score gives; each aspect and each random seed, where there are several."""
+    grid = [["judge", "Pearson of the label", "of the expected score", "difference"]]
+    for name, gain in results["expected_score"].items():
+        cells = [figure_text(gain[key]) for key in ("label", "expected")]
+        grid.append([judge_name(name), *cells, figure_text(gain["difference"], with_n=True)])
+    found = [("Expected score against label (pointwise rows that have both)", grid)]
+    for aspect, part in results["aspects"].items():
+        found.append((f"Test rows of {aspect or 'no aspect'}", _against_sft(part)))
+    if len(results["seeds"]) > 1:
+        per_seed = {
+            f"{judge_name(name)}, seed {seed}": part["models"][name]
+            for name in _ran(results)
+            for seed, part in results["per_seed"].items()
+            if part["models"][name] is not None
+        }
+        found.append(("Each random seed", _results(per_seed)))
+    return found
+
+
+def _against_sft(part: Mapping[str, Any]) -> list[list[str]]:
+    """One row a judge that was run: each task's measures, their differences from SFT, what the expected score gives."""
+    ran, gains = _ran(part), part["differences"]
+    tasks = [task for task in ("pointwise", "pairwise") if any(result[task]["n"] for result in ran.values())]
+    columns = {
+        "pointwise": ("Pearson", "- SFT", "of the expected score", "- of the label", "pointwise accuracy", "- SFT"),
+        "pairwise": ("pairwise accuracy", "- SFT"),
+    }
+    grid = [["judge", "n", "malformed", *(title for task in tasks for title in columns[task])]]
+    for name, result in ran.items():
+        gain, finer = gains.get(f"{name} - sft", {}), part["expected_score"][name]
+        cells: dict[str, tuple[Any, ...]] = {}
+        for task in tasks:
+            other = gain.get(task, {})
+            cells[task] = (result[task]["accuracy"], other.get("accuracy_all"))
+            if task == "pointwise":
+                first = (result[task]["pearson"], other.get("pearson"))
+                cells[task] = (*first, finer["expected"], finer["difference"], *cells[task])
+        n, malformed = (sum(result[task][key] for task in tasks) for key in ("n", "malformed"))
+        counts = [judge_name(name), str(n), f"{malformed} ({malformed / max(n, 1):.0%})"]
+        grid.append([*counts, *(figure_text(cell) for task in tasks for cell in cells[task])])
+    return grid
 
 
 def _table(title: str, grid: Sequence[Sequence[str]]) -> Table:
@@ -122,8 +193,9 @@ def stages_table(stages: Mapping[str, Any]) -> Table:
         if "wall_s" not in stage:
             table.add_row(name, "unfinished", "", "", "")
             continue
-        table.add_row(name, "done", f"{stage['wall_s']:.1f} s", f"{stage['tokens']:,}", f"{stage['peak_rss_mb']:,} MiB")
-    total = sum(stage.get("wall_s", 0) for stage in stages.values())
+        state = f"from {stage['from']}" if "from" in stage else "done"
+        table.add_row(name, state, f"{stage['wall_s']:.1f} s", f"{stage['tokens']:,}", f"{stage['peak_rss_mb']:,} MiB")
+    total = sum(stage.get("wall_s", 0) for stage in stages.values() if "from" not in stage)
     table.add_row("all", "", f"{total:.1f} s", "", "", style="bold")
     return table
 

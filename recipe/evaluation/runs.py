@@ -31,6 +31,12 @@ class RunData:
     examples: tuple[Example, ...] | None
     problem: str = ""
 
+    @property
+    def title(self) -> str:
+        """The folder's name; of an experiment's seed-<n>, the row's too."""
+        name = self.path.resolve().name
+        return f"{self.config.name}, seed {self.config.seed}" if name.startswith("seed-") else name
+
     @cached_property
     def stages(self) -> dict[str, dict[str, Any]]:
         """The marker of each stage that was begun; unfinished ones lack "finished"."""
@@ -154,5 +160,5 @@ def grouped(runs: Sequence[RunData]) -> list[Group]:
 
 def _title(runs: Sequence[RunData]) -> str:
     if len(runs) == 1:
-        return runs[0].path.resolve().name
+        return runs[0].title
     return f"{runs[0].config.name}, seeds {', '.join(str(run.config.seed) for run in runs)}"

@@ -9,16 +9,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from recipe.engines.openai import OpenAIGenerator
 from recipe.errors import SreError
 from recipe.judge.journal import STDOUT, Journal
 from recipe.judge.judge import Judge, to_bytes
+from recipe.judge.ray_pool import RayPool
 from recipe.judge.result_rows import Row, Settings, bad_row, input_hash, result_rows
 from recipe.judge.rubrics import NamedRubric, read_rubric
 from recipe.judge.summary import Summary
-from recipe.judge.workers import Workers, identity
+from recipe.judge.workers import Pool, Workers, identity
 from recipe.progress import bar, follow
 from recipe.resources import usable_cores
 from recipe.rows import TASKS, Example, Rubric, Task
@@ -29,11 +32,12 @@ BLOCK = 16
 """Rows written and synced at once, if they come within FLUSH_S: what a kill can lose."""
 FLUSH_S = 2.0
 
+Engine = Literal["llamacpp", "openai", "ray"]
 Progress = Callable[[int, int], None]
 
 
 def judge_file(
-    judge: Judge | Workers,
+    judge: Judge | Pool,
     source: str | Path,
     out: str | Path,
     *,
@@ -71,7 +75,7 @@ def judge_file(
 
 
 def judge_rows(
-    judge: Judge | Workers,
+    judge: Judge | Pool,
     rows: Sequence[Example | BadRow],
     out: str | Path,
     *,
@@ -87,7 +91,7 @@ def judge_rows(
     if settings.swap and not any(isinstance(row, Example) and row.task == "pairwise" for row in rows):
         raise SreError("swap judges pairs in both orders, and no row is a pair")
     summary = Summary()
-    who = judge.identity if isinstance(judge, Workers) else identity(judge)
+    who = identity(judge) if isinstance(judge, Judge) else judge.identity
     with Journal(out) as journal:
         inputs = {row.id: input_hash(row) for row in rows}
         kept = journal.begin({**who, "settings": asdict(settings)}, inputs, resume=resume, overwrite=overwrite)
@@ -101,7 +105,7 @@ def judge_rows(
 
 
 def _judge(
-    judge: Judge | Workers,
+    judge: Judge | Pool,
     rows: Sequence[Example | BadRow],
     journal: Journal,
     settings: Settings,
@@ -114,7 +118,7 @@ def _judge(
     block: list[Row] = [bad_row(row) for row in rows if isinstance(row, BadRow)]
     for row in block:
         summary.count(row)
-    make = judge.rows if isinstance(judge, Workers) else partial(result_rows, judge)
+    make = partial(result_rows, judge) if isinstance(judge, Judge) else judge.rows
     start = written = time.monotonic()
     try:
         for row in make(examples, settings, summary.usage) if examples else ():
@@ -141,35 +145,51 @@ def _overridden(row: Example | BadRow, rubrics: Mapping[Task, Rubric]) -> Exampl
     return replace(row, rubric=rubrics[row.task], label=None)
 
 
-def judge_with_bar(
-    source: str,
-    out: str,
-    model: Path,
+def judge_with_bar(source: str, out: str, model: Path | None, *, rubric: str | None = None, **options: Any) -> Summary:
+    """`judge_file` with the judge opened for it and a progress bar: what `sre judge` does.
+
+    rubric: a name or a file, see `rubrics.load_rubric`. The other options are those of `open_judges` and `judge_file`.
+    """
+    named = read_rubric(rubric) if rubric else None
+    if options.get("override_rubric") and named is None:
+        raise SreError("override-rubric needs a rubric")
+    how = {name: options.pop(name) for name in signature(open_judges).parameters if name in options}
+    with open_judges(model, **how) as judge:
+        name = judge.name if isinstance(judge, Judge) else Path(str(model)).stem
+        with bar(f"judging with {name}", 0, "rows") as advance:
+            return judge_file(judge, source, out, rubric=named, progress=follow(advance), **options)
+
+
+def open_judges(
+    model: Path | None,
     *,
-    rubric: str | None = None,
+    engine: Engine = "llamacpp",
+    base_url: str = "",
     workers: int = 1,
     threads: int | None = None,
     memory: str | None = None,
     context: int = 4096,
     parallel: int = 16,
     calibrated: bool = False,
-    **options: Any,
-) -> Summary:
-    """`judge_file` with the judge in a GGUF file and a progress bar: what `sre judge` does.
+) -> Judge | Workers | RayPool:
+    """A judge, or several of one kind; use as a context manager. Raises SreError where it can't be opened.
 
-    rubric: a name or a file, see `rubrics.load_rubric`. workers: processes; each has an equal part of the threads and
-    of the memory. The other options are those of `judge_file`, and of `Judge.from_gguf`.
+    model: a GGUF file; for "openai" the name of a model at `base_url`, None for its only one. workers: processes. Each
+    has an equal part of `threads` and `memory`; under "ray", where they may be on several machines, as much as is
+    given. The other options are those of `Judge.from_gguf`.
     """
-    named = read_rubric(rubric) if rubric else None
-    if options.get("override_rubric") and named is None:
-        raise SreError("override-rubric needs a rubric")
-    if workers > 1:
-        threads = max((threads or usable_cores()) // workers, 1)
-    budget = None if memory is None else to_bytes(memory) // workers
-    settings: dict[str, Any] = {"context": context, "parallel": parallel, "memory": budget, "calibrated": calibrated}
-    open_judge = partial(Judge.from_gguf, model, threads=threads, **settings)
-    with (
-        Workers(open_judge, workers) if workers > 1 else open_judge() as judge,
-        bar(f"judging with {model.stem}", 0, "rows") as advance,
-    ):
-        return judge_file(judge, source, out, rubric=named, progress=follow(advance), **options)
+    if engine == "openai":
+        return Judge(OpenAIGenerator(base_url, model=None if model is None else str(model), parallel=parallel))
+    if model is None:
+        raise SreError("expected a GGUF file", field="model")
+    limit = None if memory is None else to_bytes(memory)
+    # Absolute, because Ray's workers may have another working directory.
+    path = model.absolute() if engine == "ray" else model
+    opened = partial(Judge.from_gguf, path, context=context, parallel=parallel, calibrated=calibrated)
+    if engine == "ray":
+        cores = threads or max(usable_cores() // workers, 1)
+        return RayPool(partial(opened, threads=cores, memory=limit), workers, threads=cores)
+    if workers == 1:
+        return opened(threads=threads, memory=limit)
+    cores = max((threads or usable_cores()) // workers, 1)
+    return Workers(partial(opened, threads=cores, memory=limit and limit // workers), workers)

@@ -11,7 +11,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Protocol
 
 from recipe.errors import SreError
 from recipe.judge.judge import Judge
@@ -22,7 +22,15 @@ from recipe.run import peak_rss_mb
 OpenJudge = Callable[[], Judge]
 
 
-class Workers:
+class Pool(Protocol):
+    """Several judges that share the rows of one file; `identity` says whose judgements theirs are."""
+
+    identity: dict[str, str]
+
+    def rows(self, examples: Sequence[Example], settings: Settings, usage: Usage) -> Iterator[Row]: ...
+
+
+class Workers(Pool):
     """`count` judges in processes of their own. Use as a context manager; leaving it ends them.
 
     open_judge: makes a judge, called in each process; it must be picklable, e.g. functools.partial(Judge.from_gguf,
@@ -43,7 +51,7 @@ class Workers:
                 self._processes.append(process)
                 self._connections.append(ours)
             opened = [self._receive(link)[1] for link in self._connections]
-            self.identity: dict[str, str] = opened[0]
+            self.identity = opened[0]
         except BaseException:
             self.close()
             raise
@@ -65,7 +73,7 @@ class Workers:
                     yield content
                 else:
                     waiting.remove(link)
-                    _add(usage, content)
+                    add_usage(usage, content)
 
     def _receive(self, link: Connection) -> tuple[str, Any]:
         try:
@@ -127,6 +135,7 @@ def _work(link: Connection, open_judge: OpenJudge) -> None:
             link.send(("failed", error))
 
 
-def _add(total: Usage, more: Usage) -> None:
+def add_usage(total: Usage, more: Usage) -> None:
+    """Add the counts of `more` to `total`."""
     for name, value in vars(more).items():
         setattr(total, name, getattr(total, name) + value)

@@ -12,12 +12,13 @@ from typing import Any
 
 from recipe.config import DpoConfig
 from recipe.engines.base import Quantization, TrainingEngine
-from recipe.errors import SreError
+from recipe.errors import NothingToTrainError, SreError
 from recipe.progress import bar
 from recipe.prompts import Prompts
 from recipe.rows import Example, Judgement, Message, Preference
 from recipe.stages.training import (
     completion_ids,
+    one_gpu,
     progress_callback,
     prompt_ids,
     run_trainer,
@@ -62,7 +63,7 @@ def run_dpo(
     rows = [to_row(tokenizer, prompts.judge(examples[pair.example_id]), pair) for pair in preferences]
     fitting = [row for row in rows if _length(row) <= max_length]
     if not fitting:
-        raise SreError(
+        raise NothingToTrainError(
             f"no preference pair to train on ({len(rows)} made, {len(rows)} longer than {max_length} tokens)"
         )
     trainer = make_trainer(peft_model, tokenizer, fitting, folder, settings, seed, gradient_checkpointing)
@@ -114,6 +115,7 @@ def make_trainer(
     from datasets import Dataset
     from trl import DPOConfig as TrlDpoConfig
     from trl import DPOTrainer
+    from trl.models.utils import _ForwardRedirection
 
     from recipe.engines import shared_prompt
 
@@ -128,12 +130,15 @@ def make_trainer(
             return dataset  # add_reference does it
 
         def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-            if share:
-                model = shared_prompt.SharedPrompt(
-                    self.accelerator.unwrap_model(model), inputs, self.accelerator.autocast
-                )
-                inputs = {key: value for key, value in inputs.items() if not key.startswith("packed_")}
-            return super()._compute_loss(model, inputs, return_outputs)
+            if not share:
+                return super()._compute_loss(model, inputs, return_outputs)
+            plain = self.accelerator.unwrap_model(model)
+            packed = shared_prompt.SharedPrompt(plain, inputs, self.accelerator.autocast)
+            short = {key: value for key, value in inputs.items() if not key.startswith("packed_")}
+            if model is plain:
+                return super()._compute_loss(packed, short, return_outputs)
+            # Several processes exchange gradients only after a pass through the wrapper's own forward.
+            return _ForwardRedirection()(model, plain, super()._compute_loss, packed, short, return_outputs)
 
         def add_reference(self, choice: str) -> dict[str, Any]:
             self.train_dataset, facts = _with_reference(self, rows, choice)
@@ -153,7 +158,7 @@ def make_trainer(
     )
     return PairTrainer(
         model=peft_model,
-        args=TrlDpoConfig(**arguments, **_loss(settings), beta=settings.beta, precompute_ref_log_probs=True),
+        args=one_gpu(TrlDpoConfig(**arguments, **_loss(settings), beta=settings.beta, precompute_ref_log_probs=True)),
         train_dataset=Dataset.from_list([{**row, "ref_chosen_logps": 0.0, "ref_rejected_logps": 0.0} for row in rows]),
         processing_class=tokenizer,
         data_collator=collate if share else None,
@@ -195,8 +200,12 @@ def _with_reference(trainer: Any, rows: list[dict[str, Any]], choice: str) -> tu
 
 
 def reference_pass(trainer: Any, rows: list[dict[str, Any]], label: str) -> list[dict[str, Any]]:
-    """The rows with the untrained model's log-probabilities, computed as training computes them, without gradients."""
+    """The rows with the untrained model's log-probabilities, computed as training computes them, without gradients.
+
+    Several processes share the rows, and all get all of them.
+    """
     import torch
+    from accelerate.utils import gather_object
 
     if not rows:
         return []
@@ -205,9 +214,13 @@ def reference_pass(trainer: Any, rows: list[dict[str, Any]], label: str) -> list
     model = trainer.model
     was_training = model.training
     model.eval()
-    with torch.no_grad(), bar(label, len(rows), "pairs") as advance:
-        for start in range(0, len(rows), size):
-            batch = rows[start : start + size]
+    with (
+        torch.no_grad(),
+        trainer.accelerator.split_between_processes(rows) as share,
+        bar(label, len(share), "pairs") as advance,
+    ):
+        for start in range(0, len(share), size):
+            batch = share[start : start + size]
             blank = [{**row, "ref_chosen_logps": 0.0, "ref_rejected_logps": 0.0} for row in batch]
             inputs = {key: value.to(trainer.accelerator.device) for key, value in trainer.data_collator(blank).items()}
             logps = _logps(trainer, model, inputs)
@@ -216,7 +229,8 @@ def reference_pass(trainer: Any, rows: list[dict[str, Any]], label: str) -> list
                 filled.append({**row, "ref_chosen_logps": c, "ref_rejected_logps": r})
             advance(len(batch))
     model.train(was_training)
-    return filled
+    gathered: list[dict[str, Any]] = gather_object(filled)
+    return gathered
 
 
 def _logps(trainer: Any, model: Any, inputs: dict[str, Any]) -> Any:

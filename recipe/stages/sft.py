@@ -19,6 +19,7 @@ from recipe.prompts import Prompts
 from recipe.rows import Example
 from recipe.stages.training import (
     completion_ids,
+    one_gpu,
     progress_callback,
     prompt_ids,
     run_trainer,
@@ -32,6 +33,7 @@ def run_sft(
     *,
     engine: TrainingEngine,
     model: Path,
+    adapter: Path | None = None,
     examples: Sequence[Example],
     dev: Sequence[Example],
     settings: SftConfig,
@@ -41,14 +43,15 @@ def run_sft(
     gradient_checkpointing: bool,
     seed: int,
 ) -> dict[str, Any]:
-    """Train a new adapter on `examples` (labels and, unless label_only, rationales given).
+    """Train a new adapter, or go on with `adapter`, on `examples` (labels and, unless label_only, rationales given).
 
     Rows longer than `max_length` tokens are left out and counted, never cut. With `dev` rows the checkpoint of the
     lowest dev loss is kept. Raises SreError when no row fits.
     """
     peft_model, tokenizer = engine.load(
         model,
-        lora={**lora.model_dump(), "seed": seed},
+        adapter=adapter,
+        lora=None if adapter else {**lora.model_dump(), "seed": seed},
         quantization=quantization,
         max_length=max_length,
         gradient_checkpointing=gradient_checkpointing,
@@ -59,7 +62,7 @@ def run_sft(
         raise SreError(f"all {too_long} training rows are longer than model.max_length = {max_length} tokens")
     tokens = round(sum(len(row["input_ids"]) for row in rows) * settings.epochs)
     trainer = make_trainer(peft_model, tokenizer, rows, dev_rows, folder, settings, seed, gradient_checkpointing)
-    with bar(f"SFT {examples[0].task}", trainer.args.max_steps, "steps") as advance:
+    with bar(f"SFT {' and '.join(sorted({row.task for row in examples}))}", trainer.args.max_steps, "steps") as advance:
         trainer.add_callback(progress_callback(advance))
         facts = run_trainer(trainer, folder, advance)
     return {"engine": engine.name, "rows": len(rows), "too_long": too_long, "tokens": tokens, **facts}
@@ -142,7 +145,7 @@ def make_trainer(
         arguments["padding_free"] = True
     return SFTTrainer(
         model=peft_model,
-        args=TrlSftConfig(**arguments, completion_only_loss=True, loss_type="chunked_nll", packing=False),
+        args=one_gpu(TrlSftConfig(**arguments, completion_only_loss=True, loss_type="chunked_nll", packing=False)),
         train_dataset=Dataset.from_list(rows),
         eval_dataset=Dataset.from_list(dev_rows) if dev_rows and settings.checkpoints else None,
         processing_class=tokenizer,

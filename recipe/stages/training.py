@@ -15,6 +15,7 @@ from typing import Any
 from recipe.config import TrainConfig
 from recipe.errors import SreError
 from recipe.progress import Advance
+from recipe.resources import process
 from recipe.rows import Message
 from recipe.run import atomic_folder, write_json
 
@@ -42,14 +43,15 @@ def trainer_arguments(
     from recipe.engines.loading import compute_dtype
 
     gpu = torch.cuda.is_available()
+    batch_size, accumulate = per_process(settings, process()[1])
     steps = optimiser_steps(settings, rows)
     every = max(1, math.ceil(steps / (settings.checkpoints + 1)))
     dtype = compute_dtype()
     return {
         "output_dir": str(out),
-        "per_device_train_batch_size": settings.batch_size,
+        "per_device_train_batch_size": batch_size,
         "per_device_eval_batch_size": settings.batch_size,
-        "gradient_accumulation_steps": settings.accumulate,
+        "gradient_accumulation_steps": accumulate,
         "max_steps": steps,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": settings.schedule,
@@ -62,6 +64,8 @@ def trainer_arguments(
         "fp16": dtype == torch.float16,
         "use_cpu": not gpu,
         "gradient_checkpointing": gradient_checkpointing,
+        # Every weight of the adapter is in every pass; looking for unused ones breaks reentrant checkpointing.
+        "ddp_find_unused_parameters": False,
         "seed": seed,
         "data_seed": seed,
         "save_strategy": "steps" if settings.checkpoints else "no",
@@ -75,6 +79,27 @@ def trainer_arguments(
         "remove_unused_columns": False,
         "max_length": None,
     }
+
+
+def one_gpu(arguments: Any) -> Any:
+    """`arguments` for a process on one GPU: seeing several, and not launched, the Trainer would multiply the batch."""
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def per_process(settings: TrainConfig, processes: int) -> tuple[int, int]:
+    """(batch_size, accumulate) of each of so many processes, such that a step of all of them is over as many rows as
+    in one process. Accumulation is shared out first, then the batch. Raises SreError where neither can be."""
+    parts = math.gcd(settings.accumulate, processes)
+    batch_size, rest = divmod(settings.batch_size * parts, processes)
+    if rest:
+        rows = f"batch_size {settings.batch_size} x accumulate {settings.accumulate}"
+        raise SreError(
+            f"{processes} processes can't share an optimiser step of {rows} rows; "
+            f"make accumulate a multiple of {processes}, or launch fewer",
+            field="accumulate",
+        )
+    return batch_size, settings.accumulate // parts
 
 
 def optimiser_steps(settings: TrainConfig, rows: int) -> int:
@@ -101,7 +126,8 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def run_trainer(trainer: Any, folder: Path, advance: Advance) -> dict[str, Any]:
-    """Train, resuming from the newest checkpoint; save the adapter to folder/adapter and the log to training.json.
+    """Train, resuming from the newest checkpoint; save the adapter to folder/adapter and the log to training.json
+    (the main process does, of several).
 
     Returns facts for the done marker: steps, tokens, losses. Raises SreError when the loss is not a number.
     """
@@ -120,10 +146,12 @@ def run_trainer(trainer: Any, folder: Path, advance: Advance) -> dict[str, Any]:
     losses = [float(entry["loss"]) for entry in history if "loss" in entry]
     if any(math.isnan(loss) for loss in losses):
         raise SreError("the training loss became NaN; lower the learning rate", field="learning_rate")
-    save_adapter(trainer.model, folder / "adapter")
-    write_json(folder / "training.json", {"history": history})
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return {"steps": result.global_step, "first_loss": losses[0], "last_loss": losses[-1]}
+    trainer.accelerator.wait_for_everyone()  # all have read the best checkpoint
+    if trainer.is_world_process_zero():
+        save_adapter(trainer.model, folder / "adapter")
+        write_json(folder / "training.json", {"history": history})
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return {"processes": process()[1], "steps": result.global_step, "first_loss": losses[0], "last_loss": losses[-1]}
 
 
 def save_adapter(model: Any, folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner, Result
@@ -29,6 +29,16 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr(Judge, "from_gguf", from_gguf)
     return found
+
+
+class Server(ScriptedGenerator):
+    """In place of a server: `asked` is what it was opened with."""
+
+    asked: ClassVar[dict[str, Any]]
+
+    def __init__(self, base_url: str, **options: Any) -> None:
+        super().__init__(lambda request: [f"{request.force_label}. [RESULT] 4"], name="served")
+        Server.asked = {"base_url": base_url, **options}
 
 
 def sre(*arguments: object, **more: Any) -> Result:
@@ -100,6 +110,59 @@ def test_what_does_not_fit_is_an_error_of_one_line(
     assert result.exit_code == 2
     assert part in result.stderr.splitlines()[-1]
     assert result.stdout == ""
+
+
+def test_a_server_judges_and_forces_no_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recipe.judge.batch.OpenAIGenerator", Server)
+    rows, url = write(tmp_path / "rows.jsonl", ROW), "http://127.0.0.1:8000/v1"
+    result = sre("judge", rows, "-o", "-", "--engine", "openai", "--base-url", url, "--parallel", 3)
+    assert result.exit_code == 0, result.output
+    assert Server.asked == {"base_url": url, "model": None, "parallel": 3}
+    assert json.loads(result.stdout)["rationale"] == "False."
+    sre("judge", rows, "-o", "-", "--engine", "openai", "--base-url", url, "--model", "org/model-7b", "--no-constrain")
+    assert Server.asked["model"] == "org/model-7b"
+
+
+def test_ray_gets_its_workers_with_all_threads_and_memory_each(
+    tmp_path: Path, opened: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[str, Any] = {}
+
+    def pool(open_judge: Any, workers: int, *, threads: int) -> Judge:
+        found.update(workers=workers, threads=threads)
+        return open_judge()
+
+    monkeypatch.setattr("recipe.judge.batch.RayPool", pool)
+    rows = write(tmp_path / "rows.jsonl", ROW)
+    options = ["--model", "m.gguf", "--engine", "ray", "--workers", 3, "--threads", 2, "--memory", "1MB"]
+    result = sre("judge", rows, "-o", "-", *options)
+    assert result.exit_code == 0, result.output
+    assert found == {"workers": 3, "threads": 2}
+    assert (opened["options"]["threads"], opened["options"]["memory"]) == (2, 1_000_000)
+    assert opened["path"] == Path("m.gguf").absolute()
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--engine", "openai"], "--engine openai needs --base-url"),
+        ([], "--engine llamacpp needs --model"),
+        (["--engine", "ray"], "--engine ray needs --model"),
+        (["--model", "m.gguf", "--base-url", "http://x"], "--base-url can't be combined with --engine llamacpp"),
+        (["--model", "m.gguf", "--engine", "ray", "--base-url", "http://x"], "can't be combined with --engine ray"),
+        *(
+            (["--engine", "openai", "--base-url", "http://x", *more], f"{more[0]} can't be combined with")
+            for more in (["--workers", "2"], ["--threads", "2"], ["--memory", "1MB"], ["--context", "99"])
+        ),
+        (["--engine", "openai", "--base-url", "http://x", "--calibrated"], "--calibrated can't be combined with"),
+        (["--engine", "openai", "--base-url", "http://x", "--constrain"], "--constrain can't be combined with"),
+        (["--engine", "openai", "--base-url", "here"], "expected an address such as http://"),
+    ],
+)
+def test_options_of_another_engine_are_refused_by_name(tmp_path: Path, options: list[str], part: str) -> None:
+    result = sre("judge", write(tmp_path / "rows.jsonl", ROW), "-o", "-", *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert part in result.stderr.splitlines()[-1]
 
 
 def test_rubrics_lists_the_library_and_prints_a_file_to_edit(tmp_path: Path) -> None:

@@ -253,3 +253,21 @@ def seed_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from recipe.stages.seed import run_seed
 
     return run_seed("smollm2-135m", tmp_path_factory.mktemp("seed")).model
+
+
+@pytest.fixture(scope="session")
+def logprobs_after() -> Callable[..., Any]:
+    """(llama-cpp-python's high-level object, token ids) -> the log-probabilities (nats) of the token that follows, as
+    read in an empty cache: [vocabulary].
+    """
+    import llama_cpp
+    import numpy as np
+
+    def read(llama: Any, ids: Sequence[int]) -> Any:
+        llama.reset()
+        llama.eval(ids)
+        row = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(llama.ctx, -1), shape=(llama.n_vocab(),))
+        shifted = row.astype(np.float64) - row.max()
+        return shifted - np.log(np.exp(shifted).sum())
+
+    return read

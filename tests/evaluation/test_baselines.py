@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.evaluation.baselines import best_of_n, self_consistency
+from recipe.evaluation.baselines import best_of_n, label_draws, self_consistency
 from recipe.rows import Example, Judgement, Message, Rubric
 
 
@@ -93,3 +93,14 @@ def test_of_several_right_samples_the_surest_is_kept() -> None:
 @pytest.mark.parametrize("changes", [{"finish": "forced"}, {"finish": "length"}, {"rationale": ""}])
 def test_a_sample_that_the_model_did_not_end_itself_is_not_kept(changes: dict[str, str]) -> None:
     assert best_of_n([example("a", 3)], [sample("a", 0, 3, **changes)]) == []
+
+
+def test_labels_are_drawn_as_often_as_they_are_probable() -> None:
+    shares = {1: math.log(0.1), 4: math.log(0.9)}
+    alone = sample("a", 0, 4, label_logprobs=shares)
+    draws = label_draws(alone, 1000, seed=0)
+    assert [draw.sample for draw in draws] == list(range(1000))
+    assert sum(draw.label == 4 for draw in draws) == pytest.approx(900, abs=40)
+    assert draws == label_draws(alone, 1000, seed=0) != label_draws(alone, 1000, seed=1)
+    (majority,) = self_consistency(draws[:5])
+    assert majority.label == 4

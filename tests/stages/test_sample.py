@@ -1,12 +1,15 @@
 """Sampling: N judgements of each input, in whole blocks, the same after a cut as without one."""
 
+import itertools
+
 import pytest
 
 from recipe.config import SampleConfig
 from recipe.engines.scripted import ScriptedGenerator
+from recipe.errors import SreError
 from recipe.rows import Example, Message, Rubric
 from recipe.run import read_jsonl
-from recipe.stages.sample import choose_inputs, run_sample
+from recipe.stages.sample import choose_inputs, join_shards, run_sample
 
 
 def example(number, task="pointwise"):
@@ -49,6 +52,102 @@ def test_finished_blocks_are_not_asked_for_again(tmp_path):
     generator = ScriptedGenerator()
     sample(tmp_path, generator)
     assert [request.id for request in generator.seen] == ["pointwise-4"]
+
+
+@pytest.fixture
+def part(monkeypatch):
+    """`sample` as process `number` of `processes`."""
+
+    def run(folder, number, processes, *args, **options):
+        with monkeypatch.context() as launched:
+            launched.setenv("RANK", str(number))
+            launched.setenv("WORLD_SIZE", str(processes))
+            return sample(folder, *args, **options)
+
+    return run
+
+
+class Dies(ScriptedGenerator):
+    """Dies in its second block."""
+
+    def generate(self, requests, sampling):
+        if self.seen:
+            raise KeyboardInterrupt
+        return super().generate(requests, sampling)
+
+
+@pytest.fixture
+def whole(tmp_path):
+    (tmp_path / "whole").mkdir()
+    sample(tmp_path / "whole")
+    return (tmp_path / "whole" / "samples.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_several_processes_write_the_bytes_of_one(tmp_path, whole, part, processes):
+    (tmp_path / "shared").mkdir()
+    generators = [ScriptedGenerator() for _ in range(processes)]
+    for number in reversed(range(processes)):
+        facts = part(tmp_path / "shared", number, processes, generators[number])
+    assert (tmp_path / "shared" / "samples.jsonl").read_bytes() == whole
+    assert list((tmp_path / "shared").iterdir()) == [tmp_path / "shared" / "samples.jsonl"]
+    assert facts["judgements"] == 15
+    asked = [[request.id for request in generator.seen] for generator in generators]
+    assert asked[0] == ["pointwise-0", "pointwise-1", *(["pointwise-4"] if processes == 2 else [])]
+    assert sorted(itertools.chain(*asked)) == [row.id for row in EXAMPLES]
+
+
+def test_a_killed_process_goes_on_where_it_stopped(tmp_path, whole, part):
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    part(folder, 1, 2)
+    with pytest.raises(KeyboardInterrupt):
+        part(folder, 0, 2, Dies())
+    assert {path.name for path in folder.iterdir()} == {"samples-0-of-2.part", "samples-1-of-2.jsonl"}
+    generators = [ScriptedGenerator(), ScriptedGenerator()]
+    for number in (1, 0):
+        part(folder, number, 2, generators[number])
+    assert (folder / "samples.jsonl").read_bytes() == whole
+    assert [[request.id for request in generator.seen] for generator in generators] == [["pointwise-4"], []]
+
+
+def test_several_processes_go_on_from_what_one_began(tmp_path, whole, part):
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    (folder / "samples.jsonl").write_bytes(whole[: len(whole) // 2])
+    for number in (1, 0):
+        part(folder, number, 2)
+    assert (folder / "samples.jsonl").read_bytes() == whole
+
+
+def test_another_number_of_processes_is_told_which_part_is_there(tmp_path, part):
+    part(tmp_path, 1, 2)
+    for number, processes in ((0, 1), (2, 3)):
+        with pytest.raises(SreError, match=r"samples-1-of-2\.jsonl: 2 processes began this stage"):
+            part(tmp_path, number, processes)
+
+
+@pytest.mark.parametrize("lost", [1, 10_000])
+def test_a_part_that_lacks_a_block_is_named(tmp_path, part, lost):
+    part(tmp_path, 1, 2)
+    shard = tmp_path / "samples-1-of-2.jsonl"
+    shard.write_bytes(shard.read_bytes()[:-lost])
+    with pytest.raises(SreError, match=r"samples-1-of-2\.jsonl: .* holds 0 of its 1 blocks"):
+        part(tmp_path, 0, 2)
+    assert not (tmp_path / "samples.jsonl").exists()
+
+
+def test_a_missing_part_is_named(tmp_path):
+    (tmp_path / "samples-0-of-2.jsonl").write_text("1\n2\n")
+    with pytest.raises(SreError, match=r"samples-1-of-2\.jsonl: .* holds 0 of its 1 blocks"):
+        join_shards(tmp_path / "samples.jsonl", [tmp_path / f"samples-{k}-of-2.jsonl" for k in range(2)], [2, 2])
+
+
+def test_parts_left_over_after_the_join_are_removed(tmp_path, whole):
+    (tmp_path / "samples.jsonl").write_bytes(whole)
+    (tmp_path / "samples-0-of-2.jsonl").write_text("1\n")
+    sample(tmp_path)
+    assert not list(tmp_path.glob("samples-*"))
 
 
 def test_malformed_text_is_counted_and_gets_no_label(tmp_path):
