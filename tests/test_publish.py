@@ -24,7 +24,7 @@ FIGURES = {
 
 def make_run(folder: Path, *overrides: str) -> Path:
     """The files of a finished run with Q8_0 (judge.gguf) and Q4_K_M."""
-    config = load("cpu-smollm2-135m", overrides)
+    config = load("cpu-smollm2-135m", ("export.judge=Q8_0", *overrides))
     contents = {
         "config.toml": dump(config),
         "results.json": json.dumps({"models": {"sft": FIGURES, "j2": FIGURES}, "differences": {}, "stages": {}}),
