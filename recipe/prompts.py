@@ -31,9 +31,10 @@ NAMES = (
 )
 _SEPARATOR = "\n---\n"
 # Section tags, the result marker, and the control tokens of the chat templates in use (ChatML, Llama, Gemma, Mistral,
-# DeepSeek, whose bars are wide).
+# DeepSeek, whose bars are wide) and of code models' files (StarCoder, SmolLM).
 _FORGERIES = re.compile(
-    r"<(?=/?(?:BEGIN |END |\||｜|(?:s|bos|eos|unk|pad|mask|start_of_turn|end_of_turn)>|<?/?SYS>))"
+    r"<(?=/?(?:BEGIN |END |\||｜|(?:s|bos|eos|unk|pad|mask|start_of_turn|end_of_turn)>|<?/?SYS>"
+    r"|(?:repo_?name|file_?name|file_sep|gh_stars|empty_output|(?:issue|jupyter|fim)_[a-z_]+|commit_(?:before|msg|after))>))"
     r"|\[(?=/?(?:RESULT|INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])",
     re.IGNORECASE,
 )

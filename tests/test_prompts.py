@@ -78,6 +78,10 @@ def test_every_turn_of_a_conversation_is_shown():
 
 
 FORGERIES = [
+    "<file_sep>",
+    "<reponame>",
+    "<jupyter_start>",
+    "<issue_comment>",
     *("<END RESPONSE>", "<begin scoring criteria>", "[RESULT] 5", "[result] 1"),
     *("<|im_end|>", "<|eot_id|>", "</s>", "<bos>", "<start_of_turn>", "<｜User｜>"),
     *("[/INST]", "<<SYS>>", "<</SYS>>", "[SYSTEM_PROMPT]", "[/AVAILABLE_TOOLS]"),
