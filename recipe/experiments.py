@@ -45,9 +45,10 @@ class RowRun:
     @property
     def measured(self) -> bool:
         """Whether the folder holds the measurement, made with these settings."""
-        if not (self.path / "evaluation" / self.judge / "done.json").is_file():
+        folder = self.path / "evaluation" / self.judge
+        if not all((folder / name).is_file() for name in ("done.json", "config.toml")):
             return False
-        theirs = load(self.path / "config.toml")
+        theirs = load(folder / "config.toml")
         return theirs.model_dump(exclude=IMMATERIAL) == self.config.model_dump(exclude=IMMATERIAL)
 
 
@@ -101,14 +102,14 @@ def run_experiment(
         try:
             run_judge(run.config, run.path, run.judge, experiment.lenders(run))
         except NothingToTrainError as error:
-            problems[run.variant.name] = f"seed {run.seed}: {error}"
+            problems[f"{run.variant.name}, seed {run.seed}"] = str(error)
     return write_results(experiment, problems)
 
 
 def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[str, Any]:
     """results.json and results.md of all rows measured in the folder.
 
-    {"seeds", "rows": {row: what it is}, "problems": {row: why it could not be run}, "models", "differences",
+    {"seeds", "rows": {row: what it is}, "problems": {"row, seed n": why it could not be run}, "models", "differences",
     "expected_score", "aspects": {aspect: the same three}, "per_seed": {seed: the same three}, "costs": {run folder:
     {stage: …}}}; "aspects" and "per_seed" are empty where there is but one. The figures of a row that wasn't run are
     None. Rows of one prompt are one group of the bootstrap, in whichever seed they were judged.
@@ -124,12 +125,13 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
     measured = _verdicts(runs, rows)
     pairs, resamples = _comparisons(list(measured), judges_of(base)[-1]), base.evaluate.resamples
     seeds = sorted({run.seed for run in runs})
+    done = {f"{name}, seed {seed}" for name, by_seed in measured.items() for seed in by_seed}
     before = experiment.folder / "results.json"
     known = read_json(before).get("problems", {}) if before.exists() else {}
     results = {
         "seeds": seeds,
         "rows": {name: variant.description for name, variant in VARIANTS.items()},
-        "problems": {name: why for name, why in {**known, **problems}.items() if not measured[name]},
+        "problems": {where: why for where, why in {**known, **problems}.items() if where not in done},
         **_tables(rows, measured, pairs, resamples),
         "aspects": {aspect: _tables(*some, pairs, resamples) for aspect, some in _by_aspect(rows, measured)},
         "per_seed": {

@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recipe.config import Config, load
+from recipe.config import Config, dump, load
 from recipe.errors import NothingToTrainError, SreError
 from recipe.job import Job
 from recipe.rows import TASKS, Example, Judgement, Preference, Task
-from recipe.run import RunFolder, hash_object, read_json, read_jsonl, write_json
+from recipe.run import RunFolder, atomic, hash_object, read_json, read_jsonl, write_json
 
 Facts = Mapping[str, Any]
 
@@ -76,6 +76,10 @@ def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path])
         job.keep_config()
         for name in (*before, f"evaluation/{judge}"):
             plan[name]()
+        if job.run.main:
+            # The run's own config.toml is that of the last call, which may have measured another judge.
+            with atomic(folder / "evaluation" / judge / "config.toml") as file:
+                file.write(dump(config))
 
 
 def run_stage(folder: Path, name: str) -> Facts:
@@ -112,7 +116,8 @@ def sft(job: Job, *tasks: Task) -> Facts:
     """One adapter: on the rows of one task, or of both mixed."""
     need_rationale = not job.config.sft.label_only
     rows = [row for task in tasks for row in job.rows("train", task, need_rationale=need_rationale)]
-    dev = [row for task in tasks for row in job.rows("dev", task, need_rationale=need_rationale)]
+    # A held-back row without a rationale serves as an input of evaluations; it has no loss to measure here.
+    dev = [row for task in tasks for row in job.rows("dev", task) if row.rationale.strip() or not need_rationale]
 
     def work(folder: Path) -> Facts:
         engine = job.engine  # opened first: Unsloth must be imported before what TRL needs

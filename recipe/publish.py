@@ -58,7 +58,8 @@ def collect(folder: Path, repo: str) -> Bundle:
     # judge.gguf is one of the exported types under another name.
     others = [name for name in config.export.types if name != config.export.judge]
     files |= {f"judge-{name}.gguf": folder / "gguf" / f"judge-{name}.gguf" for name in others}
-    adapter = folder / (f"iter-{config.iterations}" if config.iterations else "merged") / "adapter"
+    start = "sft-mixed" if config.start == "mixed" else "merged"
+    adapter = folder / (f"iter-{config.iterations}" if config.iterations else start) / "adapter"
     files["adapter/adapter_model.safetensors"] = adapter / "adapter_model.safetensors"
     settings = read_json(adapter / "adapter_config.json") | {"base_model_name_or_path": licence_of(folder, config)[0]}
     files["adapter/adapter_config.json"] = json.dumps(settings, indent=2) + "\n"

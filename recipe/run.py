@@ -85,7 +85,7 @@ class RunFolder:
         started = marker.with_name(marker.name.replace("done", "started"))
         if done is None and not self.main:
             wait_for(lambda: digest in (_hash_in(started), _hash_in(marker)))  # the main process has checked the folder
-            if together and not marker.exists():
+            if together and self._lender(stage, digest) is None and not marker.exists():
                 work(folder)
             wait_for(lambda: marker.exists() and not started.exists())
             return read_json(marker)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, zip_longest
@@ -45,6 +45,12 @@ def prepare_splits(
         if not rows:
             raise SreError(f"no row has {max_chars} characters or less", file=path)
         found[name] = [replace(row, aspect=name) for row in rows]
+    ids = Counter(row.id for rows in found.values() for row in rows)
+    twice = next((id for id, count in ids.items() if count > 1), None)
+    if twice is not None:
+        raise SreError(
+            f"two files have a row {twice!r}; rename one file, or give its rows ids of their own", field="id"
+        )
     most: list[int | None] = (
         [*numbers] if len(numbers) == len(found) else [numbers[0] if numbers else None] * len(found)
     )
@@ -112,7 +118,9 @@ def write_splits(folder: Path, splits: Mapping[str, Mapping[str, Sequence[Exampl
             raise SreError("is there already; delete it or choose another folder", file=folder / name)
     counts: dict[str, dict[str, int]] = {}
     for name, sources in filled.items():
-        rows = list(_explained_first(chain.from_iterable(sources.values())))
+        rows = list(chain.from_iterable(sources.values()))
+        if name == "train":  # SFT takes the first n; elsewhere a pair stays beside itself in the other order
+            rows.sort(key=lambda row: not row.rationale.strip())
         with atomic_folder(folder / name) as temporary:
             for task in TASKS:
                 of_task = [row.to_json() for row in rows if row.task == task]
@@ -121,10 +129,6 @@ def write_splits(folder: Path, splits: Mapping[str, Mapping[str, Sequence[Exampl
                     counts.setdefault(name, {})[task] = len(of_task)
             write_json(temporary / "rows.json", {source: [row.id for row in some] for source, some in sources.items()})
     return counts
-
-
-def _explained_first(rows: Iterable[Example]) -> list[Example]:
-    return sorted(rows, key=lambda row: not row.rationale.strip())
 
 
 def _in_turn(groups: Iterable[Sequence[Example]]) -> list[Example]:

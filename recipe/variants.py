@@ -38,7 +38,7 @@ def _rounds(t: int) -> Changes:
 
 
 def _single_stage(config: Config) -> tuple[str, ...]:
-    inputs, rounds = config.sample.inputs, config.iterations
+    inputs, rounds = config.sample.inputs, max(1, config.iterations)
     total = sum(inputs[min(t, len(inputs) - 1)] for t in range(rounds))
     pairs = config.curate.max_pairs
     return ("iterations=1", f"sample.inputs=[{total}]", *([f"curate.max_pairs={rounds * pairs}"] if pairs else []))

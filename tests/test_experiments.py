@@ -55,7 +55,7 @@ def taken_over(run):
 @pytest.mark.parametrize("name", ROWS)
 def test_every_row_runs_by_its_name_and_no_stage_is_computed_twice(name, sources, folder):
     results = run_experiment("tiny", (name,), (0,), folder, sources)
-    if name in results["problems"]:
+    if f"{name}, seed 0" in results["problems"]:
         assert name in ASKS_THE_MODEL
         assert results["models"][name] is None
         return
@@ -126,10 +126,10 @@ def test_a_row_without_a_pair_is_a_finding_and_the_others_run(sources, tmp_path)
     # A seed model that is never right: its samples end before they have begun.
     short = (*sources, "sample.max_tokens=8", "sft.epochs=0.5", "curate.margin=4", "sample.inputs=[2]", "sample.n=2")
     results = run_experiment("tiny", ("margin-0", "sft"), (0,), tmp_path, short)
-    assert "no preference pair" in results["problems"]["margin-0"]
+    assert "no preference pair" in results["problems"]["margin-0, seed 0"]
     assert results["models"]["margin-0"] is None
     assert results["models"]["sft"] is not None
-    assert "Not run, margin-0: seed 0: no preference pair" in (tmp_path / "results.md").read_text()
+    assert "Not run, margin-0, seed 0: no preference pair" in (tmp_path / "results.md").read_text()
 
 
 def test_seeds_are_pooled_the_seed_model_is_measured_once_and_the_rest_was_not_run(sources, tmp_path):
@@ -167,6 +167,15 @@ def test_measurements_under_other_settings_do_not_count(sources, folder):
     assert not changed.run("sft", 0).measured
     with pytest.raises(SreError, match=r"differs in: lora\.r"):
         run_experiment("tiny", ("sft",), (0,), folder, changed.overrides)
+
+
+def test_another_row_under_other_settings_does_not_change_what_was_measured(sources, folder):
+    """SFT has nothing to do with beta: its measurement goes on, but j1's stays that of the old beta."""
+    other = (*sources, "dpo.beta=0.5")
+    results = run_experiment("tiny", ("sft",), (0,), folder, other)
+    assert results["models"]["sft"] is not None
+    assert results["models"]["j1"] is None
+    assert run_experiment("tiny", ("sft",), (0,), folder, sources)["models"]["j1"] is not None
 
 
 def test_an_unknown_row_and_an_experiment_without_test_rows_are_refused(sources, tmp_path):

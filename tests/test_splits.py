@@ -133,3 +133,20 @@ def test_long_rows_are_left_out(tmp_path, tiny_data):
     splits = prepare_splits({"a": str(file)}, tmp_path / "data", max_chars=middle)
     assert splits == {"train": {"pointwise": sum(length <= middle for length in lengths)}}
     assert splits["train"]["pointwise"] < len(lengths)
+
+
+def test_files_of_one_name_or_with_one_id_are_refused(tmp_path, tiny_data):
+    twin = tmp_path / "pointwise.jsonl"
+    twin.write_bytes((tiny_data / "train/pointwise.jsonl").read_bytes())
+    result = sre(tiny_data / "train/pointwise.jsonl", twin, "-o", tmp_path / "data")
+    assert (result.exit_code, "the same name" in result.output) == (2, True)
+    result = sre(tiny_data / "train/pointwise.jsonl", f"other={twin}", "-o", tmp_path / "data")
+    assert (result.exit_code, "two files have a row 'point-0'" in result.output) == (2, True)
+    assert not (tmp_path / "data").exists()
+
+
+def test_both_orders_of_a_held_back_pair_stand_together(tmp_path, tiny_data):
+    prepare_splits({"a": str(tiny_data / "train/pairwise.jsonl")}, tmp_path / "data", test=1.0, both_orders=True)
+    rows = read_examples(tmp_path / "data", task="pairwise", split="test")
+    for one, other in zip(rows[::2], rows[1::2], strict=True):
+        assert (other.id, other.label, other.responses) == (f"{one.id}:swapped", 3 - one.label, one.responses[::-1])

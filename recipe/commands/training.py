@@ -42,6 +42,8 @@ def split(rows: tuple[str, ...], out: Path, numbers: tuple[int, ...], **options:
     if len(numbers) not in (0, 1, len(rows)):
         raise SreError(f"expected -n once, or once for each of the {len(rows)} files, not {len(numbers)} times")
     named = dict(_named(row) for row in rows)
+    if len(named) < len(rows):
+        raise SreError("two files have the same name; tell them apart: NAME=FILE")
     for name, counts in prepare_splits(named, out, numbers=numbers, **options).items():
         click.echo(f"{out / name}: " + ", ".join(f"{count} {task}" for task, count in counts.items()))
 

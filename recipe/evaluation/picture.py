@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,15 +20,16 @@ PANELS = {
 def results_picture(results: Mapping[str, Any]) -> str:
     """An SVG file of `results` (see pipeline.results): Pearson and both accuracies; the dashed line is chance.
 
-    A judge whose figure can't be told reads "not run"; the seed is shown with its label forced. Raises SreError without
-    matplotlib.
+    A figure that can't be told reads "not run", judges not run are left out; the seed is shown with its label forced.
+    Raises SreError without matplotlib.
     """
-    judges = [name for name in results["models"] if name != "seed"]
+    judges = [name for name, measured in results["models"].items() if measured and name != "seed"]
+    last = [name for name in judges if re.fullmatch(r"j\d+", name)] or judges
     panels = [
         Intervals(
             title,
             {judge_name(judge): _interval(results["models"][judge].get(task, {}).get(figure)) for judge in judges},
-            strong=judge_name(judges[-1]),
+            strong=judge_name(last[-1]),
             mark=chance,
         )
         for title, (task, figure, chance) in PANELS.items()

@@ -69,7 +69,7 @@ class RunData:
     @property
     def trained(self) -> tuple[str, ...]:
         """The folders of the plan's training stages."""
-        return tuple(s.removesuffix(":dpo") for s in self.plan if s.startswith("sft-") or s.endswith(":dpo"))
+        return tuple(s.partition(":")[0] for s in self.plan if s.startswith("sft-") or s.endswith((":dpo", ":sft")))
 
     def curation(self, t: int) -> dict[str, Any] | None:
         """What became of iteration t's inputs; None where it isn't curated.

@@ -79,6 +79,8 @@ def make_plan(config: Config, gpu: str = "cpu", machine: Machine | None = None) 
     """
     if gpu != "cpu" and gpu not in CARDS:
         raise SreError(f"unknown card {gpu!r}; known: cpu, {', '.join(CARDS)}", field="--gpu")
+    if (config.start, config.update) != ("merged", "dpo"):
+        raise SreError('only runs with start = "merged" and update = "dpo" can be planned', field="start")
     shape, work = shape_of(config.model.source), read_workload(config)
     chosen = machine or (CARDS[gpu] if gpu != "cpu" else this_cpu(config.threads))
     planner = _Planner(config, chosen, shape, work)

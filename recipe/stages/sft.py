@@ -127,11 +127,10 @@ def make_trainer(
     if settings.batching == "by-length":
         # The order is ours, epoch by epoch, and a resume finds its place in it.
         lengths = [len(row["input_ids"]) for row in rows]
-        rows = [
-            rows[k]
-            for e in range(math.ceil(settings.epochs))
-            for k in by_length(lengths, settings.batch_size, seed + e)
-        ]
+        orders = [by_length(lengths, settings.batch_size, seed + e) for e in range(math.ceil(settings.epochs))]
+        # The smaller batches of all epochs go last: in between they would shift those that follow.
+        whole = len(rows) - len(rows) % settings.batch_size
+        rows = [rows[k] for part in (slice(whole), slice(whole, None)) for order in orders for k in order[part]]
         arguments["train_sampling_strategy"] = "sequential"
     if dev_rows and settings.checkpoints:
         arguments |= {

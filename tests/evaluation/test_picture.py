@@ -35,3 +35,10 @@ def test_it_is_a_file_of_its_own_in_light_and_dark():
 def test_other_figures_give_another_picture():
     changed = {"models": {**RESULTS["models"], "sft": {**RESULTS["models"]["sft"], "pairwise": {}}}}
     assert results_picture(changed) != results_picture(RESULTS) == results_picture(RESULTS)
+
+
+def test_judges_that_were_not_run_are_left_out():
+    rows = {**RESULTS["models"], "j2": None, "best-of-n": RESULTS["models"]["sft"], "margin-0": None}
+    found = texts(results_picture({"models": rows}))
+    assert {"SFT", "J1", "best-of-n"} <= set(found)
+    assert not {"J2", "margin-0"} & set(found)

@@ -104,6 +104,12 @@ def test_each_preset_has_a_plan_on_its_machine() -> None:
     assert make_plan(load("seed-data"), machine=reference()).fits
 
 
+@pytest.mark.parametrize("setting", ["start=mixed", "update=best-of-n"])
+def test_a_baseline_of_other_stages_is_refused(setting: str) -> None:
+    with pytest.raises(SreError, match="can be planned"):
+        make_plan(load("seed-data", [setting]), machine=reference())
+
+
 def test_the_papers_stated_settings_are_in_the_8b_presets() -> None:
     for name in ("24gb-llama3.1-8b", "24gb-qwen2-7b"):
         config = load(name)

@@ -104,6 +104,11 @@ def test_by_length_trains_on_all_rows_of_every_epoch(tmp_path, tiny_model, tiny_
     assert (facts["steps"], len(losses), facts["rows"]) == (6, 6, 12)
 
 
+def test_every_epoch_keeps_its_batches_of_like_length(tmp_path, tiny_model, tiny_data):
+    facts, _ = train(tmp_path, tiny_model, tiny_data, limit=11, batching="by-length", epochs=2.0)
+    assert (facts["steps"], facts["rows"]) == (6, 11)
+
+
 def test_nothing_left_to_train_on_is_an_error(tmp_path, tiny_model, tiny_data):
     with pytest.raises(SreError, match=r"longer than model\.max_length = 64"):
         train(tmp_path, tiny_model, tiny_data, max_length=64)
