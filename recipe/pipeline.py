@@ -76,10 +76,11 @@ def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path])
         job.keep_config()
         for name in (*before, f"evaluation/{judge}"):
             plan[name]()
-        if job.run.main:
-            # The run's own config.toml is that of the last call, which may have measured another judge.
-            with atomic(folder / "evaluation" / judge / "config.toml") as file:
-                file.write(dump(config))
+        # The run's own config.toml is that of the last call, which may have measured another judge.
+        kept, settings = folder / "evaluation" / judge / "config.toml", dump(config)
+        if job.run.main and not (kept.exists() and kept.read_text(encoding="utf-8") == settings):
+            with atomic(kept) as file:
+                file.write(settings)
 
 
 def run_stage(folder: Path, name: str) -> Facts:
