@@ -26,5 +26,10 @@ class SreError(Exception):
         super().__init__(f"{', '.join(place)}: {message}" if place else message)
 
 
+def install(extra: str) -> str:
+    """How to get what the extra of this package brings."""
+    return f"pip install 'self-rationalizing-evaluators[{extra}]'"
+
+
 class NothingToTrainError(SreError):
     """A training stage was left with no row: a finding about its settings, so an experiment goes on with other rows."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from recipe.config import Config, load
 from recipe.errors import NothingToTrainError, SreError
+from recipe.evaluation.benchmarks import FORCED
 from recipe.job import Job, judges_of
 from recipe.pipeline import costs, run_judge
 from recipe.rows import TASKS, Example, Judgement
@@ -21,7 +22,6 @@ from recipe.run import RunFolder, atomic, read_json, write_json
 from recipe.variants import COMPARED, VARIANTS, Variant
 
 MEASURE = "sft"
-FORCED = "seed-constrained"
 # Settings that change no measurement of the judges that were made.
 IMMATERIAL: dict[str, Any] = {"name": True, "threads": True, "iterations": True}
 IMMATERIAL["export"] = {"types", "judge", "flip_rows", "converter"}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recipe.config import Config, validate
-from recipe.errors import SreError
+from recipe.errors import SreError, install
 from recipe.rows import TASKS, Example, Judgement, Preference, Task
 from recipe.run import peak_rss_mb, versions
 from recipe.sources import read_examples
@@ -92,7 +92,7 @@ def smoke(model: str = "smollm2-135m", *, cpu: bool = False, folder: Path | None
     unless `cpu` is set, and where the packages of the `train` extra are missing.
     """
     if importlib.util.find_spec("torch") is None:
-        raise SreError("the test needs the extra: pip install 'self-rationalizing-evaluators[gpu]'")
+        raise SreError(f"the test needs the extra: {install('gpu')}")
     import torch
 
     if not cpu and not torch.cuda.is_available():

@@ -149,11 +149,14 @@ class Job:
             raise SreError("pointwise and pairwise rows share an id; ids must differ over both files", field="id")
         return found
 
+    def samples(self, t: int) -> list[Judgement]:
+        """Iteration t's samples, those of one input together."""
+        return [Judgement.from_json(row) for row in read_jsonl(self.path / f"iter-{t}" / "samples.jsonl")]
+
     def pools(self, t: int) -> dict[str, list[Judgement]]:
         """Iteration t's samples by input."""
         pools: dict[str, list[Judgement]] = {}
-        for row in read_jsonl(self.path / f"iter-{t}" / "samples.jsonl"):
-            judgement = Judgement.from_json(row)
+        for judgement in self.samples(t):
             pools.setdefault(judgement.example_id, []).append(judgement)
         return pools
 

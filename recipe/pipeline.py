@@ -14,6 +14,7 @@ from typing import Any
 
 from recipe.config import Config, dump, load
 from recipe.errors import NothingToTrainError, SreError
+from recipe.evaluation.benchmarks import FORCED
 from recipe.job import Job
 from recipe.rows import TASKS, Example, Judgement, Preference, Task
 from recipe.run import RunFolder, atomic, hash_object, read_json, read_jsonl, write_json
@@ -121,21 +122,7 @@ def sft(job: Job, *tasks: Task) -> Facts:
     dev = [row for task in tasks for row in job.rows("dev", task) if row.rationale.strip() or not need_rationale]
 
     def work(folder: Path) -> Facts:
-        engine = job.engine  # opened first: Unsloth must be imported before what TRL needs
-        from recipe.stages.sft import run_sft
-
-        config = job.config
-        return run_sft(
-            folder,
-            engine=engine,
-            model=job.model,
-            examples=rows,
-            dev=dev,
-            settings=config.sft,
-            lora=config.lora,
-            seed=config.seed,
-            **job.loading(),
-        )
+        return _run_sft(job, folder, rows, dev)
 
     settings = _training(job, "sft") | {"lora": job.config.lora.model_dump(), "rows": digest(rows), "dev": digest(dev)}
     name = f"sft-{tasks[0] if len(tasks) == 1 else 'mixed'}"
@@ -206,10 +193,9 @@ def curate(job: Job, t: int) -> Facts:
     from recipe.stages.curate import Assessments, run_curate
 
     def work(folder: Path) -> Facts:
-        judgements = [judgement for pool in job.pools(t).values() for judgement in pool]
         said = Assessments(*read_assessments(folder / "assessments.jsonl"))
         return run_curate(
-            folder, judgements=judgements, assessments=said, settings=job.config.curate, seed=job.config.seed
+            folder, judgements=job.samples(t), assessments=said, settings=job.config.curate, seed=job.config.seed
         )
 
     used = {"curate": job.config.curate.model_dump(), "seed": job.config.seed}
@@ -249,27 +235,13 @@ def best_of_n(job: Job, t: int) -> Facts:
     judge = job.judge_before(t)
 
     def work(folder: Path) -> Facts:
-        engine = job.engine
         from recipe.evaluation.baselines import best_of_n as right_samples
-        from recipe.stages.sft import run_sft
 
-        config = job.config
-        judgements = [judgement for pool in job.pools(t).values() for judgement in pool]
-        rows = right_samples(list(job.examples.values()), judgements, config.sample.n)
+        judgements = job.samples(t)
+        rows = right_samples(list(job.examples.values()), judgements, job.config.sample.n)
         if not rows:
             raise NothingToTrainError(f"none of {len(judgements)} samples is right")
-        return run_sft(
-            folder,
-            engine=engine,
-            model=job.model,
-            adapter=job.adapter(judge),
-            examples=rows,
-            dev=(),
-            settings=config.sft,
-            lora=config.lora,
-            seed=config.seed,
-            **job.loading(),
-        )
+        return _run_sft(job, folder, rows, (), adapter=job.adapter(judge))
 
     used = _training(job, "sft") | {"lora": job.config.lora.model_dump()}
     after = (job.stage_of(judge), f"iter-{t}:sample")
@@ -332,7 +304,7 @@ def results(job: Job) -> dict[str, Any]:
         judge = name.removeprefix("evaluation/")
         found[judge] = read_json(job.path / name / "figures.json")
         if judge == "seed":
-            found["seed-constrained"] = found[judge]["constrained"]
+            found[FORCED] = found[judge]["constrained"]
     gains: dict[str, Any] = {}
     if found:
         rows = [row for task in TASKS for row in job.rows("test", task)]
@@ -354,12 +326,33 @@ def costs(run: RunFolder) -> dict[str, dict[str, Any]]:
 def comparisons(judges: Sequence[str]) -> list[tuple[str, str]]:
     """(first, second) of each difference reported, as far as both were evaluated: what SFT and each DPO round give."""
     rounds = [("sft", name) for name in judges if name.startswith("j")]
-    return [pair for pair in [("seed-constrained", "sft"), *rounds] if set(pair) <= set(judges)]
+    return [pair for pair in [(FORCED, "sft"), *rounds] if set(pair) <= set(judges)]
 
 
 def digest(rows: Sequence[Example]) -> str:
     """A hash over the rows' content, wherever they came from."""
     return hash_object([row.to_json() for row in rows])
+
+
+def _run_sft(
+    job: Job, folder: Path, rows: Sequence[Example], dev: Sequence[Example], adapter: Path | None = None
+) -> Facts:
+    engine = job.engine  # opened first: Unsloth must be imported before what TRL needs
+    from recipe.stages.sft import run_sft
+
+    config = job.config
+    return run_sft(
+        folder,
+        engine=engine,
+        model=job.model,
+        adapter=adapter,
+        examples=rows,
+        dev=dev,
+        settings=config.sft,
+        lora=config.lora,
+        seed=config.seed,
+        **job.loading(),
+    )
 
 
 def _training(job: Job, section: str) -> dict[str, Any]:

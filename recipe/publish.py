@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.config import Config, dump, load
-from recipe.errors import SreError
+from recipe.errors import SreError, install
 from recipe.run import read_json
 
 _HUB_NAME = r"[\w.-]+/[\w.-]+"
@@ -84,7 +84,7 @@ def upload(bundle: Bundle, *, private: bool) -> str:
     try:
         from huggingface_hub import CommitOperationAdd, HfApi, get_token
     except ImportError as error:
-        message = "publishing needs huggingface_hub: pip install 'self-rationalizing-evaluators[publish]'"
+        message = f"publishing needs huggingface_hub: {install('publish')}"
         raise SreError(message) from error
     token = get_token()
     if not token:

@@ -1,7 +1,7 @@
 """Labelled rows -> training, development and test splits: whole prompts, balanced labels. Knows no model.
 
-A prompt's rows never part: a judge tested on a prompt it was trained on is flattered. In every split rows with a
-rationale come first (SFT takes the first n), labels take turns, and prompts are used evenly.
+A prompt's rows never part: a judge tested on a prompt it was trained on is flattered. Of each file labels take turns,
+prompts are used evenly, and rows with a rationale come first; in train they do over all files (SFT takes the first n).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, zip_longest
+from itertools import chain, cycle, zip_longest
 from pathlib import Path
 
 from recipe.errors import SreError
@@ -51,10 +51,7 @@ def prepare_splits(
         raise SreError(
             f"two files have a row {twice!r}; rename one file, or give its rows ids of their own", field="id"
         )
-    most: list[int | None] = (
-        [*numbers] if len(numbers) == len(found) else [numbers[0] if numbers else None] * len(found)
-    )
-    limits = dict(zip(found, most, strict=True))
+    limits = dict(zip(found, cycle(numbers or (None,)), strict=False))
     splits = split_rows(found, dev=dev, test=test, seed=seed)
     for split, held in splits.items():
         for name, rows in held.items():
@@ -79,9 +76,9 @@ def split_rows(
         prompts = sorted({row.prompt_id for row in rows} - place.keys())
         random.Random(f"{seed}:{name}").shuffle(prompts)
         # Rounded up: a share of few prompts still holds one back.
-        ends = (math.ceil(test * len(prompts)), math.ceil(test * len(prompts)) + math.ceil(dev * len(prompts)))
+        tested, held = (math.ceil(share * len(prompts)) for share in (test, dev))
         for k, prompt in enumerate(prompts):
-            place[prompt] = "test" if k < ends[0] else "dev" if k < ends[1] else "train"
+            place[prompt] = "test" if k < tested else "dev" if k < tested + held else "train"
     return {
         split: {name: spread([r for r in rows if place[r.prompt_id] == split], seed) for name, rows in sources.items()}
         for split in SPLITS

@@ -18,7 +18,7 @@ from recipe.bench.measure import Job, check_length, measure
 from recipe.bench.server import run_server
 from recipe.bench.workloads import NAMES, Workload, cold_start, make_workload
 from recipe.engines.gguf_header import read_metadata
-from recipe.errors import SreError
+from recipe.errors import SreError, install
 from recipe.judge.judge import prompts_in
 from recipe.progress import bar
 from recipe.prompts import Prompts
@@ -96,7 +96,7 @@ def choose_peers(peers: Sequence[str] | None, llama_server: Path | None) -> tupl
     if "llama-server" in peers and llama_server is None:
         raise SreError("the peer llama-server needs --llama-server PATH", field="peers")
     if "transformers" in peers and lacking:
-        advice = "pip install 'self-rationalizing-evaluators[train]'"
+        advice = install("train")
         raise SreError(f"the peer transformers needs {', '.join(lacking)}: {advice}", field="peers")
     return tuple(peer for peer in PEERS if peer in peers)
 

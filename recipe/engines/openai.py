@@ -18,7 +18,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from recipe.engines.base import Completion, Generator, Request, Sampling
-from recipe.errors import SreError
+from recipe.errors import SreError, install
 from recipe.rows import Message
 from recipe.verdict import MARKER, parse_verdict
 
@@ -55,7 +55,7 @@ class OpenAIGenerator(Generator):
         try:
             import openai
         except ImportError:
-            message = "this engine needs the extra: pip install 'self-rationalizing-evaluators[openai]'"
+            message = f"this engine needs the extra: {install('openai')}"
             raise SreError(message) from None
         address = urlsplit(base_url)
         if address.scheme not in ("http", "https") or not address.netloc:

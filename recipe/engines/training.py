@@ -6,7 +6,7 @@ import importlib.util
 import os
 
 from recipe.engines.base import TrainingEngine
-from recipe.errors import SreError
+from recipe.errors import SreError, install
 
 
 def open_training_engine(name: str = "auto") -> TrainingEngine:
@@ -16,7 +16,7 @@ def open_training_engine(name: str = "auto") -> TrainingEngine:
     of the `train` extra are missing.
     """
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("trl") is None:
-        raise SreError("training needs the extra: pip install 'self-rationalizing-evaluators[train]'")
+        raise SreError(f"training needs the extra: {install('train')}")
     _quieten()
     if name in ("auto", "unsloth"):
         try:

@@ -22,6 +22,8 @@ from recipe.rows import TASKS, Example, Judgement
 from recipe.run import read_jsonl, write_json, write_jsonl
 
 LABEL_ONLY = "label-only"
+FORCED = "seed-constrained"
+"""The name of the seed model measured with its labels forced."""
 
 
 def evaluate(

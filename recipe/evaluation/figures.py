@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from recipe.errors import SreError
+from recipe.errors import SreError, install
 
 # Matplotlib wants real colours: each stands for a variable of the page's style.
 _VARIABLES = {
@@ -25,6 +25,7 @@ _VARIABLES = {
 }
 _INK, _MUTED, _LINE, _FIRST, _SECOND = _VARIABLES
 _COLUMNS = 5
+_OF_INTERVALS = 3  # wider: their rows are named beside them
 # Inches: a panel, the space before the first, from one to the next, from row to row, and above a panel.
 _WIDTH, _HEIGHT, _LEFT, _STEP, _ROW, _ABOVE = 1.38, 1.0, 0.5, 1.76, 1.7, 0.24
 _STYLE = {
@@ -156,7 +157,7 @@ def line_panels(
 
 def interval_panels(panels: Sequence[Intervals], *, name: str, title: str) -> str:
     """Panels of intervals side by side with the same rows, the first on top; strong: its row has the second colour."""
-    with _figure(len(panels), name, title, most=3, left=0.85) as (axes, out):
+    with _figure(len(panels), name, title, most=_OF_INTERVALS, left=0.85) as (axes, out):
         for index, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
             _frame(ax, panel.title, "", "")
             ax.grid(axis="y", visible=False)
@@ -173,7 +174,7 @@ def interval_panels(panels: Sequence[Intervals], *, name: str, title: str) -> st
                 ax.plot([value], [place], marker="o", markersize=4, color=colour)
             ax.set(yticks=range(len(panel.rows)), ylim=(len(panel.rows) - 0.5, -0.5))
             ax.set_yticklabels(list(panel.rows))
-            ax.tick_params(labelleft=index % 3 == 0, left=False)
+            ax.tick_params(labelleft=index % _OF_INTERVALS == 0, left=False)
     return out[0]
 
 
@@ -195,7 +196,7 @@ def _figure(
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError:
-        message = "the report's figures need matplotlib: pip install 'self-rationalizing-evaluators[eval]'"
+        message = f"the report's figures need matplotlib: {install('eval')}"
         raise SreError(message) from None
     columns = min(panels, most)
     rows = math.ceil(panels / columns)

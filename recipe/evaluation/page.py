@@ -13,15 +13,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from recipe.evaluation.benchmarks import FORCED
 from recipe.evaluation.calibration import calibration_figures, error_histogram
 from recipe.evaluation.figures import Bars, Line, Lines, bar_panels, line_panels
 from recipe.evaluation.metrics import histogram
-from recipe.evaluation.report import GAINS, figure_text, gain_texts, judge_name, markdown_table
-from recipe.evaluation.runs import FORCED, Group, RunData, grouped
+from recipe.evaluation.report import GAINS, NOT_RUN, figure_text, gain_texts, judge_name, markdown_table
+from recipe.evaluation.runs import Group, RunData, grouped
 from recipe.rows import TASKS, Example, Judgement, Task
 from recipe.run import atomic
 
-NOT_RUN = "not run"
 NO_ROWS = "rows missing"  # measured, but the figure takes rows that can't be read
 _SIDE_BY_SIDE = 10
 

@@ -10,11 +10,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from recipe.evaluation.benchmarks import FORCED
 from recipe.rows import Example, Judgement
 
 NOT_RUN = "not run"
 BENCHMARK_PARTS = {"as written": "figures", "label forced": "constrained"}
-NAMES = {"seed": "seed", "seed-constrained": "seed, label forced", "sft": "SFT"}
+NAMES = {"seed": "seed", FORCED: "seed, label forced", "sft": "SFT"}
 
 
 def judge_name(name: str) -> str:

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from recipe.config import Config
-from recipe.evaluation.benchmarks import differences, figures, read_judgements
+from recipe.evaluation.benchmarks import FORCED, differences, figures, read_judgements
 from recipe.rows import Example, Judgement
 from recipe.run import RunFolder, read_json, read_jsonl
-
-FORCED = "seed-constrained"
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipe.errors import SreError
+from recipe.errors import SreError, install
 from recipe.evaluation.metrics import rate_figure
 
 Vote = tuple[str, str, str, Sequence[tuple[int, str]]]
@@ -133,7 +133,7 @@ def agreement(votes: Sequence[Vote]) -> float | None:
     try:
         import krippendorff
     except ImportError:
-        message = "agreement needs krippendorff: pip install 'self-rationalizing-evaluators[eval]'"
+        message = f"agreement needs krippendorff: {install('eval')}"
         raise SreError(message) from None
     raters = sorted({vote[1] for vote in votes})
     items = sorted({vote[0] for vote in votes})

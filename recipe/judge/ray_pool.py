@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from recipe.errors import SreError
+from recipe.errors import SreError, install
 from recipe.judge.judge import Judge
 from recipe.judge.result_rows import Row, Settings, Usage, result_rows
 from recipe.judge.workers import OpenJudge, add_usage, identity, shares
@@ -40,7 +40,7 @@ class RayPool:
         try:
             import ray
         except ImportError:
-            message = "this engine needs the extra: pip install 'self-rationalizing-evaluators[ray]'"
+            message = f"this engine needs the extra: {install('ray')}"
             raise SreError(message) from None
         with open_judge() as judge:
             self.identity = identity(judge)

@@ -191,8 +191,8 @@ def _with_reference(trainer: Any, rows: list[dict[str, Any]], choice: str) -> tu
         facts["recorded_gap_mean"] = round(sum(gaps) / len(gaps), 4)
         if choice == "recorded" or max(gaps) <= TOLERANCE:
             facts["reference"] = "recorded"
-    needed = set(range(len(rows))) if facts["reference"] == "pass" else set(range(len(rows))) - set(recorded)
-    missing = sorted(needed - computed.keys())
+    needed = [k for k in range(len(rows)) if facts["reference"] == "pass" or k not in recorded]
+    missing = [k for k in needed if k not in computed]
     facts["reference_passes"] = len(missing) + len(computed)
     filled = reference_pass(trainer, [rows[k] for k in missing], "reference log-probabilities")
     computed |= dict(zip(missing, filled, strict=True))

@@ -21,7 +21,7 @@ from pathlib import Path
 from recipe.engines.gguf_import import DTYPES, import_gguf
 from recipe.engines.gguf_tokenizer import read_chat_template
 from recipe.engines.gguf_weights import read_json, shard_paths
-from recipe.errors import SreError
+from recipe.errors import SreError, install
 
 EMBEDDED = "smollm2-135m"
 _EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -145,9 +145,7 @@ def _fetch(name: str, revision: str | None) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise SreError(
-            "fetching a model needs huggingface_hub: pip install 'self-rationalizing-evaluators[train]'"
-        ) from error
+        raise SreError(f"fetching a model needs huggingface_hub: {install('train')}") from error
     try:
         return Path(
             snapshot_download(name, revision=revision, allow_patterns=list(_PATTERNS), ignore_patterns=list(_UNWANTED))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recipe.errors import SreError
+from recipe.errors import SreError, install
 from recipe.judge.judge import Judge
 
 KEY_VARIABLE = "SRE_API_KEY"
@@ -32,7 +32,7 @@ def serve_file(
     try:
         from recipe.judge.server.app import serve
     except ImportError as error:
-        message = "serving needs the extra: pip install 'self-rationalizing-evaluators[serve]'"
+        message = f"serving needs the extra: {install('serve')}"
         raise SreError(f"{message} ({error})") from None
     key = read_key(api_key_file)
     with Judge.from_gguf(model, threads=threads, parallel=parallel, context=context, memory=memory) as judge:
