@@ -1,8 +1,8 @@
-"""One llama.cpp model with its unified KV cache, behind plain numpy: the only file that calls llama.cpp.
+"""One llama.cpp model with its KV cache, behind plain numpy: the only file that calls llama.cpp.
 
-Knows nothing of requests, prompts or sampling. A *cell* holds one token's keys and values and may belong to
-several *sequences*: `fork` shares cells, it copies nothing. Every handle is freed by `close`, also when
-opening fails halfway.
+Knows nothing of requests, prompts or sampling. A *cell* holds one token's keys and values. In a unified cache it may
+belong to several *sequences*: `share` copies nothing. A cache of streams has cells of its own for each sequence:
+`copy` moves bytes. Every handle is freed by `close`, also when opening fails halfway.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ Tokens = Sequence[int] | NDArray[np.int32]
 
 
 class KVCache:
-    """A loaded model and its cache of `cells` tokens (or as many as `memory` bytes hold) for at most `sequences`
-    sequences.
+    """A loaded model and its cache of at most `cells` tokens (or as many as `memory` bytes hold).
 
-    Fill the next batch with `add`, run it with `decode`; at most `batch` tokens each.
+    `open` it first. Fill the next batch with `add`, run it with `decode`; at most `batch` tokens each. sequences: the
+    most of a unified cache.
     """
 
     def __init__(
@@ -97,27 +97,41 @@ class KVCache:
         self.sequences, self.batch = sequences, batch
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
+        self._micro_batch, self._threads, self._flash = min(micro_batch, batch), threads, flash
+        self._shape: tuple[int, int] | None = None
         self._ctx: Any = None
-        try:
-            self._open(micro_batch, threads, flash)
-        except BaseException:
-            self.close()
-            raise
+        self._memory: Any = None
         self._allocate()
 
-    def _open(self, micro_batch: int, threads: int, flash: bool) -> None:
+    def open(self, streams: int = 0, length: int = 0) -> None:
+        """Make an empty cache: `streams` of `length` tokens, one a sequence, or (0) a unified one. What follows doesn't
+        depend on what came before. Raises SreError where there is no memory for it.
+        """
+        self._check_open()
+        self._filled = 0
+        if self._shape == (streams, length):
+            _C.llama_memory_clear(self._memory, False)
+            return
+        self._close_context()
         params = _C.llama_context_default_params()
-        params.n_ctx, params.n_seq_max = self.cells, self.sequences
-        params.n_batch, params.n_ubatch = self.batch, min(micro_batch, self.batch)
-        params.n_threads = params.n_threads_batch = threads
-        params.kv_unified, params.no_perf = True, True
-        params.flash_attn_type = _C.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash else _C.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        self._ctx = _C.llama_init_from_model(self._model, params)
-        if not self._ctx:
-            raise SreError(f"llama.cpp can't make a context of {self.cells} cells: {last_log()}", file=self.path)
+        params.n_ctx, params.n_seq_max = (streams * length, streams) if streams else (self.cells, self.sequences)
+        params.n_batch, params.n_ubatch = self.batch, self._micro_batch
+        params.n_threads = params.n_threads_batch = self._threads
+        params.kv_unified, params.no_perf = not streams, True
+        params.flash_attn_type = _C.LLAMA_FLASH_ATTN_TYPE_ENABLED if self._flash else _C.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        ctx = _C.llama_init_from_model(self._model, params)
+        if not ctx:
+            raise SreError(f"llama.cpp can't make a context of {params.n_ctx} cells: {last_log()}", file=self.path)
         self._free.detach()
-        self._free = weakref.finalize(self, _free, self._ctx, self._model)
-        self._memory = _C.llama_get_memory(self._ctx)
+        self._free = weakref.finalize(self, _free, ctx, self._model)
+        self._ctx, self._memory, self._shape = ctx, _C.llama_get_memory(ctx), (streams, length)
+
+    def _close_context(self) -> None:
+        if self._shape is not None:
+            self._free.detach()
+            self._free = weakref.finalize(self, _free, None, self._model)
+            self._shape = None
+            _C.llama_free(self._ctx)
 
     def cell_bytes(self) -> int:
         """Bytes of one token's keys and values: 2 a number, in every layer."""
@@ -221,15 +235,9 @@ class KVCache:
 
     # --- sequences ---
 
-    def clear(self) -> None:
-        """Empty the cache: what follows doesn't depend on what came before."""
-        self._check_open()
-        self._filled = 0
-        _C.llama_memory_clear(self._memory, False)
-
     def share(self, source: int, target: int, length: int | None = None) -> None:
-        """Let the empty sequence `target` begin with the first `length` tokens of `source` (default: all), be they
-        decoded or in the batch being filled. Cells are shared, nothing is copied.
+        """In a unified cache: let the empty sequence `target` begin with the first `length` tokens of `source`
+        (default: all), be they decoded or in the batch being filled. Cells are shared, nothing is copied.
         """
         _C.llama_memory_seq_cp(self._memory, source, target, -1, -1 if length is None else length)
         filled = slice(0, self._filled)
@@ -239,6 +247,11 @@ class KVCache:
             rows = rows[self._positions[rows] < length]
         self._ids[rows, self._owners[rows]] = target
         self._owners[rows] += 1
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let the stream `target` hold the first `length` decoded tokens of the stream `source`, and nothing else."""
+        _C.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        self.cut(target, length)
 
     def cut(self, sequence: int, length: int) -> int:
         """Keep the first `length` tokens of a sequence; returns how many are left: 0 where the model's memory

@@ -1,7 +1,7 @@
 """The Generator on llama.cpp: a GGUF file on a CPU (or whatever llama.cpp was built for).
 
 Prompts are rendered with the chat template that the file carries; `kvcache.py` holds the model,
-`scheduler.py` draws, `scoring.py` reads labels and choices. Same call, same machine, same threads: the same
+`streams.py` and `scheduler.py` draw, `scoring.py` reads choices. Same call, same machine, same threads: the same
 bytes.
 """
 
@@ -23,14 +23,18 @@ from recipe.engines.base import Completion, Piece, Request, Sampling, Session, S
 from recipe.engines.kvcache import KVCache, quantization_types, quantize_file
 from recipe.engines.labels import LabelPlaces
 from recipe.engines.sample import Prompt
-from recipe.engines.scheduler import Scheduler, Stats
+from recipe.engines.scheduler import Scheduler
 from recipe.engines.scoring import Trunk, all_logits, completion_logprobs, read_choice
+from recipe.engines.stats import Stats
+from recipe.engines.streams import StreamScheduler
 from recipe.errors import SreError
 from recipe.resources import usable_cores
 from recipe.rows import Message
 
 # Prompts that a session keeps in the cache for later ones to begin with.
 KEPT = 16
+# llama.cpp makes streams of multiples of this many tokens.
+STREAM_STEP = 256
 
 
 class LlamaCppGenerator(SessionGenerator):
@@ -38,9 +42,9 @@ class LlamaCppGenerator(SessionGenerator):
 
     context: the most tokens of one prompt with its answer (at most what the model was trained for). parallel:
     samples decoded side by side. memory: bytes that the KV cache may take (None: 1024 tokens a place, 16,384 at most);
-    it bounds the context too. batch: the most tokens in one decode. ride_along: prompt tokens added to each decode
-    while every place is taken. flash: llama.cpp's flash attention. The file is read once, when the object is made;
-    `close` (or leaving the `with`) frees it.
+    it bounds the context too. batch: the most tokens in one decode. ride_along: prompt tokens added to each decode of
+    a session while every place is taken. flash: llama.cpp's flash attention. The file is read once, when the object is
+    made; `close` (or leaving the `with`) frees it.
     """
 
     def __init__(
@@ -139,8 +143,7 @@ class LlamaCppGenerator(SessionGenerator):
             begin = time.perf_counter()
 
     def _begin(self) -> tuple[Stats, int]:
-        """An empty cache and fresh counts for a new call."""
-        self._cache.clear()
+        """Fresh counts for a new call, which opens the cache as it needs it."""
         self.stats = Stats()
         self._calls += 1
         return self.stats, self._calls
@@ -151,23 +154,43 @@ class LlamaCppGenerator(SessionGenerator):
         prompts = [self._prompt(request, sampling) for request in requests]
         # Sorted, so that the longest shared beginnings meet.
         prompts.sort(key=lambda prompt: (prompt.ids.tolist(), prompt.request.id))
-        scheduler = self._scheduler(stats, keep=1)
-        trunk = Trunk(self._cache, stats)
+        fitting: list[Prompt] = []
         for prompt in prompts:
             if refused := self._refusal(prompt):
                 yield from refused
-                continue
-            stats.prompt_tokens_total += len(prompt.ids)
-            if prompt.request.choices:
-                yield read_choice(self._cache, trunk, stats, prompt, logprobs=sampling.logprobs)
             else:
-                scheduler.submit(prompt)
-        if trunk.ids:
-            self._cache.clear()
+                stats.prompt_tokens_total += len(prompt.ids)
+                fitting.append(prompt)
+        chosen = [prompt for prompt in fitting if prompt.request.choices]
+        if chosen:
+            self._cache.open()
+            trunk = Trunk(self._cache, stats)
+            for prompt in chosen:
+                yield read_choice(self._cache, trunk, stats, prompt, logprobs=sampling.logprobs)
+        drawn = [prompt for prompt in fitting if not prompt.request.choices]
+        if not drawn:
+            return
+        scheduler = self._offline(drawn, stats)
+        for prompt in drawn:
+            scheduler.submit(prompt)
         while scheduler.busy:
             for result in scheduler.step():
                 if isinstance(result, Completion):
                     yield result
+
+    def _offline(self, prompts: list[Prompt], stats: Stats) -> StreamScheduler | Scheduler:
+        """A stream for each place where the cache holds enough of the length that the prompts need; else the unified
+        cache, in which many samples of one long prompt fit.
+        """
+        wanted = min(self._parallel, sum(prompt.samples for prompt in prompts if not prompt.label_tokens)) or 1
+        longest = max(len(prompt.ids) + prompt.reserve for prompt in prompts)
+        length = min(-(-longest // STREAM_STEP) * STREAM_STEP, self._cache.cells)
+        places = min(wanted, self._cache.cells // length)
+        if self._cache.shares and 2 * places >= wanted:
+            self._cache.open(places, length)
+            return StreamScheduler(self._cache, stats, places=places)
+        self._cache.open()
+        return self._scheduler(stats, keep=1)
 
     def _scheduler(self, stats: Stats, *, keep: int, stream: bool = False) -> Scheduler:
         options = {"parallel": self._parallel, "ride_along": self._ride_along}
@@ -212,6 +235,7 @@ class LlamaCppGenerator(SessionGenerator):
     def sequence_logprobs(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[NDArray[np.float64]]:
         """For each (prompt ids, completion ids): the log-softmax (nats) of every completion token."""
         stats, _ = self._begin()
+        self._cache.open()
         trunk = Trunk(self._cache, stats)
         results: list[NDArray[np.float64]] = [np.zeros(0)] * len(pairs)
         for index in sorted(range(len(pairs)), key=lambda i: list(pairs[i][0])):
@@ -235,6 +259,7 @@ class LlamaCppSession(Session):
     def __init__(self, generator: LlamaCppGenerator) -> None:
         self._generator = generator
         self._stats, self._call = generator._begin()
+        generator._cache.open()
         self._scheduler = generator._scheduler(self._stats, keep=KEPT, stream=True)
         self._refused: list[Completion] = []
 

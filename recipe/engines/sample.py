@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe.engines.base import Completion, Request, Sampling
+from recipe.engines.drawing import Drawer
 from recipe.engines.labels import LabelPlaces, LabelTokens, label_logprobs, last_well_formed
+from recipe.engines.stats import Stats
 from recipe.verdict import parse_verdict
 
 Finish = Literal["stop", "length", "forced"]
@@ -169,3 +171,29 @@ def labelled(prompt: Prompt, row: Row, piece: Callable[[int], bytes]) -> Complet
     text = b"".join(map(piece, ids)).decode().strip()
     size = len(prompt.ids) - len(lead)
     return Completion(prompt.request.id, 0, text, ids, "forced", size, label_logprobs=logprobs)
+
+
+def draw_next(
+    drawer: Drawer, samples: list[Sample], logits: NDArray[np.float32], stats: Stats
+) -> list[Completion | None]:
+    """Draw the next token of each sample from its row of logits [samples, vocabulary]; the completion of each that it
+    ends.
+    """
+    drawn: dict[int, tuple[int, list[float]]] = {}
+    for (temperature, logprobs), rows in _groups(samples).items():
+        uniforms = [samples[row].uniforms.random() for row in rows]
+        chosen = logits if len(rows) == len(samples) else logits[rows]
+        tokens, found = drawer.draw(chosen, uniforms, temperature, logprobs)
+        drawn |= {row: (tokens[k], found[k : k + 1]) for k, row in enumerate(rows)}
+    stats.new_tokens += len(drawn)
+    return [sample.advance(*drawn.get(row, (-1, [])), logits[row]) for row, sample in enumerate(samples)]
+
+
+def _groups(samples: list[Sample]) -> dict[tuple[float, bool], list[int]]:
+    """Rows that are drawn alike, by (temperature, whether log-probabilities are recorded)."""
+    groups: dict[tuple[float, bool], list[int]] = {}
+    for row, sample in enumerate(samples):
+        if sample.draws:
+            sampling = sample.prompt.sampling
+            groups.setdefault((sampling.temperature, sampling.logprobs), []).append(row)
+    return groups

@@ -1,5 +1,7 @@
 """Continuous batching over one unified KV cache: which token of which sequence is decoded next.
 
+For requests that come one by one, and for prompts too long to have a stream each (`streams.py`).
+
 A *lane* is a prompt being read. It begins with what it shares with a prompt that is in the cache already, be that
 decoded or still in the batch being filled: a shared token is one cell that belongs to several sequences, nothing is
 decoded twice and nothing copied. When a lane is read, its samples fork from it and are drawn side by side, while the
@@ -10,7 +12,6 @@ first to go. Nothing depends on the clock: the same requests give the same batch
 from __future__ import annotations
 
 import itertools
-import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -21,29 +22,8 @@ from recipe.engines.base import Completion, Piece
 from recipe.engines.drawing import Drawer, stream
 from recipe.engines.kvcache import KVCache
 from recipe.engines.labels import shared_length
-from recipe.engines.sample import Prompt, Row, Sample, labelled
-
-
-@dataclass
-class Stats:
-    """Counts of one call. prompt_tokens_total counts a prompt once, however many samples it has; the difference to
-    prompt_tokens_decoded was shared. python_seconds is all time not spent inside llama.cpp (the caller's excluded).
-    """
-
-    prompt_tokens_total: int = 0
-    prompt_tokens_decoded: int = 0
-    new_tokens: int = 0
-    steps: int = 0
-    decode_seconds: float = 0.0
-    python_seconds: float = 0.0
-
-
-def timed_decode(cache: KVCache, stats: Stats) -> NDArray[np.float32]:
-    begin = time.perf_counter()
-    logits = cache.decode()
-    stats.decode_seconds += time.perf_counter() - begin
-    stats.steps += 1
-    return logits
+from recipe.engines.sample import Prompt, Row, Sample, draw_next, labelled
+from recipe.engines.stats import Stats, timed_decode
 
 
 @dataclass(eq=False)
@@ -252,15 +232,7 @@ class Scheduler:
 
     def _draw(self, samples: list[Sample], logits: NDArray[np.float32], out: list[Piece | Completion]) -> None:
         """Draw the next token of each sample from its row; the completed go out, the others are active."""
-        drawn: dict[int, tuple[int, list[float]]] = {}
-        for (temperature, logprobs), rows in _groups(samples).items():
-            uniforms = [samples[row].uniforms.random() for row in rows]
-            chosen = logits if len(rows) == len(samples) else logits[rows]
-            tokens, found = self._drawer.draw(chosen, uniforms, temperature, logprobs)
-            drawn |= {row: (tokens[k], found[k : k + 1]) for k, row in enumerate(rows)}
-        self._stats.new_tokens += len(drawn)
-        for row, sample in enumerate(samples):
-            completion = sample.advance(*drawn.get(row, (-1, [])), logits[row])
+        for sample, completion in zip(samples, draw_next(self._drawer, samples, logits, self._stats), strict=True):
             if self._stream and (text := sample.shown()):
                 out.append(Piece(sample.prompt.request.id, sample.index, text))
             if completion is None:
@@ -272,16 +244,6 @@ class Scheduler:
 
 def _reads_label(lane: Lane) -> bool:
     return lane.prompt.label_tokens is not None
-
-
-def _groups(samples: list[Sample]) -> dict[tuple[float, bool], list[int]]:
-    """Rows that are drawn alike, by (temperature, whether log-probabilities are recorded)."""
-    groups: dict[tuple[float, bool], list[int]] = {}
-    for row, sample in enumerate(samples):
-        if sample.draws:
-            sampling = sample.prompt.sampling
-            groups.setdefault((sampling.temperature, sampling.logprobs), []).append(row)
-    return groups
 
 
 def common(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:

@@ -15,7 +15,7 @@ from recipe.engines.drawing import log_total
 from recipe.engines.kvcache import KVCache
 from recipe.engines.labels import shared_length
 from recipe.engines.sample import Prompt
-from recipe.engines.scheduler import Stats, timed_decode
+from recipe.engines.stats import Stats, timed_decode
 
 # Rows of logits asked for at once: 128 rows of a vocabulary of 128k are 66 MB.
 ROWS = 128
@@ -144,7 +144,7 @@ def _row_logprobs(logits: NDArray[np.float32], tokens: Sequence[int]) -> NDArray
 
 def all_logits(cache: KVCache, ids: Sequence[int]) -> NDArray[np.float32]:
     """The logits after every token of `ids` from an empty cache: a copy, [len(ids), vocabulary]."""
-    cache.clear()
+    cache.open()
     rows = []
     step = min(ROWS, cache.batch)
     for begin in range(0, len(ids), step):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from statistics import median
 
-from recipe.engines.llamacpp import LlamaCppGenerator
+from recipe.engines.llamacpp import STREAM_STEP, LlamaCppGenerator
 
 _TRUNK = 0
 
@@ -23,32 +23,35 @@ def prefill_rate(generator: LlamaCppGenerator, ids: Sequence[int], rounds: int =
     tokens = [ids[place % len(ids)] for place in range(size)]
     seconds = []
     for _ in range(1 + rounds):
-        cache.clear()
+        cache.open(1, size)
         cache.add(tokens, 0, [_TRUNK], 1)
         begin = time.perf_counter()
         cache.decode()
         seconds.append(time.perf_counter() - begin)
-    cache.clear()
+    cache.open(1, size)
     return size / median(seconds[1:])  # the first one pages the weights in
 
 
 def decode_rate(generator: LlamaCppGenerator, prompt: Sequence[int], new_tokens: int, places: int) -> float:
-    """Tokens a second of `places` sequences together, forked from one prompt, in `new_tokens` steps."""
+    """Tokens a second of `places` sequences together (as many of them as the cache holds) that go on from one prompt,
+    each in a stream of its own, in `new_tokens` steps.
+    """
     cache = generator._cache
-    cache.clear()
+    length = -(-(len(prompt) + new_tokens) // STREAM_STEP) * STREAM_STEP
+    places = min(places, cache.cells // length)
+    cache.open(places, length)
     for begin in range(0, len(prompt), cache.batch):
         cache.add(prompt[begin : begin + cache.batch], begin, [_TRUNK], 0)
         cache.decode()
-    sequences = range(1, places + 1)
-    for sequence in sequences:
-        cache.share(_TRUNK, sequence)
+    for sequence in range(1, places):
+        cache.copy(_TRUNK, sequence, len(prompt))
     start = time.perf_counter()
     for step in range(new_tokens):
-        for sequence in sequences:
+        for sequence in range(places):
             cache.add([prompt[-1]], len(prompt) + step, [sequence], 1)
         cache.decode()
     seconds = time.perf_counter() - start
-    cache.clear()
+    cache.open(places, length)
     return places * new_tokens / seconds
 
 

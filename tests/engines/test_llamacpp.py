@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -307,6 +308,39 @@ def test_few_cells_slow_down_but_change_nothing() -> None:
     with LlamaCppGenerator(model_path(), context=256, memory=256 * 23040, parallel=8) as small:
         done = by_id(small, requests, Sampling(n=4, max_tokens=20))
     assert all(len(group) == 4 and group[0].finish != "error" for group in done.values())
+
+
+def test_a_session_and_a_call_agree(exact: LlamaCppGenerator) -> None:
+    """The unified cache of the one, the streams of the other."""
+    requests = [Request(question, ask(question, RULES), labels=SCALE) for question in QUESTIONS]
+    sampling = Sampling(temperature=0, max_tokens=16)
+    called = by_id(exact, requests, sampling)
+    session, streamed = exact.session(), list[Completion]()
+    for request in requests:
+        session.submit(request, sampling)
+    while session.busy:
+        streamed += [result for result in session.step() if isinstance(result, Completion)]
+    session.close()
+    for completion in streamed:
+        prompt = exact.tokenize(exact.render(ask(completion.request_id, RULES)))
+        assert_same_but_for_ties(exact, prompt, called[completion.request_id][0].token_ids, completion.token_ids)
+
+
+def test_a_cache_of_another_shape_takes_the_place_of_the_one_before(judge: LlamaCppGenerator) -> None:
+    def once(samples: int) -> None:
+        list(judge.generate([Request("a", ask(QUESTIONS[0]))], Sampling(n=samples, max_tokens=1)))
+        judge.prompt_logits(judge.tokenize("Shared."))
+
+    once(2)
+    before = resident_mb()
+    for samples in (1, 2, 3, 4) * 3:
+        once(samples)
+    assert resident_mb() < before + 60  # one cache of four places is 95 MB
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
 
 
 def test_too_long_a_prompt_is_an_error_completion(judge: LlamaCppGenerator) -> None:

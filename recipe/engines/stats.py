@@ -1,0 +1,34 @@
+"""What one call of the llama.cpp engine counts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recipe.engines.kvcache import KVCache
+
+
+@dataclass
+class Stats:
+    """Counts of one call. prompt_tokens_total counts a prompt once, however many samples it has; the difference to
+    prompt_tokens_decoded was shared. python_seconds is all time not spent inside llama.cpp (the caller's excluded).
+    """
+
+    prompt_tokens_total: int = 0
+    prompt_tokens_decoded: int = 0
+    new_tokens: int = 0
+    steps: int = 0
+    decode_seconds: float = 0.0
+    python_seconds: float = 0.0
+
+
+def timed_decode(cache: KVCache, stats: Stats) -> NDArray[np.float32]:
+    """Decode the batch that `cache` holds. Returns its logits [outputs, vocabulary], a view until the next one."""
+    begin = time.perf_counter()
+    logits = cache.decode()
+    stats.decode_seconds += time.perf_counter() - begin
+    stats.steps += 1
+    return logits
