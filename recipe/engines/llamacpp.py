@@ -35,6 +35,8 @@ from recipe.rows import Message
 KEPT = 16
 # llama.cpp makes streams of multiples of this many tokens.
 STREAM_STEP = 256
+# From so many samples of a prompt on it is cheaper to pass over others' cells than to read a copy of it for each sample.
+MANY_SAMPLES = 6
 
 
 class LlamaCppGenerator(SessionGenerator):
@@ -179,14 +181,15 @@ class LlamaCppGenerator(SessionGenerator):
                     yield result
 
     def _offline(self, prompts: list[Prompt], stats: Stats) -> StreamScheduler | Scheduler:
-        """A stream for each place where the cache holds enough of the length that the prompts need; else the unified
-        cache, in which many samples of one long prompt fit.
+        """A stream for each place, where the cache holds at least half of them at the length that the prompts need;
+        else, and for many samples of each prompt, the unified cache.
         """
         wanted = min(self._parallel, sum(prompt.samples for prompt in prompts if not prompt.label_tokens)) or 1
         longest = max(len(prompt.ids) + prompt.reserve for prompt in prompts)
         length = min(-(-longest // STREAM_STEP) * STREAM_STEP, self._cache.cells)
         places = min(wanted, self._cache.cells // length)
-        if self._cache.shares and 2 * places >= wanted:
+        few = max(prompt.samples for prompt in prompts) < MANY_SAMPLES
+        if self._cache.shares and few and 2 * places >= wanted:
             self._cache.open(places, length)
             return StreamScheduler(self._cache, stats, places=places)
         self._cache.open()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from statistics import median
 
+from recipe.engines.kvcache import KVCache
 from recipe.engines.llamacpp import STREAM_STEP, LlamaCppGenerator
 
 _TRUNK = 0
@@ -28,31 +29,38 @@ def prefill_rate(generator: LlamaCppGenerator, ids: Sequence[int], rounds: int =
         begin = time.perf_counter()
         cache.decode()
         seconds.append(time.perf_counter() - begin)
-    cache.open(1, size)
     return size / median(seconds[1:])  # the first one pages the weights in
 
 
 def decode_rate(generator: LlamaCppGenerator, prompt: Sequence[int], new_tokens: int, places: int) -> float:
-    """Tokens a second of `places` sequences together (as many of them as the cache holds) that go on from one prompt,
-    each in a stream of its own, in `new_tokens` steps.
+    """Tokens a second of `places` sequences together that go on from one prompt for `new_tokens` steps: the better of
+    a unified cache and of streams, as many as the cache holds.
     """
     cache = generator._cache
     length = -(-(len(prompt) + new_tokens) // STREAM_STEP) * STREAM_STEP
-    places = min(places, cache.cells // length)
-    cache.open(places, length)
+    return max(
+        _decode_rate(cache, prompt, new_tokens, places, 0),
+        _decode_rate(cache, prompt, new_tokens, min(places, cache.cells // length), length),
+    )
+
+
+def _decode_rate(cache: KVCache, prompt: Sequence[int], new_tokens: int, places: int, length: int) -> float:
+    """In streams of `length`, or (0) in a unified cache."""
+    cache.open(places if length else 0, length)
     for begin in range(0, len(prompt), cache.batch):
         cache.add(prompt[begin : begin + cache.batch], begin, [_TRUNK], 0)
         cache.decode()
     for sequence in range(1, places):
-        cache.copy(_TRUNK, sequence, len(prompt))
+        if length:
+            cache.copy(_TRUNK, sequence, len(prompt))
+        else:
+            cache.share(_TRUNK, sequence)
     start = time.perf_counter()
     for step in range(new_tokens):
         for sequence in range(places):
             cache.add([prompt[-1]], len(prompt) + step, [sequence], 1)
         cache.decode()
-    seconds = time.perf_counter() - start
-    cache.open(places, length)
-    return places * new_tokens / seconds
+    return places * new_tokens / (time.perf_counter() - start)
 
 
 def kv_bytes(generator: LlamaCppGenerator) -> int:
