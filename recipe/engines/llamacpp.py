@@ -35,8 +35,8 @@ from recipe.rows import Message
 KEPT = 16
 # llama.cpp makes streams of multiples of this many tokens.
 STREAM_STEP = 256
-# From so many samples of a prompt on it is cheaper to pass over others' cells than to read a copy of it for each sample.
-MANY_SAMPLES = 6
+# In batches of so many tokens llama.cpp's attention goes by tiles, of which sequences strewn over the cache fill little.
+TILE = 64
 
 
 class LlamaCppGenerator(SessionGenerator):
@@ -44,9 +44,8 @@ class LlamaCppGenerator(SessionGenerator):
 
     context: the most tokens of one prompt with its answer (at most what the model was trained for). parallel:
     samples decoded side by side. memory: bytes that the KV cache may take (None: 1024 tokens a place, 16,384 at most);
-    it bounds the context too. batch: the most tokens in one decode. ride_along: prompt tokens added to each decode of
-    a session while every place is taken. flash: llama.cpp's flash attention. The file is read once, when the object is
-    made; `close` (or leaving the `with`) frees it.
+    it bounds the context too. batch: the most tokens in one decode. flash: llama.cpp's flash attention. The file is
+    read once, when the object is made; `close` (or leaving the `with`) frees it.
     """
 
     def __init__(
@@ -59,14 +58,13 @@ class LlamaCppGenerator(SessionGenerator):
         memory: int | None = None,
         batch: int = 512,
         micro_batch: int = 512,
-        ride_along: int = 64,
         flash: bool = True,
         verbose: bool = False,
     ) -> None:
         self.path = Path(path)
         self.name = self.path.stem
         self.stats = Stats()
-        self._ride_along, self._parallel = ride_along, parallel
+        self._parallel = parallel
         self._calls = 0
         self._places: dict[tuple[int, ...], LabelPlaces] = {}
         self._template: jinja2.Template | None = None
@@ -182,22 +180,21 @@ class LlamaCppGenerator(SessionGenerator):
 
     def _offline(self, prompts: list[Prompt], stats: Stats) -> StreamScheduler | Scheduler:
         """A stream for each place, where the cache holds at least half of them at the length that the prompts need;
-        else, and for many samples of each prompt, the unified cache.
+        else the unified cache.
         """
         wanted = min(self._parallel, sum(prompt.samples for prompt in prompts if not prompt.label_tokens)) or 1
         longest = max(len(prompt.ids) + prompt.reserve for prompt in prompts)
         length = min(-(-longest // STREAM_STEP) * STREAM_STEP, self._cache.cells)
         places = min(wanted, self._cache.cells // length)
-        few = max(prompt.samples for prompt in prompts) < MANY_SAMPLES
-        if self._cache.shares and few and 2 * places >= wanted:
+        if self._cache.shares and 2 * places >= wanted:
             self._cache.open(places, length)
             return StreamScheduler(self._cache, stats, places=places)
         self._cache.open()
         return self._scheduler(stats, keep=1)
 
     def _scheduler(self, stats: Stats, *, keep: int, stream: bool = False) -> Scheduler:
-        options = {"parallel": self._parallel, "ride_along": self._ride_along}
-        return Scheduler(self._cache, stats, **options, keep=keep, stream=stream)
+        ride_along = max(TILE - 1 - self._parallel, 16)
+        return Scheduler(self._cache, stats, parallel=self._parallel, ride_along=ride_along, keep=keep, stream=stream)
 
     def _prompt(self, request: Request, sampling: Sampling) -> Prompt:
         if (request.force_label or request.label_only) and not request.labels:
