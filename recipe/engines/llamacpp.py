@@ -35,7 +35,7 @@ from recipe.rows import Message
 KEPT = 16
 # llama.cpp makes streams of multiples of this many tokens.
 STREAM_STEP = 256
-# In batches of so many tokens llama.cpp's attention goes by tiles, of which sequences strewn over the cache fill little.
+# From so many tokens in a batch on llama.cpp's attention goes by tiles, which scattered sequences hardly fill.
 TILE = 64
 
 
