@@ -7,15 +7,17 @@ import contextlib
 import json
 import logging
 import math
+import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from recipe.bench.server import serving as llama_server
 from recipe.engines.base import Completion, Request, Sampling
 from recipe.engines.openai import OpenAIGenerator
 from recipe.engines.scripted import ScriptedGenerator
@@ -24,6 +26,7 @@ from recipe.judge import Judge
 from recipe.judge.batch import judge_file
 from recipe.judge.result_rows import Settings
 from recipe.rows import Message
+from recipe.sources import read_examples
 
 pytest.importorskip("openai", reason="the extra openai brings it")
 uvicorn = pytest.importorskip("uvicorn", reason="the extra serve brings it")
@@ -396,3 +399,23 @@ def test_a_reader_that_stops_early_ends_what_is_under_way() -> None:
         seen = len(fake.seen)
         time.sleep(0.3)
     assert len(fake.seen) == seen < 6
+
+
+@pytest.mark.slow
+def test_llama_server_judges_as_the_file_does(smollm2: Callable[[str], Path]) -> None:
+    """Needs SRE_TEST_LLAMA_SERVER, the path of llama.cpp's llama-server."""
+    binary = os.environ.get("SRE_TEST_LLAMA_SERVER") or pytest.skip("SRE_TEST_LLAMA_SERVER is not set")
+    model = smollm2("F16")
+    rows = read_examples("seed-data", task="pointwise", split="test", limit=6)
+    with Judge.from_gguf(model) as judge:
+        ours = {judgement.example_id: judgement for judgement in judge.judge(rows, constrain=False)}
+    options: dict[str, Any] = {"slots": 2, "cells": 2 * 1024, "threads": 2}
+    with (
+        llama_server(Path(binary), model, **options) as port,
+        Judge(OpenAIGenerator(f"http://127.0.0.1:{port}", parallel=2)) as judge,
+    ):
+        theirs = {judgement.example_id: judgement for judgement in judge.judge(rows, constrain=False)}
+    assert sum(ours[row.id].rationale == theirs[row.id].rationale for row in rows) >= 4
+    for row in rows:
+        if ours[row.id].rationale == theirs[row.id].rationale and ours[row.id].label is not None:
+            assert theirs[row.id].label_probabilities == pytest.approx(ours[row.id].label_probabilities, abs=0.02)
