@@ -30,7 +30,7 @@ class Row:
     """One sequence of a batch: `tokens` follow the prompt's `ids`; the first `lead` of them are fed with it.
 
     script: tokens that must come next. forced: the label tokens to choose among once the script is through. found:
-    as in scheduler.Sample. steps: the most tokens still to come. finish: "" until the row is complete.
+    as in sample.Sample. steps: the most tokens still to come. finish: "" until the row is complete.
     """
 
     request: Request

@@ -118,20 +118,25 @@ class KVCache:
         params.n_batch, params.n_ubatch = self.batch, self._micro_batch
         params.n_threads = params.n_threads_batch = self._threads
         params.kv_unified, params.no_perf = not streams, True
+        # Whole, also where a layer sees a window alone: a beginning that is cut back to must still be there.
+        params.swa_full = True
         params.flash_attn_type = _C.LLAMA_FLASH_ATTN_TYPE_ENABLED if self._flash else _C.LLAMA_FLASH_ATTN_TYPE_DISABLED
         ctx = _C.llama_init_from_model(self._model, params)
         if not ctx:
             raise SreError(f"llama.cpp can't make a context of {params.n_ctx} cells: {last_log()}", file=self.path)
-        self._free.detach()
-        self._free = weakref.finalize(self, _free, ctx, self._model)
+        self._own(ctx)
         self._ctx, self._memory, self._shape = ctx, _C.llama_get_memory(ctx), (streams, length)
 
     def _close_context(self) -> None:
         if self._shape is not None:
-            self._free.detach()
-            self._free = weakref.finalize(self, _free, None, self._model)
-            self._shape = None
-            _C.llama_free(self._ctx)
+            ctx, self._ctx, self._memory, self._shape = self._ctx, None, None, None
+            self._own(None)
+            _C.llama_free(ctx)
+
+    def _own(self, ctx: Any) -> None:
+        """Let `close` free this context, and no other. At no moment is there nothing to free."""
+        before, self._free = self._free, weakref.finalize(self, _free, ctx, self._model)
+        before.detach()
 
     def cell_bytes(self) -> int:
         """Bytes of one token's keys and values: 2 a number, in every layer."""
@@ -248,10 +253,12 @@ class KVCache:
         self._ids[rows, self._owners[rows]] = target
         self._owners[rows] += 1
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Let the stream `target` hold the first `length` decoded tokens of the stream `source`, and nothing else."""
+    def copy(self, source: int, target: int, length: int) -> int:
+        """Let the stream `target` hold the first `length` decoded tokens of the stream `source`, and nothing else;
+        returns how many it holds, as `cut` does. The next `decode` does it, and copies the whole stream.
+        """
         _C.llama_memory_seq_cp(self._memory, source, target, -1, -1)
-        self.cut(target, length)
+        return self.cut(target, length)
 
     def cut(self, sequence: int, length: int) -> int:
         """Keep the first `length` tokens of a sequence; returns how many are left: 0 where the model's memory
@@ -293,6 +300,8 @@ class KVCache:
     def decode(self) -> NDArray[np.float32]:
         """Run the batch. Returns its logits [outputs, vocabulary], a view until the next `decode`."""
         self._check_open()
+        if self._shape is None:
+            raise SreError("the model has no open cache", file=self.path)
         count = int(self._outputs[: self._filled].sum())
         self._batch.n_tokens, self._filled = self._filled, 0
         code = int(_C.llama_decode(self._ctx, self._batch))

@@ -33,8 +33,9 @@ from recipe.rows import Message
 
 # Prompts that a session keeps in the cache for later ones to begin with.
 KEPT = 16
-# llama.cpp makes streams of multiples of this many tokens.
+# llama.cpp rounds the length of a stream up to a multiple of this many tokens.
 STREAM_STEP = 256
+MOST_SEQUENCES = 256  # of one llama.cpp context
 # From so many tokens in a batch on llama.cpp's attention goes by tiles, which scattered sequences hardly fill.
 TILE = 64
 
@@ -42,8 +43,9 @@ TILE = 64
 class LlamaCppGenerator(SessionGenerator):
     """Runs one GGUF model.
 
-    context: the most tokens of one prompt with its answer (at most what the model was trained for). parallel:
-    samples decoded side by side. memory: bytes that the KV cache may take (None: 1024 tokens a place, 16,384 at most);
+    context: the most tokens of one prompt with its answer (at most what the model was trained for). parallel: the most
+    samples decoded side by side (1 to 128). memory: bytes that the KV cache may take (None: 1024 tokens a place,
+    16,384 at most);
     it bounds the context too. batch: the most tokens in one decode. flash: llama.cpp's flash attention. The file is
     read once, when the object is made; `close` (or leaving the `with`) frees it.
     """
@@ -61,6 +63,10 @@ class LlamaCppGenerator(SessionGenerator):
         flash: bool = True,
         verbose: bool = False,
     ) -> None:
+        if not 1 <= parallel <= MOST_SEQUENCES // 2:
+            raise SreError(
+                f"expected 1 to {MOST_SEQUENCES // 2} samples side by side, not {parallel}", field="parallel"
+            )
         self.path = Path(path)
         self.name = self.path.stem
         self.stats = Stats()
@@ -73,8 +79,9 @@ class LlamaCppGenerator(SessionGenerator):
             context=context,
             memory=memory or 0,
             cells=max(context, min(parallel * 1024, 16384)),
-            sequences=2 * parallel + KEPT + 1,
-            batch=max(batch, parallel),
+            sequences=min(2 * parallel + KEPT + 1, MOST_SEQUENCES),
+            # All samples may be led on to their labels at once, by some tokens each.
+            batch=max(batch, 8 * parallel),
             micro_batch=micro_batch,
             threads=threads or usable_cores(),
             flash=flash,
@@ -179,14 +186,14 @@ class LlamaCppGenerator(SessionGenerator):
                     yield result
 
     def _offline(self, prompts: list[Prompt], stats: Stats) -> StreamScheduler | Scheduler:
-        """A stream for each place, where the cache holds at least half of them at the length that the prompts need;
-        else the unified cache.
+        """Streams for as many places as the cache holds at the length that the prompts need, if that is three of four
+        places; else, and for recurrent models, the unified cache.
         """
         wanted = min(self._parallel, sum(prompt.samples for prompt in prompts if not prompt.label_tokens)) or 1
         longest = max(len(prompt.ids) + prompt.reserve for prompt in prompts)
         length = min(-(-longest // STREAM_STEP) * STREAM_STEP, self._cache.cells)
         places = min(wanted, self._cache.cells // length)
-        if self._cache.shares and 2 * places >= wanted:
+        if self._cache.shares and 4 * places >= 3 * wanted:
             self._cache.open(places, length)
             return StreamScheduler(self._cache, stats, places=places)
         self._cache.open()

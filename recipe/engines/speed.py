@@ -37,11 +37,11 @@ def decode_rate(generator: LlamaCppGenerator, prompt: Sequence[int], new_tokens:
     a unified cache and of streams, as many as the cache holds.
     """
     cache = generator._cache
-    length = -(-(len(prompt) + new_tokens) // STREAM_STEP) * STREAM_STEP
-    return max(
-        _decode_rate(cache, prompt, new_tokens, places, 0),
-        _decode_rate(cache, prompt, new_tokens, min(places, cache.cells // length), length),
-    )
+    length = -(-(len(prompt) + 1 + new_tokens) // STREAM_STEP) * STREAM_STEP
+    rates = [_decode_rate(cache, prompt, new_tokens, places, 0)]
+    if cache.shares and length <= cache.cells:
+        rates.append(_decode_rate(cache, prompt, new_tokens, min(places, cache.cells // length), length))
+    return max(rates)
 
 
 def _decode_rate(cache: KVCache, prompt: Sequence[int], new_tokens: int, places: int, length: int) -> float:
@@ -55,8 +55,9 @@ def _decode_rate(cache: KVCache, prompt: Sequence[int], new_tokens: int, places:
             cache.copy(_TRUNK, sequence, len(prompt))
         else:
             cache.share(_TRUNK, sequence)
-    start = time.perf_counter()
-    for step in range(new_tokens):
+    for step in range(1 + new_tokens):
+        if step == 1:
+            start = time.perf_counter()  # the copies were made in the step before
         for sequence in range(places):
             cache.add([prompt[-1]], len(prompt) + step, [sequence], 1)
         cache.decode()
@@ -64,5 +65,5 @@ def _decode_rate(cache: KVCache, prompt: Sequence[int], new_tokens: int, places:
 
 
 def kv_bytes(generator: LlamaCppGenerator) -> int:
-    """Size of the KV cache."""
+    """The most that the KV cache takes."""
     return generator._cache.cell_bytes() * generator._cache.cells

@@ -2,11 +2,11 @@
 
 A *stream* holds one sequence and nothing else, so that attention passes over no other sequence's cells; llama.cpp looks
 at every cell of a shared cache, and at the lengths of judgements that costs a quarter of the time. A prompt is read in
-a stream that holds the longest beginning of it, or gets a copy of that beginning: a copy takes milliseconds, decoding
-it again seconds. Nothing depends on the clock: the same requests give the same batches.
+a stream that holds the longest beginning of it, or gets a copy of that beginning: a copy costs as much as decoding a
+few tokens. Nothing depends on the clock: the same requests give the same batches.
 
-For calls whose requests are all known. `scheduler.py` takes requests as they come, and prompts too long for a stream
-each.
+For calls whose requests are all known. `scheduler.py` takes requests as they come, prompts too long for a stream each,
+and recurrent models.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from recipe.engines.labels import shared_length
 from recipe.engines.sample import Prompt, Row, Sample, draw_next, labelled
 from recipe.engines.stats import Stats, timed_decode
 
+# Copying a stream, and making llama.cpp's graph anew after it, costs about as much as decoding so many tokens.
+COPY_TOKENS = 8
+
 
 @dataclass(eq=False)
 class Place:
@@ -33,8 +36,8 @@ class Place:
     prompt: Prompt | None = None
     sample: Sample | None = None
 
-    def shared(self, prompt: Prompt) -> int:
-        """Tokens that `prompt` can take over: never its last, whose logits are still to come."""
+    def takes_over(self, prompt: Prompt) -> int:
+        """Tokens with which `prompt` can begin here: never its last, whose logits are still to come."""
         return min(shared_length(self.prompt.ids, prompt.ids), len(prompt.ids) - 1) if self.prompt else 0
 
 
@@ -48,10 +51,13 @@ class Reading:
 
 
 class StreamScheduler:
-    """Draws the samples of submitted prompts, in the order submitted; each with its answer must fit a stream."""
+    """Draws the samples of submitted prompts, in the order submitted; each with its answer must fit a stream.
 
-    def __init__(self, cache: KVCache, stats: Stats, *, places: int) -> None:
-        self._cache, self._stats = cache, stats
+    copy_tokens: a copy of another stream is made where it saves decoding so many tokens.
+    """
+
+    def __init__(self, cache: KVCache, stats: Stats, *, places: int, copy_tokens: int = COPY_TOKENS) -> None:
+        self._cache, self._stats, self._copy_tokens = cache, stats, copy_tokens
         self._waiting: deque[Prompt] = deque()
         self._places = [Place(number) for number in range(places)]
         self._reading: Reading | None = None
@@ -93,13 +99,14 @@ class StreamScheduler:
         """Decode what a free place lacks of the prompt; the logits [vocabulary] after it, a view until the next
         decode.
         """
-        place = max(free, key=lambda place: (place.shared(prompt), -place.stream))
-        source = max(self._places, key=lambda place: (place.shared(prompt), -place.stream))
-        done = source.shared(prompt)
-        if done > place.shared(prompt):
-            self._cache.copy(source.stream, place.stream, done)
+        place, source = (
+            max(places, key=lambda place: (place.takes_over(prompt), -place.stream)) for places in (free, self._places)
+        )
+        own, done = place.takes_over(prompt), source.takes_over(prompt)
+        if done >= own + self._copy_tokens:
+            done = self._cache.copy(source.stream, place.stream, done)
         else:
-            done = self._cache.cut(place.stream, place.shared(prompt))
+            done = self._cache.cut(place.stream, own)
         place.prompt = prompt
         while True:
             part = prompt.ids[done : done + self._cache.room]
@@ -144,11 +151,10 @@ class StreamScheduler:
         """
         taken = [place for place in self._places if place.sample]
         for place in self._free():
-            last = taken[-1] if taken else place
-            if last.stream <= place.stream:
+            if not taken or taken[-1].stream < place.stream:
                 return
+            last = taken.pop()
             assert last.sample is not None
             self._cache.copy(last.stream, place.stream, last.sample.position)
             place.prompt, place.sample, last.sample = last.prompt, last.sample, None
             place.sample.slot = place.stream
-            taken.pop()

@@ -89,6 +89,7 @@ class Service:
         open_session = getattr(judge.generator, "session", None)
         if open_session is None:
             raise SreError(f"the engine of {judge.name!r} takes no requests as they come; open a GGUF file")
+        open_session().close()  # where there is no memory for its cache, that is said here, not in the thread
         self.owner = judge
         self.queue = queue
         self.error: BaseException | None = None

@@ -120,7 +120,7 @@ def torch_sampling(work: Workload, shape: Shape, machine: Machine, *, answer: in
 
 
 def llama_cpp(work: Workload, shape: Shape, *, answer: int) -> Memory:
-    """engines/llamacpp.py: a 16-bit snapshot in memory and a KV cache of fixed size."""
+    """engines/llamacpp.py: a 16-bit snapshot in memory and a KV cache of at most so many cells."""
     config = work.config
     context = config.model.max_length + answer
     cells = max(context, min(config.sample.parallel * 1024, 16384))

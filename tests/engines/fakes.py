@@ -100,12 +100,13 @@ class FakeStreams:
             self.pending.append((stream, position + place, int(token), place >= len(tokens) - outputs))
         assert len(self.pending) <= self.batch
 
-    def copy(self, source: int, target: int, length: int) -> None:
+    def copy(self, source: int, target: int, length: int) -> int:
         assert source != target
         assert not self.pending, "only decoded tokens can be copied"
         assert len(self.held[source]) >= length, "the source must hold what is copied"
         self.held[target] = self.held[source][:length]
         self.copies += 1
+        return length
 
     def cut(self, sequence: int, length: int) -> int:
         assert len(self.held[sequence]) >= length

@@ -321,6 +321,7 @@ def test_a_session_and_a_call_agree(exact: LlamaCppGenerator) -> None:
     while session.busy:
         streamed += [result for result in session.step() if isinstance(result, Completion)]
     session.close()
+    assert len(streamed) == len(requests)
     for completion in streamed:
         prompt = exact.tokenize(exact.render(ask(completion.request_id, RULES)))
         assert_same_but_for_ties(exact, prompt, called[completion.request_id][0].token_ids, completion.token_ids)

@@ -89,7 +89,7 @@ def test_a_decode_rate_writes_every_step_of_every_place(tiny: Path, monkeypatch:
 
         monkeypatch.setattr(generator._cache, "add", record)
         decode_rate(generator, [5, 6, 7], 2, places=3)
-        once = [(0, 0), *((3 + step, place) for step in range(2) for place in (0, 1, 2))]
+        once = [(0, 0), *((3 + step, place) for step in range(3) for place in (0, 1, 2))]
         assert added == once * 2  # a unified cache, then streams
 
 

@@ -19,9 +19,9 @@ from recipe.engines.streams import StreamScheduler
 from .fakes import FakeStreams, alone, prompt, prompts
 
 
-def make(cache: FakeStreams) -> StreamScheduler:
+def make(cache: FakeStreams, copy_tokens: int = 1) -> StreamScheduler:
     cache_: Any = cache
-    return StreamScheduler(cache_, Stats(), places=len(cache.held))
+    return StreamScheduler(cache_, Stats(), places=len(cache.held), copy_tokens=copy_tokens)
 
 
 def run(scheduler: StreamScheduler) -> list[Completion]:
@@ -34,10 +34,12 @@ def run(scheduler: StreamScheduler) -> list[Completion]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(prompts, st.integers(1, 7), st.integers(1, 5), st.integers(1, 24))
-def test_every_sample_is_drawn_as_if_alone(ids: list[list[int]], n: int, places: int, batch: int) -> None:
+@given(prompts, st.integers(1, 7), st.integers(1, 5), st.integers(1, 24), st.integers(1, 4))
+def test_every_sample_is_drawn_as_if_alone(
+    ids: list[list[int]], n: int, places: int, batch: int, copy_tokens: int
+) -> None:
     cache = FakeStreams(places, max(map(len, ids)) + 6, max(batch, places))
-    scheduler = make(cache)
+    scheduler = make(cache, copy_tokens)
     for number, run_ids in enumerate(ids):
         scheduler.submit(prompt(str(number), run_ids, n))
     done = run(scheduler)
@@ -126,6 +128,31 @@ def test_labels_alone_come_one_a_step_from_one_stream() -> None:
     assert [[c.request_id for c in found] for found in results] == [["0"], ["1"], ["2"]]
     assert not scheduler.busy
     assert scheduler._stats.prompt_tokens_decoded == 11 + 1 + 1
+
+
+def test_labels_alone_and_samples_may_come_in_one_call() -> None:
+    cache = FakeStreams(2, 64, 64)
+    scheduler = make(cache)
+    places = LabelPlaces((1, 2), lambda text: [ord(c) % 40 for c in text], cache.piece)
+    stem = [1] * 10
+    for number in range(6):
+        asked = prompt(str(number), [*stem, number % 3 + 1], 2)
+        scheduler.submit(replace(asked, places=places, reserve=0, label_tokens={1: 7, 2: 9}) if number % 2 else asked)
+    done = run(scheduler)
+    assert sorted(c.request_id for c in done) == ["0", "0", "1", "2", "2", "3", "4", "4", "5"]
+    for completion in done:
+        if int(completion.request_id) % 2 == 0:
+            assert list(completion.token_ids) == alone([*stem, int(completion.request_id) % 3 + 1], 6)
+
+
+def test_a_few_tokens_are_decoded_again_not_copied() -> None:
+    cache = FakeStreams(4, 64, 64)
+    scheduler = make(cache, copy_tokens=6)
+    for number in range(4):
+        scheduler.submit(ignoring(str(number), [1] * 5 + [number + 2]))
+    run(scheduler)
+    assert cache.copies == 0
+    assert scheduler._stats.prompt_tokens_decoded == 4 * 6
 
 
 def ignoring(name: str, ids: list[int], *, samples: int = 1, max_tokens: int = 6) -> Prompt:
