@@ -28,5 +28,28 @@ def test_the_picture_is_that_of_the_file() -> None:
     assert "data/results/seed-data.svg" in (ROOT / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "data" / "results" / "bench").glob("*.json")), ids=lambda path: path.stem
+)
+def test_the_readme_shows_the_speeds_of_the_file(path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    for workload, peers in json.loads(path.read_text()).items():
+        ours = peers["ours"]
+        if "bound_s" not in ours:
+            continue  # a cold start
+        shown = [
+            f"{peers[name]['ratio']:.2f}x" if name in peers else "not run"
+            for name in ("loop", "transformers", "llama-server")
+        ]
+        figures = [
+            path.stem.split("-")[0].upper(),
+            f"{ours['tokens_per_s']:.1f}",
+            *shown,
+            f"{ours['share_of_bound']:.0%}",
+        ]
+        row = " | ".join(figures)
+        assert any(line.startswith(f"| {workload}: ") and row in line for line in readme.splitlines())
+
+
 def test_there_are_results() -> None:
     assert {path.stem for path in RESULTS} >= {"quickstart", "seed-data"}
