@@ -114,15 +114,8 @@ class RunFolder:
         write_json(started, head)
         with measured() as cost:
             facts = dict(work(folder))
-        content = {
-            **head,
-            "seed": self.seed,
-            "versions": versions(),
-            "finished": time.time(),
-            "tokens": 0,
-            **cost,
-            **facts,
-        }
+        made = {"seed": self.seed, "versions": versions(), "finished": time.time()}
+        content = {"tokens": 0, **cost, **facts, **head, **made}  # no fact takes the place of what the hash stands for
         write_json(marker, content)
         started.unlink(missing_ok=True)
         return content

@@ -45,6 +45,15 @@ def test_another_setting_is_an_error_that_names_both_hashes_and_the_key(tmp_path
     assert before["hash"][:12] in str(caught.value)
 
 
+def test_no_fact_of_a_stage_takes_the_place_of_what_its_hash_stands_for(tmp_path):
+    run = RunFolder(tmp_path)
+    run.do("seed", counting()[1], settings={})
+    run.do("merged", lambda folder: {"inputs": 24, "hash": "x", "tokens": 7}, settings={"a": 1}, after=("seed",))
+    assert run.stages()[-1]["tokens"] == 7
+    with pytest.raises(SreError, match=r"differs in: a\)"):
+        run.do("merged", counting()[1], settings={"a": 2}, after=("seed",))
+
+
 def test_a_changed_input_stage_is_noticed_downstream(tmp_path):
     _, work = counting()
     run = RunFolder(tmp_path)

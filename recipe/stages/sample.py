@@ -152,13 +152,13 @@ def sample_block(
 
 
 def count(judgements: Sequence[Judgement]) -> dict[str, Any]:
-    """inputs, judgements, tokens, malformed, errors, right, and the labels' counts per task."""
+    """examples, judgements, tokens, malformed, errors, right, and the labels' counts per task."""
     labels: dict[str, Counter[str]] = {}
     for judgement in judgements:
         name = "malformed" if judgement.label is None else str(judgement.label)
         labels.setdefault(judgement.task, Counter())[name] += 1
     return {
-        "inputs": len({judgement.example_id for judgement in judgements}),
+        "examples": len({judgement.example_id for judgement in judgements}),
         "judgements": len(judgements),
         "tokens": sum(judgement.tokens for judgement in judgements),
         "malformed": sum(judgement.label is None for judgement in judgements),

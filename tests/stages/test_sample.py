@@ -31,7 +31,7 @@ def test_every_input_gets_n_judgements_in_its_order(tmp_path):
     rows = read_jsonl(tmp_path / "samples.jsonl")
     assert [row["example_id"] for row in rows] == [e.id for e in EXAMPLES for _ in range(3)]
     assert len({row["id"] for row in rows}) == len(rows) == facts["judgements"] == 15
-    assert facts["inputs"] == 5
+    assert facts["examples"] == 5
     assert facts["malformed"] == 0
     assert {row["origin"] for row in rows} == {"sft"}
 
