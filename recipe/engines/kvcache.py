@@ -315,6 +315,11 @@ class KVCache:
         return logits
 
 
+def stream_length(tokens: int) -> int:
+    """Cells of a stream that holds so many tokens: llama.cpp rounds up to a multiple of 256."""
+    return -(-tokens // 256) * 256
+
+
 def _free(ctx: Any, model: Any) -> None:
     if ctx is not None:
         _C.llama_free(ctx)

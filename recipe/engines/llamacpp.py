@@ -20,7 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from numpy.typing import NDArray
 
 from recipe.engines.base import Completion, Piece, Request, Sampling, Session, SessionGenerator
-from recipe.engines.kvcache import KVCache, quantization_types, quantize_file
+from recipe.engines.kvcache import KVCache, quantization_types, quantize_file, stream_length
 from recipe.engines.labels import LabelPlaces
 from recipe.engines.sample import Prompt
 from recipe.engines.scheduler import Scheduler
@@ -33,8 +33,6 @@ from recipe.rows import Message
 
 # Prompts that a session keeps in the cache for later ones to begin with.
 KEPT = 16
-# llama.cpp rounds the length of a stream up to a multiple of this many tokens.
-STREAM_STEP = 256
 MOST_SEQUENCES = 256  # of one llama.cpp context
 # From so many tokens in a batch on llama.cpp's attention goes by tiles, which scattered sequences hardly fill.
 TILE = 64
@@ -191,7 +189,7 @@ class LlamaCppGenerator(SessionGenerator):
         """
         wanted = min(self._parallel, sum(prompt.samples for prompt in prompts if not prompt.label_tokens)) or 1
         longest = max(len(prompt.ids) + prompt.reserve for prompt in prompts)
-        length = min(-(-longest // STREAM_STEP) * STREAM_STEP, self._cache.cells)
+        length = min(stream_length(longest), self._cache.cells)
         places = min(wanted, self._cache.cells // length)
         if self._cache.shares and 4 * places >= 3 * wanted:
             self._cache.open(places, length)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe.engines.base import Completion, Request, Sampling
-from recipe.engines.drawing import Drawer
+from recipe.engines.drawing import Drawer, stream
 from recipe.engines.labels import LabelPlaces, LabelTokens, label_logprobs, last_well_formed
 from recipe.engines.stats import Stats
 from recipe.verdict import parse_verdict
@@ -46,16 +46,14 @@ class Prompt:
 class Sample:
     """`pending` are the tokens to decode next; the last one's logits give the next token.
 
-    slot: its sequence in the cache. piece, is_end: the model's vocabulary. found: labels met so far as (begin, end,
-    log-probabilities), byte offsets of the label's token in `written`. forced: the label tokens to choose among once
-    `pending` is decoded.
+    slot: its sequence in the cache. position: of the next token there. uniforms: what it draws with. piece, is_end:
+    the model's vocabulary. found: labels met so far as (begin, end, log-probabilities), byte offsets of the label's
+    token in `written`. forced: the label tokens to choose among once `pending` is decoded.
     """
 
     prompt: Prompt
     index: int
     slot: int
-    position: int
-    uniforms: np.random.Generator
     piece: Callable[[int], bytes]
     is_end: Callable[[int], bool]
     pending: list[int] = field(default_factory=list)
@@ -66,6 +64,8 @@ class Sample:
     forced: LabelTokens | None = None
 
     def __post_init__(self) -> None:
+        self.position = len(self.prompt.ids)
+        self.uniforms = stream(self.prompt.sampling.seed, self.prompt.request.id, self.index)
         self._shown = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 

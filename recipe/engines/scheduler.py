@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe.engines.base import Completion, Piece
-from recipe.engines.drawing import Drawer, stream
+from recipe.engines.drawing import Drawer
 from recipe.engines.kvcache import KVCache
 from recipe.engines.labels import shared_length
 from recipe.engines.sample import Prompt, Row, Sample, draw_next, labelled
@@ -224,9 +224,8 @@ class Scheduler:
         for _ in range(min(wanted, cells)):
             slot, index = self._free.popleft(), lane.started
             self._cache.share(lane.slot, slot)
-            uniforms = stream(prompt.sampling.seed, prompt.request.id, index)
             vocabulary = (self._cache.piece, self._cache.is_end)
-            fresh.append(Sample(prompt, index, slot, len(prompt.ids), uniforms, *vocabulary))
+            fresh.append(Sample(prompt, index, slot, *vocabulary))
             lane.started += 1
         return fresh
 

@@ -15,7 +15,7 @@ from recipe.engines.drawing import log_total
 from recipe.engines.kvcache import KVCache
 from recipe.engines.labels import shared_length
 from recipe.engines.sample import Prompt
-from recipe.engines.stats import Stats, timed_decode
+from recipe.engines.stats import Stats, read_on, timed_decode
 
 # Rows of logits asked for at once: 128 rows of a vocabulary of 128k are 66 MB.
 ROWS = 128
@@ -38,15 +38,7 @@ class Trunk:
         if done < len(self.ids):
             done = self._cache.cut(TRUNK, done)
         self.ids = ids
-        while True:
-            part = ids[done : done + self._cache.room]
-            done += len(part)
-            self._cache.add(part, done - len(part), [TRUNK], int(done == len(ids)))
-            self._stats.prompt_tokens_decoded += len(part)
-            logits = timed_decode(self._cache, self._stats)
-            if done == len(ids):
-                row: NDArray[np.float32] = logits[0]
-                return row
+        return read_on(self._cache, self._stats, ids, done, TRUNK)
 
 
 def read_choice(cache: KVCache, trunk: Trunk, stats: Stats, prompt: Prompt, *, logprobs: bool) -> Completion:

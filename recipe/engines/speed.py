@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 from statistics import median
 
-from recipe.engines.kvcache import KVCache
-from recipe.engines.llamacpp import STREAM_STEP, LlamaCppGenerator
+from recipe.engines.kvcache import KVCache, stream_length
+from recipe.engines.llamacpp import LlamaCppGenerator
 
 _TRUNK = 0
 
@@ -37,7 +37,7 @@ def decode_rate(generator: LlamaCppGenerator, prompt: Sequence[int], new_tokens:
     a unified cache and of streams, as many as the cache holds.
     """
     cache = generator._cache
-    length = -(-(len(prompt) + 1 + new_tokens) // STREAM_STEP) * STREAM_STEP
+    length = stream_length(len(prompt) + 1 + new_tokens)
     rates = [_decode_rate(cache, prompt, new_tokens, places, 0)]
     if cache.shares and length <= cache.cells:
         rates.append(_decode_rate(cache, prompt, new_tokens, min(places, cache.cells // length), length))

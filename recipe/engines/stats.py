@@ -1,4 +1,4 @@
-"""What one call of the llama.cpp engine counts."""
+"""What one call of the llama.cpp engine counts, and the decodes that count it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recipe.engines.kvcache import KVCache
+from recipe.engines.kvcache import KVCache, Tokens
 
 
 @dataclass
@@ -32,3 +32,18 @@ def timed_decode(cache: KVCache, stats: Stats) -> NDArray[np.float32]:
     stats.decode_seconds += time.perf_counter() - begin
     stats.steps += 1
     return logits
+
+
+def read_on(cache: KVCache, stats: Stats, ids: Tokens, done: int, sequence: int) -> NDArray[np.float32]:
+    """Decode what `sequence`, which holds the first `done` tokens of the prompt `ids`, lacks of it: at least its last.
+    The logits [vocabulary] after it: a view until the next decode.
+    """
+    while True:
+        part = ids[done : done + cache.room]
+        done += len(part)
+        cache.add(part, done - len(part), [sequence], int(done == len(ids)))
+        stats.prompt_tokens_decoded += len(part)
+        logits = timed_decode(cache, stats)
+        if done == len(ids):
+            row: NDArray[np.float32] = logits[0]
+            return row

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe.engines.base import Completion
-from recipe.engines.drawing import Drawer, stream
+from recipe.engines.drawing import Drawer
 from recipe.engines.kvcache import KVCache
 from recipe.engines.labels import shared_length
 from recipe.engines.sample import Prompt, Row, Sample, draw_next, labelled
-from recipe.engines.stats import Stats, timed_decode
+from recipe.engines.stats import Stats, read_on, timed_decode
 
 # Copying a stream, and making llama.cpp's graph anew after it, costs about as much as decoding so many tokens.
 COPY_TOKENS = 8
@@ -83,9 +83,8 @@ class StreamScheduler:
                 return [*out, labelled(prompt, logits, self._cache.piece)]
             self._reading = Reading(prompt, logits.copy())
         self._close_ranks()
-        taken = [place for place in self._places if place.sample]
-        if taken:
-            samples = [place.sample for place in taken if place.sample]
+        samples = [place.sample for place in self._places if place.sample]
+        if samples:
             for sample in samples:
                 self._cache.add(sample.pending, sample.position, [sample.slot], 1)
                 sample.position += len(sample.pending)
@@ -108,15 +107,7 @@ class StreamScheduler:
         else:
             done = self._cache.cut(place.stream, own)
         place.prompt = prompt
-        while True:
-            part = prompt.ids[done : done + self._cache.room]
-            done += len(part)
-            self._cache.add(part, done - len(part), [place.stream], int(done == len(prompt.ids)))
-            self._stats.prompt_tokens_decoded += len(part)
-            logits = timed_decode(self._cache, self._stats)
-            if done == len(prompt.ids):
-                row: NDArray[np.float32] = logits[0]
-                return row
+        return read_on(self._cache, self._stats, prompt.ids, done, place.stream)
 
     def _fork(self, reading: Reading, free: list[Place], out: list[Completion]) -> None:
         """Begin as many samples of the prompt as there are free places, those first that hold it."""
@@ -130,9 +121,8 @@ class StreamScheduler:
             else:
                 self._cache.copy(source.stream, place.stream, size)
             index, reading.started = reading.started, reading.started + 1
-            uniforms = stream(prompt.sampling.seed, prompt.request.id, index)
             vocabulary = (self._cache.piece, self._cache.is_end)
-            place.prompt, place.sample = prompt, Sample(prompt, index, place.stream, size, uniforms, *vocabulary)
+            place.prompt, place.sample = prompt, Sample(prompt, index, place.stream, *vocabulary)
             fresh.append(place.sample)
         if reading.started == prompt.samples:
             self._reading = None

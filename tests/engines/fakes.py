@@ -16,10 +16,18 @@ VOCABULARY = 40
 END = 0
 
 
-class FakeCache:
-    """A cache of `cells`; the logits after a sequence are a hash of its tokens, so any mix-up changes what is drawn."""
-
+class Vocabulary:
     vocab_size = VOCABULARY
+
+    def piece(self, token: int) -> bytes:
+        return b"" if token == END else chr(96 + token).encode()
+
+    def is_end(self, token: int) -> bool:
+        return token == END
+
+
+class FakeCache(Vocabulary):
+    """A cache of `cells`; the logits after a sequence are a hash of its tokens, so any mix-up changes what is drawn."""
 
     def __init__(self, cells: int, sequences: int, batch: int, *, shares: bool = True) -> None:
         self.cells, self.sequences, self.batch, self.shares = cells, sequences, batch, shares
@@ -71,17 +79,9 @@ class FakeCache:
         assert sorted(cell[1] for cell in found) == list(range(position + 1)), "one token at each position"
         return found
 
-    def piece(self, token: int) -> bytes:
-        return b"" if token == END else chr(96 + token).encode()
 
-    def is_end(self, token: int) -> bool:
-        return token == END
-
-
-class FakeStreams:
+class FakeStreams(Vocabulary):
     """A cache of `streams`, each of `length` tokens; logits are those of `FakeCache`."""
-
-    vocab_size = VOCABULARY
 
     def __init__(self, streams: int, length: int, batch: int) -> None:
         self.length, self.batch = length, batch
@@ -125,12 +125,6 @@ class FakeStreams:
         self.decoded.append([cell[0] for cell in self.pending])
         self.pending = []
         return np.array(rows, np.float32).reshape(-1, VOCABULARY)
-
-    def piece(self, token: int) -> bytes:
-        return b"" if token == END else chr(96 + token).encode()
-
-    def is_end(self, token: int) -> bool:
-        return token == END
 
 
 def logits(tokens: list[int]) -> NDArray[np.float32]:
