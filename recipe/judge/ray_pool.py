@@ -65,7 +65,13 @@ class RayPool:
                 _Worker,
                 batch_size=None,
                 fn_constructor_args=(self._open_judge, self.identity, settings),
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=self._workers, initial_size=self._workers),
+                # One block each at a time: else the first worker that is up takes those of workers still opening.
+                compute=ray.data.ActorPoolStrategy(
+                    min_size=1,
+                    max_size=self._workers,
+                    initial_size=self._workers,
+                    max_tasks_in_flight_per_actor=1,
+                ),
                 num_cpus=self._threads,
                 max_restarts=RESTARTS,
                 max_task_retries=RESTARTS,
