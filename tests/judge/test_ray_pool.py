@@ -22,7 +22,7 @@ from recipe.judge.ray_pool import RayPool
 
 ray_only = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra ray brings it")
 
-# Each request leaves the process's id; at the id "poison" the process dies.
+# Each request leaves a mark under its process's id; at the id "poison" the process dies.
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
@@ -35,12 +35,23 @@ from recipe.judge.ray_pool import RayPool
 def slowly(request):
     if request.id == "poison":
         os._exit(1)
-    (pids / str(os.getpid())).touch()
+    with (pids / str(os.getpid())).open("a") as file:
+        file.write(".")
     time.sleep(0.03)
     return any_judgement(request)
 
 def opened():
     return Judge(ScriptedGenerator(slowly), name="scripted")
+
+def together(request):
+    end = time.monotonic() + 60
+    while len(list(pids.iterdir())) < 2 and time.monotonic() < end:
+        (pids / str(os.getpid())).touch()
+        time.sleep(0.01)
+    return slowly(request)
+
+def opened_together():
+    return Judge(ScriptedGenerator(together), name="scripted")
 
 def other():
     return Judge(ScriptedGenerator(name="scripted" if os.getpid() == parent else "another"))
@@ -95,6 +106,15 @@ def test_a_worker_killed_midway_loses_no_row_and_none_is_there_twice(tmp_path: P
     )
     assert (tmp_path / "out.jsonl.meta.json").read_text() == (tmp_path / "one.jsonl.meta.json").read_text()
     assert len(pids(tmp_path)) > 1
+
+
+@ray_only
+def test_workers_share_the_rows_evenly(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", *(f"r{k}" for k in range(80)))
+    with start(tmp_path, "opened_together") as process:  # none ends before the other is up
+        said, _ = process.communicate(timeout=180)
+    assert "80" in said.splitlines()
+    assert [len(path.read_text()) for path in (tmp_path / "pids").iterdir()] == [40, 40]
 
 
 @ray_only
