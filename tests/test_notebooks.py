@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -201,12 +202,17 @@ def test_your_own_rubric_runs(tiny_model: Path, tiny_data: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_the_notebooks_run_on_smollm2(tmp_path: Path) -> None:
+    start = time.monotonic()
     small = ["data.train_pointwise=8", "data.train_pairwise=8", "data.test_pointwise=4", "data.test_pairwise=4"]
     small += ["sample.inputs=[4]", "sample.n=4", "sample.max_tokens=64", "iterations=1", "export.flip_rows=0"]
     small += ["evaluate.max_tokens=64", "curate.max_pairs=4"]
-    preset = "cpu-smollm2-135m"
-    execute("quickstart_colab", tmp_path, PRESET=preset, GPU="cpu", RUN="run", SETTINGS=small)
+    execute("quickstart_colab", tmp_path, PRESET="cpu-smollm2-135m", GPU="cpu", RUN="run", SETTINGS=small)
     judge = str(tmp_path / "run" / "judge.gguf")
+    seconds = [time.monotonic() - start]
     assert "ECE" in execute("judge_on_cpu", tmp_path, MODEL=judge, LIMIT=8, MAX_TOKENS=64)
+    seconds.append(time.monotonic() - start - sum(seconds))
     execute("your_own_rubric", tmp_path, RUN="mine", SETTINGS=small)
+    seconds.append(time.monotonic() - start - sum(seconds))
     assert (tmp_path / "mine" / "report.html").is_file()
+    print(f"\nquickstart_colab, judge_on_cpu, your_own_rubric: {', '.join(f'{took:.0f} s' for took in seconds)}")
+    assert max(seconds) < 240
