@@ -113,7 +113,7 @@ class SampleConfig(_Section):
     temperature: float = Field(1.0, ge=0)
     max_tokens: int = Field(256, ge=8)
     block: int = Field(16, ge=1)  # inputs sampled together and appended together
-    engine: Literal["auto", "llamacpp", "torch"] = "auto"  # auto: torch on a GPU
+    engine: Literal["auto", "llamacpp", "torch", "vllm"] = "auto"  # auto: torch on a GPU, else llamacpp
     parallel: int = Field(16, ge=1, le=128)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recipe.config import Config, validate
+from recipe.engines.base import Generator
 from recipe.errors import SreError, install
 from recipe.rows import TASKS, Example, Judgement, Preference, Task
 from recipe.run import peak_rss_mb, versions
@@ -143,6 +144,7 @@ class _Smoke:
             "saved adapter loads": self._reload,
             "GGUF export": self._export,
             "llama.cpp judges": self._judge,
+            "sampling with vLLM": self._vllm,  # last: its engine takes most of the GPU
         }
 
     def _one(self, name: str, work: Callable[[], str], traces: dict[str, str]) -> Step:
@@ -239,22 +241,39 @@ class _Smoke:
     def _sample(self) -> str:
         self._need("merged adapter")
         from recipe.engines.generation import TorchGenerator
+
+        engine: Literal["auto", "transformers"] = "transformers" if self.cpu or self.problem else "auto"
+        with TorchGenerator(**self._generator(), parallel=4, engine=engine) as generator:
+            self.made["samples"], detail = self._sampled(generator)
+        return detail
+
+    def _vllm(self) -> str:
+        self._need("merged adapter")
+        if self.cpu or self.problem:
+            raise Skip("it needs a GPU and Unsloth")
+        if importlib.util.find_spec("vllm") is None:
+            raise Skip("not installed; sampling uses torch")
+        from recipe.engines.vllm import VllmGenerator
+
+        with VllmGenerator(**self._generator()) as generator:
+            return self._sampled(generator)[1]
+
+    def _generator(self) -> dict[str, Any]:
+        adapter = self.made["merged adapter"]
+        return {"model": self.model, "adapter": adapter, "name": "sft", "context": 1056, "quantization": "nf4"}
+
+    def _sampled(self, generator: Generator) -> tuple[list[Judgement], str]:
         from recipe.stages.sample import sample_block
 
         rows = [row for task in TASKS for row in self._rows(task)[:2]]
-        engine: Literal["auto", "transformers"] = "transformers" if self.cpu or self.problem else "auto"
-        adapter = self.made["merged adapter"]
-        with TorchGenerator(
-            self.model, adapter=adapter, name="sft", parallel=4, context=1056, quantization="nf4", engine=engine
-        ) as generator:
-            start = time.monotonic()
-            judgements = sample_block(generator, rows, self.config.sample, origin="sft", seed=0)
-            spent = time.monotonic() - start
+        start = time.monotonic()
+        judgements = sample_block(generator, rows, self.config.sample, origin="sft", seed=0)
+        spent = time.monotonic() - start
         missing = [judgement.id for judgement in judgements if judgement.logprob is None]
         if missing:
             raise RuntimeError(f"{len(missing)} of {len(judgements)} samples have no log-probability")
-        self.made["samples"] = judgements
-        return f"{len(judgements)} samples, {sum(j.tokens for j in judgements) / spent:.0f} tokens/s from a cold start"
+        speed = sum(judgement.tokens for judgement in judgements) / spent
+        return judgements, f"{len(judgements)} samples, {speed:.0f} tokens/s from a cold start"
 
     def _dpo(self) -> str:
         self._need("merged adapter", "samples")

@@ -81,16 +81,25 @@ class Job:
             run_snapshot(path, model=self.model, adapter=adapter, name=name, weights=weights, config=self.config)
         return path
 
+    def sampler(self, judge: str) -> Any:
+        """What draws a judge's samples: vLLM where the config asks for it, else what runs the judge."""
+        return self._generator(judge, None, self._sampling_engine())
+
     def generator(self, judge: str, other: str | None = None) -> Any:
         """What runs a judge: llama.cpp on a CPU, the training engine's model on a GPU. `other`: a GGUF instead."""
+        engine = self._sampling_engine()
+        return self._generator(judge, other, "torch" if engine == "vllm" else engine)
+
+    def _generator(self, judge: str, other: str | None, engine: str) -> Any:
         parallel = self.config.sample.parallel
         context = self.config.model.max_length + max(self.config.sample.max_tokens, self.config.evaluate.max_tokens)
-        if other is None and self._sampling_engine() != "llamacpp":
+        if other is None and engine != "llamacpp":
             from recipe.engines.generation import TorchGenerator
             from recipe.engines.loading import resolve_quantization, take_share
+            from recipe.engines.vllm import VllmGenerator
 
             take_share(self.config.threads)
-            return TorchGenerator(
+            return (VllmGenerator if engine == "vllm" else TorchGenerator)(
                 self.model,
                 adapter=self.adapter(judge),
                 name=judge,

@@ -149,7 +149,7 @@ def sample(job: Job, t: int) -> Facts:
     inputs = choose_inputs(*job.all_train, settings, iteration=t, seed=seed)
 
     def work(folder: Path) -> Facts:
-        with job.generator(judge) as generator:
+        with job.sampler(judge) as generator:
             return run_sample(folder, generator=generator, examples=inputs, settings=settings, origin=judge, seed=seed)
 
     used = {"sample": settings.model_dump(exclude={"inputs", "pairwise_share"}), "rows": digest(inputs), "seed": seed}

@@ -48,15 +48,19 @@ class TorchGenerator(Generator):
     ) -> None:
         self.path, self.name, self.parallel = model, name, parallel
         self.context = min(context, _trained_length(model) or context)
-        self._model, tokenizer = _load(model, adapter, quantization, self.context, engine)
+        self._model, tokenizer = self._load(adapter, quantization, engine)
         self._vocabulary = Vocabulary(tokenizer, self._model)
         self._places: dict[tuple[int, ...], LabelPlaces] = {}
         from transformers import GenerationConfig
 
         # Nothing of the folder's own settings: no repetition penalty, no filters, no end token but ours.
-        for part in (self._model, self._model.get_base_model() if adapter else self._model):
+        wrapped = hasattr(self._model, "get_base_model")  # by PEFT; under vLLM the adapter goes with each call
+        for part in (self._model, self._model.get_base_model() if wrapped else self._model):
             part.generation_config = GenerationConfig(pad_token_id=self._vocabulary.pad)
         self._model.eval()
+
+    def _load(self, adapter: Path | None, quantization: Quantization, engine: str) -> tuple[Any, Any]:
+        return _load(self.path, adapter, quantization, self.context, engine)
 
     def close(self) -> None:
         """Free the model. Twice is fine."""
