@@ -12,7 +12,7 @@ import platform
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any, Literal
 from recipe.config import Config, validate
 from recipe.engines.base import Generator
 from recipe.errors import SreError, install
+from recipe.resources import in_own_process
 from recipe.rows import TASKS, Example, Judgement, Preference, Task
 from recipe.run import peak_rss_mb, versions
 from recipe.sources import read_examples
@@ -34,7 +35,7 @@ SETTINGS: dict[str, Any] = {
     "name": "gpu-smoke",
     "model": {"max_length": 1024},
     "lora": {"r": 8, "alpha": 16},
-    "sft": {"batch_size": 2, "accumulate": 2, "checkpoints": 0},
+    "sft": {"batch_size": 2, "accumulate": 2, "checkpoints": 1},
     "sample": {"n": 2, "max_tokens": 32},
     "dpo": {"batch_size": 1, "accumulate": 2, "checkpoints": 0},
     "export": {"types": ["Q8_0"], "flip_rows": 0},
@@ -140,11 +141,12 @@ class _Smoke:
             "SFT step, pairwise": lambda: self._sft("pairwise"),
             "exact merge": self._merge,
             "sampling with torch": self._sample,
+            "judging with torch": self._judge_on_torch,
             "DPO step, J_t as reference": self._dpo,
             "saved adapter loads": self._reload,
             "GGUF export": self._export,
             "llama.cpp judges": self._judge,
-            "sampling with vLLM": self._vllm,  # last: its engine takes most of the GPU
+            "sampling with vLLM": self._vllm,
         }
 
     def _one(self, name: str, work: Callable[[], str], traces: dict[str, str]) -> Step:
@@ -215,7 +217,7 @@ class _Smoke:
             engine=engine,
             model=self.model,
             examples=self._rows(task),
-            dev=[],
+            dev=self._rows(task)[:1],
             settings=self.config.sft,
             lora=self.config.lora,
             seed=0,
@@ -240,12 +242,16 @@ class _Smoke:
 
     def _sample(self) -> str:
         self._need("merged adapter")
-        from recipe.engines.generation import TorchGenerator
-
-        engine: Literal["auto", "transformers"] = "transformers" if self.cpu or self.problem else "auto"
-        with TorchGenerator(**self._generator(), parallel=4, engine=engine) as generator:
-            self.made["samples"], detail = self._sampled(generator)
+        with self._torch() as generator:
+            self.made["samples"], detail = _sampled(generator, self._asked(), self.config)
         return detail
+
+    def _judge_on_torch(self) -> str:
+        self._need("merged adapter")
+        from recipe.judge.judge import Judge
+
+        with Judge(self._torch()) as judge:
+            return _labels(judge.judge(self._asked(), max_tokens=48))
 
     def _vllm(self) -> str:
         self._need("merged adapter")
@@ -253,52 +259,49 @@ class _Smoke:
             raise Skip("it needs a GPU and Unsloth")
         if importlib.util.find_spec("vllm") is None:
             raise Skip("not installed; sampling uses torch")
-        from recipe.engines.vllm import VllmGenerator
+        samples, detail = in_own_process(_sampled_on_vllm, self._generator(), self._asked(), self.config)
+        return f"{detail}; DPO on them: {self._dpo_on(samples, 'iter-vllm')}"
 
-        with VllmGenerator(**self._generator()) as generator:
-            return self._sampled(generator)[1]
+    def _asked(self) -> list[Example]:
+        return [row for task in TASKS for row in self._rows(task)[:2]]
+
+    def _torch(self) -> Any:
+        from recipe.engines.generation import TorchGenerator
+
+        engine: Literal["auto", "transformers"] = "transformers" if self.cpu or self.problem else "auto"
+        return TorchGenerator(**self._generator(), parallel=4, engine=engine)
 
     def _generator(self) -> dict[str, Any]:
         adapter = self.made["merged adapter"]
         return {"model": self.model, "adapter": adapter, "name": "sft", "context": 1056, "quantization": "nf4"}
 
-    def _sampled(self, generator: Generator) -> tuple[list[Judgement], str]:
-        from recipe.stages.sample import sample_block
-
-        rows = [row for task in TASKS for row in self._rows(task)[:2]]
-        start = time.monotonic()
-        judgements = sample_block(generator, rows, self.config.sample, origin="sft", seed=0)
-        spent = time.monotonic() - start
-        missing = [judgement.id for judgement in judgements if judgement.logprob is None]
-        if missing:
-            raise RuntimeError(f"{len(missing)} of {len(judgements)} samples have no log-probability")
-        speed = sum(judgement.tokens for judgement in judgements) / spent
-        return judgements, f"{len(judgements)} samples, {speed:.0f} tokens/s from a cold start"
-
     def _dpo(self) -> str:
         self._need("merged adapter", "samples")
+        return self._dpo_on(self.made["samples"], "iter-1")
+
+    def _dpo_on(self, samples: list[Judgement], folder: str) -> str:
         engine = self._engine()
         from recipe.stages.dpo import run_dpo
 
         examples = {row.id: row for task in TASKS for row in self._rows(task)}
         facts = run_dpo(
-            self.folder / "iter-1",
+            self.folder / folder,
             engine=engine,
             model=self.model,
             adapter=self.made["merged adapter"],
             lora=None,
             examples=examples,
-            preferences=_pairs(self.made["samples"]),
+            preferences=_pairs(samples),
             settings=self.config.dpo,
             seed=0,
             **self._loading(),
         )
-        self.made["DPO adapter"] = self.folder / "iter-1" / "adapter"
+        adapter = self.made["DPO adapter"] = self.folder / folder / "adapter"
         gap = facts.get("recorded_gap_max")
         if gap is not None and gap > DISAGREE_NATS:
             raise RuntimeError(f"sampling and training disagree by {gap} nat: they don't run the same model")
         recorded = "none recorded" if gap is None else f"recorded ones differ by up to {gap} nat"
-        return f"{_trained(facts, self.made['DPO adapter'])}; reference: {facts['reference']}, {recorded}"
+        return f"{_trained(facts, adapter)}; reference: {facts['reference']}, {recorded}"
 
     def _reload(self) -> str:
         self._need("DPO adapter")
@@ -328,10 +331,34 @@ class _Smoke:
         from recipe.judge.judge import Judge
 
         with Judge.from_gguf(self.made["judge.gguf"], context=1280, parallel=4) as judge:
-            labels = [j.label for j in judge.judge(self._rows("pointwise")[:2], max_tokens=48)]
-        if None in labels:
-            raise RuntimeError(f"labels {labels}: a forced label is missing")
-        return f"labels {labels} (two optimiser steps teach nothing: any label will do)"
+            return _labels(judge.judge(self._rows("pointwise")[:2], max_tokens=48))
+
+
+def _labels(judgements: Iterable[Judgement]) -> str:
+    labels = [judgement.label for judgement in judgements]
+    if None in labels:
+        raise RuntimeError(f"labels {labels}: a forced label is missing")
+    return f"labels {labels} (two optimiser steps teach nothing: any label will do)"
+
+
+def _sampled(generator: Generator, rows: list[Example], config: Config) -> tuple[list[Judgement], str]:
+    from recipe.stages.sample import sample_block
+
+    start = time.monotonic()
+    judgements = sample_block(generator, rows, config.sample, origin="sft", seed=0)
+    spent = time.monotonic() - start
+    missing = [judgement.id for judgement in judgements if judgement.logprob is None]
+    if missing:
+        raise RuntimeError(f"{len(missing)} of {len(judgements)} samples have no log-probability")
+    speed = sum(judgement.tokens for judgement in judgements) / spent
+    return judgements, f"{len(judgements)} samples, {speed:.0f} tokens/s from a cold start"
+
+
+def _sampled_on_vllm(generator: dict[str, Any], rows: list[Example], config: Config) -> tuple[list[Judgement], str]:
+    from recipe.engines.vllm import VllmGenerator
+
+    with VllmGenerator(**generator) as opened:
+        return _sampled(opened, rows, config)
 
 
 def _pairs(judgements: list[Judgement]) -> list[Preference]:

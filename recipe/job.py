@@ -12,6 +12,7 @@ from typing import Any
 
 from recipe.config import Config, dump, load
 from recipe.errors import SreError
+from recipe.resources import process
 from recipe.rows import Example, Judgement, Task
 from recipe.run import RunFolder, atomic, hash_file, hash_object, read_json, read_jsonl, share, wait_for
 from recipe.sources import read_examples
@@ -80,6 +81,14 @@ class Job:
             name = f"{self.config.name}-{judge}"
             run_snapshot(path, model=self.model, adapter=adapter, name=name, weights=weights, config=self.config)
         return path
+
+    @property
+    def samples_on_vllm(self) -> bool:
+        """Whether vLLM draws the samples. Raises SreError where several processes share the run."""
+        wanted = self.config.sample.engine == "vllm"
+        if wanted and process()[1] > 1:
+            raise SreError("vLLM can't share a launched run; take the engine torch", field="sample.engine")
+        return wanted
 
     def sampler(self, judge: str) -> Any:
         """What draws a judge's samples: vLLM where the config asks for it, else what runs the judge."""

@@ -16,6 +16,7 @@ from recipe.config import Config, dump, load
 from recipe.errors import NothingToTrainError, SreError
 from recipe.evaluation.benchmarks import FORCED
 from recipe.job import Job
+from recipe.resources import in_own_process
 from recipe.rows import TASKS, Example, Judgement, Preference, Task
 from recipe.run import RunFolder, atomic, hash_object, read_json, read_jsonl, write_json
 
@@ -143,20 +144,35 @@ def merge(job: Job) -> Facts:
 
 
 def sample(job: Job, t: int) -> Facts:
-    from recipe.stages.sample import choose_inputs, run_sample
+    from recipe.stages.sample import choose_inputs
 
-    settings, seed, judge = job.config.sample, job.config.seed, job.judge_before(t)
+    settings, seed = job.config.sample, job.config.seed
     inputs = choose_inputs(*job.all_train, settings, iteration=t, seed=seed)
 
     def work(folder: Path) -> Facts:
-        with job.sampler(judge) as generator:
-            return run_sample(folder, generator=generator, examples=inputs, settings=settings, origin=judge, seed=seed)
+        if job.samples_on_vllm:
+            return in_own_process(draw, Job(job.config, job.path), t, folder, inputs)
+        return draw(job, t, folder, inputs)
 
     used = {"sample": settings.model_dump(exclude={"inputs", "pairwise_share"}), "rows": digest(inputs), "seed": seed}
     used |= {"snapshot": job.config.export.snapshot, "max_length": job.config.model.max_length}
     return job.run.do(
-        f"iter-{t}:sample", work, settings=used, after=(job.stage_of(judge),), makes=("samples.jsonl",), together=True
+        f"iter-{t}:sample",
+        work,
+        settings=used,
+        after=(job.stage_of(job.judge_before(t)),),
+        makes=("samples.jsonl",),
+        together=True,
     )
+
+
+def draw(job: Job, t: int, folder: Path, inputs: Sequence[Example]) -> Facts:
+    """Iteration t's samples of these inputs."""
+    from recipe.stages.sample import run_sample
+
+    settings, seed, judge = job.config.sample, job.config.seed, job.judge_before(t)
+    with job.sampler(judge) as generator:
+        return run_sample(folder, generator=generator, examples=inputs, settings=settings, origin=judge, seed=seed)
 
 
 def assess(job: Job, t: int) -> Facts:

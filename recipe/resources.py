@@ -6,7 +6,12 @@ The files lie beside it in a checkout, inside it in an installed wheel.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def resource(name: str) -> Path:
@@ -28,3 +33,20 @@ def process() -> tuple[int, int]:
     """(number of this process, how many) under `accelerate launch` or torchrun, else (0, 1). Number 0 is the main one:
     it alone writes what all share, and speaks for all."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def in_own_process(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Call `work` (of a module, with what can be pickled) in a process that then ends: all it took is handed back, a
+    GPU's memory too. Its errors are raised here; SreError where the process ended early."""
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
+    from recipe.errors import SreError
+
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(work, *arguments, **options).result()
+        except BrokenProcessPool:
+            message = f"the process of {work.__name__} ended early, for want of memory perhaps; run it again to go on"
+            raise SreError(message) from None

@@ -33,12 +33,12 @@ def test_every_step_passes_on_a_cpu(tiny_model: Path) -> None:
     assert found.pop("Unsloth imports")[0] == "skip"
     assert found.pop("sampling with vLLM")[0] == "skip"
     assert {name: cells[0] for name, cells in found.items()} == dict.fromkeys(found, "pass"), done.stdout
-    assert len(found) == 10
+    assert len(found) == 11
     assert "2 steps, loss" in found["SFT step, pairwise"][3]
     assert "reference: " in found["DPO step, J_t as reference"][3]
     assert "Device: CPU" in done.stdout
     assert "torch 2." in done.stdout
-    assert "10 pass, 0 FAIL, 2 skip" in done.stdout
+    assert "11 pass, 0 FAIL, 2 skip" in done.stdout
 
 
 def test_without_a_gpu_it_says_so_and_names_the_other_way() -> None:
@@ -66,7 +66,7 @@ def test_a_failing_step_is_reported_with_its_trace_and_skips_what_needs_it(
     assert {cells[0] for name, cells in found.items() if name != "seed model"} == {"skip"}
     assert found["llama.cpp judges"][3] == "needs the judge.gguf that an earlier step makes"
     assert 'raise RuntimeError("CUDA error: an illegal | address")' in report.text
-    assert "0 pass, 1 FAIL, 11 skip" in report.text
+    assert "0 pass, 1 FAIL, 12 skip" in report.text
     assert report.failed == 1
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from recipe.config import load
 from recipe.errors import SreError
+from recipe.job import Job
 from recipe.pipeline import run_pipeline, run_stage
 from recipe.run import read_jsonl
 
@@ -151,6 +152,19 @@ def test_a_run_folder_of_another_config_is_refused(finished, tiny_model, tiny_da
         run_pipeline(load("tiny", changed), finished[0])
     with pytest.raises(SreError, match="another --run-dir"):
         run_pipeline(load("tiny", [*settings(tiny_model, tiny_data), "seed=9"]), finished[0])
+
+
+def test_vllm_draws_in_a_process_of_its_own_whose_errors_come_back(tiny_model, tiny_data, tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("vLLM may be at home here")
+    config = load("tiny", [*settings(tiny_model, tiny_data), 'start="seed"', 'sample.engine="vllm"'])
+    with pytest.raises(SreError, match="vLLM needs a GPU") as failed:
+        run_pipeline(config, tmp_path / "run", until="iter-1:sample")
+    assert "concurrent/futures" in str(failed.value.__cause__)  # where the other process failed
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SreError, match="can't share a launched run"):
+        assert Job(config, tmp_path / "run").samples_on_vllm
 
 
 def test_one_stage_at_a_time(tiny_model, tiny_data, tmp_path):

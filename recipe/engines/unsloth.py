@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import tempfile
 from pathlib import Path
@@ -14,12 +13,10 @@ from recipe.errors import SreError
 # Unsloth writes generated trainer code to its working directory unless told otherwise.
 os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(Path(tempfile.gettempdir()) / f"sre-unsloth-{os.getuid()}"))
 
-import torch
 from unsloth import FastLanguageModel
 
 from recipe.engines.loading import compute_dtype, fill_adapter, read_adapter_settings
 
-_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, as vLLM takes them
 _VLLM_MEMORY = 0.85  # of the GPU: weights, KV cache and what vLLM keeps for its kernels
 
 
@@ -75,21 +72,17 @@ def load_for_vllm(
     model: Path, adapter: Path | None, *, quantization: Quantization = "none", max_length: int = 2048
 ) -> tuple[Any, Any, Any]:
     """(model, tokenizer, LoRA request): the base in vLLM's engine, `model.fast_generate`; the adapter goes with each
-    call. Takes most of the GPU: nothing else may be on it. Raises SreError without vLLM."""
-    if not (torch.cuda.is_available() and importlib.util.find_spec("vllm")):
-        # Unsloth would fail on a CPU, and without vLLM go on with its own decoding.
-        raise SreError("vLLM needs a GPU, and `pip install vllm` beside Unsloth", field="sample.engine")
-    settings = read_adapter_settings(adapter) if adapter else {"r": 1}
-    rank = next((size for size in _VLLM_RANKS if size >= settings["r"]), None)
-    if rank is None:
-        raise SreError(f"vLLM serves adapters up to rank {_VLLM_RANKS[-1]}, not {settings['r']}", file=adapter)
+    call. Takes most of the GPU: nothing else may be on it, and what it took is back when its process ends. Raises
+    SreError where Unsloth doesn't take vLLM."""
     loaded, tokenizer = _load_base(
         model,
         quantization,
         max_length,
         fast_inference=True,
-        max_lora_rank=rank,
+        max_lora_rank=read_adapter_settings(adapter)["r"] if adapter else 1,  # Unsloth rounds it up
         gpu_memory_utilization=_VLLM_MEMORY,
+        # As it stands, vLLM would keep room for gradients and record log-probabilities after the temperature.
+        training=False,
     )
     if not hasattr(loaded, "vllm_engine"):
         raise SreError("Unsloth didn't take vLLM for this model or GPU; take the engine torch", field="sample.engine")
@@ -98,13 +91,6 @@ def load_for_vllm(
     from unsloth_zoo.vllm_utils import load_lora
 
     return loaded, tokenizer, load_lora(loaded, str(adapter))
-
-
-def close_vllm(model: Any) -> None:
-    """Hand back what vLLM's engine holds of the GPU."""
-    from unsloth_zoo.vllm_utils import delete_vllm
-
-    delete_vllm(model.vllm_engine)
 
 
 def _load_base(model: Path, quantization: Quantization, max_length: int, **more: Any) -> tuple[Any, Any]:
@@ -116,6 +102,6 @@ def _load_base(model: Path, quantization: Quantization, max_length: int, **more:
             load_in_4bit=quantization == "nf4",
             **more,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise SreError(f"not a model that Unsloth can load: {str(error).splitlines()[0]}", file=model) from None
     return loaded

@@ -1,14 +1,18 @@
-"""The Generator on vLLM, through Unsloth: what draws training samples fastest on a GPU.
+"""The Generator on vLLM, through Unsloth.
 
-All samples of a prompt are one request, so that its prompt is read once; the base stays in vLLM's engine and the
-adapter goes with the call. It samples only: to force, read or choose labels takes the raw logits (generation.py).
+All samples of a prompt are one request, so that its prompt is read once; the adapter goes with the call. It samples
+only: to force, read or choose labels takes the raw logits (generation.py). What vLLM takes of a GPU is handed back for
+certain only when its process ends: run it in one of its own (pipeline.sample does).
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from recipe.engines.base import Completion, Quantization, Request, Sampling
 from recipe.engines.generation import TorchGenerator
@@ -27,19 +31,17 @@ class VllmGenerator(TorchGenerator):
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Stream completions. Raises SreError for requests that want more than samples."""
         forced = any(request.force_label or request.label_only or request.choices for request in requests)
-        if forced or sampling.stop_at_label or sampling.ignore_end:
-            raise SreError("vLLM draws whole samples only; take the engine torch", field="sample.engine")
+        if forced or sampling.stop_at_label or sampling.ignore_end or not sampling.temperature:
+            raise SreError(
+                "vLLM draws whole samples at temperatures above 0; take the engine torch", field="sample.engine"
+            )
         return super().generate(requests, sampling)
 
-    def close(self) -> None:
-        """Free the model and what its engine holds of the GPU. Twice is fine."""
-        if self._model is not None:
-            from recipe.engines.unsloth import close_vllm
-
-            close_vllm(self._model)
-        super().close()
-
     def _load(self, adapter: Path | None, quantization: Quantization, engine: str) -> tuple[Any, Any]:
+        if not (torch.cuda.is_available() and importlib.util.find_spec("vllm")):
+            # Unsloth would fail on a CPU, and without vLLM go on with its own decoding.
+            message = "vLLM needs a GPU, and `pip install vllm vllm-bnb-plugin` beside Unsloth"
+            raise SreError(message, field="sample.engine")
         try:
             from recipe.engines.unsloth import load_for_vllm
         except (ImportError, NotImplementedError) as error:
@@ -81,7 +83,7 @@ class VllmGenerator(TorchGenerator):
             temperature=sampling.temperature,
             max_tokens=sampling.max_tokens,
             seed=int(hash_object([sampling.seed, request])[:12], 16),  # vLLM adds the sample's index
-            logprobs=0,  # the drawn token's own: of softmax(logits), before the temperature
+            logprobs=0,  # the drawn token's own
             stop_token_ids=sorted(self._vocabulary.ends),
             detokenize=False,
         )

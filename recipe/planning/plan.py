@@ -103,7 +103,8 @@ class _Planner:
         self.host = replace(self.host, name="its host" if machine.cuda else machine.name)
         self.nf4 = memory.quantised(config, machine)
         engine = config.sample.engine
-        self.on_torch = engine == "torch" or (engine == "auto" and machine.cuda)
+        # vLLM reads a prompt once for all its samples and packs the GPU by itself: it is planned as torch, too long.
+        self.on_torch = engine in ("torch", "vllm") or (engine == "auto" and machine.cuda)
 
     def stages(self) -> Iterator[StagePlan]:
         """Each stage of the run."""

@@ -2,6 +2,10 @@
 
 Makes adapter/ and training.json in its folder. The reference's log-probabilities were recorded while sampling, where
 that is exact enough, else they are computed once before training.
+
+On a 4-bit base the adapter is never merged into it (that would round most of the adapter away) and the reference is
+the same base with J_t's adapter, so that only the adapter's change counts. The export adds the adapter to the 16-bit
+base: another model by the base's rounding, which its card says.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from recipe.engines.base import Sampling
 from recipe.engines.gguf import add_metadata, whole_file, write_gguf
 from recipe.engines.judgements import to_judgement, to_request
 from recipe.engines.llamacpp import LlamaCppGenerator, quantize
+from recipe.engines.loading import resolve_quantization
 from recipe.progress import bar
 from recipe.prompts import Prompts
 from recipe.rows import TASKS, Example, Judgement
@@ -80,7 +81,8 @@ def run_export(
         add_metadata(files[config.export.judge], partial, {"sre.calibration": json.dumps(calibration)})
     sizes = {name: path.stat().st_size for name, path in files.items()}
     _write(folder / "Modelfile", modelfile(judge.name))
-    _write(folder / "README.md", model_card(config, figures, flips, sizes, len(rows)))
+    nf4 = resolve_quantization(config.model.quantization) == "nf4"
+    _write(folder / "README.md", model_card(config, figures, flips, sizes, len(rows), nf4=nf4))
     return {
         "flip_rate": flips,
         "flip_rows": len(rows),
@@ -146,12 +148,20 @@ def modelfile(judge: str) -> str:
     return f'FROM ../{judge}\nPARAMETER temperature 0\nPARAMETER num_predict 512\nSYSTEM """{system}"""\n'
 
 
+_FOUR_BIT = (
+    "It was trained on the base in 4 bit (NF4), and figures taken on a GPU were measured so. These files add the",
+    "adapter to the base in 16 bit, which is not quite the same model: measure `judge.gguf` itself where it matters.",
+)
+
+
 def model_card(
     config: Config,
     figures: Mapping[str, Any],
     flips: Mapping[str, float | None],
     sizes: Mapping[str, int],
     flip_rows: int,
+    *,
+    nf4: bool = False,
 ) -> str:
     """Markdown: what the judge is, how it was made, what was measured, how to use it."""
     lines = [f"| {name} | {size / 1e6:.0f} MB | {_percent(flips.get(name))} |" for name, size in sizes.items()]
@@ -164,6 +174,7 @@ def model_card(
             f"{config.merge.method} merge, and {config.iterations} rounds of self-rationalization with DPO",
             "([Self-Rationalizing Evaluators](https://pypi.org/project/self-rationalizing-evaluators/)).",
             f"Data: `{config.data.pointwise}` and `{config.data.pairwise}`. The licence of the base model applies.",
+            *(_FOUR_BIT if nf4 else ()),
             "",
             "## Use",
             "",

@@ -7,8 +7,9 @@ import random
 
 import pytest
 
+from recipe.config import Config
 from recipe.rows import Judgement
-from recipe.stages.export import CALIBRATED_ROWS, calibrate
+from recipe.stages.export import CALIBRATED_ROWS, calibrate, model_card
 
 SCALE = (1, 2, 3, 4, 5)
 
@@ -37,3 +38,9 @@ def test_a_task_with_few_labelled_rows_is_not_calibrated() -> None:
     assert calibrate(rows) == {}
     assert calibrate([*rows, judged(98, {}, 1), judged(99, sure, None)]) == {}
     assert calibrate([*rows, judged(99, sure, 1)])["pointwise"]["rows"] == CALIBRATED_ROWS
+
+
+def test_the_card_says_where_the_base_was_in_four_bit() -> None:
+    cards = {nf4: model_card(Config(), {}, {"Q8_0": 0.1}, {"F16": 1, "Q8_0": 1}, 10, nf4=nf4) for nf4 in (False, True)}
+    assert "4 bit (NF4)" in cards[True]
+    assert "4 bit (NF4)" not in cards[False]
