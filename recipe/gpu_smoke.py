@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import platform
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -21,14 +19,13 @@ from typing import Any, Literal
 from recipe.config import Config, validate
 from recipe.engines.base import Generator
 from recipe.errors import SreError, install
+from recipe.gpu_report import Report, Status, Step, device, found_versions
 from recipe.resources import in_own_process
 from recipe.rows import TASKS, Example, Judgement, Preference, Task
-from recipe.run import peak_rss_mb, versions
+from recipe.run import peak_rss_mb
 from recipe.sources import read_examples
 
-Status = Literal["pass", "FAIL", "skip"]
 ROWS = 8  # of each task: two optimiser steps
-MORE_VERSIONS = ("bitsandbytes", "unsloth_zoo", "triton", "vllm", "xformers", "accelerate", "datasets")
 # A sample's log-probability when drawn (a left-padded batch) and when trained on: beyond rounding in 16 bit, a bug.
 DISAGREE_NATS = 2.0
 SETTINGS: dict[str, Any] = {
@@ -41,46 +38,6 @@ SETTINGS: dict[str, Any] = {
     "export": {"types": ["Q8_0"], "flip_rows": 0},
     "evaluate": {"max_tokens": 48},
 }
-
-
-@dataclass(frozen=True)
-class Step:
-    """One line of the report. memory_mb: the peak on the GPU, or of this process on a CPU."""
-
-    name: str
-    status: Status
-    seconds: float
-    memory_mb: int
-    detail: str
-
-
-@dataclass
-class Report:
-    """What the test found."""
-
-    device: str
-    found: dict[str, str]
-    steps: list[Step] = field(default_factory=list)
-    traces: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def failed(self) -> int:
-        """1 where a step failed, else 0: the exit code."""
-        return int(any(step.status == "FAIL" for step in self.steps))
-
-    @property
-    def text(self) -> str:
-        """Markdown, to be pasted into a bug report."""
-        lines = ["### sre doctor --gpu-smoke", "", f"Device: {self.device}", ""]
-        lines += [", ".join(f"{name} {number}" for name, number in self.found.items()), ""]
-        lines += ["| step | result | s | peak MiB | detail |", "| --- | --- | --- | --- | --- |"]
-        for step in self.steps:
-            cells = (step.name, step.status, f"{step.seconds:.1f}", str(step.memory_mb or ""), step.detail)
-            lines.append("| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in cells) + " |")
-        for name, trace in self.traces.items():
-            lines += ["", f"{name}:", "```", trace.rstrip(), "```"]
-        counts = [f"{sum(step.status == kind for step in self.steps)} {kind}" for kind in ("pass", "FAIL", "skip")]
-        return "\n".join([*lines, "", ", ".join(counts)])
 
 
 class Skip(Exception):
@@ -127,7 +84,7 @@ class _Smoke:
 
     def run(self) -> Report:
         """Every step, each with its time and memory."""
-        report = Report(_device(self.cpu), _versions())
+        report = Report(device(self.cpu), found_versions())
         for name, work in self._steps().items():
             report.steps.append(self._one(name, work, report.traces))
         return report
@@ -389,25 +346,6 @@ def _saved_types(path: Path) -> str:
 def _adapter_dtype(model: Any) -> str:
     kinds = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad}
     return "/".join(sorted(kinds))
-
-
-def _device(cpu: bool) -> str:
-    import torch
-
-    if cpu:
-        return f"CPU ({platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads)"
-    card = torch.cuda.get_device_properties(0)
-    bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    kind = f"sm_{card.major}{card.minor}, {'bfloat16' if bf16 else 'float16 only'}"
-    return f"{card.name}, {card.total_memory / 1024**3:.1f} GiB, {kind}, CUDA {torch.version.cuda}"
-
-
-def _versions() -> dict[str, str]:
-    found = versions()
-    for name in MORE_VERSIONS:
-        if importlib.util.find_spec(name) is not None:
-            found[name] = metadata.version(name)
-    return found
 
 
 def _reset_peak(cpu: bool) -> None:
