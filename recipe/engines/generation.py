@@ -23,6 +23,7 @@ from recipe.engines.base import Completion, Generator, Quantization, Request, Sa
 from recipe.engines.drawing import stream
 from recipe.engines.generation_batch import Drawing, Question, Row, Vocabulary
 from recipe.engines.labels import LabelPlaces
+from recipe.engines.loading import free_gpu
 from recipe.errors import SreError
 from recipe.rows import Message
 
@@ -66,8 +67,7 @@ class TorchGenerator(Generator):
         """Free the model. Twice is fine."""
         self._model = None
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_gpu()
 
     def __enter__(self) -> TorchGenerator:
         return self

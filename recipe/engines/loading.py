@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,15 @@ def resolve_quantization(setting: str) -> Quantization:
     if setting == "auto":
         return "nf4" if torch.cuda.is_available() else "none"
     return "nf4" if setting == "nf4" else "none"
+
+
+def free_gpu() -> None:
+    """Hand back what finished stages left of a GPU's memory: models no longer named, and PyTorch's own cache."""
+    import torch
+
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def compute_dtype() -> Any:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,7 @@ def make_trainer(
     gradient_checkpointing: bool,
 ) -> Any:
     """TRL's SFTTrainer over tokenised rows; `chunked_nll` computes logits at completion tokens only."""
+    import torch
     from datasets import Dataset
     from trl import SFTConfig as TrlSftConfig
     from trl import SFTTrainer
@@ -142,10 +144,29 @@ def make_trainer(
         }
     if settings.batching == "padding-free":
         arguments["padding_free"] = True
-    return SFTTrainer(
+    trainer = SFTTrainer(
         model=peft_model,
         args=one_gpu(TrlSftConfig(**arguments, completion_only_loss=True, loss_type="chunked_nll", packing=False)),
         train_dataset=Dataset.from_list(rows),
         eval_dataset=Dataset.from_list(dev_rows) if dev_rows and settings.checkpoints else None,
         processing_class=tokenizer,
     )
+    if not torch.cuda.is_available():
+        trainer.data_collator = partial(unmasked, trainer.data_collator)
+    return trainer
+
+
+def unmasked(collate: Callable[[Any], dict[str, Any]], rows: Any) -> dict[str, Any]:
+    """A batch with positions in place of the padding mask, for half the attention on a CPU.
+
+    Exact: padding stands at the right, where causal attention sees it from padding alone, and no loss is taken there.
+    Without a mask PyTorch's kernel leaves out what lies ahead; with one it computes all of it. A batch without a mask
+    (padding-free) stays as it is.
+    """
+    import torch
+
+    batch = collate(rows)
+    mask = batch.pop("attention_mask", None)
+    if mask is not None:
+        batch["position_ids"] = torch.arange(mask.shape[1]).expand_as(mask)
+    return batch

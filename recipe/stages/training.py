@@ -131,6 +131,7 @@ def run_trainer(trainer: Any, folder: Path, advance: Advance) -> dict[str, Any]:
 
     Returns facts for the done marker: steps, tokens, losses. Raises SreError when the loss is not a number.
     """
+    from peft.helpers import disable_input_dtype_casting
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
@@ -141,7 +142,9 @@ def run_trainer(trainer: Any, folder: Path, advance: Advance) -> dict[str, Any]:
     checkpoint = last_checkpoint(folder / "checkpoints")
     if checkpoint:
         advance(int(checkpoint.name.rpartition("-")[2]), "resumed")
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    # Autocast brings the adapter's input back to 16 bit: PEFT's float32 copy of it costs time and changes no bit.
+    with disable_input_dtype_casting(trainer.model):
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
     losses = [float(entry["loss"]) for entry in history if "loss" in entry]
     if any(math.isnan(loss) for loss in losses):

@@ -31,11 +31,10 @@ trainer = make_trainer(model, tokenizer, rows, [], folder, SftConfig(batch_size=
 masks = {tuple(row["input_ids"]): row["completion_mask"] for row in rows}
 found = []
 for batch in trainer.get_train_dataloader():
-    for ids, labels, seen in zip(*(batch[key].tolist() for key in ("input_ids", "labels", "attention_mask"))):
-        kept = [k for k, on in enumerate(seen) if on]
-        assert all(label == -100 for label, on in zip(labels, seen) if not on)
-        ids = [ids[k] for k in kept]
-        found.append({"input_ids": ids, "labels": [labels[k] for k in kept], "completion_mask": masks[tuple(ids)]})
+    for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist()):
+        (end,) = [k for k in range(len(ids) + 1) if tuple(ids[:k]) in masks]
+        assert set(ids[end:]) <= {tokenizer.pad_token_id} and set(labels[end:]) <= {-100}
+        found.append({"input_ids": ids[:end], "labels": labels[:end], "completion_mask": masks[tuple(ids[:end])]})
 said = {"rows": len(rows), "batches": found}
 """
 DRAWS = """

@@ -11,7 +11,7 @@ from recipe.engines.transformers import TransformersEngine
 from recipe.errors import SreError
 from recipe.run import read_json
 from recipe.sources import read_examples
-from recipe.stages.sft import by_length, run_sft, to_rows
+from recipe.stages.sft import by_length, run_sft, to_rows, unmasked
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=300), st.integers(1, 6), st.integers(0, 3))
@@ -97,6 +97,20 @@ def test_rows_laid_end_to_end_do_not_see_each_other(tiny_model):
         apart = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in rows])
     assert torch.allclose(together, apart, atol=1e-4)
     assert not torch.allclose(unparted, apart, atol=1e-2)
+
+
+def test_positions_in_place_of_the_padding_mask_change_no_real_token(tiny_model):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    mask = torch.tensor([[1] * 12 + [0] * 9, [1] * 21])
+    masked = {"input_ids": torch.arange(5, 47).view(2, 21), "attention_mask": mask}
+    free = unmasked(dict, masked)
+    assert set(free) == {"input_ids", "position_ids"}
+    with torch.no_grad():
+        expected, found = (model(**batch, use_cache=False).logits[mask.bool()] for batch in (masked, free))
+    assert torch.allclose(expected, found, atol=1e-4)
 
 
 def test_by_length_trains_on_all_rows_of_every_epoch(tmp_path, tiny_model, tiny_data):
