@@ -24,6 +24,7 @@ from recipe.errors import SreError
 
 # ctypes structures are opaque to the type checker.
 _C: Any = llama_cpp.llama_cpp
+_model_defaults = _C.llama_model_default_params
 _log_tail: deque[str] = deque(maxlen=8)
 _verbose = False
 _started = False
@@ -329,10 +330,28 @@ def _free(ctx: Any, model: Any) -> None:
 def _load(path: Path) -> Any:
     if not path.is_file():
         raise SreError("no such model file (a GGUF was expected)", file=path)
-    model = _C.llama_model_load_from_file(os.fsencode(path), _C.llama_model_default_params())
+    model = _C.llama_model_load_from_file(os.fsencode(path), model_params())
     if not model:
         raise SreError(f"not a complete GGUF model that llama.cpp can load: {last_log()}", file=path)
     return model
+
+
+def model_params() -> Any:
+    """llama.cpp's defaults, without its AMX kernels: as GCC 12 (Debian 12) compiles them they lack half of their set-up
+    (GCC's bug 114098), and the process dies of an illegal instruction at the first 4- or 8-bit weight.
+    """
+    params = _model_defaults()
+    params.use_extra_bufts = b"AMX_INT8 = 1" not in _C.llama_print_system_info()
+    return params
+
+
+def open_llama(path: Path, **options: Any) -> Any:
+    """llama-cpp-python's high-level object, its model loaded with `model_params`, for which it has no argument."""
+    _C.llama_model_default_params = model_params
+    try:
+        return llama_cpp.Llama(str(path), verbose=False, **options)
+    finally:
+        _C.llama_model_default_params = _model_defaults
 
 
 def quantize_file(source: Path, target: Path, ftype: str, threads: int, *, requantize: bool) -> None:

@@ -27,12 +27,10 @@ def run_loop(
     `Llama.generate` is the loop inside `create_completion`, without its detokenising at every token: it goes on past an
     end token, where a bias against that token would cost a copy of all logits in Python.
     """
-    import llama_cpp
+    from recipe.engines.kvcache import open_llama
 
     context = max(len(ids) + count for ids, count in prompts) + 1
-    llama = llama_cpp.Llama(
-        str(path), n_ctx=context, n_threads=threads, n_threads_batch=threads, flash_attn=True, verbose=False
-    )
+    llama = open_llama(path, n_ctx=context, n_threads=threads, n_threads_batch=threads, flash_attn=True)
 
     def draw(ids: Sequence[int], count: int, seed: int) -> int:
         llama.set_seed(seed)

@@ -203,10 +203,12 @@ def llama_logits() -> Callable[..., Any]:
     import llama_cpp
     import numpy as np
 
+    from recipe.engines.kvcache import open_llama
+
     def run(path: Path, inputs: Sequence[list[int]]) -> tuple[Any, list[Any]]:
         exact = llama_cpp.GGML_TYPE_F32  # the cache's type; its default, F16, hides what is tested
-        model = llama_cpp.Llama(
-            str(path),
+        model = open_llama(
+            path,
             n_ctx=512,
             n_batch=512,
             logits_all=True,
@@ -214,7 +216,6 @@ def llama_logits() -> Callable[..., Any]:
             type_v=exact,
             n_threads=1,  # more would spin against whatever else the machine runs
             n_threads_batch=1,
-            verbose=False,
         )
         outputs = []
         for ids in inputs:

@@ -20,6 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from recipe.engines.base import Completion, Request, Sampling, completions_by_request
+from recipe.engines.kvcache import open_llama
 from recipe.engines.llamacpp import LlamaCppGenerator
 from recipe.prompts import Prompts
 from recipe.rows import Example, Task
@@ -42,9 +43,7 @@ def rows_of_both_tasks(count: int) -> list[Example]:
 @contextmanager
 def one_at_a_time(path: Path, *, flash: bool = True) -> Iterator[Any]:
     """llama-cpp-python's high-level object; our engine has flash attention too."""
-    import llama_cpp
-
-    llama = llama_cpp.Llama(str(path), n_ctx=2048, flash_attn=flash, verbose=False)
+    llama = open_llama(path, n_ctx=2048, flash_attn=flash)
     try:
         yield llama
     finally:

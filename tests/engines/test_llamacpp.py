@@ -13,6 +13,7 @@ import pytest
 
 from recipe.engines.base import Completion, Request, Sampling, completions_by_request
 from recipe.engines.drawing import Drawer, stream
+from recipe.engines.kvcache import open_llama
 from recipe.engines.labels import LabelPlaces, last_well_formed
 from recipe.engines.llamacpp import LlamaCppGenerator, quantize
 from recipe.errors import SreError
@@ -82,9 +83,7 @@ def test_metadata_and_name(judge: LlamaCppGenerator) -> None:
 
 
 def test_greedy_equals_the_high_level_api(exact: LlamaCppGenerator) -> None:
-    import llama_cpp
-
-    reference = llama_cpp.Llama(str(exact.path), n_ctx=512, n_threads=2, verbose=False)
+    reference = open_llama(exact.path, n_ctx=512, n_threads=2)
     requests = [Request(question, ask(question)) for question in QUESTIONS]
     ours = by_id(exact, requests, Sampling(temperature=0, max_tokens=20))
     for request in requests:

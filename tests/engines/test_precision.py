@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from recipe.engines.base import Request, Sampling
 from recipe.engines.gguf_import import import_gguf
+from recipe.engines.kvcache import open_llama
 from recipe.engines.llamacpp import LlamaCppGenerator
 from recipe.prompts import Prompts
 from recipe.sources import read_examples
@@ -117,7 +118,7 @@ def one_by_one(
     import llama_cpp
 
     kind = getattr(llama_cpp, f"GGML_TYPE_{cache}")
-    llama = llama_cpp.Llama(str(path), n_ctx=2048, flash_attn=attention, type_k=kind, type_v=kind, verbose=False)
+    llama = open_llama(path, n_ctx=2048, flash_attn=attention, type_k=kind, type_v=kind)
     try:
         return [read(llama, place.ids)[place.labels] for place in places]
     finally:

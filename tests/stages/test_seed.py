@@ -88,10 +88,11 @@ def test_embedded_model(tmp_path: Path) -> None:
 
 
 def check_smollm2(folder: Path) -> None:
-    import llama_cpp
     import numpy as np
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from recipe.engines.kvcache import open_llama
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert (tokenizer.eos_token, tokenizer.eos_token_id, tokenizer.pad_token_id) == ("<|im_end|>", 2, 2)
@@ -106,7 +107,7 @@ def check_smollm2(folder: Path) -> None:
     assert model.dtype == torch.bfloat16
     assert model.generation_config.eos_token_id == 2
     ids = tokenizer(prompt).input_ids
-    shipped = llama_cpp.Llama(str(embedded_gguf()), n_ctx=128, logits_all=True, verbose=False)
+    shipped = open_llama(embedded_gguf(), n_ctx=128, logits_all=True)
     shipped.eval(ids)
     q = torch.from_numpy(np.array(shipped.scores[: len(ids)])).log_softmax(-1)
     with torch.inference_mode():
