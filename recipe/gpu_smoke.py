@@ -349,13 +349,12 @@ def _adapter_dtype(model: Any) -> str:
 
 
 def _reset_peak(cpu: bool) -> None:
-    import gc
-
     import torch
 
-    gc.collect()
+    from recipe.engines.loading import free_memory
+
+    free_memory()
     if not cpu:
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 

@@ -104,10 +104,10 @@ class Job:
         context = self.config.model.max_length + max(self.config.sample.max_tokens, self.config.evaluate.max_tokens)
         if other is None and engine != "llamacpp":
             from recipe.engines.generation import TorchGenerator
-            from recipe.engines.loading import free_gpu, resolve_quantization, take_share
+            from recipe.engines.loading import free_memory, resolve_quantization, take_share
             from recipe.engines.vllm import VllmGenerator
 
-            free_gpu()
+            free_memory()
             take_share(self.config.threads)
             return (VllmGenerator if engine == "vllm" else TorchGenerator)(
                 self.model,
@@ -198,9 +198,9 @@ class Job:
         """How a training stage loads the model: quantization, max_length (tokens), gradient_checkpointing."""
         import torch
 
-        from recipe.engines.loading import free_gpu, resolve_quantization
+        from recipe.engines.loading import free_memory, resolve_quantization
 
-        free_gpu()
+        free_memory()
         model = self.config.model
         checkpointing = model.gradient_checkpointing
         return {

@@ -151,9 +151,9 @@ def sample(job: Job, t: int) -> Facts:
 
     def work(folder: Path) -> Facts:
         if job.samples_on_vllm:
-            from recipe.engines.loading import free_gpu
+            from recipe.engines.loading import free_memory
 
-            free_gpu()  # the other process takes nearly all of it
+            free_memory()  # the other process takes nearly all of it
             return in_own_process(draw, Job(job.config, job.path), t, folder, inputs)
         return draw(job, t, folder, inputs)
 

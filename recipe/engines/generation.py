@@ -8,7 +8,6 @@ same machine gives the same batches. A prompt is prefilled once a sample, not on
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import itertools
 import json
@@ -23,7 +22,7 @@ from recipe.engines.base import Completion, Generator, Quantization, Request, Sa
 from recipe.engines.drawing import stream
 from recipe.engines.generation_batch import Drawing, Question, Row, Vocabulary
 from recipe.engines.labels import LabelPlaces
-from recipe.engines.loading import free_gpu
+from recipe.engines.loading import free_memory
 from recipe.errors import SreError
 from recipe.rows import Message
 
@@ -66,8 +65,7 @@ class TorchGenerator(Generator):
     def close(self) -> None:
         """Free the model. Twice is fine."""
         self._model = None
-        gc.collect()
-        free_gpu()
+        free_memory()
 
     def __enter__(self) -> TorchGenerator:
         return self

@@ -46,12 +46,12 @@ def resolve_quantization(setting: str) -> Quantization:
     return "nf4" if setting == "nf4" else "none"
 
 
-def free_gpu() -> None:
-    """Hand back what finished stages left of a GPU's memory: models no longer named, and PyTorch's own cache."""
+def free_memory() -> None:
+    """Hand back what finished stages left: models no longer named, and on a GPU PyTorch's own cache."""
     import torch
 
+    gc.collect()
     if torch.cuda.is_available():
-        gc.collect()
         torch.cuda.empty_cache()
 
 
