@@ -3,7 +3,8 @@
 `model.generate` runs left-padded batches; `generation_batch.py` decides which token comes next, from the raw logits.
 Each row draws from its own stream (seed, request id, sample), as in llama.cpp's engine, and shares nothing with its
 batch but rounding: batches of another shape round logits otherwise, which can turn a near tie. The same call on the
-same machine gives the same batches. A prompt is prefilled once a sample, not once a request.
+same machine gives the same batches. A prompt is prefilled once a sample, not once a request, and again after every
+LAP tokens, when those that have not ended are gathered into fewer batches.
 """
 
 from __future__ import annotations
@@ -21,10 +22,15 @@ import torch
 from recipe.engines.base import Completion, Generator, Quantization, Request, Sampling
 from recipe.engines.drawing import stream
 from recipe.engines.generation_batch import Drawing, Question, Row, Vocabulary
+from recipe.engines.grouped_attention import decode_grouped
 from recipe.engines.labels import LabelPlaces
 from recipe.engines.loading import free_memory
 from recipe.errors import SreError
 from recipe.rows import Message
+
+
+LAP = 96
+"""Tokens that a batch draws before its finished rows, computed on until then, are left behind."""
 
 
 class TorchGenerator(Generator):
@@ -145,17 +151,22 @@ class TorchGenerator(Generator):
     def _run(self, rows: list[Row], sampling: Sampling) -> Iterator[Row]:
         """Take rows to their end in batches of one kind each; every row comes back once."""
         yield from (row for row in rows if row.finish)
-        left = sorted(
-            (row for row in rows if not row.finish),
-            key=lambda row: (row.steps, -len(row.ids) - row.lead, row.request.id, row.index),
-        )
-        for steps, alike in itertools.groupby(left, key=lambda row: row.steps):
-            group = list(alike)
-            for begin in range(0, len(group), self.parallel):
-                batch = group[begin : begin + self.parallel]
-                self._check_open()
-                self._run_batch(batch, steps, sampling)
-                yield from batch
+        left = [row for row in rows if not row.finish]
+        while left:
+            left.sort(key=lambda row: (row.steps, -len(row.ids) - row.lead, row.request.id, row.index))
+            going_on = []
+            for steps, alike in itertools.groupby(left, key=lambda row: row.steps):
+                group = list(alike)
+                for begin in range(0, len(group), self.parallel):
+                    batch = group[begin : begin + self.parallel]
+                    self._check_open()
+                    self._run_batch(batch, min(steps, LAP), sampling)
+                    yield from (row for row in batch if row.finish)
+                    going_on += [row for row in batch if not row.finish]
+            for row in going_on:
+                row.steps -= LAP
+                row.lead = len(row.tokens)  # fed with the prompt from here on
+            left = going_on
 
     def _run_batch(self, rows: list[Row], steps: int, sampling: Sampling) -> None:
         from transformers import LogitsProcessorList, StoppingCriteriaList
@@ -238,4 +249,5 @@ def _load(model: Path, adapter: Path | None, quantization: Quantization, context
         loaded, tokenizer = TransformersEngine().load(model, adapter=adapter, quantization=quantization)
     else:
         loaded, tokenizer = load_base(model, quantization), AutoTokenizer.from_pretrained(model)
+    decode_grouped(loaded.get_base_model() if adapter else loaded)
     return (loaded.to("cuda") if gpu and quantization == "none" else loaded), tokenizer
