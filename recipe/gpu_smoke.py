@@ -33,7 +33,7 @@ SETTINGS: dict[str, Any] = {
     "model": {"max_length": 1024},
     "lora": {"r": 8, "alpha": 16},
     "sft": {"batch_size": 2, "accumulate": 2, "checkpoints": 1},
-    "sample": {"n": 2, "max_tokens": 32},
+    "sample": {"n": 2, "max_tokens": 160},  # most end by then: only those have a log-probability to compare
     "dpo": {"batch_size": 1, "accumulate": 2, "checkpoints": 0},
     "export": {"types": ["Q8_0"], "flip_rows": 0},
     "evaluate": {"max_tokens": 48},

@@ -28,7 +28,6 @@ from recipe.engines.loading import free_memory
 from recipe.errors import SreError
 from recipe.rows import Message
 
-
 LAP = 96
 """Tokens that a batch draws before its finished rows, computed on until then, are left behind."""
 

@@ -42,7 +42,10 @@ def attention(
     if tokens > 1 or groups == 1 or options.get("position_bias") is not None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+        whole: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **options
+        )
+        return whole
     if attention_mask is not None:
         attention_mask = attention_mask.expand(batch, key.shape[1], groups, key.shape[2])
     asked = query.view(batch, key.shape[1], groups, size)
