@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from recipe.config import MergeConfig
 from recipe.errors import SreError
-from recipe.stages.merge import METHODS, Factors, merge_factors, read_adapter, run_merge
+from recipe.stages.merge import METHODS, Factors, merge_factors, read_adapter, run_merge, squared_norm
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 
@@ -61,6 +61,14 @@ def test_dare_draws_the_same_with_the_same_seed_and_leaves_torchs_state_alone():
     assert torch.equal(one.a, two.a)
     assert not torch.equal(one.a, other.a)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("size", [(24, 16), (6, 5)])  # of more, and of fewer rows than the ranks together
+def test_norm_from_factors_is_the_dense_one(size):
+    first, second, third = (factors(rank, rank, size=size) for rank in (4, 2, 3))
+    dense = 0.3 * first.delta() + 0.7 * second.delta() - third.delta()
+    assert squared_norm((0.3, first), (0.7, second), (-1.0, third)) == pytest.approx(float(dense.square().sum()))
+    assert squared_norm((1.0, first), (-1.0, first)) < 1e-20 * squared_norm((1.0, first))
 
 
 def test_unknown_methods_and_unequal_ranks_are_refused():
