@@ -4,7 +4,7 @@
 Each row draws from its own stream (seed, request id, sample), as in llama.cpp's engine, and shares nothing with its
 batch but rounding: batches of another shape round logits otherwise, which can turn a near tie. The same call on the
 same machine gives the same batches. A prompt is prefilled once a sample, not once a request, and again after every
-LAP tokens, when those that have not ended are gathered into fewer batches.
+LAP tokens or so, when those that have not ended are gathered into fewer batches.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from recipe.errors import SreError
 from recipe.rows import Message
 
 LAP = 96
-"""Tokens that a batch draws before its finished rows, computed on until then, are left behind."""
+"""Tokens that a batch draws before its finished rows, computed on until then, are left behind; twice as many at most."""
 
 
 class TorchGenerator(Generator):
@@ -156,10 +156,12 @@ class TorchGenerator(Generator):
             going_on = []
             for steps, alike in itertools.groupby(left, key=lambda row: row.steps):
                 group = list(alike)
+                # A short rest is not worth another prefill.
+                lap = steps if steps < 2 * LAP else LAP
                 for begin in range(0, len(group), self.parallel):
                     batch = group[begin : begin + self.parallel]
                     self._check_open()
-                    self._run_batch(batch, min(steps, LAP), sampling)
+                    self._run_batch(batch, lap, sampling)
                     yield from (row for row in batch if row.finish)
                     going_on += [row for row in batch if not row.finish]
             for row in going_on:

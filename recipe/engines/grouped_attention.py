@@ -12,14 +12,16 @@ from typing import Any
 import torch
 
 NAME = "sre-grouped"
+# Of plain attention. Some others choose masks of their own by the name of the attention they run.
+_MODELS = frozenset({"gemma", "llama", "mistral", "phi3", "qwen2", "qwen3", "smollm3"})
 
 
 def decode_grouped(model: Any) -> None:
-    """Let a transformers model decode so; one that doesn't run PyTorch's own attention stays as it is."""
+    """Let a transformers model decode so, if it is of a kind named here and runs PyTorch's own attention."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-    if model.config._attn_implementation != "sdpa":
+    if model.config._attn_implementation != "sdpa" or model.config.model_type not in _MODELS:
         return
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
@@ -39,7 +41,8 @@ def attention(
     size], mask [batch, 1, tokens, context] -> [batch, tokens, heads, size]."""
     batch, heads, tokens, size = query.shape
     groups = heads // key.shape[1]
-    if tokens > 1 or groups == 1 or options.get("position_bias") is not None:
+    of_heads = attention_mask is not None and attention_mask.shape[1] > 1
+    if tokens > 1 or groups == 1 or of_heads or options.get("position_bias") is not None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         whole: tuple[torch.Tensor, None] = sdpa_attention_forward(
@@ -52,4 +55,4 @@ def attention(
     answer = torch.nn.functional.scaled_dot_product_attention(
         asked, key, value, attn_mask=attention_mask, scale=scaling
     )
-    return answer.reshape(batch, 1, heads, size), None
+    return answer.reshape(batch, 1, heads, value.shape[-1]), None

@@ -112,7 +112,7 @@ class _Planner:
         for task in TASKS:
             yield self._sft(task)
         rank = self.config.lora.r
-        spent = timing.merging(self.host, self.shape, rank)
+        spent = timing.merging(self.host, self.shape.adapter(rank, self.config.lora.target_modules), rank)
         yield StagePlan("merged", Memory(runtime=memory.RUNTIME_CPU), spent, "six methods compared", host=True)
         for t in range(1, self.config.iterations + 1):
             yield self._sample(t)

@@ -90,8 +90,8 @@ def _peft_rule(method: str, density: float) -> Callable[[list[Tensor], Tensor], 
 
 
 def squared_norm(*terms: tuple[float, Factors]) -> float:
-    """The squared Frobenius norm of a weighted sum of deltas, from the factors alone: a sum's dense matrices, five
-    methods times every module of a large model, would take an hour."""
+    """The squared Frobenius norm of a weighted sum of deltas, from the factors alone: the dense matrices are large, and
+    five methods ask for those of every module."""
     b = torch.cat([weight * term.scale * term.b.double() for weight, term in terms], dim=1)
     a = torch.cat([term.a.double() for _, term in terms])
     return float((torch.linalg.qr(b, mode="r").R @ torch.linalg.qr(a.T, mode="r").R.T).square().sum())
