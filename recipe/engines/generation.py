@@ -29,7 +29,7 @@ from recipe.errors import SreError
 from recipe.rows import Message
 
 LAP = 96
-"""Tokens that a batch draws before its finished rows, computed on until then, are left behind; twice as many at most."""
+"""Tokens (up to twice as many) that a batch draws before its finished rows, computed on until then, are left behind."""
 
 
 class TorchGenerator(Generator):
