@@ -51,5 +51,16 @@ def test_the_readme_shows_the_speeds_of_the_file(path: Path) -> None:
         assert any(line.startswith(f"| {workload}: ") and row in line for line in readme.splitlines())
 
 
+def test_the_gpus_losses_are_as_near_the_cpus_as_the_readme_says() -> None:
+    folder = ROOT / "data" / "results" / "real-judgments" / "seed-0" / "sft-pointwise"
+    cpu, gpu = (
+        [step["loss"] for step in json.loads((folder / name).read_text())["history"]]
+        for name in ("training.json", "training-on-a-gpu.json")
+    )
+    gaps = [abs(one - other) for one, other in zip(cpu, gpu, strict=True)]
+    said = f"over {len(gaps)} steps, the CPU's losses within\n{max(gaps):.3f} ({sum(gaps) / len(gaps):.3f} on average)"
+    assert said in (ROOT / "README.md").read_text()
+
+
 def test_there_are_results() -> None:
     assert {path.stem for path in RESULTS} >= {"quickstart", "seed-data"}
