@@ -83,5 +83,5 @@ def decoding(machine: Machine, shape: Shape, *, tokens: float, parallel: int, co
 
 def merging(machine: Machine, adapter: int, rank: int) -> float:
     """Six merges measured against the exact sum by QR of their stacked factors. adapter: its parameters."""
-    products = 6 * 40 * rank * adapter  # 2 (in + out) k² a module, once with k = 2 and once with 4 ranks
+    products = (8 + 6 * 32) * rank * adapter  # 2 (in + out) k² a module, k = 2 ranks once and 4 ranks six times
     return 6 * machine.pace + products / (machine.flops * 0.05)  # PEFT is imported for it

@@ -114,34 +114,27 @@ def run_merge(
         "seed": seed,
     }
     ranks_differ = any(first[name].a.shape[0] != second[name].a.shape[0] for name in first)
+    exact = {name: tuple(zip(weights, (first[name], second[name]), strict=True)) for name in first}
+    norm = sum(squared_norm(*terms) for terms in exact.values())
+
+    def relative_error(merged: dict[str, Factors]) -> float:
+        """Of all modules together, against the exact sum."""
+        error = sum(squared_norm((-1.0, merged[name]), *terms) for name, terms in exact.items())
+        return float((error / max(norm, 1e-300)) ** 0.5)
+
     errors: dict[str, float | None] = {}
     for method in METHODS:
         if ranks_differ and method not in ("exact", "svd"):
             errors[method] = None
             continue
         merged = {name: merge_factors(method, first[name], second[name], weights, **options) for name in first}
-        errors[method] = _relative_error(merged, first, second, weights)
+        errors[method] = relative_error(merged)
         if method == settings.method:
             write_adapter(folder / "adapter", merged, config)
             halved = {n: Factors(f.a.bfloat16().float(), f.b.bfloat16().float()) for n, f in merged.items()}
-            errors["saved as bfloat16"] = _relative_error(halved, first, second, weights)
+            errors["saved as bfloat16"] = relative_error(halved)
     write_json(folder / "merge.json", {"method": settings.method, "weights": weights, "relative_error": errors})
     return {"method": settings.method, "relative_error": errors}
-
-
-def _relative_error(
-    merged: dict[str, Factors],
-    first: dict[str, Factors],
-    second: dict[str, Factors],
-    weights: tuple[float, float],
-) -> float:
-    """Of all modules together, against the exact sum."""
-    errors, norms = [], []
-    for name, factors in merged.items():
-        exact = tuple(zip(weights, (first[name], second[name]), strict=True))
-        norms.append(squared_norm(*exact))
-        errors.append(squared_norm((-1.0, factors), *exact))
-    return float((sum(errors) / max(sum(norms), 1e-300)) ** 0.5)
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, Factors], dict[str, Any]]:

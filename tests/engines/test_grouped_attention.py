@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from recipe.engines.grouped_attention import NAME, attention, decode_grouped
@@ -36,33 +38,28 @@ def test_attention_is_transformers_own(heads: int, key_heads: int, tokens: int, 
     torch.testing.assert_close(found, wanted)
 
 
-def model(implementation: str) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=40,
-        hidden_size=24,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        attn_implementation=implementation,
-    )
-    return LlamaForCausalLM(config).eval()
+@pytest.fixture(scope="module")
+def folder(models: Callable[..., Path]) -> Path:
+    return models("llama")
 
 
-def test_a_padded_batch_is_continued_alike() -> None:
+def model(folder: Path, implementation: str) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation=implementation, dtype=torch.float32)
+
+
+def test_a_padded_batch_is_continued_alike(folder: Path) -> None:
     ids = torch.tensor([[0, 0, 0, 5, 6], [1, 2, 3, 4, 5]])
     mask = torch.tensor([[0, 0, 0, 1, 1], [1, 1, 1, 1, 1]])
     options = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
-    grouped = model("sdpa")
+    grouped = model(folder, "sdpa")
     decode_grouped(grouped)
     assert grouped.config._attn_implementation == NAME
     found = grouped.generate(ids, output_logits=True, return_dict_in_generate=True, **options)
-    wanted = model("sdpa").generate(ids, output_logits=True, return_dict_in_generate=True, **options)
+    wanted = model(folder, "sdpa").generate(ids, output_logits=True, return_dict_in_generate=True, **options)
     torch.testing.assert_close(torch.stack(found.logits), torch.stack(wanted.logits), atol=1e-5, rtol=1e-4)
 
 
-def test_other_attention_is_left_as_it_is() -> None:
-    eager = model("eager")
+def test_other_attention_is_left_as_it_is(folder: Path) -> None:
+    eager = model(folder, "eager")
     decode_grouped(eager)
     assert eager.config._attn_implementation == "eager"
