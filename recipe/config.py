@@ -114,7 +114,7 @@ class SampleConfig(_Section):
     max_tokens: int = Field(256, ge=8)
     block: int = Field(16, ge=1)  # inputs sampled together and appended together
     engine: Literal["auto", "llamacpp", "torch", "vllm"] = "auto"  # auto: torch on a GPU, else llamacpp
-    parallel: int = Field(16, ge=1, le=128)
+    parallel: int = Field(16, ge=1, le=1024)  # llama.cpp takes up to 128
 
 
 class CurateConfig(_Section):
