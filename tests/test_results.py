@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from recipe.evaluation.benchmarks import as_written
+from recipe.evaluation.metrics import pairwise_figures, pointwise_figures
 from recipe.evaluation.picture import results_picture
-from recipe.evaluation.report import results_markdown
+from recipe.evaluation.report import experiment_markdown, results_markdown
+from recipe.rows import Judgement
+from recipe.run import read_json, read_jsonl
 
 ROOT = Path(__file__).parents[1]
+REAL = ROOT / "data" / "results" / "real-judgments"
 RESULTS = sorted((ROOT / "data" / "results").glob("*.json"))
 
 
@@ -51,8 +56,32 @@ def test_the_readme_shows_the_speeds_of_the_file(path: Path) -> None:
         assert any(line.startswith(f"| {workload}: ") and row in line for line in readme.splitlines())
 
 
+@pytest.mark.parametrize("aspect", ["dev-feedback", "dev-pandalm"])
+def test_the_readme_shows_the_tables_of_real_judgments(aspect: str) -> None:
+    parts = experiment_markdown(read_json(REAL / "results.json")).split("\n\n")
+    assert parts[parts.index(f"Test rows of {aspect}") + 1].strip() in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("judge", ["seed", "sft"])
+def test_the_figures_of_real_judgments_are_those_of_the_verdicts(judge: str) -> None:
+    results = read_json(REAL / "results.json")
+    files = sorted(REAL.glob(f"seed-*/evaluation/{judge}/judgements.jsonl"))
+    assert len(files) == (3 if judge == "sft" else 1)
+    verdicts = [verdict for file in files for verdict in as_written(list(map(Judgement.from_json, read_jsonl(file))))]
+    for aspect, ids in read_json(REAL / "test-rows.json").items():
+        told = [verdict for verdict in verdicts if verdict.example_id in set(ids)]
+        truth = [verdict.truth for verdict in told if verdict.truth is not None]
+        labels = [verdict.label for verdict in told]
+        of_task = pointwise_figures if told[0].task == "pointwise" else pairwise_figures
+        found = of_task(truth, labels, [verdict.example_id for verdict in told], resamples=100)
+        shown = results["aspects"][aspect]["models"][judge][told[0].task]
+        assert (found["n"], found["malformed"]) == (len(files) * len(ids), shown["malformed"])
+        for name in {"pearson", "accuracy"} & found.keys():
+            assert found[name]["value"] == pytest.approx(shown[name]["value"])
+
+
 def test_the_gpus_losses_are_as_near_the_cpus_as_the_readme_says() -> None:
-    folder = ROOT / "data" / "results" / "real-judgments" / "seed-0" / "sft-pointwise"
+    folder = REAL / "seed-0" / "sft-pointwise"
     cpu, gpu = (
         [step["loss"] for step in json.loads((folder / name).read_text())["history"]]
         for name in ("training.json", "training-on-a-gpu.json")

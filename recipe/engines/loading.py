@@ -37,6 +37,14 @@ def use_threads(threads: int | None) -> int:
     return count
 
 
+def avoid_cudnn_attention() -> None:
+    """Have PyTorch leave out cuDNN's attention, its first choice on an H100 and newer: cuDNN builds a plan for each
+    shape it has not seen, and here every decoded token and nearly every batch brings a new one."""
+    import torch
+
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def resolve_quantization(setting: str) -> Quantization:
     """ "auto" is 4-bit NF4 (QLoRA) on a GPU and 16 bit on a CPU, where NF4 only costs time."""
     import torch

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.engines.base import Quantization
-from recipe.engines.loading import compute_dtype, fill_adapter, read_adapter_settings
+from recipe.engines.loading import avoid_cudnn_attention, compute_dtype, fill_adapter, read_adapter_settings
 from recipe.errors import SreError
 
 
@@ -53,6 +53,7 @@ def load_base(model: Path, quantization: Quantization) -> Any:
     """The causal language model in `model`, in NF4 or in the machine's 16-bit type. Raises SreError if it isn't one."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    avoid_cudnn_attention()
     dtype = compute_dtype()
     options: dict[str, Any] = {"dtype": dtype}
     if quantization == "nf4":

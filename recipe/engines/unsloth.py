@@ -15,7 +15,7 @@ os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(Path(tempfile.gettempdir()
 
 from unsloth import FastLanguageModel
 
-from recipe.engines.loading import compute_dtype, fill_adapter, read_adapter_settings
+from recipe.engines.loading import avoid_cudnn_attention, compute_dtype, fill_adapter, read_adapter_settings
 
 _VLLM_MEMORY = 0.85  # of the GPU: weights, KV cache and what vLLM keeps for its kernels
 
@@ -94,6 +94,7 @@ def load_for_vllm(
 
 
 def _load_base(model: Path, quantization: Quantization, max_length: int, **more: Any) -> tuple[Any, Any]:
+    avoid_cudnn_attention()
     try:
         loaded: tuple[Any, Any] = FastLanguageModel.from_pretrained(
             model_name=str(model),

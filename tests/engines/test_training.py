@@ -38,6 +38,7 @@ for batch in trainer.get_train_dataloader():
 said = {"rows": len(rows), "batches": found}
 """
 DRAWS = """
+import torch
 from recipe.engines.base import Request, Sampling
 from recipe.engines.generation import TorchGenerator
 from recipe.rows import Message
@@ -46,6 +47,7 @@ with TorchGenerator(Path(first), adapter=Path(second), name="j1", context=512, e
     drawn = list(generator.generate(requests, Sampling(n=3, max_tokens=16, logprobs=True)))
 drawn.sort(key=lambda completion: (completion.request_id, completion.sample))
 said = {"texts": [c.text for c in drawn], "logprobs": [p for c in drawn for p in c.token_logprobs]}
+said["a plan for every shape"] = torch.backends.cuda.cudnn_sdp_enabled()
 """
 
 
@@ -115,6 +117,7 @@ def test_both_engines_draw_the_same_from_a_trained_adapter(plain, tiny_model):
     assert len(set(found[0]["texts"])) > 1
     assert found[0]["texts"] == found[1]["texts"]
     assert found[1]["logprobs"] == pytest.approx(found[0]["logprobs"], abs=0.05)
+    assert not any(said["a plan for every shape"] for said in found)
 
 
 def test_four_bit_trains_on_a_cpu(plain, tiny_model, tiny_data, tmp_path):
