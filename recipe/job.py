@@ -209,13 +209,17 @@ class Job:
             "gradient_checkpointing": torch.cuda.is_available() if checkpointing == "auto" else checkpointing,
         }
 
-    def check_exportable(self) -> None:
-        """Raises SreError when the seed model could not be exported: better before hours of training than after."""
+    def check_later_stages(self) -> None:
+        """Raises SreError for what would end a later stage: better before hours of training than after."""
         from recipe.engines.gguf import export_problem
 
         problem = "" if self.config.export.converter else export_problem(self.model)
         if problem:
             raise SreError(problem)
+        if self._sampling_engine() == "llamacpp":
+            from recipe.engines.llamacpp import check_parallel
+
+            check_parallel(self.config.sample.parallel, "sample.parallel")
 
     def _sampling_engine(self) -> str:
         if self.config.sample.engine != "auto":

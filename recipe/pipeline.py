@@ -109,7 +109,7 @@ def seed(job: Job) -> Facts:
 
     def work(folder: Path) -> Facts:
         report = run_seed(settings.source, folder, revision=settings.revision)
-        job.check_exportable()
+        job.check_later_stages()
         return {"kind": report.kind, "origin": report.origin, "bytes": report.bytes}
 
     return job.run.do("seed", work, settings={"source": settings.source, "revision": settings.revision})

@@ -167,6 +167,14 @@ def test_vllm_draws_in_a_process_of_its_own_whose_errors_come_back(tiny_model, t
         assert Job(config, tmp_path / "run").samples_on_vllm
 
 
+def test_more_samples_at_once_than_llamacpp_takes_are_refused_before_training(tiny_model, tiny_data, tmp_path):
+    wanted = [*settings(tiny_model, tiny_data), 'sample.engine="llamacpp"', "sample.parallel=129"]
+    with pytest.raises(SreError, match="1 to 128 samples side by side, not 129") as refused:
+        run_pipeline(load("tiny", wanted), tmp_path, until="seed")
+    assert refused.value.field == "sample.parallel"
+    run_pipeline(load("tiny", [*wanted, "sample.parallel=128"]), tmp_path, until="seed")
+
+
 def test_one_stage_at_a_time(tiny_model, tiny_data, tmp_path):
     folder = tmp_path / "steps"
     with pytest.raises(SreError, match="not a run folder"):

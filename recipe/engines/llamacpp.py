@@ -38,6 +38,13 @@ MOST_SEQUENCES = 256  # of one llama.cpp context
 TILE = 64
 
 
+def check_parallel(parallel: int, field: str = "parallel") -> None:
+    """Raises SreError, naming `field`, for more samples side by side than one context holds with their prompts."""
+    most = MOST_SEQUENCES // 2
+    if not 1 <= parallel <= most:
+        raise SreError(f"llama.cpp decodes 1 to {most} samples side by side, not {parallel}", field=field)
+
+
 class LlamaCppGenerator(SessionGenerator):
     """Runs one GGUF model.
 
@@ -61,10 +68,7 @@ class LlamaCppGenerator(SessionGenerator):
         flash: bool = True,
         verbose: bool = False,
     ) -> None:
-        if not 1 <= parallel <= MOST_SEQUENCES // 2:
-            raise SreError(
-                f"expected 1 to {MOST_SEQUENCES // 2} samples side by side, not {parallel}", field="parallel"
-            )
+        check_parallel(parallel)
         self.path = Path(path)
         self.name = self.path.stem
         self.stats = Stats()
