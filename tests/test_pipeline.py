@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,6 +185,37 @@ def test_one_stage_at_a_time(tiny_model, tiny_data, tmp_path):
         run_stage(folder, "merged")
     with pytest.raises(SreError, match="the stages of this run: seed, sft-pointwise"):
         run_stage(folder, "distil")
+
+
+@pytest.mark.parametrize("stage", ["sft-pointwise", "iter-1:dpo"])
+def test_training_goes_on_from_its_checkpoint_as_if_never_stopped(
+    stage, finished, tiny_model, tiny_data, tmp_path, monkeypatch
+):
+    from safetensors.torch import load_file
+
+    from recipe.stages import training
+
+    class Stopped(Exception):
+        pass
+
+    def stop(*_):
+        raise Stopped
+
+    config, name = load("tiny", settings(tiny_model, tiny_data)), stage.partition(":")[0]
+    if stage == "iter-1:dpo":
+        run_pipeline(config, tmp_path, until="iter-1:curate")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_adapter", stop)
+        with pytest.raises(Stopped):
+            run_pipeline(config, tmp_path, until=stage)
+    whole = training.last_checkpoint(tmp_path / name / "checkpoints")
+    shutil.rmtree(whole)
+    assert training.last_checkpoint(whole.parent)
+    run_pipeline(config, tmp_path, until=stage)
+    path = Path(name) / "adapter" / "adapter_model.safetensors"
+    ours, theirs = load_file(tmp_path / path), load_file(finished[0] / path)
+    for key, value in theirs.items():
+        assert float((ours[key] - value).abs().max()) <= 1e-6, key
 
 
 def test_killed_five_times_and_resumed_equals_uninterrupted(finished, tiny_model, tiny_data, tmp_path):
