@@ -46,6 +46,15 @@ def listing(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+def assert_same_adapter(ours: Path, theirs: Path) -> None:
+    """Every weight of two stages' adapters."""
+    from safetensors.torch import load_file
+
+    found, wanted = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (ours, theirs))
+    for key, value in wanted.items():
+        assert float((found[key] - value).abs().max()) <= 1e-6, (ours.name, key)
+
+
 def test_every_stage_leaves_its_files_and_no_half_written_ones(finished):
     found = listing(finished[0])
     for name in (
@@ -191,8 +200,6 @@ def test_one_stage_at_a_time(tiny_model, tiny_data, tmp_path):
 def test_training_goes_on_from_its_checkpoint_as_if_never_stopped(
     stage, finished, tiny_model, tiny_data, tmp_path, monkeypatch
 ):
-    from safetensors.torch import load_file
-
     from recipe.stages import training
 
     class Stopped(Exception):
@@ -208,19 +215,14 @@ def test_training_goes_on_from_its_checkpoint_as_if_never_stopped(
         patch.setattr(training, "save_adapter", stop)
         with pytest.raises(Stopped):
             run_pipeline(config, tmp_path, until=stage)
-    whole = training.last_checkpoint(tmp_path / name / "checkpoints")
-    shutil.rmtree(whole)
-    assert training.last_checkpoint(whole.parent)
+    checkpoints = tmp_path / name / "checkpoints"
+    shutil.rmtree(training.last_checkpoint(checkpoints))
+    assert training.last_checkpoint(checkpoints)
     run_pipeline(config, tmp_path, until=stage)
-    path = Path(name) / "adapter" / "adapter_model.safetensors"
-    ours, theirs = load_file(tmp_path / path), load_file(finished[0] / path)
-    for key, value in theirs.items():
-        assert float((ours[key] - value).abs().max()) <= 1e-6, key
+    assert_same_adapter(tmp_path / name, finished[0] / name)
 
 
 def test_killed_five_times_and_resumed_equals_uninterrupted(finished, tiny_model, tiny_data, tmp_path):
-    from safetensors.torch import load_file
-
     whole, duration = finished
     folder = tmp_path / "killed"
     draw = random.Random(11)
@@ -242,8 +244,5 @@ def test_killed_five_times_and_resumed_equals_uninterrupted(finished, tiny_model
             path = Path(f"iter-{t}") / name
             assert (folder / path).read_bytes() == (whole / path).read_bytes(), path
     for name in ("sft-pointwise", "sft-pairwise", "merged", "iter-1", "iter-2"):
-        path = Path(name) / "adapter" / "adapter_model.safetensors"
-        ours, theirs = load_file(folder / path), load_file(whole / path)
-        for key, value in theirs.items():
-            assert float((ours[key] - value).abs().max()) <= 1e-6, (name, key)
+        assert_same_adapter(folder / name, whole / name)
     assert not [name for name in listing(folder) if "started" in name]

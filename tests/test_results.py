@@ -1,6 +1,5 @@
 """The figures in the README are those of the files in data/results/."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ RESULTS = sorted((ROOT / "data" / "results").glob("*.json"))
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_the_readme_shows_the_tables_of_the_file(path: Path) -> None:
-    tables = results_markdown(json.loads(path.read_text())).split("\n\n")
+    tables = results_markdown(read_json(path)).split("\n\n")
     readme = (ROOT / "README.md").read_text()
     for table in tables:
         assert table in readme
@@ -27,9 +26,7 @@ def test_the_readme_shows_the_tables_of_the_file(path: Path) -> None:
 
 def test_the_picture_is_that_of_the_file() -> None:
     folder = ROOT / "data" / "results"
-    assert (folder / "seed-data.svg").read_text() == results_picture(
-        json.loads((folder / "seed-data.json").read_text())
-    )
+    assert (folder / "seed-data.svg").read_text() == results_picture(read_json(folder / "seed-data.json"))
     assert "data/results/seed-data.svg" in (ROOT / "README.md").read_text()
 
 
@@ -38,7 +35,7 @@ def test_the_picture_is_that_of_the_file() -> None:
 )
 def test_the_readme_shows_the_speeds_of_the_file(path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
-    for workload, peers in json.loads(path.read_text()).items():
+    for workload, peers in read_json(path).items():
         ours = peers["ours"]
         if "bound_s" not in ours:
             continue  # a cold start
@@ -69,7 +66,8 @@ def test_the_figures_of_real_judgments_are_those_of_the_verdicts(judge: str) -> 
     assert len(files) == (3 if judge == "sft" else 1)
     verdicts = [verdict for file in files for verdict in as_written(list(map(Judgement.from_json, read_jsonl(file))))]
     for aspect, ids in read_json(REAL / "test-rows.json").items():
-        told = [verdict for verdict in verdicts if verdict.example_id in set(ids)]
+        of_aspect = set(ids)
+        told = [verdict for verdict in verdicts if verdict.example_id in of_aspect]
         truth = [verdict.truth for verdict in told if verdict.truth is not None]
         labels = [verdict.label for verdict in told]
         of_task = pointwise_figures if told[0].task == "pointwise" else pairwise_figures
@@ -83,7 +81,7 @@ def test_the_figures_of_real_judgments_are_those_of_the_verdicts(judge: str) -> 
 def test_the_gpus_losses_are_as_near_the_cpus_as_the_readme_says() -> None:
     folder = REAL / "seed-0" / "sft-pointwise"
     cpu, gpu = (
-        [step["loss"] for step in json.loads((folder / name).read_text())["history"]]
+        [step["loss"] for step in read_json(folder / name)["history"]]
         for name in ("training.json", "training-on-a-gpu.json")
     )
     gaps = [abs(one - other) for one, other in zip(cpu, gpu, strict=True)]

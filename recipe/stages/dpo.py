@@ -160,13 +160,17 @@ def make_trainer(
         rows=len(rows),
         gradient_checkpointing=gradient_checkpointing,
     )
-    return PairTrainer(
+    trainer = PairTrainer(
         model=peft_model,
         args=one_gpu(TrlDpoConfig(**arguments, **_loss(settings), beta=settings.beta, precompute_ref_log_probs=True)),
         train_dataset=Dataset.from_list([{**row, "ref_chosen_logps": 0.0, "ref_rejected_logps": 0.0} for row in rows]),
         processing_class=tokenizer,
         data_collator=collate if share else None,
     )
+    # TRL's copy of the adapter, to compute the reference with. add_reference needs none, and in a checkpoint it hides
+    # the adapter: transformers loads those in folders of their own or the one beside them, never both.
+    trainer.model.delete_adapter("ref")
+    return trainer
 
 
 def _loss(settings: DpoConfig) -> dict[str, Any]:

@@ -142,10 +142,6 @@ def run_trainer(trainer: Any, folder: Path, advance: Advance) -> dict[str, Any]:
     checkpoint = last_checkpoint(folder / "checkpoints")
     if checkpoint:
         advance(int(checkpoint.name.rpartition("-")[2]), "resumed")
-        # TRL saves its copy of DPO's reference in a folder there; transformers would then load that adapter alone.
-        if trainer.is_world_process_zero():
-            shutil.rmtree(checkpoint / "ref", ignore_errors=True)
-        trainer.accelerator.wait_for_everyone()
     # Autocast brings the adapter's input back to 16 bit: PEFT's float32 copy of it costs time and changes no bit.
     with disable_input_dtype_casting(trainer.model):
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
