@@ -1,10 +1,11 @@
 """The Generator on PyTorch: a Hugging Face folder and its LoRA adapter, on a GPU (or, slowly, on a CPU).
 
-`model.generate` runs left-padded batches; `generation_batch.py` decides which token comes next, from the raw logits.
-Each row draws from its own stream (seed, request id, sample), as in llama.cpp's engine, and shares nothing with its
-batch but rounding: batches of another shape round logits otherwise, which can turn a near tie. The same call on the
-same machine gives the same batches. A prompt is prefilled once a sample, not once a request, and again after every
-LAP tokens or so, when those that have not ended are gathered into fewer batches.
+`decoder.py` runs left-padded batches, each prompt prefilled once, and leaves finished rows behind; for a model it can't
+run (Unsloth's own, or one whose layers see a window) `model.generate` does, which prefills a prompt once a sample and
+again after every LAP tokens or so, when those that have not ended are gathered into fewer batches.
+`generation_batch.py` decides which token comes next, from the raw logits. Each row draws from its own stream (seed,
+request id, sample), as in llama.cpp's engine, and shares nothing with its batch but rounding: batches of another shape
+round logits otherwise, which can turn a near tie. The same call on the same machine gives the same batches.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, Literal
 import torch
 
 from recipe.engines.base import Completion, Generator, Quantization, Request, Sampling
+from recipe.engines.decoder import Decoder, can_decode
 from recipe.engines.drawing import stream
 from recipe.engines.generation_batch import Drawing, Question, Row, Vocabulary
 from recipe.engines.grouped_attention import decode_grouped
@@ -29,7 +31,10 @@ from recipe.errors import SreError
 from recipe.rows import Message
 
 LAP = 96
-"""Tokens (up to twice as many) that a batch draws before its finished rows, computed on until then, are left behind."""
+"""Tokens (up to twice as many) that `model.generate` draws before a batch's finished rows are left behind."""
+
+KEPT = 0.5
+"""The share of a batch's rows below which the finished ones are left behind (on a GPU that records a new graph)."""
 
 
 class TorchGenerator(Generator):
@@ -63,6 +68,8 @@ class TorchGenerator(Generator):
         for part in (self._model, self._model.get_base_model() if wrapped else self._model):
             part.generation_config = GenerationConfig(pad_token_id=self._vocabulary.pad)
         self._model.eval()
+        self._record = quantization == "none"
+        self._decodes = can_decode(self._model)
 
     def _load(self, adapter: Path | None, quantization: Quantization, engine: str) -> tuple[Any, Any]:
         return _load(self.path, adapter, quantization, self.context, engine)
@@ -157,11 +164,17 @@ class TorchGenerator(Generator):
             for steps, alike in itertools.groupby(left, key=lambda row: row.steps):
                 group = list(alike)
                 # A short rest is not worth another prefill.
-                lap = steps if steps < 2 * LAP else LAP
+                lap = steps if self._decodes or steps < 2 * LAP else LAP
                 for begin in range(0, len(group), self.parallel):
                     batch = group[begin : begin + self.parallel]
                     self._check_open()
-                    self._run_batch(batch, lap, sampling)
+                    try:
+                        with torch.inference_mode():
+                            (self._decode if self._decodes else self._run_generate)(batch, lap, sampling)
+                    except torch.OutOfMemoryError:
+                        tokens = max(len(row.ids) + row.lead for row in batch)
+                        why = f"out of memory with {len(batch)} sequences of {tokens} + {lap} tokens"
+                        raise SreError(f"{why}; lower sample.parallel", file=self.path) from None
                     yield from (row for row in batch if row.finish)
                     going_on += [row for row in batch if not row.finish]
             for row in going_on:
@@ -169,30 +182,39 @@ class TorchGenerator(Generator):
                 row.lead = len(row.tokens)  # fed with the prompt from here on
             left = going_on
 
-    def _run_batch(self, rows: list[Row], steps: int, sampling: Sampling) -> None:
+    def _decode(self, rows: list[Row], steps: int, sampling: Sampling) -> None:
+        fed = [row.ids + row.tokens[: row.lead] for row in rows]
+        drawing = Drawing(rows, self._vocabulary, sampling)
+        decoder = Decoder(self._model, fed, steps=steps, pad=self._vocabulary.pad, record=self._record)
+        logits = decoder.logits
+        for _ in range(steps):
+            tokens = drawing.draw(logits)
+            left = [place for place, row in enumerate(drawing.rows) if not row.finish]
+            if not left:
+                break
+            if len(left) <= len(tokens) * KEPT:
+                drawing.rows = [drawing.rows[place] for place in left]
+                tokens = [tokens[place] for place in left]
+                decoder.keep(left)
+            logits = decoder.step(tokens)
+
+    def _run_generate(self, rows: list[Row], steps: int, sampling: Sampling) -> None:
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
         fed = [row.ids + row.tokens[: row.lead] for row in rows]
         width = max(map(len, fed))
         device = next(self._model.parameters()).device
         pad = self._vocabulary.pad
-        ids = torch.tensor([[pad] * (width - len(run)) + run for run in fed], device=device)
-        mask = torch.tensor([[0] * (width - len(run)) + [1] * len(run) for run in fed], device=device)
         drawing = Drawing(rows, self._vocabulary, sampling)
-        try:
-            with torch.inference_mode():
-                self._model.generate(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    max_new_tokens=steps,
-                    do_sample=False,
-                    pad_token_id=pad,
-                    logits_processor=LogitsProcessorList([drawing]),
-                    stopping_criteria=StoppingCriteriaList([drawing.finished]),
-                )
-        except torch.OutOfMemoryError:
-            why = f"out of memory with {len(rows)} sequences of {width} + {steps} tokens; lower sample.parallel"
-            raise SreError(why, file=self.path) from None
+        self._model.generate(
+            input_ids=torch.tensor([[pad] * (width - len(run)) + run for run in fed], device=device),
+            attention_mask=torch.tensor([[0] * (width - len(run)) + [1] * len(run) for run in fed], device=device),
+            max_new_tokens=steps,
+            do_sample=False,
+            pad_token_id=pad,
+            logits_processor=LogitsProcessorList([drawing]),
+            stopping_criteria=StoppingCriteriaList([drawing.finished]),
+        )
 
     def _answer(self, questions: list[Question], sampling: Sampling) -> Iterator[Completion]:
         """The most probable choice of each question. Only choices that can still win are run."""

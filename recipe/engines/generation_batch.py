@@ -1,5 +1,4 @@
-"""What TorchGenerator does between two passes of `model.generate`: a logits processor that moves every row of a batch
-one token on.
+"""What TorchGenerator does between two passes of the model: every row of a batch moves one token on.
 
 It sees the raw logits: it draws, records, stops at a label and leads on to a forced one, with no second pass. It runs
 no model and renders no prompt. See scheduler.py for the same on llama.cpp.
@@ -113,37 +112,43 @@ class Question:
 
 
 class Drawing:
-    """The logits processor of one batch: leaves each row the one token that must come next."""
+    """Takes every row of one batch one token on, from the logits; also a logits processor for `model.generate`.
+
+    rows: those of the batch that are still run, in order; whoever leaves finished ones behind sets it.
+    """
 
     def __init__(self, rows: list[Row], vocabulary: Vocabulary, sampling: Sampling) -> None:
-        self._rows, self._vocabulary, self._sampling = rows, vocabulary, sampling
+        self.rows, self._vocabulary, self._sampling = rows, vocabulary, sampling
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Raw logits [rows, vocabulary] -> -inf everywhere but at each row's next token."""
-        logits = scores.float()
+    def draw(self, logits: torch.Tensor) -> list[int]:
+        """Raw logits [rows, vocabulary] -> the token that comes next in each row (any, where it is complete)."""
+        logits = logits.float()
         if not bool(torch.isfinite(logits.amax(dim=1)).all()):
             raise SreError("the model's logits are not finite numbers: its weights are damaged")
         drawn = self._draw(logits)
         at_drawn = logits.gather(1, drawn[:, None])[:, 0] - logits.logsumexp(dim=1)
-        following = [
+        return [
             token if row.finish else self._advance(row, token, logprob, logits[index])
             for index, (row, token, logprob) in enumerate(
-                zip(self._rows, drawn.tolist(), at_drawn.tolist(), strict=True)
+                zip(self.rows, drawn.tolist(), at_drawn.tolist(), strict=True)
             )
         ]
-        chosen = torch.tensor(following, device=scores.device)[:, None]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Raw logits [rows, vocabulary] -> -inf everywhere but at each row's next token."""
+        chosen = torch.tensor(self.draw(scores), device=scores.device)[:, None]
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
 
     def finished(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         """The stopping criterion: which rows are complete, [rows]."""
-        return torch.tensor([bool(row.finish) for row in self._rows], device=input_ids.device)
+        return torch.tensor([bool(row.finish) for row in self.rows], device=input_ids.device)
 
     def _draw(self, logits: torch.Tensor) -> torch.Tensor:
         """A token of each row from softmax(logits / temperature), or its first greatest logit: [rows]."""
         if self._sampling.temperature == 0:
             return logits.argmax(dim=1)
-        draws = [not (row.finish or row.script or row.forced) for row in self._rows]
-        uniforms = [row.uniforms.random() if free else 0.0 for row, free in zip(self._rows, draws, strict=True)]
+        draws = [not (row.finish or row.script or row.forced) for row in self.rows]
+        uniforms = [row.uniforms.random() if free else 0.0 for row, free in zip(self.rows, draws, strict=True)]
         running = (logits / self._sampling.temperature).softmax(dim=1).cumsum(dim=1, dtype=torch.float64)
         total = running[:, -1:].contiguous()
         targets = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None] * total

@@ -33,13 +33,22 @@ def float32() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True, params=["decoder", "generate"])
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Both ways of running a model: our own decoder, and transformers' `generate`."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "generate":
+            patch.setattr("recipe.engines.generation.can_decode", lambda model: False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def folder(models: Callable[..., Path]) -> Path:
     return models("llama")
 
 
 @pytest.fixture(scope="module")
-def judge(folder: Path) -> Iterator[TorchGenerator]:
+def judge(folder: Path, way: None) -> Iterator[TorchGenerator]:
     with opened(folder) as generator:
         yield generator
 

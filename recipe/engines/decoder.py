@@ -1,0 +1,168 @@
+"""Decoding on PyTorch without `model.generate`, for models of plain attention (grouped_attention.py names them).
+
+A prompt is prefilled once and forked into the rows that go on from it. The KV cache has its full length from the
+start, so that a step is always the same kernels on the same memory: on a GPU they are recorded once as a CUDA graph
+and replayed, which takes a small model's step from the time Python needs to launch them to the time they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from recipe.engines.grouped_attention import NAME
+
+# Tokens of one prefill: as many prompts as fit, padded to the longest of them.
+PREFILL = 32_768
+# PyTorch's attention wants a mask whose rows begin at such multiples.
+ALIGNED = 16
+# A graph costs some three steps to record.
+WORTH_RECORDING = 8
+# Rotary embeddings whose angles depend on nothing but the place: the others look at the longest text first.
+_FIXED_ANGLES = ("default", "linear", "llama3", "yarn")
+
+
+class Decoder:
+    """The rows of one batch, token by token: `logits` holds what follows `fed`, `step` takes each row one token on.
+
+    fed: the tokens of each row so far; rows fed alike share their prefill. steps: the most tokens that follow, the
+    last of which needs no pass. pad: any token. record: replay a CUDA graph where the model allows one.
+    """
+
+    def __init__(self, model: Any, fed: Sequence[Sequence[int]], *, steps: int, pad: int, record: bool) -> None:
+        weight = next(model.parameters())
+        self._model, self._device = model, weight.device
+        self._record = record and self._device.type == "cuda" and _can_record(model)
+        self._graph: Any = None
+        self._replayed: Any = None
+        self._left = steps - 1
+        self._place = max(map(len, fed))
+        self._capacity = -(-(self._place + steps) // ALIGNED) * ALIGNED
+        self._cache: Any = None
+        self.logits = self._prefill(fed, pad)
+        lengths = torch.tensor([len(run) for run in fed], device=self._device)
+        begins = self._place - lengths
+        places = torch.arange(self._capacity, device=self._device)
+        seen = (places >= begins[:, None]) & (places < self._place)
+        hidden = torch.finfo(self.logits.dtype).min
+        self._mask = torch.where(seen, 0.0, hidden).to(self.logits.dtype)[:, None, None]
+        self._ids = torch.full((len(fed), 1), pad, device=self._device)
+        self._positions = lengths[:, None].clone()
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Feed one token a row; returns the logits of the next, [rows, vocabulary], good until the next call."""
+        self._ids.copy_(torch.tensor(tokens, device=self._device)[:, None])
+        self._mask[..., self._place] = 0.0
+        if self._record and self._graph is None and self._left >= WORTH_RECORDING:
+            self._capture()
+        if self._graph is None:
+            logits = self._forward()
+        else:
+            self._graph.replay()
+            logits = self._replayed
+        self._place += 1
+        self._left -= 1
+        self._positions += 1
+        return logits
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only."""
+        index = torch.tensor(rows, device=self._device)
+        self._graph = self._replayed = None
+        for layer in self._cache.layers:
+            layer.keys, layer.values = layer.keys[index], layer.values[index]
+        self._mask, self._ids, self._positions = self._mask[index], self._ids[index], self._positions[index]
+
+    def _prefill(self, fed: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
+        """Fill the cache and return the logits after each row's tokens, [rows, vocabulary]."""
+        from transformers import Cache, DynamicCache
+        from transformers.cache_utils import StaticLayer
+
+        rows_of: dict[tuple[int, ...], list[int]] = {}
+        for row, run in enumerate(fed):
+            rows_of.setdefault(tuple(run), []).append(row)
+        logits: list[torch.Tensor] = []
+        order: list[int] = []
+        for runs in _chunks(sorted(rows_of, key=len, reverse=True)):
+            width = len(runs[0])
+            ids = torch.tensor([[pad] * (width - len(run)) + list(run) for run in runs], device=self._device)
+            mask = torch.tensor([[0] * (width - len(run)) + [1] * len(run) for run in runs], device=self._device)
+            # DynamicCache() knows of no windows, which the models here don't have.
+            prefilled = DynamicCache()
+            positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+            output = self._model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=prefilled,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            rows = torch.tensor([row for run in runs for row in rows_of[run]], device=self._device)
+            source = torch.tensor([k for k, run in enumerate(runs) for _ in rows_of[run]], device=self._device)
+            if self._cache is None:
+                self._cache = Cache(layers=[StaticLayer(self._capacity) for _ in prefilled.layers])
+                for layer, short in zip(self._cache.layers, prefilled.layers, strict=True):
+                    shape = (len(fed), *short.keys.shape[1:])
+                    layer.lazy_initialization(short.keys[:1].expand(shape), short.values[:1].expand(shape))
+                    layer.cumulative_length.fill_(self._place)
+            for layer, short in zip(self._cache.layers, prefilled.layers, strict=True):
+                begin = self._place - width
+                layer.keys[rows, :, begin : self._place] = short.keys[source]
+                layer.values[rows, :, begin : self._place] = short.values[source]
+            logits.append(output.logits[:, -1][source])
+            order += rows.tolist()
+        back = torch.tensor(order, device=self._device).argsort()
+        return torch.cat(logits)[back]
+
+    def _forward(self) -> torch.Tensor:
+        output = self._model(
+            input_ids=self._ids,
+            attention_mask=self._mask,
+            position_ids=self._positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+    def _capture(self) -> None:
+        """Record one step. What the unrecorded one before it writes is overwritten by the first replay."""
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            self._forward()
+        torch.cuda.current_stream().wait_stream(aside)
+        for layer in self._cache.layers:
+            layer.cumulative_length.fill_(self._place)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._replayed = self._forward()
+
+
+def can_decode(model: Any) -> bool:
+    """Whether a model is one of those: grouped decoding was put in, and no layer sees but a window."""
+    from transformers import StaticCache
+
+    config = model.config
+    if config._attn_implementation != NAME:
+        return False
+    return not any(layer.is_sliding for layer in StaticCache(config=config, max_cache_len=ALIGNED).layers)
+
+
+def _can_record(model: Any) -> bool:
+    """4-bit products and angles that depend on the longest text decide on the CPU what to launch."""
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    return rope.get("rope_type", "default") in _FIXED_ANGLES and not getattr(model, "is_loaded_in_4bit", False)
+
+
+def _chunks(runs: Sequence[tuple[int, ...]]) -> Iterator[Sequence[tuple[int, ...]]]:
+    """Runs (longest first) in groups of at most PREFILL tokens, padding counted, at least one a group."""
+    begin = 0
+    while begin < len(runs):
+        end = begin + max(1, PREFILL // max(1, len(runs[begin])))
+        yield runs[begin:end]
+        begin = end
