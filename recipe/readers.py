@@ -18,7 +18,7 @@ from typing import Any
 
 from recipe.errors import SreError
 from recipe.resources import resource
-from recipe.rows import Task
+from recipe.rows import TASKS, Task
 
 SEED_DATA = "seed-data"
 STDIN = "-"
@@ -70,7 +70,7 @@ def open_rows(source: str | Path, task: Task | None, split: str, columns: Set[st
 
 
 def _files_of(folder: Path, task: Task | None, split: str) -> list[Path]:
-    """<split>.jsonl, or shards <split>-*.parquet (also in data/), or in <split>/ <task>.jsonl, else all."""
+    """<split>.jsonl, or shards <split>-*.parquet (also in data/), or in <split>/ the tasks' files, else all."""
 
     def readable(where: Path, pattern: str) -> list[Path]:
         return sorted(p for p in where.glob(pattern) if p.suffix.lower() in _READERS and p.is_file())
@@ -78,7 +78,7 @@ def _files_of(folder: Path, task: Task | None, split: str) -> list[Path]:
     inside = folder / split
     places = (
         [*readable(folder, f"{split}.*"), *readable(folder, f"{split}-*")],
-        readable(inside, f"{task}.*") if task else [],
+        [file for name in ((task,) if task else TASKS) for file in readable(inside, f"{name}.*")],
         readable(inside, "*"),
         readable(folder / "data", f"{split}-*"),
         readable(folder / "data", f"*/{split}.*"),
