@@ -104,6 +104,9 @@ VARIANTS = {variant.name: variant for variant in _ALL}
 
 # (first, second) of the differences reported beside every row's from `sft`.
 COMPARED = (
+    ("j1", "j2"),
+    ("j2", "j3"),
+    ("j3", "j4"),
     ("one-sample", "self-consistency"),
     ("sft-label-only", "self-consistency-label-only"),
     ("sft-prompted-label-only", "sre-prompted-label-only"),

@@ -105,16 +105,23 @@ def _list_rows(context: click.Context, _: click.Parameter, wanted: bool) -> None
         "sre experiment seed-data                       the recipe over three random seeds",
         "sre experiment seed-data self-consistency margin-0 margin-1 margin-2 --seeds 0",
         "sre experiment my.toml sft j2 --set data.pointwise=my-data --run-dir runs/mine",
+        "sre experiment real-judgments --tables         of the verdicts that are there; runs no model",
     )
 )
 @click.argument("preset")
 @click.argument("rows", nargs=-1, metavar="[ROW]...")
+@click.option("--tables", is_flag=True, help="Only write the tables of what was measured in the folder.")
 @click.option("--seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True, help="May be repeated.")
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_rows, help="Tell all rows.")
 @run_dir_option
 @set_option
 def experiment(
-    preset: str, rows: tuple[str, ...], seeds: tuple[int, ...], run_dir: Path | None, overrides: tuple[str, ...]
+    preset: str,
+    rows: tuple[str, ...],
+    tables: bool,
+    seeds: tuple[int, ...],
+    run_dir: Path | None,
+    overrides: tuple[str, ...],
 ) -> None:
     """Measure baselines and ablations beside the recipe, over random seeds.
 
@@ -123,10 +130,15 @@ def experiment(
     folder, so rows can be added by further calls. results.json and results.md are written there.
     """
     from recipe.config import load
-    from recipe.experiments import run_experiment
+    from recipe.experiments import Experiment, run_experiment, write_results
 
     folder = run_dir or Path("runs") / load(preset, overrides).name
-    results = run_experiment(preset, rows, seeds, folder, overrides)
+    if tables and rows:
+        raise SreError("it tells of all rows that were measured; name none", field="--tables")
+    if tables:
+        results = write_results(Experiment(preset, overrides, folder), {})
+    else:
+        results = run_experiment(preset, rows, seeds, folder, overrides)
     from recipe.evaluation.report import show_experiment
 
     show_experiment(results, console())
