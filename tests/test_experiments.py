@@ -189,3 +189,19 @@ def test_the_command_lists_all_rows():
     found = CliRunner().invoke(main, ["experiment", "--list"])
     assert found.exit_code == 0
     assert [line.split()[0] for line in found.output.splitlines()] == list(VARIANTS)
+
+
+def test_the_tables_come_from_verdicts_alone(sources, folder, tmp_path):
+    shutil.copytree(folder / "seed-0" / "evaluation", tmp_path / "seed-0" / "evaluation")
+    shutil.copy(folder / "seed-0" / "config.toml", tmp_path / "seed-0")
+    command = ["experiment", "tiny", "--tables", "--run-dir", str(tmp_path)]
+    settings = [part for setting in sources for part in ("--set", setting)]
+    result = CliRunner().invoke(main, [*command, *settings])
+    assert result.exit_code == 0, result.output
+    found, whole = (read_json(path / "results.json") for path in (tmp_path, folder))
+    assert [found["models"][name] for name in ("seed", "sft", "j1")] == [
+        whole["models"][name] for name in ("seed", "sft", "j1")
+    ]
+    assert sorted(path.name for path in (tmp_path / "seed-0").iterdir()) == ["config.toml", "evaluation"]
+    refused = CliRunner().invoke(main, [*command, "sft", *settings])
+    assert (refused.exit_code, "--tables" in refused.output) == (2, True)

@@ -59,11 +59,11 @@ def test_the_readme_shows_the_tables_of_real_judgments(aspect: str) -> None:
     assert parts[parts.index(f"Test rows of {aspect}") + 1].strip() in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("judge", ["seed", "sft"])
+@pytest.mark.parametrize("judge", ["seed", "sft", "j1", "j2"])
 def test_the_figures_of_real_judgments_are_those_of_the_verdicts(judge: str) -> None:
     results = read_json(REAL / "results.json")
     files = sorted(REAL.glob(f"seed-*/evaluation/{judge}/judgements.jsonl"))
-    assert len(files) == (3 if judge == "sft" else 1)
+    assert len(files) == (1 if judge == "seed" else 3)
     verdicts = [verdict for file in files for verdict in as_written(list(map(Judgement.from_json, read_jsonl(file))))]
     for aspect, ids in read_json(REAL / "test-rows.json").items():
         of_aspect = set(ids)

@@ -26,6 +26,7 @@ _VARIABLES = {
 _INK, _MUTED, _LINE, _FIRST, _SECOND = _VARIABLES
 _COLUMNS = 5
 _OF_INTERVALS = 3  # wider: their rows are named beside them
+_NOISY = 40  # points of a line from which its running mean tells more
 # Inches: a panel, the space before the first, from one to the next, from row to row, and above a panel.
 _WIDTH, _HEIGHT, _LEFT, _STEP, _ROW, _ABOVE = 1.38, 1.0, 0.5, 1.76, 1.7, 0.24
 _STYLE = {
@@ -135,7 +136,10 @@ def line_panels(
     y: str,
     square: bool = False,
 ) -> str:
-    """Panels of lines side by side, each on its own scale; square: both axes 0 to 1, with the diagonal."""
+    """Panels of lines side by side, each on its own scale; square: both axes 0 to 1, with the diagonal.
+
+    A long line is drawn pale, its running mean over it.
+    """
     with _figure(len(panels), name, title) as (axes, out):
         for index, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
             _frame(ax, panel.title, x, y if index % _COLUMNS == 0 else "")
@@ -148,11 +152,21 @@ def line_panels(
                 ax.tick_params(labelleft=index % _COLUMNS == 0)
             for line in panel.lines:
                 colour = _SECOND if line.second else _FIRST
-                style = {"marker": "o", "markersize": 3} if line.dots or square else {}
+                style: dict[str, Any] = {"marker": "o", "markersize": 3} if line.dots or square else {}
+                if not style and len(line.points) >= _NOISY:
+                    ax.plot(*zip(*_smooth(line.points), strict=True), color=colour, linewidth=1.1)
+                    style = {"alpha": 0.25}
                 ax.plot(*zip(*line.points, strict=True), color=colour, linewidth=0 if line.dots else 1.1, **style)
             if panel.note:
                 ax.text(0.04, 0.96, panel.note, transform=ax.transAxes, va="top", color=_MUTED)
     return out[0]
+
+
+def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The running mean of y over a tenth of the points, fewer at the ends."""
+    half = len(points) // 20
+    windows = (points[max(0, k - half) : k + half + 1] for k in range(len(points)))
+    return [(x, sum(y for _, y in window) / len(window)) for (x, _), window in zip(points, windows, strict=True)]
 
 
 def interval_panels(panels: Sequence[Intervals], *, name: str, title: str) -> str:

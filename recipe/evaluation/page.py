@@ -164,13 +164,13 @@ def costs_table(run: RunData) -> Table:
         if marker is None or "finished" not in marker:
             rows.append((stage, *((NOT_RUN if marker is None else "unfinished",) * 3)))
             continue
-        memory = f"{marker['peak_rss_mb']:,} MiB"
+        memory = f"{marker['peak_rss_mb']:,} MiB" if "peak_rss_mb" in marker else "not recorded"
         rows.append(
             (stage, duration(marker["wall_s"]), f"{marker['tokens']:,}" if marker["tokens"] else "none", memory)
         )
     finished = [marker for marker in run.stages.values() if "finished" in marker]
     total = duration(sum(marker["wall_s"] for marker in finished))
-    most = max((marker["peak_rss_mb"] for marker in finished), default=0)
+    most = max((marker.get("peak_rss_mb", 0) for marker in finished), default=0)
     rows.append(("all finished stages", total, f"{sum(m['tokens'] for m in finished):,}", f"{most:,} MiB"))
     return Table(("stage", "wall time", "tokens", "peak memory"), rows)
 
@@ -279,7 +279,10 @@ def _verdicts(group: Group, task: Task) -> dict[str, list[Judgement] | None]:
 def _about(group: Group) -> dict[str, Any]:
     run = group.runs[0]
     config = run.config
-    versions: dict[str, str] = next((m["versions"] for m in run.stages.values() if "versions" in m), {})
+    versions: dict[str, dict[str, None]] = {}  # of several machines' stages all, in order
+    for marker in run.stages.values():
+        for name, version in marker.get("versions", {}).items():
+            versions.setdefault(name, {})[version] = None
     return {
         "title": group.title,
         "facts": {
@@ -287,7 +290,7 @@ def _about(group: Group) -> dict[str, Any]:
             "training data": " and ".join(dict.fromkeys((config.data.pointwise, config.data.pairwise))),
             "curation": f"{config.curate.method}, margin {config.curate.margin}",
             "random seeds": ", ".join(str(run.config.seed) for run in group.runs),
-            "made with": ", ".join(f"{name} {version}" for name, version in versions.items()) or NOT_RUN,
+            "made with": ", ".join(f"{name} {' and '.join(each)}" for name, each in versions.items()) or NOT_RUN,
         },
         "problem": next((run.problem for run in group.runs if run.problem), ""),
     }

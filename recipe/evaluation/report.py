@@ -195,7 +195,8 @@ def stages_table(stages: Mapping[str, Any]) -> Table:
             table.add_row(name, "unfinished", "", "", "")
             continue
         state = f"from {stage['from']}" if "from" in stage else "done"
-        table.add_row(name, state, f"{stage['wall_s']:.1f} s", f"{stage['tokens']:,}", f"{stage['peak_rss_mb']:,} MiB")
+        memory = f"{stage['peak_rss_mb']:,} MiB" if "peak_rss_mb" in stage else ""
+        table.add_row(name, state, f"{stage['wall_s']:.1f} s", f"{stage['tokens']:,}", memory)
     total = sum(stage.get("wall_s", 0) for stage in stages.values() if "from" not in stage)
     table.add_row("all", "", f"{total:.1f} s", "", "", style="bold")
     return table

@@ -5,7 +5,6 @@ Whatever isn't there is None, so that a page can say "not run".
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,7 @@ from typing import Any
 from recipe.config import Config
 from recipe.evaluation.benchmarks import FORCED, differences, figures, read_judgements
 from recipe.rows import Example, Judgement
-from recipe.run import RunFolder, read_json, read_jsonl
+from recipe.run import RunFolder, read_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,23 +74,18 @@ class RunData:
         {"inputs", "samples", "malformed", "right", "pairs", "pairs_per_input": {n pairs: n inputs}, "dropped":
         {reason: n inputs}, "labels": {task: {"chosen>rejected": n}}}; right counts the samples with the true label.
         """
-        if "finished" not in self.stages.get(f"iter-{t}:curate", {}):
+        sampled, curated = (self.stages.get(f"iter-{t}:{name}", {}) for name in ("sample", "curate"))
+        if "finished" not in curated:
             return None
-        folder = self.path / f"iter-{t}"
-        samples = read_jsonl(folder / "samples.jsonl")
-        pairs = Counter(row["example_id"] for row in read_jsonl(folder / "preferences.jsonl"))
-        inputs = {row["example_id"] for row in samples}
-        per_input = Counter(pairs[name] for name in inputs)
-        dropped = Counter(row["reason"] for row in read_jsonl(folder / "dropped.jsonl"))
         return {
-            "inputs": len(inputs),
-            "samples": len(samples),
-            "malformed": sum(row["label"] is None for row in samples),
-            "right": sum(row["label"] is not None and row["label"] == row["truth"] for row in samples),
-            "pairs": pairs.total(),
-            "pairs_per_input": dict(sorted(per_input.items())),
-            "dropped": dict(dropped.most_common()),
-            "labels": self.stages[f"iter-{t}:curate"]["labels"],
+            "inputs": sampled["examples"],
+            "samples": sampled["judgements"],
+            "malformed": sampled["malformed"],
+            "right": sampled["right"],
+            "pairs": curated["pairs"],
+            "pairs_per_input": {int(pairs): inputs for pairs, inputs in curated["pairs_per_input"].items()},
+            "dropped": curated["dropped"],
+            "labels": curated["labels"],
         }
 
 

@@ -273,10 +273,13 @@ def run_curate(
     preferences, dropped = curate(judgements, settings, assessments, seed=seed)
     write_jsonl(folder / "dropped.jsonl", [row.__dict__ for row in dropped])
     write_jsonl(folder / "preferences.jsonl", [preference.to_json() for preference in preferences])
+    pairs = Counter(preference.example_id for preference in preferences)
+    per_input = Counter(pairs[name] for name in dict.fromkeys(judgement.example_id for judgement in judgements))
     return {
         "pairs": len(preferences),
-        "inputs_used": len({preference.example_id for preference in preferences}),
-        "dropped": dict(Counter(row.reason for row in dropped)),
+        "inputs_used": len(pairs),
+        "pairs_per_input": {str(count): inputs for count, inputs in sorted(per_input.items())},
+        "dropped": dict(Counter(row.reason for row in dropped).most_common()),
         "labels": _label_pairs(preferences),
     }
 

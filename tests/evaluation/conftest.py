@@ -15,6 +15,7 @@ from recipe.judge.judge import Judge
 from recipe.rows import TASKS, Judgement
 from recipe.run import write_json, write_jsonl
 from recipe.stages.curate import Assessments, run_curate
+from recipe.stages.sample import count
 from recipe.verdict import format_verdict
 
 HOSTILE = "<script>alert('x')</script> & $x_1$"
@@ -61,7 +62,7 @@ def write_run(folder, data, *, judges=("seed", "sft", "j1", "j2"), iterations=(1
                 for k, label in enumerate(labels)
             ]
         write_jsonl(place / "samples.jsonl", [row.to_json() for row in found])
-        return {"found": [row.to_json() for row in found]}
+        return count(found)
 
     def curate(place):
         found = [Judgement.from_json(json.loads(line)) for line in (place / "samples.jsonl").open()]

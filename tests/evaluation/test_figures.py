@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from recipe.errors import SreError
-from recipe.evaluation.figures import Bars, Line, Lines, bar_panels, line_panels
+from recipe.evaluation.figures import Bars, Line, Lines, _smooth, bar_panels, line_panels
 
 BARS = [Bars("SFT", {"1": 0.25, "2": 0.5, "?": 0.25}, {"1": 0.5, "2": 0.5}, strong="?"), Bars("J1", None)]
 
@@ -61,6 +61,17 @@ def test_lines_and_dots_are_drawn_and_an_empty_panel_says_why():
     svg = line_panels(panels, name="loss", title="loss", x="step", y="loss")
     assert {"not recorded", "not run", "step", "loss"} <= set(texts(svg))
     assert "var(--second)" in svg
+
+
+def test_a_long_line_is_pale_under_its_running_mean():
+    def svg(points: int) -> str:
+        line = Line([(k, float(k % 2)) for k in range(points)])
+        return line_panels([Lines("a", [line])], name="loss", title="loss", x="step", y="loss")
+
+    assert "opacity: 0.25" not in svg(39)
+    assert "opacity: 0.25" in svg(40)
+    assert _smooth([(k, float(k % 2)) for k in range(40)])[20] == (20, pytest.approx(2 / 5))
+    assert [y for _, y in _smooth([(k, 3.0) for k in range(40)])] == pytest.approx([3.0] * 40)
 
 
 def test_more_panels_than_a_row_holds_go_on_in_the_next():
