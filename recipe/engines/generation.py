@@ -24,7 +24,6 @@ from recipe.engines.base import Completion, Generator, Quantization, Request, Sa
 from recipe.engines.decoder import Decoder, can_decode
 from recipe.engines.drawing import stream
 from recipe.engines.generation_batch import Drawing, Question, Row, Vocabulary
-from recipe.engines.grouped_attention import decode_grouped
 from recipe.engines.labels import LabelPlaces
 from recipe.engines.loading import free_memory
 from recipe.errors import SreError
@@ -258,19 +257,12 @@ def _load(model: Path, adapter: Path | None, quantization: Quantization, context
     wanted = engine == "unsloth" or (engine == "auto" and (gpu or "unsloth" in sys.modules))
     if wanted and (engine == "unsloth" or importlib.util.find_spec("unsloth")):
         try:
-            from recipe.engines.unsloth import load_for_inference
+            from recipe.engines import unsloth
 
-            return load_for_inference(model, adapter, quantization=quantization, max_length=context)
+            return unsloth.load_for_inference(model, adapter, quantization=quantization, max_length=context)
         except ImportError as error:
             if engine == "unsloth":
                 raise SreError(f"Unsloth can't be imported ({error}); see `sre doctor`") from None
-    from transformers import AutoTokenizer
+    from recipe.engines.transformers import load_for_inference
 
-    from recipe.engines.transformers import TransformersEngine, load_base
-
-    if adapter:
-        loaded, tokenizer = TransformersEngine().load(model, adapter=adapter, quantization=quantization)
-    else:
-        loaded, tokenizer = load_base(model, quantization), AutoTokenizer.from_pretrained(model)
-    decode_grouped(loaded.get_base_model() if adapter else loaded)
-    return (loaded.to("cuda") if gpu and quantization == "none" else loaded), tokenizer
+    return load_for_inference(model, adapter, quantization)

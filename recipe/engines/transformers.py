@@ -49,6 +49,22 @@ class TransformersEngine:
         return peft_model, tokenizer
 
 
+def load_for_inference(model: Path, adapter: Path | None, quantization: Quantization) -> tuple[Any, Any]:
+    """(model, tokenizer) that decode: on the GPU where there is one, with grouped heads where the model has them."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from recipe.engines.grouped_attention import decode_grouped
+
+    if adapter:
+        loaded, tokenizer = TransformersEngine().load(model, adapter=adapter, quantization=quantization)
+    else:
+        loaded, tokenizer = load_base(model, quantization), AutoTokenizer.from_pretrained(model)
+    decode_grouped(loaded.get_base_model() if adapter else loaded)
+    move = torch.cuda.is_available() and quantization == "none"
+    return (loaded.to("cuda") if move else loaded).eval(), tokenizer
+
+
 def load_base(model: Path, quantization: Quantization) -> Any:
     """The causal language model in `model`, in NF4 or in the machine's 16-bit type. Raises SreError if it isn't one."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
