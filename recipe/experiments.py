@@ -119,7 +119,8 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
     runs = [experiment.run(name, seed) for name in VARIANTS for seed in experiment.seeds()]
     runs = [run for run in runs if run.measured]
     if not runs:
-        raise SreError("no row could be measured: " + "; ".join(problems.values()), file=experiment.folder)
+        why = "; ".join(problems.values()) or "nothing was measured here with these settings"
+        raise SreError(f"no row to tell of: {why}", file=experiment.folder)
     base, job = load(experiment.preset, experiment.overrides), Job(runs[0].config, runs[0].path)
     rows = [row for task in TASKS for row in job.rows("test", task)]
     measured = _verdicts(runs, rows)

@@ -150,11 +150,11 @@ def test_seeds_are_pooled_the_seed_model_is_measured_once_and_the_rest_was_not_r
 def test_settings_of_rows_follow_those_of_the_experiment(tmp_path):
     experiment = Experiment("real-judgments", ("iterations=3", "curate.max_pairs=100"), tmp_path)
     single = experiment.run("single-stage-dpo", 0)
-    assert single.config.sample.inputs == (160 * 3,)
+    assert single.config.sample.inputs == (1000 + 700 + 700,)
     assert (single.config.iterations, single.config.curate.max_pairs, single.judge) == (1, 300, "j1")
-    assert experiment.run("margin-1", 2).path == tmp_path / "margin-1" / "seed-2"
-    # The preset's own margin is 2, and three iterations make J_3 too: nothing to run twice.
-    for name in ("margin-2", "sft", "j1", "j3"):
+    assert experiment.run("margin-2", 2).path == tmp_path / "margin-2" / "seed-2"
+    # The preset's own margin is 1, and three iterations make J_3 too: nothing to run twice.
+    for name in ("margin-1", "sft", "j1", "j3"):
         assert experiment.run(name, 2).path == tmp_path / "seed-2"
     assert experiment.run("j4", 0).config.iterations == 4
     assert experiment.run("dpo-without-sft", 0).judge == "j3"

@@ -15,12 +15,12 @@ import torch
 from recipe.engines.grouped_attention import NAME
 
 # Tokens of one prefill: as many prompts as fit, padded to the longest of them.
-PREFILL = 32_768
+PREFILL = 8_192
 # PyTorch's attention wants a mask whose rows begin at such multiples.
 ALIGNED = 16
 # A graph costs some three steps to record.
 WORTH_RECORDING = 8
-# Rotary embeddings whose angles depend on nothing but the place: the others look at the longest text first.
+# Rotary embeddings whose angles depend on nothing but the place; those of the others change with the longest text.
 _FIXED_ANGLES = ("default", "linear", "llama3", "yarn")
 
 
@@ -28,13 +28,13 @@ class Decoder:
     """The rows of one batch, token by token: `logits` holds what follows `fed`, `step` takes each row one token on.
 
     fed: the tokens of each row so far; rows fed alike share their prefill. steps: the most tokens that follow, the
-    last of which needs no pass. pad: any token. record: replay a CUDA graph where the model allows one.
+    last of which needs no pass. pad: any token. record: on a GPU, replay each step as a CUDA graph (not in NF4, whose
+    products decide on the CPU what to launch).
     """
 
     def __init__(self, model: Any, fed: Sequence[Sequence[int]], *, steps: int, pad: int, record: bool) -> None:
-        weight = next(model.parameters())
-        self._model, self._device = model, weight.device
-        self._record = record and self._device.type == "cuda" and _can_record(model)
+        self._model, self._device = model, next(model.parameters()).device
+        self._record = record and self._device.type == "cuda"
         self._graph: Any = None
         self._replayed: Any = None
         self._left = steps - 1
@@ -42,14 +42,14 @@ class Decoder:
         self._capacity = -(-(self._place + steps) // ALIGNED) * ALIGNED
         self._cache: Any = None
         self.logits = self._prefill(fed, pad)
-        lengths = torch.tensor([len(run) for run in fed], device=self._device)
-        begins = self._place - lengths
-        places = torch.arange(self._capacity, device=self._device)
-        seen = (places >= begins[:, None]) & (places < self._place)
-        hidden = torch.finfo(self.logits.dtype).min
-        self._mask = torch.where(seen, 0.0, hidden).to(self.logits.dtype)[:, None, None]
-        self._ids = torch.full((len(fed), 1), pad, device=self._device)
-        self._positions = lengths[:, None].clone()
+        if self._left:
+            lengths = torch.tensor([len(run) for run in fed], device=self._device)
+            places = torch.arange(self._capacity, device=self._device)
+            seen = (places >= (self._place - lengths)[:, None]) & (places < self._place)
+            dtype = self._keys_dtype()
+            self._mask = torch.where(seen, 0.0, torch.finfo(dtype).min).to(dtype)[:, None, None]
+            self._ids = torch.full((len(fed), 1), pad, device=self._device)
+            self._positions = lengths[:, None].clone()
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """Feed one token a row; returns the logits of the next, [rows, vocabulary], good until the next call."""
@@ -77,45 +77,53 @@ class Decoder:
 
     def _prefill(self, fed: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
         """Fill the cache and return the logits after each row's tokens, [rows, vocabulary]."""
-        from transformers import Cache, DynamicCache
-        from transformers.cache_utils import StaticLayer
-
         rows_of: dict[tuple[int, ...], list[int]] = {}
         for row, run in enumerate(fed):
             rows_of.setdefault(tuple(run), []).append(row)
-        logits: list[torch.Tensor] = []
-        order: list[int] = []
+        logits, order = [], []
         for runs in _chunks(sorted(rows_of, key=len, reverse=True)):
-            width = len(runs[0])
-            ids = torch.tensor([[pad] * (width - len(run)) + list(run) for run in runs], device=self._device)
-            mask = torch.tensor([[0] * (width - len(run)) + [1] * len(run) for run in runs], device=self._device)
-            # DynamicCache() knows of no windows, which the models here don't have.
-            prefilled = DynamicCache()
-            positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-            output = self._model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=prefilled,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            rows = torch.tensor([row for run in runs for row in rows_of[run]], device=self._device)
-            source = torch.tensor([k for k, run in enumerate(runs) for _ in rows_of[run]], device=self._device)
+            rows = [row for run in runs for row in rows_of[run]]
+            source = [place for place, run in enumerate(runs) for _ in rows_of[run]]
+            logits.append(self._prefill_chunk(runs, rows, source, len(fed), pad))
+            order += rows
+        return torch.cat(logits)[torch.tensor(order, device=self._device).argsort()]
+
+    def _prefill_chunk(
+        self, runs: Sequence[tuple[int, ...]], rows: list[int], source: list[int], size: int, pad: int
+    ) -> torch.Tensor:
+        """One pass over `runs`: row rows[i] of `size` begins as runs[source[i]]. Returns the logits of these rows."""
+        from transformers import Cache, DynamicCache
+        from transformers.cache_utils import StaticLayer
+
+        width = len(runs[0])
+        ids = torch.tensor([[pad] * (width - len(run)) + list(run) for run in runs], device=self._device)
+        mask = torch.tensor([[0] * (width - len(run)) + [1] * len(run) for run in runs], device=self._device)
+        output = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+            past_key_values=DynamicCache(),  # it knows of no windows, which the models here don't have
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        to, taken = (torch.tensor(places, device=self._device) for places in (rows, source))
+        if self._left:
+            prefilled = output.past_key_values.layers
             if self._cache is None:
-                self._cache = Cache(layers=[StaticLayer(self._capacity) for _ in prefilled.layers])
-                for layer, short in zip(self._cache.layers, prefilled.layers, strict=True):
-                    shape = (len(fed), *short.keys.shape[1:])
+                self._cache = Cache(layers=[StaticLayer(self._capacity) for _ in prefilled])
+                for layer, short in zip(self._cache.layers, prefilled, strict=True):
+                    shape = (size, *short.keys.shape[1:])
                     layer.lazy_initialization(short.keys[:1].expand(shape), short.values[:1].expand(shape))
                     layer.cumulative_length.fill_(self._place)
-            for layer, short in zip(self._cache.layers, prefilled.layers, strict=True):
-                begin = self._place - width
-                layer.keys[rows, :, begin : self._place] = short.keys[source]
-                layer.values[rows, :, begin : self._place] = short.values[source]
-            logits.append(output.logits[:, -1][source])
-            order += rows.tolist()
-        back = torch.tensor(order, device=self._device).argsort()
-        return torch.cat(logits)[back]
+            for layer, short in zip(self._cache.layers, prefilled, strict=True):
+                layer.keys[to, :, self._place - width : self._place] = short.keys[taken]
+                layer.values[to, :, self._place - width : self._place] = short.values[taken]
+        logits: torch.Tensor = output.logits[:, -1][taken]
+        return logits
+
+    def _keys_dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self._cache.layers[0].keys.dtype
+        return dtype
 
     def _forward(self) -> torch.Tensor:
         output = self._model(
@@ -144,19 +152,16 @@ class Decoder:
 
 
 def can_decode(model: Any) -> bool:
-    """Whether a model is one of those: grouped decoding was put in, and no layer sees but a window."""
+    """Whether a model is one of those: grouped decoding was put in, no layer sees but a window, and what was written
+    keeps its angles."""
     from transformers import StaticCache
 
     config = model.config
     if config._attn_implementation != NAME:
         return False
-    return not any(layer.is_sliding for layer in StaticCache(config=config, max_cache_len=ALIGNED).layers)
-
-
-def _can_record(model: Any) -> bool:
-    """4-bit products and angles that depend on the longest text decide on the CPU what to launch."""
-    rope = getattr(model.config, "rope_parameters", None) or {}
-    return rope.get("rope_type", "default") in _FIXED_ANGLES and not getattr(model, "is_loaded_in_4bit", False)
+    angles = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    layers = StaticCache(config=config, max_cache_len=ALIGNED).layers
+    return angles in _FIXED_ANGLES and not any(layer.is_sliding for layer in layers)
 
 
 def _chunks(runs: Sequence[tuple[int, ...]]) -> Iterator[Sequence[tuple[int, ...]]]:

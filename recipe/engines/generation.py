@@ -1,8 +1,9 @@
 """The Generator on PyTorch: a Hugging Face folder and its LoRA adapter, on a GPU (or, slowly, on a CPU).
 
-`decoder.py` runs left-padded batches, each prompt prefilled once, and leaves finished rows behind; for a model it can't
-run (Unsloth's own, or one whose layers see a window) `model.generate` does, which prefills a prompt once a sample and
-again after every LAP tokens or so, when those that have not ended are gathered into fewer batches.
+`decoder.py` runs left-padded batches, each prompt of them prefilled once, and leaves finished rows behind; for a model
+it can't run (Unsloth's own, or a kind that grouped_attention.py doesn't name) `model.generate` does, which prefills a
+prompt once a sample, and again after every LAP tokens or so, when those that have not ended are gathered into fewer
+batches.
 `generation_batch.py` decides which token comes next, from the raw logits. Each row draws from its own stream (seed,
 request id, sample), as in llama.cpp's engine, and shares nothing with its batch but rounding: batches of another shape
 round logits otherwise, which can turn a near tie. The same call on the same machine gives the same batches.
@@ -33,7 +34,7 @@ LAP = 96
 """Tokens (up to twice as many) that `model.generate` draws before a batch's finished rows are left behind."""
 
 KEPT = 0.5
-"""The share of a batch's rows below which the finished ones are left behind (on a GPU that records a new graph)."""
+"""The share of a batch's rows at which the finished ones are left behind (on a GPU a new graph is recorded then)."""
 
 
 class TorchGenerator(Generator):
@@ -177,7 +178,7 @@ class TorchGenerator(Generator):
                     yield from (row for row in batch if row.finish)
                     going_on += [row for row in batch if not row.finish]
             for row in going_on:
-                row.steps -= LAP
+                row.steps -= LAP  # of `generate`: the decoder takes every row to its end
                 row.lead = len(row.tokens)  # fed with the prompt from here on
             left = going_on
 
@@ -196,6 +197,7 @@ class TorchGenerator(Generator):
                 tokens = [tokens[place] for place in left]
                 decoder.keep(left)
             logits = decoder.step(tokens)
+        assert all(row.finish for row in rows)
 
     def _run_generate(self, rows: list[Row], steps: int, sampling: Sampling) -> None:
         from transformers import LogitsProcessorList, StoppingCriteriaList

@@ -170,8 +170,9 @@ def costs_table(run: RunData) -> Table:
         )
     finished = [marker for marker in run.stages.values() if "finished" in marker]
     total = duration(sum(marker["wall_s"] for marker in finished))
-    most = max((marker.get("peak_rss_mb", 0) for marker in finished), default=0)
-    rows.append(("all finished stages", total, f"{sum(m['tokens'] for m in finished):,}", f"{most:,} MiB"))
+    most = max((marker["peak_rss_mb"] for marker in finished if "peak_rss_mb" in marker), default=None)
+    memory = "not recorded" if most is None else f"{most:,} MiB"
+    rows.append(("all finished stages", total, f"{sum(m['tokens'] for m in finished):,}", memory))
     return Table(("stage", "wall time", "tokens", "peak memory"), rows)
 
 

@@ -75,7 +75,7 @@ class RunData:
         {reason: n inputs}, "labels": {task: {"chosen>rejected": n}}}; right counts the samples with the true label.
         """
         sampled, curated = (self.stages.get(f"iter-{t}:{name}", {}) for name in ("sample", "curate"))
-        if "finished" not in curated:
+        if "finished" not in sampled or "finished" not in curated:
             return None
         return {
             "inputs": sampled["examples"],
@@ -83,7 +83,8 @@ class RunData:
             "malformed": sampled["malformed"],
             "right": sampled["right"],
             "pairs": curated["pairs"],
-            "pairs_per_input": {int(pairs): inputs for pairs, inputs in curated["pairs_per_input"].items()},
+            # Markers from before it was counted lack it.
+            "pairs_per_input": {int(pairs): inputs for pairs, inputs in curated.get("pairs_per_input", {}).items()},
             "dropped": curated["dropped"],
             "labels": curated["labels"],
         }

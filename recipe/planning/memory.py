@@ -113,7 +113,8 @@ def torch_sampling(work: Workload, shape: Shape, machine: Machine, *, answer: in
         adapter=4.0 * adapter,
         activations=2.0 * tokens * (3 * shape.hidden + 3 * shape.intermediate)
         + config.sample.parallel * shape.vocab * 12,
-        # transformers' cache grows by copying: one layer's keys and values stand there twice.
+        # One layer's keys and values stand there twice: transformers' cache grows by copying, our decoder copies the
+        # rows that go on.
         kv=shape.kv_bytes(int(tokens)) * (1 + 1 / shape.layers),
         runtime=runtime(config, machine),
     )

@@ -160,8 +160,8 @@ class _Planner:
         """Seconds to judge so many inputs `n` times each: prefill, then decoding."""
         prompt, completion = self.work.mean(counts)
         total, answer = sum(counts.values()), self.work.drawn(completion, most)
-        # llama.cpp runs a prompt once for all its samples, torch once for each.
-        prefills = total * (n if self.on_torch else 1)
+        # Unsloth runs a prompt once for each of its samples, the others once for all.
+        prefills = total * (n if self.on_torch and self.config.model.engine != "transformers" else 1)
         parallel = max(1, min(self.config.sample.parallel, total * n))
         machine = self.machine
         drawing = timing.decoding(

@@ -76,3 +76,14 @@ def test_models_of_plain_attention_only(models: Callable[..., Path]) -> None:
     assert can_decode(loaded)
     loaded.config.sliding_window = 8
     assert not can_decode(loaded)
+    loaded.config.sliding_window = None
+    loaded.config.rope_parameters = {**loaded.config.rope_parameters, "rope_type": "longrope"}
+    assert not can_decode(loaded)
+
+
+def test_one_token_needs_no_cache(model: Any) -> None:
+    with torch.inference_mode():
+        decoding = Decoder(model, PROMPTS, steps=1, pad=0, record=True)
+        for row, run in enumerate(PROMPTS):
+            torch.testing.assert_close(decoding.logits[row], of_a_pass(model, run), atol=1e-4, rtol=1e-4)
+    assert decoding._cache is None

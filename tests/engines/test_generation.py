@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from recipe.engines.base import Completion, Request, Sampling, completions_by_request
+from recipe.engines.decoder import Decoder
 from recipe.engines.generation import TorchGenerator
 from recipe.engines.labels import LabelPlaces
 from recipe.errors import SreError
@@ -29,17 +30,17 @@ def float32() -> Iterator[None]:
     """Compared with float32 passes, whatever this machine computes in."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("recipe.engines.transformers.compute_dtype", lambda: torch.float32)
-        patch.setattr("recipe.engines.generation.LAP", 5)  # so that texts take several
+        patch.setattr("recipe.engines.generation.LAP", 5)  # so that texts take several of `generate`
         yield
 
 
 @pytest.fixture(scope="module", autouse=True, params=["decoder", "generate"])
-def way(request: pytest.FixtureRequest) -> Iterator[None]:
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
     """Both ways of running a model: our own decoder, and transformers' `generate`."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "generate":
             patch.setattr("recipe.engines.generation.can_decode", lambda model: False)
-        yield
+        yield request.param
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def folder(models: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def judge(folder: Path, way: None) -> Iterator[TorchGenerator]:
+def judge(folder: Path, way: str) -> Iterator[TorchGenerator]:
     with opened(folder) as generator:
         yield generator
 
@@ -145,6 +146,23 @@ def test_samples_differ_and_come_again_whoever_their_neighbours_are(judge: Torch
         alone = by_id(other, requests[1:2], sampling)[QUESTIONS[1]]
     assert [c.token_ids for c in alone] == [c.token_ids for c in completions_by_request(first)[QUESTIONS[1]]]
     assert list(judge.generate(requests, Sampling(n=4, max_tokens=12, seed=8, logprobs=True))) != first
+
+
+def test_rows_that_have_ended_are_left_behind(folder: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = []
+    real = Decoder.keep
+    monkeypatch.setattr(Decoder, "keep", lambda self, rows: (left.append(len(rows)), real(self, rows))[1])
+    requests = [Request(question, ask(question)) for question in QUESTIONS]
+    sampling = Sampling(n=4, max_tokens=30, seed=3)
+    found = []
+    for parallel in (16, 1):
+        with opened(folder, parallel=parallel) as generator:
+            generator._vocabulary.ends |= frozenset(range(0, 512, 5))
+            found.append(by_id(generator, requests, sampling))
+    together, alone = ([[c.token_ids for c in group[q]] for q in QUESTIONS] for group in found)
+    assert together == alone
+    assert (len(left) > 1) is (way == "decoder")
+    assert left == sorted(left, reverse=True)
 
 
 def test_pieces_join_to_the_text(judge: TorchGenerator, strings: list[str]) -> None:

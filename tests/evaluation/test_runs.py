@@ -1,6 +1,7 @@
 """What is read of run folders: what is there as it is, what isn't as None, several seeds as one."""
 
 import json
+import shutil
 
 import pytest
 
@@ -48,6 +49,16 @@ def test_curation_counts_add_up(finished_run):
     assert sum(found["pairs_per_input"].values()) == found["inputs"]
     assert sum(pairs * inputs for pairs, inputs in found["pairs_per_input"].items()) == found["pairs"]
     assert sum(found["dropped"].values()) == found["pairs_per_input"].get(0, 0)
+
+
+def test_markers_that_lack_a_count_or_a_stage_are_no_error(finished_run, tmp_path):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    marker = folder / "iter-1" / "curate.done.json"
+    old = {key: value for key, value in json.loads(marker.read_text()).items() if key != "pairs_per_input"}
+    marker.write_text(json.dumps(old))
+    assert read_run(folder).curation(1) == {**read_run(finished_run).curation(1), "pairs_per_input": {}}
+    (folder / "iter-1" / "sample.done.json").unlink()
+    assert read_run(folder).curation(1) is None
 
 
 def test_runs_that_differ_in_their_seed_alone_are_pooled(tiny_data, tmp_path):
