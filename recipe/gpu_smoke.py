@@ -28,7 +28,6 @@ from recipe.sources import read_examples
 ROWS = 8  # of each task: two optimiser steps
 # A sample's log-probability when drawn (a left-padded batch) and when trained on: beyond rounding in 16 bit, a bug.
 DISAGREE_NATS = 2.0
-SAME_LOGITS = 0.1  # of some 20: the same kernels on the same numbers
 SETTINGS: dict[str, Any] = {
     "name": "gpu-smoke",
     "model": {"max_length": 1024},
@@ -216,7 +215,12 @@ class _Smoke:
         self._need("merged adapter")
         if self.cpu:
             raise Skip("it needs a GPU")
-        return in_own_process(_compare_graphs, self.model, self.made["merged adapter"])  # Unsloth's patches aside
+        from recipe.gpu_graphs import compare_graphs
+
+        found = in_own_process(compare_graphs, self.model, self.made["merged adapter"])  # free of Unsloth's patches
+        if found is None:
+            raise Skip("this kind of model is left to `model.generate`")
+        return found
 
     def _vllm(self) -> str:
         self._need("merged adapter")
@@ -324,41 +328,6 @@ def _sampled_on_vllm(generator: dict[str, Any], rows: list[Example], config: Con
 
     with VllmGenerator(**generator) as opened:
         return _sampled(opened, rows, config)
-
-
-def _compare_graphs(model: Path, adapter: Path | None, steps: int = 40) -> str:
-    """Replayed steps of Decoder against launched ones, some rows left behind on the way: the logits and the times."""
-    import torch
-
-    from recipe.engines.decoder import Decoder, can_decode
-    from recipe.engines.transformers import load_for_inference
-
-    loaded, _ = load_for_inference(model, adapter, "none")
-    if not can_decode(loaded):
-        raise Skip(f"a {loaded.config.model_type} with these settings is left to `model.generate`")
-    draw = torch.Generator().manual_seed(0)
-    vocabulary = loaded.config.vocab_size
-    fed = [torch.randint(vocabulary, (100 + place,), generator=draw).tolist() for place in range(16)]
-    tokens = torch.randint(vocabulary, (steps, len(fed)), generator=draw).tolist()
-    logits: dict[bool, list[torch.Tensor]] = {False: [], True: []}
-    spent = {}
-    for record, found in logits.items():
-        with torch.inference_mode():
-            decoder = Decoder(loaded, fed, steps=steps + 1, pad=0, record=record)
-            times = []
-            for step, drawn in enumerate(tokens):
-                start = time.monotonic()
-                if step == steps // 2:
-                    decoder.keep(range(0, len(fed), 2))
-                found.append(decoder.step(drawn if step < steps // 2 else drawn[::2])[::2].float().cpu())
-                times.append(time.monotonic() - start)
-            spent[record] = sorted(times)[steps // 2] * 1000
-            if record and loaded.device.type == "cuda" and decoder._graph is None:
-                raise RuntimeError("no step was recorded as a graph")
-    gap = max(float((one - other).abs().max()) for one, other in zip(*logits.values(), strict=True))
-    if gap > SAME_LOGITS:
-        raise RuntimeError(f"a replayed step's logits differ from a launched one's by {gap:.3f}")
-    return f"{spent[True]:.1f} ms a step of 16 rows, {spent[False]:.1f} launched; logits differ by up to {gap:.4f}"
 
 
 def _pairs(judgements: list[Judgement]) -> list[Preference]:

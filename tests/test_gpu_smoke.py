@@ -100,16 +100,6 @@ def test_samplers_and_trainers_that_disagree_fail(tmp_path: Path, monkeypatch: p
         test._dpo()
 
 
-def test_graphs_that_give_other_logits_fail(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recipe.engines.decoder import Decoder
-
-    assert gpu_smoke._compare_graphs(tiny_model, None, steps=4).endswith("logits differ by up to 0.0000")
-    real, drifting = Decoder.step, iter(range(8))
-    monkeypatch.setattr(Decoder, "step", lambda self, drawn: real(self, drawn) + next(drifting))
-    with pytest.raises(RuntimeError, match=r"a launched one's by 4\.0"):
-        gpu_smoke._compare_graphs(tiny_model, None, steps=4)
-
-
 @pytest.mark.slow
 def test_every_step_passes_on_the_embedded_model() -> None:
     done = sre("doctor", "--gpu-smoke", "--cpu")

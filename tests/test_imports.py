@@ -27,7 +27,7 @@ LAYERS = (
     {"stages", "judge", "evaluation"},
     {"job", "variants"},
     {"pipeline", "bench"},
-    {"experiments", "reports", "gpu_smoke", "gpu_report"},
+    {"experiments", "reports", "gpu_smoke", "gpu_graphs", "gpu_report"},
     {"commands"},
     {"cli"},
 )
