@@ -142,6 +142,7 @@ class ExportConfig(_Section):
     snapshot: Literal["F32", "F16", "BF16"] = "F16"  # the file each J_t is sampled and evaluated with
     types: tuple[str, ...] = ("Q8_0", "Q4_K_M")
     judge: str = "Q8_0"  # the type that becomes judge.gguf
+    source: str = ""  # which judge is exported: sft, j1, …; the last unless said otherwise
     flip_rows: int = Field(40, ge=0)  # rows on which the verdict flip rate is measured
     converter: str | None = None
 

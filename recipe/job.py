@@ -37,6 +37,15 @@ class Job:
     def judges(self) -> tuple[str, ...]:
         return judges_of(self.config)
 
+    @property
+    def exported(self) -> str:
+        """The judge that becomes judge.gguf. Raises SreError where the run makes no such judge."""
+        source = self.config.export.source or self.judges[-1]
+        if source not in self.judges:
+            message = f"no judge {source!r} in this run; it makes {', '.join(self.judges)}"
+            raise SreError(message, field="export.source")
+        return source
+
     def judge_before(self, t: int) -> str:
         """The judge that iteration t starts from; t = T + 1 is the last judge."""
         return self.judges[t - self.config.iterations - 2]

@@ -55,6 +55,7 @@ def run_pipeline(config: Config, folder: Path, *, until: str | None = None) -> d
     plan = steps(job)
     if until is not None and until not in plan:
         raise SreError(f"no stage {until!r}; the stages of this run: {', '.join(plan)}", field="--until")
+    _ = job.exported  # better refused now than after hours
     with job.run.locked():
         job.keep_config()
         for name, step in plan.items():
@@ -85,15 +86,23 @@ def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path])
                 file.write(settings)
 
 
-def run_stage(folder: Path, name: str) -> Facts:
-    """Run one stage of an existing run folder; the stages it needs must be done. Raises SreError if they aren't."""
+def run_stage(folder: Path, name: str, overrides: Sequence[str] = ()) -> Facts:
+    """Run one stage of an existing run folder; the stages it needs must be done. Raises SreError if they aren't.
+
+    overrides: settings other than the folder's, with which the stage is made anew; the folder keeps them.
+    """
     if not (folder / "config.toml").is_file():
         raise SreError("not a run folder (no config.toml); start one with `sre run CONFIG --until seed`", file=folder)
-    job = Job(load(folder / "config.toml"), folder)
+    before = load(folder / "config.toml")
+    job = Job(load(folder / "config.toml", overrides), folder)
     plan = steps(job)
     if name not in plan:
         raise SreError(f"no stage {name!r}; the stages of this run: {', '.join(plan)}")
     with job.run.locked():
+        if job.config != before:
+            _ = job.exported  # refused before anything is forgotten
+            job.run.forget(name)
+            job.keep_config()
         facts = plan[name]()
         results(job)
         return facts
@@ -287,9 +296,9 @@ def evaluate(job: Job, judge: str) -> Facts:
 
 
 def export(job: Job) -> Facts:
-    last = job.judges[-1]
+    source = job.exported
     measured = bool(job.config.data.test_split)
-    figures = job.path / "evaluation" / last / "figures.json"
+    figures = job.path / "evaluation" / source / "figures.json"
 
     def work(folder: Path) -> Facts:
         from recipe.evaluation.benchmarks import headline
@@ -300,17 +309,16 @@ def export(job: Job) -> Facts:
         dev = {task: job.rows(held, task, limited=False) for task in TASKS}
         return run_export(
             folder,
-            snapshot=job.snapshot(last),
+            snapshot=job.snapshot(source),
             judge=job.path / "judge.gguf",
             rows=dev["pointwise"][: count - count // 2] + dev["pairwise"][: count // 2],
             config=job.config,
             figures=headline(read_json(figures)) if measured else {},
         )
 
-    used = {"export": job.config.export.model_dump()}
-    return job.run.do(
-        "gguf", work, settings=used, after=(job.stage_of(last), *([f"evaluation/{last}"] if measured else []))
-    )
+    used = {"export": job.config.export.model_dump(exclude=None if job.config.export.source else {"source"})}
+    after = (job.stage_of(source), *([f"evaluation/{source}"] if measured else []))
+    return job.run.do("gguf", work, settings=used, after=after)
 
 
 def results(job: Job) -> dict[str, Any]:

@@ -120,6 +120,12 @@ class RunFolder:
         started.unlink(missing_ok=True)
         return content
 
+    def forget(self, stage: str) -> None:
+        """Let a stage be made anew. What it left stays until then."""
+        _, marker = self._places(stage)
+        for name in ("done", "started"):
+            marker.with_name(marker.name.replace("done", name)).unlink(missing_ok=True)
+
     def stages(self) -> list[dict[str, Any]]:
         """The markers of all finished and unfinished stages, oldest first; unfinished ones lack "finished"."""
         found = [read_json(path) for path in self.path.rglob("*done.json")]

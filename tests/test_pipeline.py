@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from recipe.cli import main
 from recipe.config import load
 from recipe.errors import SreError
 from recipe.job import Job
@@ -154,6 +156,26 @@ def test_a_snapshot_of_other_weights_is_written_anew(finished):
     assert job.snapshot("sft").stat().st_mtime_ns == written
     path.write_bytes(job.snapshot("j1").read_bytes())
     assert read_metadata(job.snapshot("sft"))["general.name"] == "tiny-sft"
+
+
+def test_another_judge_than_the_last_is_taken_home(finished, tmp_path):
+    from recipe.engines.gguf_header import read_metadata
+
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    judge = folder / "judge.gguf"
+    assert read_metadata(judge)["general.name"] == "tiny-j2"
+    command = ["export", str(folder), "--judge"]
+    assert CliRunner().invoke(main, [*command, "j1"], catch_exceptions=False).exit_code == 0
+    assert read_metadata(judge)["general.name"] == "tiny-j1"
+    written = judge.stat().st_mtime_ns
+    assert CliRunner().invoke(main, [*command, "j1"], catch_exceptions=False).exit_code == 0
+    assert judge.stat().st_mtime_ns == written
+    refused = CliRunner().invoke(main, [*command, "j3"])
+    assert (refused.exit_code, "no judge 'j3' in this run; it makes seed, sft, j1, j2" in refused.output) == (2, True)
+    assert read_metadata(judge)["general.name"] == "tiny-j1"
+    assert load(folder / "config.toml").export.source == "j1"
+    with pytest.raises(SreError, match="no judge 'j9'"):
+        run_pipeline(load("tiny", ['export.source="j9"']), tmp_path / "other")
 
 
 def test_a_run_folder_of_another_config_is_refused(finished, tiny_model, tiny_data):

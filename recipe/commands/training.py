@@ -104,14 +104,14 @@ def _run_and_show(config: Config, run_dir: Path | None, until: str | None) -> Pa
 
 
 def _stage_command(
-    name: str, stage: str, text: str, *, task: bool = False, iteration: bool = False, ollama: bool = False
+    name: str, stage: str, text: str, *, task: bool = False, iteration: bool = False, export: bool = False
 ) -> click.Command:
     """The command of one stage. `stage` may hold {task} and {t}."""
 
-    def body(run: Path, ollama: str | None = None, **chosen: Any) -> None:
+    def body(run: Path, ollama: str | None = None, judge: str | None = None, **chosen: Any) -> None:
         from recipe.pipeline import run_stage
 
-        facts = run_stage(run, stage.format(**chosen))
+        facts = run_stage(run, stage.format(**chosen), [f"export.source={judge}"] if judge else ())
         shown = {key: value for key, value in facts.items() if key not in ("settings", "inputs", "versions", "figures")}
         console().print_json(data=shown)
         if ollama:
@@ -130,12 +130,14 @@ def _stage_command(
         number = click.IntRange(min=1)
         command = click.option("-t", "--iteration", "t", type=number, default=1, show_default=True)(command)
         example += " -t 1"
-    if ollama:
+    more = []
+    if export:
         command = click.option(
             "--ollama", metavar="NAME", help="Make the judge a model of this machine's Ollama, too."
         )(command)
-        example += " --ollama my-judge"
-    command.epilog = examples(example)
+        command = click.option("--judge", help="Which judge: sft, j1, j2, … [default: the last]")(command)
+        more = [f"{example} --judge j1      where the second round made it worse", f"{example} --ollama my-judge"]
+    command.epilog = examples(example, *more)
     return command
 
 
@@ -170,7 +172,10 @@ STAGES = (
     _stage_command("curate", "iter-{t}:curate", "Make preference pairs of the judgements.", iteration=True),
     _stage_command("dpo", "iter-{t}:dpo", "Train J_{t+1} on the preference pairs.", iteration=True),
     _stage_command(
-        "export", "gguf", "Quantise the last judge, write judge.gguf, model card and Modelfile.", ollama=True
+        "export",
+        "gguf",
+        "Quantise the last judge or another; write judge.gguf, card and Modelfile.",
+        export=True,
     ),
 )
 
