@@ -24,7 +24,7 @@ from recipe.variants import COMPARED, VARIANTS, Variant
 MEASURE = "sft"
 # Settings that change no measurement of the judges that were made.
 IMMATERIAL: dict[str, Any] = {"name": True, "threads": True, "iterations": True}
-IMMATERIAL["export"] = {"types", "judge", "flip_rows", "converter"}
+IMMATERIAL["export"] = {"types", "judge", "source", "flip_rows", "converter"}
 
 Measured = Mapping[str, Mapping[int, Sequence[Judgement]]]  # row -> random seed -> a judgement of each test row
 
