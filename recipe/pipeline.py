@@ -316,7 +316,7 @@ def export(job: Job) -> Facts:
             figures=headline(read_json(figures)) if measured else {},
         )
 
-    used = {"export": job.config.export.model_dump(exclude=None if job.config.export.source else {"source"})}
+    used = {"export": job.config.export.model_dump(exclude={"source"})}  # the stages before it say whose it is
     after = (job.stage_of(source), *([f"evaluation/{source}"] if measured else []))
     return job.run.do("gguf", work, settings=used, after=after)
 

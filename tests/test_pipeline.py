@@ -158,7 +158,7 @@ def test_a_snapshot_of_other_weights_is_written_anew(finished):
     assert read_metadata(job.snapshot("sft"))["general.name"] == "tiny-sft"
 
 
-def test_another_judge_than_the_last_is_taken_home(finished, tmp_path):
+def test_another_judge_than_the_last_is_taken_home(finished, tiny_model, tiny_data, tmp_path):
     from recipe.engines.gguf_header import read_metadata
 
     folder = shutil.copytree(finished[0], tmp_path / "run")
@@ -174,6 +174,8 @@ def test_another_judge_than_the_last_is_taken_home(finished, tmp_path):
     assert (refused.exit_code, "no judge 'j3' in this run; it makes seed, sft, j1, j2" in refused.output) == (2, True)
     assert read_metadata(judge)["general.name"] == "tiny-j1"
     assert load(folder / "config.toml").export.source == "j1"
+    assert CliRunner().invoke(main, [*command, "j2"], catch_exceptions=False).exit_code == 0
+    run_pipeline(load("tiny", settings(tiny_model, tiny_data)), folder)  # as it was: the last is the last, named or not
     with pytest.raises(SreError, match="no judge 'j9'"):
         run_pipeline(load("tiny", ['export.source="j9"']), tmp_path / "other")
 
