@@ -82,7 +82,7 @@ class RunFolder:
         done = read_json(marker) if marker.exists() else None
         if done is not None and done["hash"] == digest:
             return done
-        started = marker.with_name(marker.name.replace("done", "started"))
+        started = _started(marker)
         if done is None and not self.main:
             wait_for(lambda: digest in (_hash_in(started), _hash_in(marker)))  # the main process has checked the folder
             if together and self._lender(stage, digest) is None and not marker.exists():
@@ -123,8 +123,8 @@ class RunFolder:
     def forget(self, stage: str) -> None:
         """Let a stage be made anew. What it left stays until then."""
         _, marker = self._places(stage)
-        for name in ("done", "started"):
-            marker.with_name(marker.name.replace("done", name)).unlink(missing_ok=True)
+        for file in (marker, _started(marker)):
+            file.unlink(missing_ok=True)
 
     def stages(self) -> list[dict[str, Any]]:
         """The markers of all finished and unfinished stages, oldest first; unfinished ones lack "finished"."""
@@ -182,6 +182,11 @@ def wait_for(condition: Callable[[], bool]) -> None:
     """
     while not condition():
         time.sleep(0.2)
+
+
+def _started(marker: Path) -> Path:
+    """Where a stage says that it has begun, beside the marker of its end."""
+    return marker.with_name(marker.name.replace("done", "started"))
 
 
 def _hash_in(marker: Path) -> str | None:

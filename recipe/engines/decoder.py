@@ -96,8 +96,7 @@ class Decoder:
         from transformers.cache_utils import StaticLayer
 
         width = len(runs[0])
-        ids = torch.tensor([[pad] * (width - len(run)) + list(run) for run in runs], device=self._device)
-        mask = torch.tensor([[0] * (width - len(run)) + [1] * len(run) for run in runs], device=self._device)
+        ids, mask = left_padded(runs, pad, self._device)
         output = self._model(
             input_ids=ids,
             attention_mask=mask,
@@ -162,6 +161,14 @@ def can_decode(model: Any) -> bool:
     angles = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     layers = StaticCache(config=config, max_cache_len=ALIGNED).layers
     return angles in _FIXED_ANGLES and not any(layer.is_sliding for layer in layers)
+
+
+def left_padded(runs: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, mask) of runs of tokens, each [runs, longest]."""
+    width = max(map(len, runs))
+    ids = torch.tensor([[pad] * (width - len(run)) + list(run) for run in runs], device=device)
+    mask = torch.tensor([[0] * (width - len(run)) + [1] * len(run) for run in runs], device=device)
+    return ids, mask
 
 
 def _chunks(runs: Sequence[tuple[int, ...]]) -> Iterator[Sequence[tuple[int, ...]]]:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 
 from recipe.engines.base import Completion, Generator, Quantization, Request, Sampling
-from recipe.engines.decoder import Decoder, can_decode
+from recipe.engines.decoder import Decoder, can_decode, left_padded
 from recipe.engines.drawing import stream
 from recipe.engines.generation_batch import Drawing, Question, Row, Vocabulary
 from recipe.engines.labels import LabelPlaces
@@ -168,13 +168,7 @@ class TorchGenerator(Generator):
                 for begin in range(0, len(group), self.parallel):
                     batch = group[begin : begin + self.parallel]
                     self._check_open()
-                    try:
-                        with torch.inference_mode():
-                            (self._decode if self._decodes else self._run_generate)(batch, lap, sampling)
-                    except torch.OutOfMemoryError:
-                        tokens = max(len(row.ids) + row.lead for row in batch)
-                        why = f"out of memory with {len(batch)} sequences of {tokens} + {lap} tokens"
-                        raise SreError(f"{why}; lower sample.parallel", file=self.path) from None
+                    self._run_batch(batch, lap, sampling)
                     yield from (row for row in batch if row.finish)
                     going_on += [row for row in batch if not row.finish]
             for row in going_on:
@@ -182,9 +176,18 @@ class TorchGenerator(Generator):
                 row.lead = len(row.tokens)  # fed with the prompt from here on
             left = going_on
 
-    def _decode(self, rows: list[Row], steps: int, sampling: Sampling) -> None:
+    def _run_batch(self, rows: list[Row], steps: int, sampling: Sampling) -> None:
+        """Draw up to `steps` tokens of every row."""
         fed = [row.ids + row.tokens[: row.lead] for row in rows]
-        drawing = Drawing(rows, self._vocabulary, sampling)
+        run = self._decode if self._decodes else self._run_generate
+        try:
+            with torch.inference_mode():
+                run(fed, Drawing(rows, self._vocabulary, sampling), steps)
+        except torch.OutOfMemoryError:
+            why = f"out of memory with {len(rows)} sequences of {max(map(len, fed))} + {steps} tokens"
+            raise SreError(f"{why}; lower sample.parallel", file=self.path) from None
+
+    def _decode(self, fed: list[list[int]], drawing: Drawing, steps: int) -> None:
         decoder = Decoder(self._model, fed, steps=steps, pad=self._vocabulary.pad, record=self._record)
         logits = decoder.logits
         for _ in range(steps):
@@ -197,22 +200,18 @@ class TorchGenerator(Generator):
                 tokens = [tokens[place] for place in left]
                 decoder.keep(left)
             logits = decoder.step(tokens)
-        assert all(row.finish for row in rows)
+        assert all(row.finish for row in drawing.rows)
 
-    def _run_generate(self, rows: list[Row], steps: int, sampling: Sampling) -> None:
+    def _run_generate(self, fed: list[list[int]], drawing: Drawing, steps: int) -> None:
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
-        fed = [row.ids + row.tokens[: row.lead] for row in rows]
-        width = max(map(len, fed))
-        device = next(self._model.parameters()).device
-        pad = self._vocabulary.pad
-        drawing = Drawing(rows, self._vocabulary, sampling)
+        ids, mask = left_padded(fed, self._vocabulary.pad, next(self._model.parameters()).device)
         self._model.generate(
-            input_ids=torch.tensor([[pad] * (width - len(run)) + run for run in fed], device=device),
-            attention_mask=torch.tensor([[0] * (width - len(run)) + [1] * len(run) for run in fed], device=device),
+            input_ids=ids,
+            attention_mask=mask,
             max_new_tokens=steps,
             do_sample=False,
-            pad_token_id=pad,
+            pad_token_id=self._vocabulary.pad,
             logits_processor=LogitsProcessorList([drawing]),
             stopping_criteria=StoppingCriteriaList([drawing.finished]),
         )

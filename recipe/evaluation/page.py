@@ -164,16 +164,18 @@ def costs_table(run: RunData) -> Table:
         if marker is None or "finished" not in marker:
             rows.append((stage, *((NOT_RUN if marker is None else "unfinished",) * 3)))
             continue
-        memory = f"{marker['peak_rss_mb']:,} MiB" if "peak_rss_mb" in marker else "not recorded"
-        rows.append(
-            (stage, duration(marker["wall_s"]), f"{marker['tokens']:,}" if marker["tokens"] else "none", memory)
-        )
+        tokens = f"{marker['tokens']:,}" if marker["tokens"] else "none"
+        rows.append((stage, duration(marker["wall_s"]), tokens, _peak([marker])))
     finished = [marker for marker in run.stages.values() if "finished" in marker]
     total = duration(sum(marker["wall_s"] for marker in finished))
-    most = max((marker["peak_rss_mb"] for marker in finished if "peak_rss_mb" in marker), default=None)
-    memory = "not recorded" if most is None else f"{most:,} MiB"
-    rows.append(("all finished stages", total, f"{sum(m['tokens'] for m in finished):,}", memory))
+    rows.append(("all finished stages", total, f"{sum(m['tokens'] for m in finished):,}", _peak(finished)))
     return Table(("stage", "wall time", "tokens", "peak memory"), rows)
+
+
+def _peak(markers: Sequence[Mapping[str, Any]]) -> str:
+    """The most memory of those stages that recorded theirs."""
+    recorded = [marker["peak_rss_mb"] for marker in markers if "peak_rss_mb" in marker]
+    return f"{max(recorded):,} MiB" if recorded else "not recorded"
 
 
 def duration(seconds: float) -> str:
