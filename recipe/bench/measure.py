@@ -87,6 +87,7 @@ def draw(generator: Generator, workload: Workload) -> int:
 
 
 def _ours(job: Job) -> dict[str, Any]:
+    from recipe.engines import attention
     from recipe.engines.speed import kv_bytes
 
     with _generator(job) as generator:
@@ -96,7 +97,8 @@ def _ours(job: Job) -> dict[str, Any]:
         new = draw(generator, job.workload)
         seconds = time.perf_counter() - begin
         kv_mib = kv_bytes(generator) / 2**20
-    return {"seconds": seconds, "new_tokens": new, "peak_mib": peak_rss_mb(), "kv_mib": kv_mib}
+    found = {"seconds": seconds, "new_tokens": new, "peak_mib": peak_rss_mb(), "kv_mib": kv_mib}
+    return found | {"attention": attention.state()}
 
 
 def _cold(job: Job) -> dict[str, Any]:

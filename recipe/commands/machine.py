@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from recipe.commands.shared import console, examples, run_argument, set_option
+
+if TYPE_CHECKING:
+    from recipe.doctor import Check
 
 
 @click.command(epilog=examples("sre doctor", "sre doctor --gpu-smoke", "sre doctor --gpu-smoke --cpu"))
@@ -23,9 +27,25 @@ def doctor(gpu_smoke: bool, cpu: bool, model: str) -> None:
         raise SystemExit(report.failed)
     from recipe.doctor import diagnose, exit_status, render
 
-    checks = diagnose()
+    checks = [*diagnose(), *_attention()]
     render(checks)
     raise SystemExit(exit_status(checks))
+
+
+def _attention() -> list[Check]:
+    """Which attention decodes here; compiles ours, so that no judgement waits for it. Nothing without llama.cpp."""
+    from recipe.doctor import Check
+
+    try:
+        from recipe.engines import attention
+        from recipe.engines.kvcache import start_backend
+
+        start_backend()
+    except Exception:  # whatever an installation that went wrong raises: the other checks say what it is
+        return []
+    missed = attention.suits() and not attention.installed()
+    advice = "decoding takes a quarter to a half longer so: README, “How fast is it here?”" if missed else ""
+    return [Check("attention", "warning" if missed else "ok", attention.state(), advice)]
 
 
 @click.command(

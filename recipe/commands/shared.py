@@ -19,7 +19,9 @@ set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; may be repeated."
 )
 threads_option = click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all cores]")
-memory_option = click.option("--memory", help="The most that the KV cache may take, e.g. 2GB.")
+memory_option = click.option(
+    "--memory", help="The most that the KV cache may take, e.g. 2GB. [default: 1024 tokens a place]"
+)
 run_argument = click.argument("run", type=click.Path(path_type=Path, file_okay=False, exists=True))
 
 

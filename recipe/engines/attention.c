@@ -5,7 +5,7 @@
  * The arithmetic is llama.cpp's own, operation by operation and rounding by rounding (running maximum, sums in half
  * precision), so that answers stay the same. What differs is the order of the work: a key and a value are read once for
  * all heads that share them, the sums stay in registers, and exponentials are taken a vector at a time. The exponential
- * alone is another: correctly rounded where the C library's is off by one unit in some cases of a thousand.
+ * alone is another, by one unit of the last place in some cases of a thousand.
  *
  * attention.py compiles it for the machine it runs on, against the header that llama-cpp-python has installed.
  */
@@ -20,6 +20,8 @@
 #include <unistd.h>
 
 #include "ggml.h"
+
+#define NAME "ggml_compute_forward_flash_attn_ext"
 
 typedef uint16_t half;
 
@@ -60,7 +62,7 @@ static inline wide exp_wide(wide x) {
 }
 
 static inline vec exp_(vec x) {
-    x = _mm512_max_ps(x, all(-110)); /* its exponential is 0 as a float */
+    x = _mm512_max_ps(all(-110), x); /* its exponential is 0 as a float; in this order NaN stays */
     const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1));
     const __m256 a = _mm512_cvtpd_ps(exp_wide(_mm512_cvtps_pd(_mm512_castps512_ps256(x))));
     const __m256 b = _mm512_cvtpd_ps(exp_wide(_mm512_cvtps_pd(high)));
@@ -108,7 +110,7 @@ static inline wide exp_wide(wide x) {
 }
 
 static inline vec exp_(vec x) {
-    x = _mm256_max_ps(x, all(-110)); /* its exponential is 0 as a float */
+    x = _mm256_max_ps(all(-110), x); /* its exponential is 0 as a float; in this order NaN stays */
     const __m128 a = _mm256_cvtpd_ps(exp_wide(_mm256_cvtps_pd(_mm256_castps256_ps128(x))));
     const __m128 b = _mm256_cvtpd_ps(exp_wide(_mm256_cvtps_pd(_mm256_extractf128_ps(x, 1))));
     return _mm256_insertf128_ps(_mm256_castps128_ps256(a), b, 1);
@@ -279,8 +281,9 @@ static inline __attribute__((always_inline)) void attend(
 }
 
 /* What is done here. llama.cpp keeps: 64 tokens of a sequence and more, which it does in tiles; one token of one sequence,
- * whose cells it splits among the threads; other types than half precision; ALiBi, soft caps, sinks, and odd widths. */
-static bool ours(const struct ggml_tensor *result) {
+ * whose cells it splits among the threads; too little for all threads; other types than half precision; ALiBi, soft caps,
+ * sinks, and odd widths. All threads decide alike: its own function has them wait for each other. */
+static bool ours(const struct ggml_tensor *result, int threads) {
     const struct ggml_tensor *q = result->src[0], *k = result->src[1], *v = result->src[2], *mask = result->src[3];
     float alibi, cap;
     memcpy(&alibi, result->op_params + 1, sizeof alibi);
@@ -290,13 +293,13 @@ static bool ours(const struct ggml_tensor *result) {
     const bool shape = q->ne[0] % SLAB == 0 && q->ne[0] <= WIDEST && v->ne[0] == q->ne[0] && v->ne[2] == k->ne[2] &&
                        v->ne[3] == k->ne[3] && q->ne[3] == k->ne[3];
     const bool split = q->ne[1] == 1 && q->ne[3] == 1 && k->ne[1] >= 512;
-    return plain && types && shape && q->ne[1] < 64 && !split;
+    return plain && types && shape && q->ne[1] < 64 && !split && q->ne[1] * q->ne[3] * k->ne[2] >= threads;
 }
 
 /* q [width, tokens, heads, streams], k and v [width, cells, shared heads, streams], mask [cells, tokens, 1, streams or 1];
  * the result [width, heads, tokens, streams]. */
 static void forward(const struct params *params, struct ggml_tensor *result) {
-    if (!ours(result)) {
+    if (!ours(result, params->threads)) {
         original(params, result);
         return;
     }
@@ -334,43 +337,53 @@ static void forward(const struct params *params, struct ggml_tensor *result) {
 /* --- putting it in place: the one slot through which ggml's CPU library calls its attention --- */
 
 struct search {
-    const char *library, *name;
-    void *function;
+    void *own, *wanted;
     int found;
 };
 
-static int set_slots(const ElfW(Rela) *entry, size_t bytes, const ElfW(Sym) *symbols, const char *names, ElfW(Addr) base,
-                     const struct search *search) {
-    const long page = sysconf(_SC_PAGESIZE);
+/* The part of `object` of this type that holds the address, if any. */
+static const ElfW(Phdr) *part_with(const struct dl_phdr_info *object, unsigned type, const void *address) {
+    for (int i = 0; i < object->dlpi_phnum; i++) {
+        const ElfW(Phdr) *part = object->dlpi_phdr + i;
+        const ElfW(Addr) offset = (ElfW(Addr)) address - object->dlpi_addr - part->p_vaddr;
+        if (part->p_type == type && offset < part->p_memsz) return part;
+    }
+    return NULL;
+}
+
+static int set_slots(const struct dl_phdr_info *object, const ElfW(Rela) *entry, size_t bytes, const ElfW(Sym) *symbols,
+                     const char *names, void *wanted) {
+    const uintptr_t page = (uintptr_t) sysconf(_SC_PAGESIZE);
     int found = 0;
     for (size_t i = 0; i < bytes / sizeof *entry; i++) {
-        const int type = (int) ELF64_R_TYPE(entry[i].r_info);
+        const unsigned long type = ELF64_R_TYPE(entry[i].r_info);
         const char *name = names + symbols[ELF64_R_SYM(entry[i].r_info)].st_name;
-        if ((type != R_X86_64_JUMP_SLOT && type != R_X86_64_GLOB_DAT) || strcmp(name, search->name) != 0) continue;
-        void **slot = (void **) (base + entry[i].r_offset);
-        void *start = (void *) ((uintptr_t) slot & ~(uintptr_t) (page - 1));
-        if (mprotect(start, (size_t) page, PROT_READ | PROT_WRITE) != 0) continue;
-        *slot = search->function;
+        if ((type != R_X86_64_JUMP_SLOT && type != R_X86_64_GLOB_DAT) || strcmp(name, NAME) != 0) continue;
+        void **slot = (void **) (object->dlpi_addr + entry[i].r_offset);
+        void *start = (void *) ((uintptr_t) slot & ~(page - 1));
+        if (mprotect(start, page, PROT_READ | PROT_WRITE) != 0) continue;
+        *slot = wanted;
+        if (part_with(object, PT_GNU_RELRO, slot)) mprotect(start, page, PROT_READ);
         found++;
     }
     return found;
 }
 
-static int look(struct dl_phdr_info *info, size_t size, void *data) {
+static int look(struct dl_phdr_info *object, size_t size, void *data) {
     struct search *search = data;
     (void) size;
-    if (!info->dlpi_name || strcmp(info->dlpi_name, search->library) != 0) return 0;
-    for (int i = 0; i < info->dlpi_phnum; i++) {
-        if (info->dlpi_phdr[i].p_type != PT_DYNAMIC) continue;
+    if (!part_with(object, PT_LOAD, search->own)) return 0;
+    for (int i = 0; i < object->dlpi_phnum; i++) {
+        if (object->dlpi_phdr[i].p_type != PT_DYNAMIC) continue;
         const ElfW(Rela) *plt = NULL, *other = NULL;
         const ElfW(Sym) *symbols = NULL;
         const char *names = NULL;
         size_t plt_bytes = 0, other_bytes = 0;
-        for (const ElfW(Dyn) *entry = (const ElfW(Dyn) *) (info->dlpi_addr + info->dlpi_phdr[i].p_vaddr);
+        for (const ElfW(Dyn) *entry = (const ElfW(Dyn) *) (object->dlpi_addr + object->dlpi_phdr[i].p_vaddr);
              entry->d_tag != DT_NULL; entry++) {
             /* glibc has made these addresses, musl leaves offsets */
             ElfW(Addr) address = entry->d_un.d_ptr;
-            if (address < info->dlpi_addr) address += info->dlpi_addr;
+            if (address < object->dlpi_addr) address += object->dlpi_addr;
             if (entry->d_tag == DT_JMPREL) plt = (const ElfW(Rela) *) address;
             if (entry->d_tag == DT_RELA) other = (const ElfW(Rela) *) address;
             if (entry->d_tag == DT_SYMTAB) symbols = (const ElfW(Sym) *) address;
@@ -379,20 +392,23 @@ static int look(struct dl_phdr_info *info, size_t size, void *data) {
             if (entry->d_tag == DT_RELASZ) other_bytes = entry->d_un.d_val;
         }
         if (!symbols || !names) continue;
-        if (plt) search->found += set_slots(plt, plt_bytes, symbols, names, info->dlpi_addr, search);
-        if (other) search->found += set_slots(other, other_bytes, symbols, names, info->dlpi_addr, search);
+        if (plt) search->found += set_slots(object, plt, plt_bytes, symbols, names, search->wanted);
+        if (other) search->found += set_slots(object, other, other_bytes, symbols, names, search->wanted);
     }
-    return 0;
+    return 1;
 }
 
-/* Let `library` (its path as it was loaded) call this attention in place of `own`, its own; or, `use` being false, its own
- * again. Not while it runs. The number of slots set: 0 where there is none. */
-int sre_attention_use(const char *library, void *own, bool use) {
+/* Let the library whose attention is `own` call ours in its place; or, `use` being false, its own again. Not while it runs.
+ * The number of slots set: 0 where there is none. */
+int sre_attention_use(void *own, bool use) {
     original = (attention) own;
-    struct search search = {library, "ggml_compute_forward_flash_attn_ext", use ? (void *) forward : own, 0};
+    struct search search = {own, use ? (void *) forward : own, 0};
     dl_iterate_phdr(look, &search);
     return search.found;
 }
 
 /* How many times it was called. */
 long sre_attention_calls(void) { return calls; }
+
+/* What it takes a tensor for, to be held against the library's own. */
+size_t sre_attention_tensor_bytes(void) { return sizeof(struct ggml_tensor); }

@@ -13,7 +13,7 @@ import hashlib
 import os
 import platform
 import shlex
-import shutil
+import stat
 import subprocess
 import sysconfig
 import tempfile
@@ -27,110 +27,145 @@ VARIABLE = "SRE_ATTENTION"
 TRIED = "0.25."
 # No contraction: each operation rounds as llama.cpp's does.
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")
+_NAME = "ggml_compute_forward_flash_attn_ext"
+_OBJECT_BYTES = 32  # what ggml keeps of a tensor beside the tensor
 _COMPILE_SECONDS = 120
 
 _library: Any = None
+_own: Any = None
 _why_not = "no model was opened yet"
 _once = threading.Lock()
 
 
-def install() -> None:
-    """Put it in place, once a process; does nothing where it can't be. Call it when llama.cpp's backends are loaded."""
-    global _library, _why_not
+def install(features: bytes) -> None:
+    """Put it in place, once a process, before anything decodes; does nothing where it can't be.
+
+    features: what llama.cpp says of its own build. The same instructions give the same sums.
+    """
+    global _library, _own, _why_not
     with _once:
         if _library is not None:
             return
-        if os.environ.get(VARIABLE) == "llama.cpp":
-            _why_not = f"{VARIABLE} asks for it"
+        if not suits():
+            system = f"ours is for Linux on x86-64, this is {platform.system()} on {platform.machine()}"
+            _why_not = f"{VARIABLE} asks for it" if os.environ.get(VARIABLE) else system
             return
         try:
-            _library = _load()
+            _library, _own = _load(features)
             use(True)
-        except (OSError, subprocess.SubprocessError, _Unusable) as error:
-            _library, _why_not = None, str(error)
+        # It makes judging faster and nothing else: whatever hinders it must not stop a judge.
+        except Exception as error:
+            _library, _why_not = None, str(error) or type(error).__name__
+
+
+def suits() -> bool:
+    """Whether ours is made for this system and wanted."""
+    return platform.system() == "Linux" and platform.machine() == "x86_64" and os.environ.get(VARIABLE) != "llama.cpp"
 
 
 def use(ours: bool) -> None:
     """Switch between ours and llama.cpp's own, for all models of the process; not while one decodes."""
-    if _library is None:
-        return
-    for path in _loaded():
-        own = ctypes.cast(ctypes.CDLL(path).ggml_compute_forward_flash_attn_ext, ctypes.c_void_p)
-        if _library.sre_attention_use(os.fsencode(path), own, ours) == 0:
-            raise _Unusable(f"{path} doesn't call its attention through a slot")
+    if installed() and _library.sre_attention_use(_own, ours) == 0:
+        raise _Unusable("ggml's CPU library doesn't call its attention through a slot")
 
 
 def calls() -> int:
     """How many times ours was called in this process."""
-    return 0 if _library is None else int(_library.sre_attention_calls())
+    return int(_library.sre_attention_calls()) if installed() else 0
+
+
+def installed() -> bool:
+    """Whether ours is in place."""
+    return _library is not None
 
 
 def state() -> str:
-    """For people: which attention is at work here."""
-    return f"llama.cpp's own ({_why_not})" if _library is None else "our own (attention.c)"
+    """For people: which attention is at work here, and why."""
+    return "our own (attention.c)" if installed() else f"llama.cpp's own ({_why_not})"
 
 
 class _Unusable(Exception):
     """Why llama.cpp's own attention stays."""
 
 
-def _load() -> Any:
-    if platform.system() != "Linux" or platform.machine() != "x86_64":
-        raise _Unusable(f"ours is for Linux on x86-64, this is {platform.system()} on {platform.machine()}")
-    paths = _loaded()
-    if not paths:
-        raise _Unusable("llama-cpp-python has no ggml CPU library of its own")
-    base = ctypes.CDLL(next(path.replace("ggml-cpu", "ggml-base") for path in paths))
+def _load(features: bytes) -> tuple[Any, Any]:
+    """The library of attention.c, and the address of ggml's own function."""
+    path = _loaded()
+    base = ctypes.CDLL(str(path.with_name(path.name.replace("ggml-cpu", "ggml-base"))))
     base.ggml_version.restype = ctypes.c_char_p
     version = base.ggml_version().decode()
     if not version.startswith(TRIED):
         raise _Unusable(f"ours was tried with ggml {TRIED}x, this is {version}")
-    library = ctypes.CDLL(str(_compiled(_header(Path(paths[0])))))
-    library.sre_attention_use.argtypes = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_bool)
+    library = ctypes.CDLL(str(_compiled(_header(path), features)))
+    library.sre_attention_use.argtypes = (ctypes.c_void_p, ctypes.c_bool)
     library.sre_attention_calls.restype = ctypes.c_long
-    return library
+    library.sre_attention_tensor_bytes.restype = base.ggml_tensor_overhead.restype = ctypes.c_size_t
+    if library.sre_attention_tensor_bytes() + _OBJECT_BYTES != base.ggml_tensor_overhead():
+        raise _Unusable("ggml.h is not that of the loaded library")
+    return library, ctypes.cast(getattr(ctypes.CDLL(str(path)), _NAME), ctypes.c_void_p)
 
 
-def _loaded() -> list[str]:
-    """The files of llama-cpp-python's ggml CPU library that are loaded in this process."""
-    lines = Path("/proc/self/maps").read_text("utf-8").splitlines()
-    return sorted({line.split(maxsplit=5)[5] for line in lines if "llama_cpp/lib/libggml-cpu" in line})
+def _loaded() -> Path:
+    """The file of llama-cpp-python's ggml CPU library that is loaded in this process."""
+    lines = os.fsdecode(Path("/proc/self/maps").read_bytes()).splitlines()
+    paths = {line.split(maxsplit=5)[5] for line in lines if "llama_cpp/lib/libggml-cpu" in line}
+    if len(paths) != 1:
+        raise _Unusable(f"llama-cpp-python has loaded {len(paths)} CPU libraries of ggml, one was expected")
+    return Path(paths.pop())
 
 
 def _header(library: Path) -> Path:
     """The folder of ggml.h, which llama-cpp-python installs beside its package."""
-    for folder in (library.parents[2] / "include", library.parents[1] / "include"):
-        if (folder / "ggml.h").is_file():
-            return folder
-    raise _Unusable("llama-cpp-python came without ggml.h")
+    folder = library.parents[2] / "include"
+    if not (folder / "ggml.h").is_file():
+        raise _Unusable("llama-cpp-python came without ggml.h")
+    return folder
 
 
-def _compiled(include: Path) -> Path:
+def _compiled(include: Path, features: bytes) -> Path:
     """attention.c for this machine: from the cache, or compiled now. The file appears complete or not at all."""
-    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
-    if shutil.which(compiler[0]) is None:
-        compiler = ["cc"]
-    if shutil.which(compiler[0]) is None:
-        raise _Unusable("no C compiler was found")
+    flags = [*FLAGS, *([] if b"AVX512 = 1" in features else ["-mno-avx512f"])]
     # All that the outcome depends on. A home folder may be shared by machines with other CPUs.
-    parts = [SOURCE.read_bytes(), (include / "ggml.h").read_bytes(), " ".join([*compiler, *FLAGS]).encode(), _cpu()]
+    parts = [SOURCE.read_bytes(), (include / "ggml.h").read_bytes(), " ".join(flags).encode(), _cpu()]
     name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sre"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "sre"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     target = folder / f"attention-{name}.so"
-    if target.is_file():
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made = Path(scratch) / target.name
-        command = [*compiler, *FLAGS, "-I", str(include), "-o", str(made), str(SOURCE), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False)
-        if done.returncode != 0:
-            said = next((line for line in done.stderr.splitlines() if "error" in line), "the compiler said nothing")
-            raise _Unusable(f"compiling it failed: {said}")
-        os.replace(made, target)
+    if not target.is_file():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = Path(scratch) / target.name
+            _compile([*flags, "-I", str(include), "-o", str(made), str(SOURCE), "-lm"])
+            made.chmod(0o700)
+            os.replace(made, target)
+    for path in (folder, target):
+        found = path.stat()
+        if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise _Unusable(f"others may write {path}")
     return target
 
 
+def _compile(arguments: list[str]) -> None:
+    """By the first C compiler that can."""
+    said = "no C compiler was found"
+    for compiler in dict.fromkeys((os.environ.get("CC"), sysconfig.get_config_var("CC"), "cc", "gcc", "clang")):
+        words = shlex.split(compiler or "")
+        try:
+            done = subprocess.run(
+                [*words, *arguments],
+                capture_output=True,
+                env={**os.environ, "LC_ALL": "C"},
+                errors="replace",
+                timeout=_COMPILE_SECONDS,
+                check=False,
+            )
+        except (OSError, IndexError):
+            continue
+        if done.returncode == 0:
+            return
+        said = next((line for line in done.stderr.splitlines() if "error" in line), f"{words[0]} failed")
+    raise _Unusable(f"compiling it: {said}")
+
+
 def _cpu() -> bytes:
-    lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    return next((line for line in lines if line.startswith("flags")), "").encode()
+    lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+    return next((line for line in lines if line.startswith(b"flags")), b"")

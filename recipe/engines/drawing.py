@@ -49,7 +49,7 @@ class Drawer:
             tokens = logits.argmax(axis=1).tolist()
         else:
             weights, sums = self._exponentials(logits, tops, temperature)
-            tokens = [_pick(weights[row], sums[row], uniform) for row, uniform in enumerate(uniforms)]
+            tokens = _pick(weights, sums, np.array(uniforms)).tolist()
         if not logprobs:
             return tokens, []
         if temperature != 1:
@@ -73,13 +73,15 @@ class Drawer:
         return blocks, blocks.sum(axis=2).astype(np.float64)
 
 
-def _pick(weights: NDArray[np.float32], sums: NDArray[np.float64], uniform: float) -> int:
-    """The index at which the running sum of weights [blocks, BLOCK] first exceeds `uniform` of the total."""
-    running = np.cumsum(sums)
-    target = uniform * running[-1]
-    block = min(int(np.searchsorted(running, target, side="right")), len(running) - 1)
-    inside = np.cumsum(weights[block], dtype=np.float64)
-    rest = target - (running[block - 1] if block else 0.0)
+def _pick(weights: NDArray[np.float32], sums: NDArray[np.float64], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Where the running sum of each row of weights [rows, blocks, BLOCK] first exceeds its uniform of the total."""
+    rows = np.arange(len(weights))
+    running = np.cumsum(sums, axis=1)
+    targets = uniforms * running[:, -1]
+    blocks = np.minimum((running <= targets[:, None]).sum(axis=1), running.shape[1] - 1)
+    inside = np.cumsum(weights[rows, blocks], axis=1, dtype=np.float64)
+    rest = targets - np.where(blocks > 0, running[rows, blocks - 1], 0.0)
     # Rounding may carry `rest` past the block: its last token of non-zero weight then.
-    last = int(np.searchsorted(inside, inside[-1], side="left"))
-    return block * BLOCK + min(int(np.searchsorted(inside, rest, side="right")), last)
+    last = (inside < inside[:, -1:]).sum(axis=1)
+    found: NDArray[np.int64] = blocks * BLOCK + np.minimum((inside <= rest[:, None]).sum(axis=1), last)
+    return found

@@ -49,7 +49,7 @@ def start_backend(verbose: bool = False) -> None:
     _C.llama_log_set(_on_log, ctypes.c_void_p(0))
     if not _started:
         _C.llama_backend_init()
-        attention.install()
+        attention.install(_C.llama_print_system_info())
         _started = True
 
 

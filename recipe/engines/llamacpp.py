@@ -49,9 +49,8 @@ class LlamaCppGenerator(SessionGenerator):
     """Runs one GGUF model.
 
     context: the most tokens of one prompt with its answer (at most what the model was trained for). parallel: the most
-    samples decoded side by side (1 to 128). memory: bytes that the KV cache may take (None: 1024 tokens a place,
-    16,384 at most);
-    it bounds the context too. batch: the most tokens in one decode. flash: llama.cpp's flash attention. The file is
+    samples decoded side by side (1 to 128). memory: bytes that the KV cache may take (None: 1024 tokens a place); it
+    bounds the context too. batch: the most tokens in one decode. flash: llama.cpp's flash attention. The file is
     read once, when the object is made; `close` (or leaving the `with`) frees it.
     """
 
@@ -80,7 +79,7 @@ class LlamaCppGenerator(SessionGenerator):
             self.path,
             context=context,
             memory=memory or 0,
-            cells=max(context, min(parallel * 1024, 16384)),
+            cells=max(context, parallel * 1024),
             sequences=min(2 * parallel + KEPT + 1, MOST_SEQUENCES),
             # All samples may be led on to their labels at once, by some tokens each.
             batch=max(batch, 8 * parallel),

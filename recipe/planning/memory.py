@@ -124,7 +124,7 @@ def llama_cpp(work: Workload, shape: Shape, *, answer: int) -> Memory:
     """engines/llamacpp.py: a 16-bit snapshot in memory and a KV cache of at most so many cells."""
     config = work.config
     context = config.model.max_length + answer
-    cells = max(context, min(config.sample.parallel * 1024, 16384))
+    cells = max(context, config.sample.parallel * 1024)
     bytes_each = 4 if config.export.snapshot == "F32" else 2
     return Memory(
         weights=float(bytes_each * shape.parameters),

@@ -58,7 +58,13 @@ def scripted(monkeypatch):
         seen.append(job)
         number = float(len(seen))
         rates = {"prefill": 100.0, "decode": 50.0}
-        return {"seconds": number, "new_tokens": job.workload.new_tokens, "peak_mib": 9, "kv_mib": 1.0} | rates
+        return {
+            "seconds": number,
+            "new_tokens": job.workload.new_tokens,
+            "peak_mib": 9,
+            "kv_mib": 1.0,
+            "attention": "x",
+        } | rates
 
     monkeypatch.setattr(run, "measure", measure)
     return seen
