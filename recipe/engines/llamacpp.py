@@ -19,6 +19,7 @@ import numpy as np
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from numpy.typing import NDArray
 
+from recipe.engines import attention
 from recipe.engines.base import Completion, Piece, Request, Sampling, Session, SessionGenerator
 from recipe.engines.kvcache import KVCache, quantization_types, quantize_file, stream_length
 from recipe.engines.labels import LabelPlaces
@@ -36,6 +37,8 @@ KEPT = 16
 MOST_SEQUENCES = 256  # of one llama.cpp context
 # From so many tokens in a batch on llama.cpp's attention goes by tiles, which scattered sequences hardly fill.
 TILE = 64
+# Samples of a prompt from which on sharing its cells pays more than a stream for each.
+MANY_SAMPLES = 4
 
 
 def check_parallel(parallel: int, field: str = "parallel") -> None:
@@ -188,13 +191,16 @@ class LlamaCppGenerator(SessionGenerator):
 
     def _offline(self, prompts: list[Prompt], stats: Stats) -> StreamScheduler | Scheduler:
         """Streams for as many places as the cache holds at the length that the prompts need, if that is three of four
-        places; else, and for recurrent models, the unified cache.
+        places. Else the unified cache, and for recurrent models; and where many samples fork from each prompt: our
+        attention then finds the cells that they share in the processor's cache.
         """
-        wanted = min(self._parallel, sum(prompt.samples for prompt in prompts if not prompt.label_tokens)) or 1
+        samples = sum(prompt.samples for prompt in prompts if not prompt.label_tokens)
+        wanted = min(self._parallel, samples) or 1
         longest = max(len(prompt.ids) + prompt.reserve for prompt in prompts)
         length = min(stream_length(longest), self._cache.cells)
         places = min(wanted, self._cache.cells // length)
-        if self._cache.shares and 4 * places >= 3 * wanted:
+        forked = attention.installed() and samples >= MANY_SAMPLES * len(prompts)
+        if self._cache.shares and 4 * places >= 3 * wanted and not forked:
             self._cache.open(places, length)
             return StreamScheduler(self._cache, stats, places=places)
         self._cache.open()
