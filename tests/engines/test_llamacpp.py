@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recipe.engines import attention
 from recipe.engines.base import Completion, Request, Sampling, completions_by_request
 from recipe.engines.drawing import Drawer, stream
 from recipe.engines.kvcache import open_llama
@@ -324,6 +325,20 @@ def test_a_session_and_a_call_agree(exact: LlamaCppGenerator) -> None:
     for completion in streamed:
         prompt = exact.tokenize(exact.render(ask(completion.request_id, RULES)))
         assert_same_but_for_ties(exact, prompt, called[completion.request_id][0].token_ids, completion.token_ids)
+
+
+@pytest.mark.parametrize(
+    ("samples", "at_work", "kind"), [(1, True, "streams"), (4, True, "unified"), (4, False, "streams")]
+)
+def test_samples_share_one_cache_where_our_attention_is_at_work(
+    judge: LlamaCppGenerator, monkeypatch: pytest.MonkeyPatch, samples: int, at_work: bool, kind: str
+) -> None:
+    monkeypatch.setattr(attention, "installed", lambda: at_work)
+    requests = [Request(question, ask(question)) for question in QUESTIONS]
+    found = by_id(judge, requests, Sampling(temperature=1, n=samples, max_tokens=4, ignore_end=True))
+    assert [len(found[question]) for question in QUESTIONS] == [samples] * len(QUESTIONS)
+    streams, _ = judge._cache._shape or (0, 0)
+    assert (streams > 0) == (kind == "streams")
 
 
 def test_a_cache_of_another_shape_takes_the_place_of_the_one_before(judge: LlamaCppGenerator) -> None:
