@@ -97,8 +97,13 @@ def _ours(job: Job) -> dict[str, Any]:
         new = draw(generator, job.workload)
         seconds = time.perf_counter() - begin
         kv_mib = kv_bytes(generator) / 2**20
-    found = {"seconds": seconds, "new_tokens": new, "peak_mib": peak_rss_mb(), "kv_mib": kv_mib}
-    return found | {"attention": attention.state()}
+    return {
+        "seconds": seconds,
+        "new_tokens": new,
+        "peak_mib": peak_rss_mb(),
+        "kv_mib": kv_mib,
+        "attention": attention.state(),
+    }
 
 
 def _cold(job: Job) -> dict[str, Any]:

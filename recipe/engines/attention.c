@@ -50,24 +50,22 @@ static inline bool any_above(vec x, vec y) { return _mm512_cmp_ps_mask(x, y, _CM
 static inline vec load_half(const half *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *) p)); }
 static inline vec round_half(vec x) { return _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
 
-static inline wide exp_wide(wide x) {
-    const wide shift = _mm512_set1_pd(0x1.8p52); /* adding it rounds to a whole number, in the lowest bits */
-    const wide shifted = _mm512_fmadd_pd(x, _mm512_set1_pd(1.4426950408889634), shift);
-    const wide r = _mm512_fnmadd_pd(_mm512_sub_pd(shifted, shift), _mm512_set1_pd(0.6931471805599453), x);
-    wide p = _mm512_set1_pd(1.0 / 362880);
-    const double c[] = {1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1, 1};
-    for (int i = 0; i < 9; i++) p = _mm512_fmadd_pd(p, r, _mm512_set1_pd(c[i]));
-    const __m512i power = _mm512_slli_epi64(_mm512_castpd_si512(shifted), 52);
-    return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_castpd_si512(p), power));
+static inline vec larger(vec a, vec b) { return _mm512_max_ps(a, b); }
+static inline wide wide_all(double x) { return _mm512_set1_pd(x); }
+static inline wide wide_sub(wide a, wide b) { return _mm512_sub_pd(a, b); }
+static inline wide wide_fma(wide a, wide b, wide c) { return _mm512_fmadd_pd(a, b, c); }
+static inline wide wide_fnma(wide a, wide b, wide c) { return _mm512_fnmadd_pd(a, b, c); }
+static inline wide times_power(wide x, wide power) { /* of 2: the lowest bits of `power` */
+    const __m512i shifted = _mm512_slli_epi64(_mm512_castpd_si512(power), 52);
+    return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_castpd_si512(x), shifted));
 }
-
-static inline vec exp_(vec x) {
-    x = _mm512_max_ps(all(-110), x); /* its exponential is 0 as a float; in this order NaN stays */
-    const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1));
-    const __m256 a = _mm512_cvtpd_ps(exp_wide(_mm512_cvtps_pd(_mm512_castps512_ps256(x))));
-    const __m256 b = _mm512_cvtpd_ps(exp_wide(_mm512_cvtps_pd(high)));
-    const __m512d low = _mm512_castps_pd(_mm512_castps256_ps512(a));
-    return _mm512_castpd_ps(_mm512_insertf64x4(low, _mm256_castps_pd(b), 1));
+static inline wide low_half(vec x) { return _mm512_cvtps_pd(_mm512_castps512_ps256(x)); }
+static inline wide high_half(vec x) {
+    return _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1)));
+}
+static inline vec joined(wide low, wide high) {
+    const __m512d first = _mm512_castps_pd(_mm512_castps256_ps512(_mm512_cvtpd_ps(low)));
+    return _mm512_castpd_ps(_mm512_insertf64x4(first, _mm256_castps_pd(_mm512_cvtpd_ps(high)), 1));
 }
 
 /* The sum of each of 16 vectors, added as _mm512_reduce_add_ps does: halves, quarters, pairs, ones. */
@@ -98,22 +96,19 @@ static inline bool any_above(vec x, vec y) { return _mm256_movemask_ps(_mm256_cm
 static inline vec load_half(const half *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) p)); }
 static inline vec round_half(vec x) { return _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
 
-static inline wide exp_wide(wide x) {
-    const wide shift = _mm256_set1_pd(0x1.8p52); /* adding it rounds to a whole number, in the lowest bits */
-    const wide shifted = _mm256_fmadd_pd(x, _mm256_set1_pd(1.4426950408889634), shift);
-    const wide r = _mm256_fnmadd_pd(_mm256_sub_pd(shifted, shift), _mm256_set1_pd(0.6931471805599453), x);
-    wide p = _mm256_set1_pd(1.0 / 362880);
-    const double c[] = {1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1, 1};
-    for (int i = 0; i < 9; i++) p = _mm256_fmadd_pd(p, r, _mm256_set1_pd(c[i]));
-    const __m256i power = _mm256_slli_epi64(_mm256_castpd_si256(shifted), 52);
-    return _mm256_castsi256_pd(_mm256_add_epi64(_mm256_castpd_si256(p), power));
+static inline vec larger(vec a, vec b) { return _mm256_max_ps(a, b); }
+static inline wide wide_all(double x) { return _mm256_set1_pd(x); }
+static inline wide wide_sub(wide a, wide b) { return _mm256_sub_pd(a, b); }
+static inline wide wide_fma(wide a, wide b, wide c) { return _mm256_fmadd_pd(a, b, c); }
+static inline wide wide_fnma(wide a, wide b, wide c) { return _mm256_fnmadd_pd(a, b, c); }
+static inline wide times_power(wide x, wide power) { /* of 2: the lowest bits of `power` */
+    const __m256i shifted = _mm256_slli_epi64(_mm256_castpd_si256(power), 52);
+    return _mm256_castsi256_pd(_mm256_add_epi64(_mm256_castpd_si256(x), shifted));
 }
-
-static inline vec exp_(vec x) {
-    x = _mm256_max_ps(all(-110), x); /* its exponential is 0 as a float; in this order NaN stays */
-    const __m128 a = _mm256_cvtpd_ps(exp_wide(_mm256_cvtps_pd(_mm256_castps256_ps128(x))));
-    const __m128 b = _mm256_cvtpd_ps(exp_wide(_mm256_cvtps_pd(_mm256_extractf128_ps(x, 1))));
-    return _mm256_insertf128_ps(_mm256_castps128_ps256(a), b, 1);
+static inline wide low_half(vec x) { return _mm256_cvtps_pd(_mm256_castps256_ps128(x)); }
+static inline wide high_half(vec x) { return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)); }
+static inline vec joined(wide low, wide high) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(low)), _mm256_cvtpd_ps(high), 1);
 }
 
 /* The sum of each of 8 vectors, added as llama.cpp does: halves, then neighbours twice. */
@@ -127,6 +122,21 @@ static inline vec sums(const vec *x) {
 #else
 #error "neither AVX-512 nor AVX2 with half precision"
 #endif
+
+static inline wide exp_wide(wide x) {
+    const wide shift = wide_all(0x1.8p52); /* adding it rounds to a whole number, in the lowest bits */
+    const wide shifted = wide_fma(x, wide_all(1.4426950408889634), shift);
+    const wide r = wide_fnma(wide_sub(shifted, shift), wide_all(0.6931471805599453), x);
+    wide p = wide_all(1.0 / 362880);
+    const double c[] = {1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1, 1};
+    for (int i = 0; i < 9; i++) p = wide_fma(p, r, wide_all(c[i]));
+    return times_power(p, shifted);
+}
+
+static inline vec exp_(vec x) {
+    x = larger(all(-110), x); /* its exponential is 0 as a float; in this order NaN stays */
+    return joined(exp_wide(low_half(x)), exp_wide(high_half(x)));
+}
 
 #define SLAB (4 * LANES) /* numbers of a head that are worked on at once */
 #define WIDEST 256       /* numbers of a head */

@@ -22,17 +22,14 @@ from recipe.engines.gguf import write_gguf
 from recipe.engines.kvcache import KVCache, start_backend
 
 FEATURES = llama_cpp.llama_print_system_info()
-here = pytest.mark.skipif(
+pytestmark = pytest.mark.skipif(
     not attention.suits() or b"AVX2 = 1" not in FEATURES, reason="attention.c is for Linux on x86-64 with AVX2"
 )
-# Numbers of a head that are worked on at once: a head's width must be a multiple.
-SLAB = 64 if b"AVX512 = 1" in FEATURES else 32
 # Heads, how many keys they share, and the width of a head.
 SHAPES = [(1, 1, 64), (4, 2, 64), (9, 3, 64), (4, 1, 64), (5, 1, 64), (14, 2, 64), (4, 2, 128), (3, 1, 256)]
 CELLS = 300
 F32, F16 = 0, 1
 
-pytestmark = here
 Array = NDArray[Any]
 
 
