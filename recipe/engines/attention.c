@@ -333,7 +333,7 @@ static void forward(const struct params *params, struct ggml_tensor *result) {
 #define ATTEND(heads, width) \
     attend(heads, width, query, q->nb[2], keys, k->nb[1], values, v->nb[1], row, k->ne[1], scale, place, result->nb[1])
 #define CASES(width) \
-    heads == 1 ? ATTEND(1, width) : heads == 2 ? ATTEND(2, width) : heads == 3 ? ATTEND(3, width) : ATTEND(4, width)
+    heads == 1 ? ATTEND(1, width) : heads == 2 || HEADS == 2 ? ATTEND(2, width) : heads == 3 ? ATTEND(3, width) : ATTEND(4, width)
             /* Numbers the compiler knows: it unrolls their loops. */
             if (width == 64) {
                 CASES(64);
