@@ -5,7 +5,7 @@ What `peer_figures` and `own_figures` return, as `sre bench --json` writes it un
     {"median_s": 4.4, "tokens_per_s": 145.5, "ratio": 1.0, "seconds": [4.5, 4.4, 4.4], "bound_s": 3.9,
      "share_of_bound": 0.89, "distinct_prompt_tokens": 604, "prefill_tokens_per_s": 820.0,
      "decode_tokens_per_s": 290.0, "served_tokens_per_s": 1518.2, "peak_mib": 402, "allowed_mib": 720.4,
-     "attention": "our own (attention.c)"}
+     "kernels": "our own (native/)"}
 
 All but the first four are ours alone: a bound says how well a scheduler uses the machine.
 """
@@ -61,7 +61,7 @@ def own_figures(
 ) -> dict[str, Any]:
     """How near our median comes to the bound, and the memory it took.
 
-    ours: results with seconds, peak_mib, kv_mib and attention. rates: results with prefill and decode, tokens a second.
+    ours: results with seconds, peak_mib, kv_mib and kernels. rates: results with prefill and decode, tokens a second.
     model_mib: the file's size.
     """
     seconds = median(result["seconds"] for result in ours)
@@ -76,7 +76,7 @@ def own_figures(
         "served_tokens_per_s": round(workload.served_tokens / seconds, 1),
         "peak_mib": max(result["peak_mib"] for result in ours),
         "allowed_mib": round(model_mib + max(result["kv_mib"] for result in ours) + OVERHEAD_MIB, 1),
-        "attention": ours[0]["attention"],
+        "kernels": ours[0]["kernels"],
     }
 
 
@@ -102,11 +102,11 @@ def tables(results: Results, titles: Mapping[str, str]) -> list[Table]:
 
 
 def _bounds(own: Mapping[str, Mapping[str, Any]]) -> Table:
-    kinds = sorted({str(figures["attention"]) for figures in own.values()})
+    kinds = sorted({str(figures["kernels"]) for figures in own.values()})
     table = Table(
         title="Ours against the machine: bound = distinct prompt tokens / prefill + new tokens / decode",
         caption="served: new tokens and the prompt of every sample, shared or not; "
-        f"memory: peak MiB of (model file + KV cache + {OVERHEAD_MIB}); attention: {', '.join(kinds)}",
+        f"memory: peak MiB of (model file + KV cache + {OVERHEAD_MIB}); kernels: {', '.join(kinds)}",
     )
     for column in ("workload", "bound s", "share", "distinct", "prefill/s", "decode/s", "served/s", "memory"):
         table.add_column(column, justify="left" if column == "workload" else "right")

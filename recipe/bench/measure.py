@@ -87,7 +87,7 @@ def draw(generator: Generator, workload: Workload) -> int:
 
 
 def _ours(job: Job) -> dict[str, Any]:
-    from recipe.engines import attention
+    from recipe.engines import kernels
     from recipe.engines.speed import kv_bytes
 
     with _generator(job) as generator:
@@ -102,7 +102,7 @@ def _ours(job: Job) -> dict[str, Any]:
         "new_tokens": new,
         "peak_mib": peak_rss_mb(),
         "kv_mib": kv_mib,
-        "attention": attention.state(),
+        "kernels": kernels.state(),
     }
 
 

@@ -27,25 +27,25 @@ def doctor(gpu_smoke: bool, cpu: bool, model: str) -> None:
         raise SystemExit(report.failed)
     from recipe.doctor import diagnose, exit_status, render
 
-    checks = [*diagnose(), *_attention()]
+    checks = [*diagnose(), *_kernels()]
     render(checks)
     raise SystemExit(exit_status(checks))
 
 
-def _attention() -> list[Check]:
-    """Which attention decodes here; compiles ours, so that no judgement waits for it. Nothing without llama.cpp."""
+def _kernels() -> list[Check]:
+    """Whose kernels decode here; compiles ours, so that no judgement waits for it. Nothing without llama.cpp."""
     from recipe.doctor import Check
 
     try:
-        from recipe.engines import attention
+        from recipe.engines import kernels
         from recipe.engines.kvcache import start_backend
 
         start_backend()
     except Exception:  # whatever an installation that went wrong raises: the other checks say what it is
         return []
-    missed = attention.suits() and not attention.installed()
+    missed = kernels.suits() and not kernels.installed()
     advice = "decoding takes a quarter to a half longer so: README, “How fast is it here?”" if missed else ""
-    return [Check("attention", "warning" if missed else "ok", attention.state(), advice)]
+    return [Check("kernels", "warning" if missed else "ok", kernels.state(), advice)]
 
 
 @click.command(

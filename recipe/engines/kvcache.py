@@ -20,7 +20,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from recipe.engines import attention
+from recipe.engines import kernels
 from recipe.errors import SreError
 
 # ctypes structures are opaque to the type checker.
@@ -42,14 +42,14 @@ def _on_log(level: int, text: bytes, _data: object) -> None:
 
 
 def start_backend(verbose: bool = False) -> None:
-    """Initialise llama.cpp once a process, with our attention, and silence its log."""
+    """Initialise llama.cpp once a process, with our kernels, and silence its log."""
     global _started, _verbose
     _verbose = verbose
     _log_tail.clear()
     _C.llama_log_set(_on_log, ctypes.c_void_p(0))
     if not _started:
         _C.llama_backend_init()
-        attention.install(_C.llama_print_system_info())
+        kernels.install(_C.llama_print_system_info())
         _started = True
 
 

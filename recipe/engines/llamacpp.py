@@ -19,7 +19,7 @@ import numpy as np
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from numpy.typing import NDArray
 
-from recipe.engines import attention
+from recipe.engines import kernels
 from recipe.engines.base import Completion, Piece, Request, Sampling, Session, SessionGenerator
 from recipe.engines.kvcache import KVCache, quantization_types, quantize_file, stream_length
 from recipe.engines.labels import LabelPlaces
@@ -199,7 +199,7 @@ class LlamaCppGenerator(SessionGenerator):
         longest = max(len(prompt.ids) + prompt.reserve for prompt in prompts)
         length = min(stream_length(longest), self._cache.cells)
         places = min(wanted, self._cache.cells // length)
-        forked = attention.installed() and samples >= MANY_SAMPLES * len(prompts)
+        forked = kernels.installed() and samples >= MANY_SAMPLES * len(prompts)
         if self._cache.shares and 4 * places >= 3 * wanted and not forked:
             self._cache.open(places, length)
             return StreamScheduler(self._cache, stats, places=places)

@@ -57,7 +57,7 @@ def test_without_ours_there_is_no_ratio(workload):
 def test_our_figures_take_medians_of_rates_and_the_greatest_memory(workload):
     work = workload([[1, 2, 3], [1, 2, 4]], [6, 6])
     ours = [
-        {"seconds": s, "peak_mib": p, "kv_mib": 50.0, "attention": "x"} for s, p in ((4.0, 90), (2.0, 110), (3.0, 100))
+        {"seconds": s, "peak_mib": p, "kv_mib": 50.0, "kernels": "x"} for s, p in ((4.0, 90), (2.0, 110), (3.0, 100))
     ]
     rates = [{"prefill": p, "decode": d} for p, d in ((2.0, 6.0), (100.0, 12.0), (4.0, 1.0))]
     assert own_figures(work, ours, rates, model_mib=20.0) == {
@@ -69,7 +69,7 @@ def test_our_figures_take_medians_of_rates_and_the_greatest_memory(workload):
         "served_tokens_per_s": 6.0,
         "peak_mib": 110,
         "allowed_mib": 320.0,
-        "attention": "x",
+        "kernels": "x",
     }
 
 
@@ -83,13 +83,13 @@ def test_the_tables_show_every_peer_and_our_bound(workload):
     work = workload([[1, 2, 3]], [12])
     ours = peer_figures(work, [2.0], [2.0]) | own_figures(
         work,
-        [{"seconds": 2.0, "peak_mib": 90, "kv_mib": 50.0, "attention": "x"}],
+        [{"seconds": 2.0, "peak_mib": 90, "kv_mib": 50.0, "kernels": "x"}],
         [{"prefill": 3.0, "decode": 16.0}],
         20.0,
     )
     loop = peer_figures(work, [5.0], [2.0])
     text = shown({"a": {"ours": ours, "loop": loop, "transformers": loop | {"dtype": "bfloat16"}}})
-    for part in ("a: a title", "ours", "loop", "2.50", "transformers (bfloat16)", "88%", "90 of 320", "attention: x"):
+    for part in ("a: a title", "ours", "loop", "2.50", "transformers (bfloat16)", "88%", "90 of 320", "kernels: x"):
         assert part in text
 
 

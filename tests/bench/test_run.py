@@ -63,7 +63,7 @@ def scripted(monkeypatch):
             "new_tokens": job.workload.new_tokens,
             "peak_mib": 9,
             "kv_mib": 1.0,
-            "attention": "x",
+            "kernels": "x",
         } | rates
 
     monkeypatch.setattr(run, "measure", measure)

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recipe.engines import attention
+from recipe.engines import kernels
 from recipe.engines.base import Completion, Request, Sampling, completions_by_request
 from recipe.engines.kvcache import open_llama
 from recipe.engines.llamacpp import LlamaCppGenerator
@@ -43,13 +43,13 @@ def rows_of_both_tasks(count: int) -> list[Example]:
 
 @contextmanager
 def one_at_a_time(path: Path, *, flash: bool = True) -> Iterator[Any]:
-    """llama-cpp-python's high-level object with llama.cpp's own attention; our engine has flash attention too."""
+    """llama-cpp-python's high-level object with llama.cpp's own kernels; our engine has flash attention too."""
     llama = open_llama(path, n_ctx=2048, flash_attn=flash)
-    attention.use(False)
+    kernels.use(False)
     try:
         yield llama
     finally:
-        attention.use(True)
+        kernels.use(True)
         llama.close()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipe.engines import attention
+from recipe.engines import kernels
 from recipe.engines.base import Completion, Request, Sampling, completions_by_request
 from recipe.engines.drawing import Drawer, stream
 from recipe.engines.kvcache import open_llama
@@ -333,7 +333,7 @@ def test_a_session_and_a_call_agree(exact: LlamaCppGenerator) -> None:
 def test_samples_share_one_cache_where_our_attention_is_at_work(
     judge: LlamaCppGenerator, monkeypatch: pytest.MonkeyPatch, samples: int, at_work: bool, kind: str
 ) -> None:
-    monkeypatch.setattr(attention, "installed", lambda: at_work)
+    monkeypatch.setattr(kernels, "installed", lambda: at_work)
     requests = [Request(question, ask(question)) for question in QUESTIONS]
     found = by_id(judge, requests, Sampling(temperature=1, n=samples, max_tokens=4, ignore_end=True))
     assert [len(found[question]) for question in QUESTIONS] == [samples] * len(QUESTIONS)

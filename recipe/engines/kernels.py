@@ -1,15 +1,17 @@
-"""The attention of attention.c in place of llama.cpp's, in the llama.cpp that llama-cpp-python has loaded.
+"""The kernels of native/ in place of llama.cpp's, in the llama.cpp that llama-cpp-python has loaded.
 
-Decoding many answers side by side spends up to half of its time in attention. attention.c does the same arithmetic in
-less. It is compiled when it is first wanted, with the C compiler that the installation of llama-cpp-python needed, and
-kept in the user's cache folder. Where that can't be (no compiler, another CPU or system, a ggml it was not tried with),
-llama.cpp's own attention does it all, and `state` says why. SRE_ATTENTION=llama.cpp asks for llama.cpp's own.
+Reading prompts and decoding answers side by side spends nearly all of its time in products of matrices and in
+attention. native/ does the same arithmetic in less. It is compiled when it is first wanted, with the C compiler that
+the installation of llama-cpp-python needed, and kept in the user's cache folder. Where that can't be (no compiler,
+another CPU or system, a ggml it was not tried with), llama.cpp's own kernels do it all, and `state` says why.
+SRE_KERNELS=llama.cpp asks for llama.cpp's own.
 """
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
 import os
 import platform
 import shlex
@@ -21,24 +23,25 @@ import threading
 from pathlib import Path
 from typing import Any
 
-SOURCE = Path(__file__).with_suffix(".c")
-VARIABLE = "SRE_ATTENTION"
-# The arguments of ggml's function, and what it is asked to do, may change with its minor version.
+FOLDER = Path(__file__).parent / "native"
+VARIABLE = "SRE_KERNELS"
+# The arguments of ggml's functions, and what they are asked to do, may change with its minor version.
 TRIED = "0.25."
 # No contraction: each operation rounds as llama.cpp's does.
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")
-_NAME = "ggml_compute_forward_flash_attn_ext"
+# What llama.cpp says that its build uses, and what keeps ours from using it: sums have another order with it.
+_INSTRUCTIONS = {b"AVX512": "-mno-avx512f", b"AVX512_BF16": "-mno-avx512bf16"}
 _OBJECT_BYTES = 32  # what ggml keeps of a tensor beside the tensor
 _COMPILE_SECONDS = 120
 
 _library: Any = None
-_own: Any = None
+_own: list[Any] = []
 _why_not = "no model was opened yet"
 _once = threading.Lock()
 
 
 def install(features: bytes) -> None:
-    """Put it in place, once a process, before anything decodes; does nothing where it can't be.
+    """Put them in place, once a process, before anything decodes; does nothing where that can't be.
 
     features: what llama.cpp says of its own build. The same instructions give the same sums.
     """
@@ -47,49 +50,53 @@ def install(features: bytes) -> None:
         if _library is not None:
             return
         if not suits():
-            system = f"ours is for Linux on x86-64, this is {platform.system()} on {platform.machine()}"
-            _why_not = f"{VARIABLE} asks for it" if os.environ.get(VARIABLE) else system
+            system = f"ours are for Linux on x86-64, this is {platform.system()} on {platform.machine()}"
+            _why_not = f"{VARIABLE} asks for them" if os.environ.get(VARIABLE) else system
             return
         try:
             _library, _own = _load(features)
             use(True)
-        # It makes judging faster and nothing else: whatever hinders it must not stop a judge.
+        # They make judging faster and nothing else: whatever hinders them must not stop a judge.
         except Exception as error:
             _library, _why_not = None, str(error) or type(error).__name__
 
 
 def suits() -> bool:
-    """Whether ours is made for this system and wanted."""
+    """Whether ours are made for this system and wanted."""
     return platform.system() == "Linux" and platform.machine() == "x86_64" and os.environ.get(VARIABLE) != "llama.cpp"
 
 
 def use(ours: bool) -> None:
     """Switch between ours and llama.cpp's own, for all models of the process; not while one decodes."""
-    if installed() and _library.sre_attention_use(_own, ours) == 0:
-        raise _Unusable("ggml's CPU library doesn't call its attention through a slot")
+    for kernel, own in enumerate(_own if installed() else []):
+        if _library.sre_use(kernel, own, ours) == 0:
+            for earlier in range(kernel):
+                _library.sre_use(earlier, _own[earlier], False)
+            raise _Unusable(f"ggml's CPU library doesn't call {_library.sre_name(kernel).decode()} through a slot")
 
 
-def calls() -> int:
-    """How many times ours was called in this process."""
-    return int(_library.sre_attention_calls()) if installed() else 0
+def calls() -> dict[str, int]:
+    """How many times each of ours was called in this process, by the name of ggml's function."""
+    kernels = range(len(_own)) if installed() else ()
+    return {_library.sre_name(kernel).decode(): int(_library.sre_calls(kernel)) for kernel in kernels}
 
 
 def installed() -> bool:
-    """Whether ours is in place."""
+    """Whether ours are in place."""
     return _library is not None
 
 
 def state() -> str:
-    """For people: which attention is at work here, and why."""
-    return "our own (attention.c)" if installed() else f"llama.cpp's own ({_why_not})"
+    """For people: whose kernels are at work here, and why."""
+    return "our own (native/)" if installed() else f"llama.cpp's own ({_why_not})"
 
 
 class _Unusable(Exception):
-    """Why llama.cpp's own attention stays."""
+    """Why llama.cpp's own kernels stay."""
 
 
-def _load(features: bytes) -> tuple[Any, Any]:
-    """The library of attention.c, and the address of ggml's own function."""
+def _load(features: bytes) -> tuple[Any, list[Any]]:
+    """The library of native/, and the addresses of ggml's own functions."""
     path = _loaded()
     base = ctypes.CDLL(str(path.with_name(path.name.replace("ggml-cpu", "ggml-base"))))
     base.ggml_version.restype = ctypes.c_char_p
@@ -97,12 +104,14 @@ def _load(features: bytes) -> tuple[Any, Any]:
     if not version.startswith(TRIED):
         raise _Unusable(f"ours was tried with ggml {TRIED}x, this is {version}")
     library = ctypes.CDLL(str(_compiled(_header(path), features)))
-    library.sre_attention_use.argtypes = (ctypes.c_void_p, ctypes.c_bool)
-    library.sre_attention_calls.restype = ctypes.c_long
-    library.sre_attention_tensor_bytes.restype = base.ggml_tensor_overhead.restype = ctypes.c_size_t
-    if library.sre_attention_tensor_bytes() + _OBJECT_BYTES != base.ggml_tensor_overhead():
+    library.sre_use.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_bool)
+    library.sre_name.restype, library.sre_calls.restype = ctypes.c_char_p, ctypes.c_long
+    library.sre_tensor_bytes.restype = base.ggml_tensor_overhead.restype = ctypes.c_size_t
+    if library.sre_tensor_bytes() + _OBJECT_BYTES != base.ggml_tensor_overhead():
         raise _Unusable("ggml.h is not that of the loaded library")
-    return library, ctypes.cast(getattr(ctypes.CDLL(str(path)), _NAME), ctypes.c_void_p)
+    names = itertools.takewhile(bool, map(library.sre_name, itertools.count()))
+    ggml = ctypes.CDLL(str(path))
+    return library, [ctypes.cast(getattr(ggml, name.decode()), ctypes.c_void_p) for name in names]
 
 
 def _loaded() -> Path:
@@ -123,18 +132,21 @@ def _header(library: Path) -> Path:
 
 
 def _compiled(include: Path, features: bytes) -> Path:
-    """attention.c for this machine: from the cache, or compiled now. The file appears complete or not at all."""
-    flags = [*FLAGS, *([] if b"AVX512 = 1" in features else ["-mno-avx512f"])]
+    """native/ for this machine: from the cache, or compiled now. The file appears complete or not at all."""
+    lacking = [name for name in _INSTRUCTIONS if name + b" = 1" not in features]
+    flags = [*FLAGS, *(_INSTRUCTIONS[name] for name in lacking)]
+    sources = sorted(map(str, FOLDER.glob("*.c")))
     # All that the outcome depends on. A home folder may be shared by machines with other CPUs.
-    parts = [SOURCE.read_bytes(), (include / "ggml.h").read_bytes(), " ".join(flags).encode(), _cpu()]
+    files = [*sorted(FOLDER.iterdir()), include / "ggml.h"]
+    parts = [*(file.read_bytes() for file in files), " ".join(flags).encode(), _cpu()]
     name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "sre"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    target = folder / f"attention-{name}.so"
+    target = folder / f"kernels-{name}.so"
     if not target.is_file():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch) / target.name
-            _compile([*flags, "-I", str(include), "-o", str(made), str(SOURCE), "-lm"])
+            _compile([*flags, "-I", str(include), "-o", str(made), *sources, "-lm"])
             made.chmod(0o700)
             os.replace(made, target)
     for path in (folder, target):

@@ -1,0 +1,240 @@
+/* Attention over keys and values in half precision. Takes the place of llama.cpp's function of the same arguments where it
+ * can, and leaves it the rest (see `suits`).
+ *
+ * Few query tokens, as in decoding many answers side by side, are done here, one by one. The arithmetic is llama.cpp's own,
+ * operation by operation and rounding by rounding (running maximum, sums in half precision), so that answers stay the same. What differs is the order of the work: a key and a value are read once for
+ * all heads that share them, the sums stay in registers, and exponentials are taken a vector at a time. The exponential
+ * alone is another, by one unit of the last place in some cases of a thousand. Many tokens go to tiles.c.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "attention.h"
+
+#define HEADS (LANES / 4) /* whose sums fit the registers */
+
+typedef void (*attention)(const struct params *, struct ggml_tensor *);
+
+#define AHEAD 16 /* cells fetched before they are needed */
+#define MANY 64  /* query tokens, from which on llama.cpp works on tiles, too */
+
+/* Cells of one block that the mask lets through, and what the mask adds to their scores. */
+struct cells {
+    int count;
+    int64_t at[BLOCK + LANES];
+    float bias[BLOCK + LANES];
+};
+
+/* Heads that share keys and values: the state of their running softmax. */
+struct state {
+    float query[HEADS][WIDEST], sum[HEADS][WIDEST]; /* `sum` holds numbers of half precision */
+    float maximum[HEADS], weight[HEADS];
+    float factor[HEADS][BLOCK + LANES]; /* of the value of a cell, or, where it brings a new maximum, of what was before */
+    bool rises[HEADS][BLOCK + LANES];
+};
+
+/* The next cells from `*begin` on that the mask lets through, BLOCK at the most. */
+static void next_cells(struct cells *cells, const half *mask, int64_t *begin, int64_t end) {
+    int64_t at = *begin;
+    int count = 0;
+    for (; at < end && count < BLOCK; at++) {
+        while (mask && at + 8 <= end && !unlike(mask + at, NOTHING)) at += 8;
+        if (at >= end) break;
+        if (mask && mask[at] == NOTHING) continue;
+        cells->at[count] = at;
+        cells->bias[count++] = mask && mask[at] ? number(mask[at]) : 0.0f;
+    }
+    *begin = at;
+    cells->count = count;
+    for (int i = count; i % LANES != 0; i++) { /* filled up, so that whole vectors can be read; never used */
+        cells->at[i] = cells->at[count - 1];
+        cells->bias[i] = -INFINITY;
+    }
+}
+
+/* Have a slab of some later cell brought near. */
+static inline void fetch(const char *slab) {
+    for (size_t line = 0; line < SLAB * sizeof(half); line += LINE) fetch_near(slab + line);
+}
+
+/* Scores of LANES cells from the `first` on, and what they make of the running maximum. */
+static inline __attribute__((always_inline)) void score(
+    struct state *state, const struct cells *cells, int first, int heads, int width, const char *keys, size_t stride,
+    float scale) {
+    vec products[HEADS][LANES];
+    for (int i = 0; i < LANES; i++) {
+        const half *key = (const half *) (keys + cells->at[first + i] * stride);
+        vec parts[HEADS][4] = {0};
+        for (int d = 0; d < width; d += SLAB) {
+            vec k[4];
+            fetch((const char *) (key + d) + AHEAD * stride);
+            for (int j = 0; j < 4; j++) k[j] = load_half(key + d + j * LANES);
+            for (int h = 0; h < heads; h++) {
+                for (int j = 0; j < 4; j++) {
+                    const vec q = load(state->query[h] + d + j * LANES);
+                    parts[h][j] = fma_(k[j], q, parts[h][j]);
+                }
+            }
+        }
+        for (int h = 0; h < heads; h++) {
+            products[h][i] = add(add(parts[h][0], parts[h][2]), add(parts[h][1], parts[h][3]));
+        }
+    }
+    for (int h = 0; h < heads; h++) {
+        float *factor = state->factor[h] + first;
+        bool *rises = state->rises[h] + first;
+        const vec scores = add(mul(sums(products[h]), all(scale)), load(cells->bias + first));
+        memset(rises, 0, LANES);
+        if (any_above(scores, all(state->maximum[h]))) {
+            float each[LANES];
+            store(each, scores);
+            for (int i = 0; i < LANES; i++) {
+                rises[i] = each[i] > state->maximum[h];
+                factor[i] = rises[i] ? state->maximum[h] - each[i] : each[i] - state->maximum[h];
+                if (rises[i]) state->maximum[h] = each[i];
+            }
+        } else {
+            store(factor, sub(scores, all(state->maximum[h])));
+        }
+        store(factor, exp_(load(factor)));
+    }
+}
+
+/* Add the values of a block's cells, SLAB numbers from `d` on, to the sums. */
+static inline __attribute__((always_inline)) void gather(
+    struct state *state, const struct cells *cells, int d, int heads, const char *values, size_t stride) {
+    vec sum[HEADS][4];
+    for (int h = 0; h < heads; h++) {
+        for (int j = 0; j < 4; j++) sum[h][j] = load(state->sum[h] + d + j * LANES);
+    }
+    for (int i = 0; i < cells->count; i++) {
+        const half *value = (const half *) (values + cells->at[i] * stride) + d;
+        vec v[4];
+        fetch((const char *) value + AHEAD * stride);
+        for (int j = 0; j < 4; j++) v[j] = load_half(value + j * LANES);
+        for (int h = 0; h < heads; h++) {
+            vec factor = all(state->factor[h][i]);
+            if (__builtin_expect(state->rises[h][i], 0)) {
+                for (int j = 0; j < 4; j++) sum[h][j] = round_half(mul(sum[h][j], factor));
+                factor = all(1);
+            }
+            for (int j = 0; j < 4; j++) sum[h][j] = round_half(fma_(v[j], factor, sum[h][j]));
+        }
+    }
+    for (int h = 0; h < heads; h++) {
+        for (int j = 0; j < 4; j++) store(state->sum[h] + d + j * LANES, sum[h][j]);
+    }
+}
+
+/* One query token, `heads` heads of it from the `head` on. */
+static inline __attribute__((always_inline)) void attend(
+    const struct part *part, int64_t token, int head, int heads, int width) {
+    const char *queries = part->queries + token * part->query_token + head * part->query_head;
+    char *results = part->results + token * part->result_token + head * part->result_head;
+    const half *mask = mask_of(part, token);
+    struct state state;
+    struct cells cells;
+    for (int h = 0; h < heads; h++) {
+        const float *query = (const float *) (queries + h * part->query_head);
+        for (int d = 0; d < width; d += LANES) {
+            store(state.query[h] + d, round_half(load(query + d)));
+            store(state.sum[h] + d, all(0));
+        }
+        state.maximum[h] = -INFINITY;
+        state.weight[h] = 0;
+    }
+    for (int64_t begin = 0; begin < part->cells;) {
+        next_cells(&cells, mask, &begin, part->cells);
+        for (int i = 0; i < cells.count; i += LANES) score(&state, &cells, i, heads, width, part->keys, part->key, part->scale);
+        for (int d = 0; d < width; d += SLAB) gather(&state, &cells, d, heads, part->values, part->value);
+        for (int i = 0; i < cells.count; i++) {
+            for (int h = 0; h < heads; h++) {
+                const float factor = state.factor[h][i];
+                state.weight[h] = state.rises[h][i] ? fmaf(state.weight[h], factor, 1) : state.weight[h] + factor;
+            }
+        }
+    }
+    for (int h = 0; h < heads; h++) {
+        float *result = (float *) (results + h * part->result_head);
+        const vec share = all(state.weight[h] == 0 ? 0 : 1 / state.weight[h]);
+        for (int d = 0; d < width; d += LANES) store(result + d, mul(load(state.sum[h] + d), share));
+    }
+}
+
+/* One query token, all its heads. */
+static void attend_token(const struct part *part, int64_t token) {
+    for (int head = 0; head < part->group; head += HEADS) {
+        const int heads = part->group - head < HEADS ? part->group - head : HEADS, width = part->width;
+#define CASES(width) \
+    heads == 1 ? attend(part, token, head, 1, width) : heads == 2 || HEADS == 2 ? attend(part, token, head, 2, width) : \
+    heads == 3 ? attend(part, token, head, 3, width) : attend(part, token, head, 4, width)
+        /* Numbers the compiler knows: it unrolls their loops. */
+        if (width == 64) {
+            CASES(64);
+        } else {
+            CASES(width);
+        }
+    }
+}
+
+/* What is done here. llama.cpp keeps: one token of one sequence, whose cells it splits among the threads; too little for all
+ * threads; other types than half precision; ALiBi, soft caps, sinks, and odd widths. All threads decide alike: its own
+ * function has them wait for each other. */
+static bool suits(const struct ggml_tensor *result, int threads) {
+    const struct ggml_tensor *q = result->src[0], *k = result->src[1], *v = result->src[2], *mask = result->src[3];
+    float alibi, cap;
+    memcpy(&alibi, result->op_params + 1, sizeof alibi);
+    memcpy(&cap, result->op_params + 2, sizeof cap);
+    const bool plain = alibi == 0 && cap == 0 && !result->src[4] && (!mask || (mask->type == GGML_TYPE_F16 && mask->ne[2] == 1));
+    const bool types = q->type == GGML_TYPE_F32 && k->type == GGML_TYPE_F16 && v->type == GGML_TYPE_F16;
+    const bool shape = q->ne[0] % SLAB == 0 && q->ne[0] <= WIDEST && v->ne[0] == q->ne[0] && v->ne[2] == k->ne[2] &&
+                       v->ne[3] == k->ne[3] && q->ne[3] == k->ne[3];
+    const bool split = q->ne[1] == 1 && q->ne[3] == 1 && k->ne[1] >= 512;
+    return plain && types && shape && !split && q->ne[1] * q->ne[3] * k->ne[2] >= threads;
+}
+
+/* q [width, tokens, heads, streams], k and v [width, cells, shared heads, streams], mask [cells, tokens, 1, streams or 1];
+ * the result [width, heads, tokens, streams]. */
+static struct part part_of(const struct ggml_tensor *result, int64_t kv, int64_t stream) {
+    const struct ggml_tensor *q = result->src[0], *k = result->src[1], *v = result->src[2], *mask = result->src[3];
+    const int64_t group = q->ne[2] / k->ne[2];
+    struct part part = {
+        .queries = (const char *) q->data + kv * group * q->nb[2] + stream * q->nb[3],
+        .keys = (const char *) k->data + kv * k->nb[2] + stream * k->nb[3],
+        .values = (const char *) v->data + kv * v->nb[2] + stream * v->nb[3],
+        .mask = mask ? (const char *) mask->data + stream % mask->ne[3] * mask->nb[3] : NULL,
+        .results = (char *) result->data + kv * group * result->nb[1] + stream * result->nb[3],
+        .query_token = q->nb[1],
+        .query_head = q->nb[2],
+        .key = k->nb[1],
+        .value = v->nb[1],
+        .mask_token = mask ? mask->nb[1] : 0,
+        .result_token = result->nb[2],
+        .result_head = result->nb[1],
+        .cells = k->ne[1],
+        .group = (int) group,
+        .width = (int) q->ne[0],
+    };
+    memcpy(&part.scale, result->op_params, sizeof part.scale);
+    return part;
+}
+
+static void forward(const struct params *params, struct ggml_tensor *result) {
+    if (!suits(result, params->threads)) {
+        ((attention) sre_attention.own)(params, result);
+        return;
+    }
+    count(&sre_attention, params);
+    const struct ggml_tensor *q = result->src[0], *k = result->src[1];
+    const int64_t tokens = q->ne[1], shared = k->ne[2], at_once = tokens < MANY ? 1 : tile_tokens((int) (q->ne[2] / shared));
+    const int64_t tiles = (tokens + at_once - 1) / at_once, units = q->ne[3] * tiles * shared;
+    /* Dealt in turn: of one sequence, later tokens see more cells. */
+    for (int64_t unit = params->thread; unit < units; unit += params->threads) {
+        const struct part part = part_of(result, unit % shared, unit / shared / tiles);
+        const int64_t first = unit / shared % tiles * at_once, last = first + at_once < tokens ? first + at_once : tokens;
+        if (tokens >= MANY && sre_attend_tile(&part, first, (int) (last - first))) continue;
+        for (int64_t token = first; token < last; token++) attend_token(&part, token);
+    }
+}
+
+struct kernel sre_attention = {"ggml_compute_forward_flash_attn_ext", (void *) forward, NULL, 0};
