@@ -51,7 +51,7 @@ def install(features: bytes) -> None:
             return
         if not suits():
             system = f"ours are for Linux on x86-64, this is {platform.system()} on {platform.machine()}"
-            _why_not = f"{VARIABLE} asks for them" if os.environ.get(VARIABLE) else system
+            _why_not = f"{VARIABLE} asks for them" if _unwanted() else system
             return
         try:
             _library, _own = _load(features)
@@ -63,7 +63,11 @@ def install(features: bytes) -> None:
 
 def suits() -> bool:
     """Whether ours are made for this system and wanted."""
-    return platform.system() == "Linux" and platform.machine() == "x86_64" and os.environ.get(VARIABLE) != "llama.cpp"
+    return platform.system() == "Linux" and platform.machine() == "x86_64" and not _unwanted()
+
+
+def _unwanted() -> bool:
+    return os.environ.get(VARIABLE) == "llama.cpp"
 
 
 def use(ours: bool) -> None:
@@ -159,9 +163,10 @@ def _compiled(include: Path, features: bytes) -> Path:
 def _compile(arguments: list[str]) -> None:
     """By the first C compiler that can."""
     said = "no C compiler was found"
-    for compiler in dict.fromkeys((os.environ.get("CC"), sysconfig.get_config_var("CC"), "cc", "gcc", "clang")):
-        words = shlex.split(compiler or "")
+    compilers = (os.environ.get("CC"), sysconfig.get_config_var("CC"), "cc", "gcc", "clang")
+    for compiler in dict.fromkeys(filter(None, compilers)):
         try:
+            words = shlex.split(compiler)
             done = subprocess.run(
                 [*words, *arguments],
                 capture_output=True,
@@ -170,7 +175,7 @@ def _compile(arguments: list[str]) -> None:
                 timeout=_COMPILE_SECONDS,
                 check=False,
             )
-        except (OSError, IndexError):
+        except (OSError, ValueError):
             continue
         if done.returncode == 0:
             return

@@ -37,8 +37,6 @@ KEPT = 16
 MOST_SEQUENCES = 256  # of one llama.cpp context
 # From so many tokens in a batch on llama.cpp's attention goes by tiles, which scattered sequences hardly fill.
 TILE = 64
-# Samples of a prompt from which on sharing its cells pays more than a stream for each.
-MANY_SAMPLES = 4
 
 
 def check_parallel(parallel: int, field: str = "parallel") -> None:
@@ -74,7 +72,7 @@ class LlamaCppGenerator(SessionGenerator):
         self.path = Path(path)
         self.name = self.path.stem
         self.stats = Stats()
-        self._parallel = parallel
+        self._parallel, self._flash = parallel, flash
         self._calls = 0
         self._places: dict[tuple[int, ...], LabelPlaces] = {}
         self._template: jinja2.Template | None = None
@@ -190,17 +188,16 @@ class LlamaCppGenerator(SessionGenerator):
                     yield result
 
     def _offline(self, prompts: list[Prompt], stats: Stats) -> StreamScheduler | Scheduler:
-        """Streams for as many places as the cache holds at the length that the prompts need, if that is three of four
-        places. Else the unified cache, and for recurrent models; and where many samples fork from each prompt: our
-        attention then finds the cells that they share in the processor's cache.
+        """The unified cache where our kernels are at work: cells of others cost them nothing. With llama.cpp's own,
+        streams are quicker: as many places as the cache holds at the length that the prompts need, if that is three of
+        four places. Recurrent models have the unified one.
         """
-        samples = sum(prompt.samples for prompt in prompts if not prompt.label_tokens)
-        wanted = min(self._parallel, samples) or 1
+        wanted = min(self._parallel, sum(prompt.samples for prompt in prompts if not prompt.label_tokens)) or 1
         longest = max(len(prompt.ids) + prompt.reserve for prompt in prompts)
         length = min(stream_length(longest), self._cache.cells)
         places = min(wanted, self._cache.cells // length)
-        forked = kernels.installed() and samples >= MANY_SAMPLES * len(prompts)
-        if self._cache.shares and 4 * places >= 3 * wanted and not forked:
+        ours = self._flash and kernels.installed()
+        if self._cache.shares and 4 * places >= 3 * wanted and not ours:
             self._cache.open(places, length)
             return StreamScheduler(self._cache, stats, places=places)
         self._cache.open()

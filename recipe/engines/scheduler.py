@@ -1,6 +1,7 @@
 """Continuous batching over one unified KV cache: which token of which sequence is decoded next.
 
-For requests that come one by one, for prompts too long to have a stream each (`streams.py`), and for recurrent models.
+For every call where our kernels are at work. Else for requests that come one by one, for prompts too long to have a
+stream each (`streams.py`), and for recurrent models.
 
 A *lane* is a prompt being read. It begins with what it shares with a prompt that is in the cache already, be that
 decoded or still in the batch being filled: a shared token is one cell that belongs to several sequences, nothing is

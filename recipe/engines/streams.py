@@ -1,9 +1,10 @@
 """Batching with a stream of the KV cache for each place: which prompt is read where, and what is decoded next.
 
-A *stream* holds one sequence and nothing else, so that attention passes over no other sequence's cells; llama.cpp looks
-at every cell of a shared cache, and at the lengths of judgements that costs a quarter of the time. A prompt is read in
-a stream that holds the longest beginning of it, or gets a copy of that beginning: a copy costs as much as decoding a
-few tokens. Nothing depends on the clock: the same requests give the same batches.
+For llama.cpp's own attention, where ours (`kernels.py`) isn't at work. A *stream* holds one sequence and nothing else,
+so that attention passes over no other sequence's cells; llama.cpp looks at every cell of a shared cache, and at the
+lengths of judgements that costs a quarter of the time. A prompt is read in a stream that holds the longest beginning of
+it, or gets a copy of that beginning: a copy costs as much as decoding a few tokens. Nothing depends on the clock: the
+same requests give the same batches.
 
 For calls whose requests are all known. `scheduler.py` takes requests as they come, prompts too long for a stream each,
 and recurrent models.

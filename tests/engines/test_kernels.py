@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import llama_cpp
 import numpy as np
@@ -160,6 +161,26 @@ def test_what_keeps_them_away_is_said_and_nothing_fails(
         assert not kernels.installed()
         assert re.search(why, kernels.state())
         assert kernels.calls() == {}
+
+
+def test_a_slot_that_is_missing_puts_the_others_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Library:
+        used: ClassVar[list[tuple[int, bool]]] = []
+
+        def sre_use(self, kernel: int, own: object, ours: bool) -> int:
+            self.used.append((kernel, ours))
+            return 1 - kernel
+
+        def sre_name(self, kernel: int) -> bytes:
+            return b"second"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "_library", None)
+        patch.setattr(kernels, "_own", [])
+        patch.setattr(kernels, "_load", lambda features: (Library(), [None, None]))
+        kernels.install(FEATURES)
+        assert kernels.state() == "llama.cpp's own (ggml's CPU library doesn't call second through a slot)"
+    assert Library.used == [(0, True), (1, True), (0, False)]
 
 
 def test_a_file_of_another_cpu_or_build_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

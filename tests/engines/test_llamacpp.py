@@ -327,25 +327,26 @@ def test_a_session_and_a_call_agree(exact: LlamaCppGenerator) -> None:
         assert_same_but_for_ties(exact, prompt, called[completion.request_id][0].token_ids, completion.token_ids)
 
 
-@pytest.mark.parametrize(
-    ("samples", "at_work", "kind"), [(1, True, "streams"), (4, True, "unified"), (4, False, "streams")]
-)
-def test_samples_share_one_cache_where_our_attention_is_at_work(
-    judge: LlamaCppGenerator, monkeypatch: pytest.MonkeyPatch, samples: int, at_work: bool, kind: str
+@pytest.mark.parametrize("ours", [True, False])
+def test_sequences_share_one_cache_where_our_kernels_are_at_work(
+    judge: LlamaCppGenerator, monkeypatch: pytest.MonkeyPatch, ours: bool
 ) -> None:
-    monkeypatch.setattr(kernels, "installed", lambda: at_work)
+    monkeypatch.setattr(kernels, "installed", lambda: ours)
     requests = [Request(question, ask(question)) for question in QUESTIONS]
-    found = by_id(judge, requests, Sampling(temperature=1, n=samples, max_tokens=4, ignore_end=True))
-    assert [len(found[question]) for question in QUESTIONS] == [samples] * len(QUESTIONS)
+    found = by_id(judge, requests, Sampling(temperature=1, n=2, max_tokens=4, ignore_end=True))
+    assert [len(found[question]) for question in QUESTIONS] == [2] * len(QUESTIONS)
     streams, _ = judge._cache._shape or (0, 0)
-    assert (streams > 0) == (kind == "streams")
+    assert (streams == 0) == ours
 
 
-def test_a_cache_of_another_shape_takes_the_place_of_the_one_before(judge: LlamaCppGenerator) -> None:
+def test_a_cache_of_another_shape_takes_the_place_of_the_one_before(
+    judge: LlamaCppGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def once(samples: int) -> None:
         list(judge.generate([Request("a", ask(QUESTIONS[0]))], Sampling(n=samples, max_tokens=1)))
         judge.prompt_logits(judge.tokenize("Shared."))
 
+    monkeypatch.setattr(kernels, "installed", lambda: False)
     once(2)
     before = resident_mb()
     for samples in (1, 2, 3, 4) * 3:

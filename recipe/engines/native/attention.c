@@ -1,10 +1,11 @@
 /* Attention over keys and values in half precision. Takes the place of llama.cpp's function of the same arguments where it
  * can, and leaves it the rest (see `suits`).
  *
- * Few query tokens, as in decoding many answers side by side, are done here, one by one. The arithmetic is llama.cpp's own,
- * operation by operation and rounding by rounding (running maximum, sums in half precision), so that answers stay the same. What differs is the order of the work: a key and a value are read once for
- * all heads that share them, the sums stay in registers, and exponentials are taken a vector at a time. The exponential
- * alone is another, by one unit of the last place in some cases of a thousand. Many tokens go to tiles.c.
+ * Few query tokens, as in decoding many answers side by side, are done here, one by one. The arithmetic is that of
+ * llama.cpp (as this project has it built: without AVX512-FP16), operation by operation and rounding by rounding (running
+ * maximum, sums in half precision), so that answers stay the same. What differs is the order of the work: a key and a value
+ * are read once for all heads that share them, the sums stay in registers, and exponentials are taken a vector at a time.
+ * The exponential alone is another, by one unit of the last place in some cases of a thousand. Many tokens go to tiles.c.
  */
 #include <math.h>
 #include <string.h>
@@ -21,16 +22,16 @@ typedef void (*attention)(const struct params *, struct ggml_tensor *);
 /* Cells of one block that the mask lets through, and what the mask adds to their scores. */
 struct cells {
     int count;
-    int64_t at[BLOCK + LANES];
-    float bias[BLOCK + LANES];
+    int64_t at[BLOCK];
+    float bias[BLOCK];
 };
 
 /* Heads that share keys and values: the state of their running softmax. */
 struct state {
     float query[HEADS][WIDEST], sum[HEADS][WIDEST]; /* `sum` holds numbers of half precision */
     float maximum[HEADS], weight[HEADS];
-    float factor[HEADS][BLOCK + LANES]; /* of the value of a cell, or, where it brings a new maximum, of what was before */
-    bool rises[HEADS][BLOCK + LANES];
+    float factor[HEADS][BLOCK]; /* of the value of a cell, or, where it brings a new maximum, of what was before */
+    bool rises[HEADS][BLOCK];
 };
 
 /* The next cells from `*begin` on that the mask lets through, BLOCK at the most. */
@@ -42,7 +43,7 @@ static void next_cells(struct cells *cells, const half *mask, int64_t *begin, in
         if (at >= end) break;
         if (mask && mask[at] == NOTHING) continue;
         cells->at[count] = at;
-        cells->bias[count++] = mask && mask[at] ? number(mask[at]) : 0.0f;
+        cells->bias[count++] = mask ? number(mask[at]) : 0;
     }
     *begin = at;
     cells->count = count;
@@ -145,7 +146,9 @@ static inline __attribute__((always_inline)) void attend(
     }
     for (int64_t begin = 0; begin < part->cells;) {
         next_cells(&cells, mask, &begin, part->cells);
-        for (int i = 0; i < cells.count; i += LANES) score(&state, &cells, i, heads, width, part->keys, part->key, part->scale);
+        for (int i = 0; i < cells.count; i += LANES) {
+            score(&state, &cells, i, heads, width, part->keys, part->key, part->scale);
+        }
         for (int d = 0; d < width; d += SLAB) gather(&state, &cells, d, heads, part->values, part->value);
         for (int i = 0; i < cells.count; i++) {
             for (int h = 0; h < heads; h++) {
@@ -166,7 +169,8 @@ static void attend_token(const struct part *part, int64_t token) {
     for (int head = 0; head < part->group; head += HEADS) {
         const int heads = part->group - head < HEADS ? part->group - head : HEADS, width = part->width;
 #define CASES(width) \
-    heads == 1 ? attend(part, token, head, 1, width) : heads == 2 || HEADS == 2 ? attend(part, token, head, 2, width) : \
+    heads == 1 ? attend(part, token, head, 1, width) : \
+    heads == 2 || HEADS == 2 ? attend(part, token, head, 2, width) : \
     heads == 3 ? attend(part, token, head, 3, width) : attend(part, token, head, 4, width)
         /* Numbers the compiler knows: it unrolls their loops. */
         if (width == 64) {
@@ -177,6 +181,15 @@ static void attend_token(const struct part *part, int64_t token) {
     }
 }
 
+/* How many tokens are worked on at once, and how many such tiles a sequence has. */
+static int64_t at_once(const struct ggml_tensor *result) {
+    const struct ggml_tensor *q = result->src[0], *k = result->src[1];
+    return q->ne[1] < MANY ? 1 : tile_tokens(q->ne[2] / k->ne[2]);
+}
+static int64_t tiles(const struct ggml_tensor *result) {
+    return (result->src[0]->ne[1] + at_once(result) - 1) / at_once(result);
+}
+
 /* What is done here. llama.cpp keeps: one token of one sequence, whose cells it splits among the threads; too little for all
  * threads; other types than half precision; ALiBi, soft caps, sinks, and odd widths. All threads decide alike: its own
  * function has them wait for each other. */
@@ -185,12 +198,14 @@ static bool suits(const struct ggml_tensor *result, int threads) {
     float alibi, cap;
     memcpy(&alibi, result->op_params + 1, sizeof alibi);
     memcpy(&cap, result->op_params + 2, sizeof cap);
-    const bool plain = alibi == 0 && cap == 0 && !result->src[4] && (!mask || (mask->type == GGML_TYPE_F16 && mask->ne[2] == 1));
-    const bool types = q->type == GGML_TYPE_F32 && k->type == GGML_TYPE_F16 && v->type == GGML_TYPE_F16;
+    const bool plain = alibi == 0 && cap == 0 && !result->src[4];
+    const bool types = q->type == GGML_TYPE_F32 && k->type == GGML_TYPE_F16 && v->type == GGML_TYPE_F16 &&
+                       (!mask || (mask->type == GGML_TYPE_F16 && mask->ne[2] == 1));
+    const bool close = q->nb[0] == sizeof(float) && k->nb[0] == sizeof(half) && v->nb[0] == sizeof(half);
     const bool shape = q->ne[0] % SLAB == 0 && q->ne[0] <= WIDEST && v->ne[0] == q->ne[0] && v->ne[2] == k->ne[2] &&
                        v->ne[3] == k->ne[3] && q->ne[3] == k->ne[3];
     const bool split = q->ne[1] == 1 && q->ne[3] == 1 && k->ne[1] >= 512;
-    return plain && types && shape && !split && q->ne[1] * q->ne[3] * k->ne[2] >= threads;
+    return plain && types && close && shape && !split && tiles(result) * q->ne[3] * k->ne[2] >= threads;
 }
 
 /* q [width, tokens, heads, streams], k and v [width, cells, shared heads, streams], mask [cells, tokens, 1, streams or 1];
@@ -224,14 +239,13 @@ static void forward(const struct params *params, struct ggml_tensor *result) {
         ((attention) sre_attention.own)(params, result);
         return;
     }
-    count(&sre_attention, params);
+    count_call(&sre_attention, params);
     const struct ggml_tensor *q = result->src[0], *k = result->src[1];
-    const int64_t tokens = q->ne[1], shared = k->ne[2], at_once = tokens < MANY ? 1 : tile_tokens((int) (q->ne[2] / shared));
-    const int64_t tiles = (tokens + at_once - 1) / at_once, units = q->ne[3] * tiles * shared;
+    const int64_t tokens = q->ne[1], shared = k->ne[2], size = at_once(result), count = tiles(result);
     /* Dealt in turn: of one sequence, later tokens see more cells. */
-    for (int64_t unit = params->thread; unit < units; unit += params->threads) {
-        const struct part part = part_of(result, unit % shared, unit / shared / tiles);
-        const int64_t first = unit / shared % tiles * at_once, last = first + at_once < tokens ? first + at_once : tokens;
+    for (int64_t unit = params->thread; unit < q->ne[3] * count * shared; unit += params->threads) {
+        const struct part part = part_of(result, unit % shared, unit / shared / count);
+        const int64_t first = unit / shared % count * size, last = first + size < tokens ? first + size : tokens;
         if (tokens >= MANY && sre_attend_tile(&part, first, (int) (last - first))) continue;
         for (int64_t token = first; token < last; token++) attend_token(&part, token);
     }

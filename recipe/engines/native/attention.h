@@ -23,11 +23,12 @@ static inline const half *mask_of(const struct part *part, int64_t token) {
     return part->mask ? (const half *) (part->mask + token * part->mask_token) : NULL;
 }
 
-/* How many tokens make a tile. */
-static inline int tile_tokens(int group) { return group < 48 ? 48 / group : 1; }
+#define TILE 48 /* (token, head) pairs that are worked on at once at the most */
+
+static inline int64_t tile_tokens(int64_t group) { return group < TILE ? TILE / group : 1; }
 
 /* The results of `count` tokens from the `first` on, tile_tokens at the most. False, and nothing done, where they see
- * hardly any cells in common. */
+ * hardly any cells in common, have more heads than a tile takes, or the cells are no multiple of eight. */
 bool sre_attend_tile(const struct part *part, int64_t first, int count);
 
 #endif

@@ -13,10 +13,10 @@
 #define TOKENS_NEAR 96                /* whose numbers stay in the processor's cache while weights go by */
 #define LONGEST 4096                  /* numbers of a row: from there on rows outgrow the first level of it */
 
-typedef bool (*matmul)(const struct params *, int64_t, int64_t, int64_t, const void *, int64_t, const void *, int64_t, void *,
-                       int64_t, int, int, int);
+typedef bool (*matmul)(const struct params *, int64_t, int64_t, int64_t, const void *, int64_t, const void *, int64_t,
+                       void *, int64_t, int, int, int);
 
-/* A matrix of `type`, its rows `stride` numbers apart. */
+/* Numbers of two bytes, rows of them `stride` numbers apart. */
 struct matrix {
     const half *data;
     int64_t stride;
@@ -52,11 +52,11 @@ static inline __attribute__((always_inline)) void tile(
         for (int i = 0; i < ROWS; i++) sum[j][i] = all(0);
     }
     for (int64_t at = 0; at < k; at += operands(type)) {
-        vec weight[ROWS];
-        for (int i = 0; i < ROWS; i++) weight[i] = operand(type, a.data + i * a.stride + at);
-        for (int j = 0; j < count; j++) {
-            const vec token = operand(type, b.data + j * b.stride + at);
-            for (int i = 0; i < ROWS; i++) sum[j][i] = multiply_add(type, weight[i], token, sum[j][i]);
+        vec token[TOKENS];
+        for (int j = 0; j < count; j++) token[j] = operand(type, b.data + j * b.stride + at);
+        for (int i = 0; i < ROWS; i++) {
+            const vec weight = operand(type, a.data + i * a.stride + at);
+            for (int j = 0; j < count; j++) sum[j][i] = multiply_add(type, weight, token[j], sum[j][i]);
         }
     }
     for (int j = 0; j < count; j++) store_sums(c + j * stride, sum[j]);
@@ -106,7 +106,7 @@ static bool forward(const struct params *params, int64_t m, int64_t n, int64_t k
     if (!suits(m, n, k, a_type, b_type, c_type)) {
         return ((matmul) sre_matmul.own)(params, m, n, k, a, lda, b, ldb, c, ldc, a_type, b_type, c_type);
     }
-    count(&sre_matmul, params);
+    count_call(&sre_matmul, params);
     const int64_t blocks = m / ROWS, parts = (n + TOKENS_NEAR - 1) / TOKENS_NEAR;
     const int64_t first = blocks * params->thread / params->threads * ROWS;
     const int64_t last = blocks * (params->thread + 1) / params->threads * ROWS;

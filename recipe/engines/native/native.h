@@ -24,7 +24,7 @@ struct kernel {
 extern struct kernel sre_attention, sre_matmul;
 
 /* Counted by one thread of those that share a call. */
-static inline void count(struct kernel *kernel, const struct params *params) {
+static inline void count_call(struct kernel *kernel, const struct params *params) {
     if (params->thread == 0) kernel->calls++;
 }
 

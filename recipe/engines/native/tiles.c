@@ -1,21 +1,21 @@
 /* Attention of many tokens, as in reading prompts: a tile of them at once, over the cells that any of them sees. Sums are
  * in single precision, as in llama.cpp's own tiles; cells that the mask hides from the whole tile cost nothing but a look
- * at it, so that a cache may be full of other sequences. What is no number in a cell may reach all tokens of a tile in which
- * one sees it.
+ * at it, so that a cache may be full of other sequences. Which cells make a block depends on all tokens of a tile, so that a
+ * token's result depends on them by rounding; and what is no number in a cell may reach all tokens of a tile in which one
+ * sees it.
  */
 #include <math.h>
 #include <string.h>
 
 #include "attention.h"
 
-#define ROWS 48                          /* (token, head) pairs of a tile at the most, and a multiple of AT_ONCE */
-#define AT_ONCE (LANES == 16 ? 6 : 2)    /* rows whose sums fit the registers */
-#define COMMON 4                         /* times the cells that tokens of a tile see on the average: more is too scattered */
+#define AT_ONCE (LANES == 16 ? 6 : 2) /* rows (token, head) whose sums fit the registers; TILE is a multiple of it */
+#define COMMON 4 /* times the cells that a token sees on the average: a tile that sees more is too scattered */
 
 struct tile {
-    float query[ROWS][WIDEST], sum[ROWS][WIDEST]; /* row = token * group + head */
-    float maximum[ROWS], weight[ROWS];
-    float key[BLOCK][WIDEST], score[ROWS][BLOCK], bias[ROWS][BLOCK]; /* of one block; bias by token */
+    float query[TILE][WIDEST], sum[TILE][WIDEST]; /* row = token * group + head */
+    float maximum[TILE], weight[TILE];
+    float key[BLOCK][WIDEST], score[TILE][BLOCK], bias[TILE][BLOCK]; /* of one block; bias by token */
     int64_t at[BLOCK];                                               /* its cells */
     int count;
 };
@@ -89,10 +89,7 @@ static void weigh(struct tile *tile, int row, const float *bias, float scale, in
         most = larger(x, most);
     }
     const float before = tile->maximum[row], maximum = fmaxf(before, greatest(most));
-    if (maximum == -INFINITY) { /* it sees none of them */
-        for (int c = 0; c < tile->count; c += LANES) store(score + c, all(0));
-        return;
-    }
+    const float against = maximum == -INFINITY ? 0 : maximum; /* it may see none of them: their weights are 0 */
     if (maximum > before) {
         const float factor = expf(before - maximum);
         for (int d = 0; d < width; d += LANES) store(tile->sum[row] + d, mul(load(tile->sum[row] + d), all(factor)));
@@ -100,7 +97,7 @@ static void weigh(struct tile *tile, int row, const float *bias, float scale, in
         tile->maximum[row] = maximum;
     }
     for (int c = 0; c < tile->count; c += LANES) {
-        const vec weight = exp_(sub(load(score + c), all(maximum)));
+        const vec weight = exp_(sub(load(score + c), all(against)));
         store(score + c, weight);
         sum = add(sum, weight);
     }
@@ -127,7 +124,8 @@ static inline __attribute__((always_inline)) void gather(struct tile *tile, int 
     }
 }
 
-static inline __attribute__((always_inline)) void attend(struct tile *tile, const struct part *part, int64_t first, int tokens, int width) {
+static inline __attribute__((always_inline)) void attend(
+    struct tile *tile, const struct part *part, int64_t first, int tokens, int width) {
     const int rows = tokens * part->group, filled = (rows + AT_ONCE - 1) / AT_ONCE * AT_ONCE;
     for (int row = 0; row < filled; row++) {
         const float *query = (const float *) (part->queries + (first + row / part->group) * part->query_token +
@@ -149,7 +147,9 @@ static inline __attribute__((always_inline)) void attend(struct tile *tile, cons
         }
         for (int row = 0; row < filled; row += AT_ONCE) {
             score(tile, row, width);
-            for (int r = row; r < row + AT_ONCE && r < rows; r++) weigh(tile, r, tile->bias[r / part->group], part->scale, width);
+            for (int r = row; r < row + AT_ONCE && r < rows; r++) {
+                weigh(tile, r, tile->bias[r / part->group], part->scale, width);
+            }
             for (int d = 0; d < width; d += SLAB) gather(tile, row, d, part);
         }
     }
@@ -162,8 +162,8 @@ static inline __attribute__((always_inline)) void attend(struct tile *tile, cons
 }
 
 bool sre_attend_tile(const struct part *part, int64_t first, int tokens) {
-    if (tokens * part->group > ROWS || part->cells % 8 != 0 || scattered(part, first, tokens)) return false;
-    struct tile tile;
+    if (tokens * part->group > TILE || part->cells % 8 != 0 || scattered(part, first, tokens)) return false;
+    static _Thread_local struct tile tile; /* too much for the stack of some threads */
     if (part->width == 64) {
         attend(&tile, part, first, tokens, 64); /* a number the compiler knows: it unrolls the loops */
     } else {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import llama_cpp
@@ -71,13 +72,15 @@ class Ggml:
         return self._computed(build, (*q.shape[:3], v.shape[3]), threads)
 
     def multiply(self, weights: Array, tokens: Array, *, threads: int = 2) -> NDArray[np.float32]:
-        """weights [m, k], tokens [n, k] in single precision; the result [n, m]."""
+        """weights [..., m, k], tokens [..., n, k] in single precision; the result [..., n, m]. Matrices of tokens
+        may share one of weights.
+        """
 
         def build(context: Any) -> ctypes.c_void_p:
             operands = (self._tensor(context, weights), self._tensor(context, tokens))
             return ctypes.c_void_p(self.base.ggml_mul_mat(context, *operands))
 
-        return self._computed(build, (len(tokens), len(weights)), threads)
+        return self._computed(build, (*tokens.shape[:-1], weights.shape[-2]), threads)
 
     def _tensor(self, context: Any, array: Array) -> ctypes.c_void_p:
         array = np.ascontiguousarray(array)
@@ -111,6 +114,17 @@ def by_both(kernel: str, compute: Callable[[], Array]) -> tuple[Array, Array, in
     return theirs, compute(), kernels.calls()[kernel] - before
 
 
+@contextmanager
+def built_without_avx512(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ours as they are where llama.cpp was built for AVX2."""
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "_library", None)
+        kernels.install(b"AVX2 = 1 | ")
+        assert kernels.installed(), kernels.state()
+        yield
+    kernels.use(True)
+
+
 def inputs(
     heads: int, shared: int, width: int, *, tokens: int = 1, streams: int = 2, cells: int = 300, seed: int = 0
 ) -> tuple[Array, Array, Array, Array]:
@@ -121,7 +135,7 @@ def inputs(
     mask = np.where(rng.random((streams, 1, tokens, cells)) < 0.2, -np.inf, 0).astype(np.float16)
     mask[rng.random(mask.shape) < 0.05] = -1.5
     mask[:, :, :, 60:150] = -np.inf
-    mask[:, :, :, -37:] = -np.inf
+    mask[:, :, :, -37:-1] = -np.inf
     return q, k, v, mask
 
 

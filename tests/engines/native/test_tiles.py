@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recipe.engines import kernels
-
-from .ggml import ATTENTION, Array, Ggml, by_both, dense, inputs, needs_native
+from .ggml import ATTENTION, Array, Ggml, built_without_avx512, by_both, dense, inputs, needs_native
 
 pytestmark = needs_native
 # Heads, how many keys they share, and the width of a head; the last has more heads than a tile has rows.
@@ -28,12 +26,12 @@ def causal(tokens: int, cells: int, begin: int = 0) -> Array:
     return np.where(seen, 0, -np.inf).astype(np.float16)[None, None]
 
 
-@pytest.mark.parametrize(("tokens", "streams", "cells"), [(64, 1, 256), (65, 2, 320), (131, 1, 512)])
+@pytest.mark.parametrize(("tokens", "streams", "cells"), [(64, 1, 256), (65, 2, 320), (131, 1, 512), (70, 2, 300)])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_it_computes_attention(shape: tuple[int, int, int], tokens: int, streams: int, cells: int) -> None:
     q, k, v, mask = inputs(*shape, tokens=tokens, streams=streams, cells=cells)
-    # More heads than a tile's rows are done one by one, with sums of half precision.
-    bound = 1e-5 if shape[0] <= 48 else 0.02
+    # More heads than a tile's rows, and odd numbers of cells: one by one, with sums of half precision.
+    bound = 1e-5 if shape[0] <= 48 and cells % 8 == 0 else 0.02
     for seen in (mask, np.repeat(causal(tokens, cells), streams, axis=0), None):
         theirs, ours, calls = both(q, k, v, seen)
         assert calls == 1
@@ -47,7 +45,9 @@ def test_cells_of_others_change_nothing() -> None:
     mask = causal(100, 320)
     _, alone, _ = both(q, k, v, mask)
     crowd = inputs(9, 3, 64, streams=1, cells=2048, seed=1)
-    keys, values = (np.concatenate([x[:, :1024], mine, x[:, 1024:]], axis=1) for x, mine in zip(crowd[1:3], (k, v), strict=True))
+    keys, values = (
+        np.concatenate([x[:, :1024], mine, x[:, 1024:]], axis=1) for x, mine in zip(crowd[1:3], (k, v), strict=True)
+    )
     hidden = np.full((1, 1, 100, 1024), -np.inf, np.float16)
     _, crowded, calls = both(q, keys, values, np.concatenate([hidden, mask, hidden], axis=3))
     assert calls == 1
@@ -70,7 +70,8 @@ def test_tokens_that_share_no_cells_are_done_one_by_one() -> None:
 def test_any_number_of_threads_gives_the_same(threads: int) -> None:
     q, k, v, _ = inputs(9, 3, 64, tokens=130, streams=1, cells=320)
     mask = causal(130, 320)
-    _, ours, _ = both(q, k, v, mask, threads=threads)
+    _, ours, calls = both(q, k, v, mask, threads=threads)
+    assert calls == 1
     _, alone, _ = both(q, k, v, mask, threads=1)
     assert (ours == alone).all()
 
@@ -89,11 +90,22 @@ def test_nothing_to_attend_to_is_zero_and_damage_is_not_hidden() -> None:
     assert np.isfinite(ours[0, :, 2:]).all()
 
 
+@pytest.mark.parametrize("where", ["a query", "the keys of a head", "the first keys of a head"])
+def test_what_is_no_number_stays_none(where: str) -> None:
+    q, k, v, _ = inputs(4, 2, 64, tokens=96, streams=1, cells=256)
+    damaged = {"a query": q[0, 70, :2], "the keys of a head": k[0, :, 0], "the first keys of a head": k[0, :64, 0]}[
+        where
+    ]
+    damaged[:] = np.nan
+    theirs, ours, calls = both(q, k, v, None)
+    assert calls == 1
+    assert np.isnan(theirs).any()
+    assert (np.isnan(ours) == np.isnan(theirs)).all()
+
+
 def test_for_a_build_without_avx512_it_uses_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    arrays = (*inputs(9, 3, 64, tokens=70, streams=1, cells=256)[:3], causal(70, 256))
-    with monkeypatch.context() as patch:
-        patch.setattr(kernels, "_library", None)
-        kernels.install(b"AVX2 = 1 | ")
+    arrays = (*inputs(9, 3, 96, tokens=70, streams=1, cells=256)[:3], causal(70, 256))  # AVX-512 leaves 96
+    with built_without_avx512(monkeypatch):
         _, ours, calls = both(*arrays)
-    assert calls == 1, kernels.state()
+    assert calls == 1
     assert np.abs(ours - dense(*arrays)).max() <= 1e-5
