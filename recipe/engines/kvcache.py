@@ -107,17 +107,21 @@ class KVCache:
         self._allocate()
 
     def open(self, streams: int = 0, length: int = 0) -> None:
-        """Make an empty cache: `streams` of `length` tokens, one a sequence, or (0) a unified one. What follows doesn't
-        depend on what came before. Raises SreError where there is no memory for it.
+        """Make an empty cache: `streams` of `length` tokens, one a sequence, or (0) a unified one of at least `length`
+        tokens, or of all. What follows doesn't depend on what came before. Raises SreError where there is no memory for
+        it.
         """
         self._check_open()
         self._filled = 0
-        if self._shape == (streams, length):
+        if not streams:
+            length = min(stream_length(length), self.cells) if length else self.cells
+        before, held = self._shape or (-1, 0)
+        if before == streams and (held == length or held > length > streams == 0):
             _C.llama_memory_clear(self._memory, False)
             return
         self._close_context()
         params = _C.llama_context_default_params()
-        params.n_ctx, params.n_seq_max = (streams * length, streams) if streams else (self.cells, self.sequences)
+        params.n_ctx, params.n_seq_max = (streams * length, streams) if streams else (length, self.sequences)
         params.n_batch, params.n_ubatch = self.batch, self._micro_batch
         params.n_threads = params.n_threads_batch = self._threads
         params.kv_unified, params.no_perf = not streams, True

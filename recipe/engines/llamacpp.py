@@ -200,7 +200,7 @@ class LlamaCppGenerator(SessionGenerator):
         if self._cache.shares and 4 * places >= 3 * wanted and not ours:
             self._cache.open(places, length)
             return StreamScheduler(self._cache, stats, places=places)
-        self._cache.open()
+        self._cache.open(length=sum(len(prompt.ids) + prompt.samples * prompt.reserve for prompt in prompts))
         return self._scheduler(stats, keep=1)
 
     def _scheduler(self, stats: Stats, *, keep: int, stream: bool = False) -> Scheduler:

@@ -339,6 +339,26 @@ def test_sequences_share_one_cache_where_our_kernels_are_at_work(
     assert (streams == 0) == ours
 
 
+def test_a_call_opens_as_many_cells_as_it_needs(judge: LlamaCppGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first judgement needn't wait for a cache that holds hundreds."""
+
+    def cells(samples: int) -> int:
+        by_id(judge, [Request("a", ask(QUESTIONS[0]))], Sampling(n=samples, max_tokens=100, ignore_end=True))
+        assert judge._cache._shape is not None
+        streams, held = judge._cache._shape
+        assert streams == 0
+        return held
+
+    monkeypatch.setattr(kernels, "installed", lambda: True)
+    judge._cache.open(1, 256)
+    few = cells(1)
+    many = cells(6)
+    assert 100 < few < 600 < many < judge._cache.cells
+    assert cells(1) == many, "what is there is taken"
+    judge._cache.open()
+    assert judge._cache._shape == (0, judge._cache.cells)
+
+
 def test_a_cache_of_another_shape_takes_the_place_of_the_one_before(
     judge: LlamaCppGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
