@@ -100,7 +100,7 @@ class KVCache:
         self.sequences, self.batch = sequences, batch
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
-        self._micro_batch, self._threads, self._flash = min(micro_batch, batch), threads, flash
+        self._micro_batch, self._threads, self.flash = min(micro_batch, batch), threads, flash
         self._shape: tuple[int, int] | None = None
         self._ctx: Any = None
         self._memory: Any = None
@@ -127,7 +127,7 @@ class KVCache:
         params.kv_unified, params.no_perf = not streams, True
         # Whole, also where a layer sees a window alone: a beginning that is cut back to must still be there.
         params.swa_full = True
-        params.flash_attn_type = _C.LLAMA_FLASH_ATTN_TYPE_ENABLED if self._flash else _C.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.flash_attn_type = _C.LLAMA_FLASH_ATTN_TYPE_ENABLED if self.flash else _C.LLAMA_FLASH_ATTN_TYPE_DISABLED
         ctx = _C.llama_init_from_model(self._model, params)
         if not ctx:
             raise SreError(f"llama.cpp can't make a context of {params.n_ctx} cells: {last_log()}", file=self.path)

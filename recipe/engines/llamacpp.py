@@ -72,7 +72,7 @@ class LlamaCppGenerator(SessionGenerator):
         self.path = Path(path)
         self.name = self.path.stem
         self.stats = Stats()
-        self._parallel, self._flash = parallel, flash
+        self._parallel = parallel
         self._calls = 0
         self._places: dict[tuple[int, ...], LabelPlaces] = {}
         self._template: jinja2.Template | None = None
@@ -192,14 +192,14 @@ class LlamaCppGenerator(SessionGenerator):
         streams are quicker: as many places as the cache holds at the length that the prompts need, if that is three of
         four places. Recurrent models have the unified one.
         """
-        wanted = min(self._parallel, sum(prompt.samples for prompt in prompts if not prompt.label_tokens)) or 1
-        longest = max(len(prompt.ids) + prompt.reserve for prompt in prompts)
-        length = min(stream_length(longest), self._cache.cells)
-        places = min(wanted, self._cache.cells // length)
-        ours = self._flash and kernels.installed()
-        if self._cache.shares and 4 * places >= 3 * wanted and not ours:
-            self._cache.open(places, length)
-            return StreamScheduler(self._cache, stats, places=places)
+        if self._cache.shares and not (self._cache.flash and kernels.installed()):
+            wanted = min(self._parallel, sum(prompt.samples for prompt in prompts if not prompt.label_tokens)) or 1
+            longest = max(len(prompt.ids) + prompt.reserve for prompt in prompts)
+            length = min(stream_length(longest), self._cache.cells)
+            places = min(wanted, self._cache.cells // length)
+            if 4 * places >= 3 * wanted:
+                self._cache.open(places, length)
+                return StreamScheduler(self._cache, stats, places=places)
         self._cache.open(length=sum(len(prompt.ids) + prompt.samples * prompt.reserve for prompt in prompts))
         return self._scheduler(stats, keep=1)
 

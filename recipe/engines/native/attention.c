@@ -130,13 +130,11 @@ static inline __attribute__((always_inline)) void gather(
 /* One query token, `heads` heads of it from the `head` on. */
 static inline __attribute__((always_inline)) void attend(
     const struct part *part, int64_t token, int head, int heads, int width) {
-    const char *queries = part->queries + token * part->query_token + head * part->query_head;
-    char *results = part->results + token * part->result_token + head * part->result_head;
     const half *mask = mask_of(part, token);
     struct state state;
     struct cells cells;
     for (int h = 0; h < heads; h++) {
-        const float *query = (const float *) (queries + h * part->query_head);
+        const float *query = query_of(part, token, head + h);
         for (int d = 0; d < width; d += LANES) {
             store(state.query[h] + d, round_half(load(query + d)));
             store(state.sum[h] + d, all(0));
@@ -158,9 +156,7 @@ static inline __attribute__((always_inline)) void attend(
         }
     }
     for (int h = 0; h < heads; h++) {
-        float *result = (float *) (results + h * part->result_head);
-        const vec share = all(state.weight[h] == 0 ? 0 : 1 / state.weight[h]);
-        for (int d = 0; d < width; d += LANES) store(result + d, mul(load(state.sum[h] + d), share));
+        write_result(part, token, head + h, width, state.sum[h], state.weight[h]);
     }
 }
 

@@ -23,6 +23,18 @@ static inline const half *mask_of(const struct part *part, int64_t token) {
     return part->mask ? (const half *) (part->mask + token * part->mask_token) : NULL;
 }
 
+static inline const float *query_of(const struct part *part, int64_t token, int head) {
+    return (const float *) (part->queries + token * part->query_token + head * part->query_head);
+}
+
+/* What a head of a token comes to: its sum of weighted values by the sum of the weights. */
+static inline __attribute__((always_inline)) void write_result(
+    const struct part *part, int64_t token, int head, int width, const float *sum, float weight) {
+    float *result = (float *) (part->results + token * part->result_token + head * part->result_head);
+    const vec share = all(weight == 0 ? 0 : 1 / weight);
+    for (int d = 0; d < width; d += LANES) store(result + d, mul(load(sum + d), share));
+}
+
 #define TILE 48 /* (token, head) pairs that are worked on at once at the most */
 
 static inline int64_t tile_tokens(int64_t group) { return group < TILE ? TILE / group : 1; }

@@ -128,8 +128,7 @@ static inline __attribute__((always_inline)) void attend(
     struct tile *tile, const struct part *part, int64_t first, int tokens, int width) {
     const int rows = tokens * part->group, filled = (rows + AT_ONCE - 1) / AT_ONCE * AT_ONCE;
     for (int row = 0; row < filled; row++) {
-        const float *query = (const float *) (part->queries + (first + row / part->group) * part->query_token +
-                                              row % part->group * part->query_head);
+        const float *query = query_of(part, first + row / part->group, row % part->group);
         for (int d = 0; d < width; d += LANES) {
             store(tile->query[row] + d, row < rows ? load(query + d) : all(0));
             store(tile->sum[row] + d, all(0));
@@ -154,10 +153,8 @@ static inline __attribute__((always_inline)) void attend(
         }
     }
     for (int row = 0; row < rows; row++) {
-        float *result = (float *) (part->results + (first + row / part->group) * part->result_token +
-                                   row % part->group * part->result_head);
-        const vec share = all(tile->weight[row] == 0 ? 0 : 1 / tile->weight[row]);
-        for (int d = 0; d < width; d += LANES) store(result + d, mul(load(tile->sum[row] + d), share));
+        const int64_t token = first + row / part->group;
+        write_result(part, token, row % part->group, width, tile->sum[row], tile->weight[row]);
     }
 }
 

@@ -8,24 +8,36 @@
 
 #if defined(__AVX512F__)
 #define LANES 16
+#define V(name) _mm512_##name
 typedef __m512 vec;
 typedef __m512d wide;
-static inline vec load(const float *p) { return _mm512_loadu_ps(p); }
-static inline void store(float *p, vec x) { _mm512_storeu_ps(p, x); }
-static inline vec all(float x) { return _mm512_set1_ps(x); }
-static inline vec add(vec a, vec b) { return _mm512_add_ps(a, b); }
-static inline vec sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
-static inline vec mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
-static inline vec fma_(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
+#elif defined(__AVX2__) && defined(__F16C__) && defined(__FMA__)
+#define LANES 8
+#define V(name) _mm256_##name
+typedef __m256 vec;
+typedef __m256d wide;
+#else
+#error "neither AVX-512 nor AVX2 with half precision"
+#endif
+
+static inline vec load(const float *p) { return V(loadu_ps)(p); }
+static inline void store(float *p, vec x) { V(storeu_ps)(p, x); }
+static inline vec all(float x) { return V(set1_ps)(x); }
+static inline vec add(vec a, vec b) { return V(add_ps)(a, b); }
+static inline vec sub(vec a, vec b) { return V(sub_ps)(a, b); }
+static inline vec mul(vec a, vec b) { return V(mul_ps)(a, b); }
+static inline vec fma_(vec a, vec b, vec c) { return V(fmadd_ps)(a, b, c); }
+static inline vec larger(vec a, vec b) { return V(max_ps)(a, b); }
+static inline wide wide_all(double x) { return V(set1_pd)(x); }
+static inline wide wide_sub(wide a, wide b) { return V(sub_pd)(a, b); }
+static inline wide wide_fma(wide a, wide b, wide c) { return V(fmadd_pd)(a, b, c); }
+static inline wide wide_fnma(wide a, wide b, wide c) { return V(fnmadd_pd)(a, b, c); }
+
+#if LANES == 16
 static inline bool any_above(vec x, vec y) { return _mm512_cmp_ps_mask(x, y, _CMP_GT_OQ) != 0; }
 static inline vec load_half(const half *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *) p)); }
 static inline vec round_half(vec x) { return _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
 
-static inline vec larger(vec a, vec b) { return _mm512_max_ps(a, b); }
-static inline wide wide_all(double x) { return _mm512_set1_pd(x); }
-static inline wide wide_sub(wide a, wide b) { return _mm512_sub_pd(a, b); }
-static inline wide wide_fma(wide a, wide b, wide c) { return _mm512_fmadd_pd(a, b, c); }
-static inline wide wide_fnma(wide a, wide b, wide c) { return _mm512_fnmadd_pd(a, b, c); }
 static inline wide times_power(wide x, wide power) { /* of 2: the lowest bits of `power` */
     const __m512i shifted = _mm512_slli_epi64(_mm512_castpd_si512(power), 52);
     return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_castpd_si512(x), shifted));
@@ -60,26 +72,11 @@ static inline void quads(const vec *x, __m128 *out) {
     out[3] = _mm512_extractf32x4_ps(all_four, 3);
 }
 
-#elif defined(__AVX2__) && defined(__F16C__) && defined(__FMA__)
-#define LANES 8
-typedef __m256 vec;
-typedef __m256d wide;
-static inline vec load(const float *p) { return _mm256_loadu_ps(p); }
-static inline void store(float *p, vec x) { _mm256_storeu_ps(p, x); }
-static inline vec all(float x) { return _mm256_set1_ps(x); }
-static inline vec add(vec a, vec b) { return _mm256_add_ps(a, b); }
-static inline vec sub(vec a, vec b) { return _mm256_sub_ps(a, b); }
-static inline vec mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
-static inline vec fma_(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
+#else
 static inline bool any_above(vec x, vec y) { return _mm256_movemask_ps(_mm256_cmp_ps(x, y, _CMP_GT_OQ)) != 0; }
 static inline vec load_half(const half *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) p)); }
 static inline vec round_half(vec x) { return _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
 
-static inline vec larger(vec a, vec b) { return _mm256_max_ps(a, b); }
-static inline wide wide_all(double x) { return _mm256_set1_pd(x); }
-static inline wide wide_sub(wide a, wide b) { return _mm256_sub_pd(a, b); }
-static inline wide wide_fma(wide a, wide b, wide c) { return _mm256_fmadd_pd(a, b, c); }
-static inline wide wide_fnma(wide a, wide b, wide c) { return _mm256_fnmadd_pd(a, b, c); }
 static inline wide times_power(wide x, wide power) { /* of 2: the lowest bits of `power` */
     const __m256i shifted = _mm256_slli_epi64(_mm256_castpd_si256(power), 52);
     return _mm256_castsi256_pd(_mm256_add_epi64(_mm256_castpd_si256(x), shifted));
@@ -103,8 +100,6 @@ static inline vec sums(const vec *x) {
 static inline void quads(const vec *x, __m128 *out) {
     for (int i = 0; i < 4; i++) out[i] = _mm_add_ps(_mm256_extractf128_ps(x[i], 1), _mm256_castps256_ps128(x[i]));
 }
-#else
-#error "neither AVX-512 nor AVX2 with half precision"
 #endif
 
 /* The exponential: of NaN it is NaN. */

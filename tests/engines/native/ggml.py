@@ -114,6 +114,12 @@ def by_both(kernel: str, compute: Callable[[], Array]) -> tuple[Array, Array, in
     return theirs, compute(), kernels.calls()[kernel] - before
 
 
+def attended(*arrays: Array | None, **options: Any) -> tuple[Array, Array, int]:
+    """`Ggml.attend` by both."""
+    ggml = Ggml()
+    return by_both(ATTENTION, lambda: ggml.attend(*arrays, **options))
+
+
 @contextmanager
 def built_without_avx512(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Ours as they are where llama.cpp was built for AVX2."""

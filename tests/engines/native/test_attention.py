@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from .ggml import ATTENTION, Array, Ggml, built_without_avx512, by_both, dense, inputs, needs_native
+from .ggml import Array, attended, built_without_avx512, dense, inputs, needs_native
 
 pytestmark = needs_native
 # Heads, how many keys they share, and the width of a head.
 SHAPES = [(1, 1, 64), (4, 2, 64), (9, 3, 64), (4, 1, 64), (5, 1, 64), (14, 2, 64), (4, 2, 128), (3, 1, 256)]
-
-
-def both(*arrays: Array | None, **options: Any) -> tuple[Array, Array, int]:
-    ggml = Ggml()
-    return by_both(ATTENTION, lambda: ggml.attend(*arrays, **options))
 
 
 def halved(q: Array, k: Array, v: Array, mask: Array | None) -> NDArray[np.float64]:
@@ -29,7 +22,7 @@ def halved(q: Array, k: Array, v: Array, mask: Array | None) -> NDArray[np.float
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_it_computes_what_llama_cpp_does(shape: tuple[int, int, int], tokens: int, streams: int) -> None:
     arrays = inputs(*shape, tokens=tokens, streams=streams)
-    theirs, ours, calls = both(*arrays)
+    theirs, ours, calls = attended(*arrays)
     assert calls == 1
     # Bit for bit, but where the exponential differs in its last bit and a sum is then rounded the other way.
     assert (ours == theirs).mean() >= 0.95
@@ -41,7 +34,7 @@ def test_it_computes_what_llama_cpp_does(shape: tuple[int, int, int], tokens: in
 def test_without_a_mask_and_with_any_number_of_threads() -> None:
     q, k, v, _ = inputs(9, 3, 64, streams=3)
     for threads in (1, 2, 3, 7, 9):
-        theirs, ours, calls = both(q, k, v, None, threads=threads)
+        theirs, ours, calls = attended(q, k, v, None, threads=threads)
         assert calls == 1
         assert (ours == theirs).mean() >= 0.95
         assert np.abs(ours - halved(q, k, v, None)).max() <= 0.02
@@ -61,7 +54,7 @@ LEFT = {
 @pytest.mark.parametrize("case", LEFT)
 def test_what_it_leaves_to_llama_cpp(case: str) -> None:
     arrays, options = LEFT[case]
-    theirs, ours, calls = both(*arrays, **options)
+    theirs, ours, calls = attended(*arrays, **options)
     assert calls == 0
     assert (ours == theirs).all()
     assert np.isfinite(ours).all()
@@ -74,7 +67,7 @@ def test_nothing_to_attend_to_is_zero_and_damage_is_not_hidden() -> None:
     mask[1, :, :, 7] = 0
     v[2, 8, 1, 6] = np.inf
     mask[2, :, :, 8] = 0
-    theirs, ours, calls = both(q, k, v, mask)
+    theirs, ours, calls = attended(q, k, v, mask)
     assert calls == 1
     assert (ours[0] == 0).all()
     assert np.isnan(ours[1, :, :2]).all()
@@ -86,7 +79,7 @@ def test_nothing_to_attend_to_is_zero_and_damage_is_not_hidden() -> None:
 def test_for_a_build_without_avx512_it_uses_none(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]) -> None:
     with built_without_avx512(monkeypatch):
         arrays = inputs(*shape, streams=3)
-        theirs, ours, calls = both(*arrays)
+        theirs, ours, calls = attended(*arrays)
     assert calls == 1
     assert np.abs(ours - theirs).max() <= 0.01  # sums in another order than this build's, where that has AVX-512
     assert np.abs(ours - halved(*arrays)).max() <= 0.02

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
-from .ggml import ATTENTION, Array, Ggml, built_without_avx512, by_both, dense, inputs, needs_native
+from .ggml import Array, attended, built_without_avx512, dense, inputs, needs_native
 
 pytestmark = needs_native
 # Heads, how many keys they share, and the width of a head; the last has more heads than a tile has rows.
 SHAPES = [(1, 1, 64), (9, 3, 64), (14, 2, 64), (4, 2, 128), (3, 1, 256), (40, 1, 64), (50, 1, 64)]
 
 
-def both(*arrays: Array | None, **options: Any) -> tuple[Array, Array, int]:
-    ggml = Ggml()
-    return by_both(ATTENTION, lambda: ggml.attend(*arrays, **options))
-
-
-def causal(tokens: int, cells: int, begin: int = 0) -> Array:
-    """Each token sees the cells up to its own, from `begin` on."""
+def causal(tokens: int, cells: int) -> Array:
+    """Each token sees the cells up to its own."""
     rows, columns = np.arange(tokens)[:, None], np.arange(cells)[None]
-    seen = (columns <= rows + cells - tokens) & (columns >= begin)
-    return np.where(seen, 0, -np.inf).astype(np.float16)[None, None]
+    return np.where(columns <= rows + cells - tokens, 0, -np.inf).astype(np.float16)[None, None]
 
 
 @pytest.mark.parametrize(("tokens", "streams", "cells"), [(64, 1, 256), (65, 2, 320), (131, 1, 512), (70, 2, 300)])
@@ -33,7 +25,7 @@ def test_it_computes_attention(shape: tuple[int, int, int], tokens: int, streams
     # More heads than a tile's rows, and odd numbers of cells: one by one, with sums of half precision.
     bound = 1e-5 if shape[0] <= 48 and cells % 8 == 0 else 0.02
     for seen in (mask, np.repeat(causal(tokens, cells), streams, axis=0), None):
-        theirs, ours, calls = both(q, k, v, seen)
+        theirs, ours, calls = attended(q, k, v, seen)
         assert calls == 1
         assert np.abs(ours - dense(q, k, v, seen)).max() <= bound
         assert np.abs(ours - theirs).max() <= 0.02
@@ -43,13 +35,13 @@ def test_cells_of_others_change_nothing() -> None:
     """A cache full of other sequences: bit for bit what comes without them."""
     q, k, v, _ = inputs(9, 3, 64, tokens=100, streams=1, cells=320)
     mask = causal(100, 320)
-    _, alone, _ = both(q, k, v, mask)
+    _, alone, _ = attended(q, k, v, mask)
     crowd = inputs(9, 3, 64, streams=1, cells=2048, seed=1)
     keys, values = (
         np.concatenate([x[:, :1024], mine, x[:, 1024:]], axis=1) for x, mine in zip(crowd[1:3], (k, v), strict=True)
     )
     hidden = np.full((1, 1, 100, 1024), -np.inf, np.float16)
-    _, crowded, calls = both(q, keys, values, np.concatenate([hidden, mask, hidden], axis=3))
+    _, crowded, calls = attended(q, keys, values, np.concatenate([hidden, mask, hidden], axis=3))
     assert calls == 1
     assert (crowded == alone).all()
 
@@ -61,8 +53,8 @@ def test_tokens_that_share_no_cells_are_done_one_by_one() -> None:
     mask = np.full((1, 1, tokens, tokens * own), -np.inf, np.float16)
     for token in range(tokens):
         mask[:, :, token, token * own : token * own + 11] = 0
-    _, ours, _ = both(q, k, v, mask)
-    parts = [both(q[:, part], k, v, mask[:, :, part])[1] for part in (slice(0, 40), slice(40, 80))]
+    _, ours, _ = attended(q, k, v, mask)
+    parts = [attended(q[:, part], k, v, mask[:, :, part])[1] for part in (slice(0, 40), slice(40, 80))]
     assert (ours == np.concatenate(parts, axis=1)).all()
 
 
@@ -70,9 +62,9 @@ def test_tokens_that_share_no_cells_are_done_one_by_one() -> None:
 def test_any_number_of_threads_gives_the_same(threads: int) -> None:
     q, k, v, _ = inputs(9, 3, 64, tokens=130, streams=1, cells=320)
     mask = causal(130, 320)
-    _, ours, calls = both(q, k, v, mask, threads=threads)
+    _, ours, calls = attended(q, k, v, mask, threads=threads)
     assert calls == 1
-    _, alone, _ = both(q, k, v, mask, threads=1)
+    _, alone, _ = attended(q, k, v, mask, threads=1)
     assert (ours == alone).all()
 
 
@@ -81,7 +73,7 @@ def test_nothing_to_attend_to_is_zero_and_damage_is_not_hidden() -> None:
     mask = causal(96, 256)
     mask[0, 0, :10] = -np.inf
     k[0, 200, 0, 5] = np.nan
-    _, ours, calls = both(q, k, v, mask)
+    _, ours, calls = attended(q, k, v, mask)
     assert calls == 1
     assert (ours[0, :10] == 0).all()
     sees = mask[0, 0, :, 200] == 0
@@ -97,7 +89,7 @@ def test_what_is_no_number_stays_none(where: str) -> None:
         where
     ]
     damaged[:] = np.nan
-    theirs, ours, calls = both(q, k, v, None)
+    theirs, ours, calls = attended(q, k, v, None)
     assert calls == 1
     assert np.isnan(theirs).any()
     assert (np.isnan(ours) == np.isnan(theirs)).all()
@@ -106,6 +98,6 @@ def test_what_is_no_number_stays_none(where: str) -> None:
 def test_for_a_build_without_avx512_it_uses_none(monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = (*inputs(9, 3, 96, tokens=70, streams=1, cells=256)[:3], causal(70, 256))  # AVX-512 leaves 96
     with built_without_avx512(monkeypatch):
-        _, ours, calls = both(*arrays)
+        _, ours, calls = attended(*arrays)
     assert calls == 1
     assert np.abs(ours - dense(*arrays)).max() <= 1e-5
