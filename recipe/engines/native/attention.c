@@ -5,7 +5,8 @@
  * llama.cpp (as this project has it built: without AVX512-FP16), operation by operation and rounding by rounding (running
  * maximum, sums in half precision), so that answers stay the same. What differs is the order of the work: a key and a value
  * are read once for all heads that share them, the sums stay in registers, and exponentials are taken a vector at a time.
- * The exponential alone is another, by one unit of the last place in some cases of a thousand. Many tokens go to tiles.c.
+ * The exponential alone is another, by one unit of the last place in some cases of a thousand. Many tokens go to tiles.c;
+ * those of them that a tile doesn't suit come back here, and are done in single precision as a tile would do them.
  */
 #include <math.h>
 #include <string.h>
@@ -28,7 +29,7 @@ struct cells {
 
 /* Heads that share keys and values: the state of their running softmax. */
 struct state {
-    float query[HEADS][WIDEST], sum[HEADS][WIDEST]; /* `sum` holds numbers of half precision */
+    float query[HEADS][WIDEST], sum[HEADS][WIDEST]; /* in half precision: numbers that it has */
     float maximum[HEADS], weight[HEADS];
     float factor[HEADS][BLOCK]; /* of the value of a cell, or, where it brings a new maximum, of what was before */
     bool rises[HEADS][BLOCK];
@@ -52,6 +53,9 @@ static void next_cells(struct cells *cells, const half *mask, int64_t *begin, in
         cells->bias[i] = -INFINITY;
     }
 }
+
+/* What is kept of a number: in single precision all of it, otherwise half. */
+static inline __attribute__((always_inline)) vec kept(vec x, bool single) { return single ? x : round_half(x); }
 
 /* Have a slab of some later cell brought near. */
 static inline void fetch(const char *slab) {
@@ -103,7 +107,7 @@ static inline __attribute__((always_inline)) void score(
 
 /* Add the values of a block's cells, SLAB numbers from `d` on, to the sums. */
 static inline __attribute__((always_inline)) void gather(
-    struct state *state, const struct cells *cells, int d, int heads, const char *values, size_t stride) {
+    struct state *state, const struct cells *cells, int d, int heads, bool single, const char *values, size_t stride) {
     vec sum[HEADS][4];
     for (int h = 0; h < heads; h++) {
         for (int j = 0; j < 4; j++) sum[h][j] = load(state->sum[h] + d + j * LANES);
@@ -116,10 +120,10 @@ static inline __attribute__((always_inline)) void gather(
         for (int h = 0; h < heads; h++) {
             vec factor = all(state->factor[h][i]);
             if (__builtin_expect(state->rises[h][i], 0)) {
-                for (int j = 0; j < 4; j++) sum[h][j] = round_half(mul(sum[h][j], factor));
+                for (int j = 0; j < 4; j++) sum[h][j] = kept(mul(sum[h][j], factor), single);
                 factor = all(1);
             }
-            for (int j = 0; j < 4; j++) sum[h][j] = round_half(fma_(v[j], factor, sum[h][j]));
+            for (int j = 0; j < 4; j++) sum[h][j] = kept(fma_(v[j], factor, sum[h][j]), single);
         }
     }
     for (int h = 0; h < heads; h++) {
@@ -129,14 +133,14 @@ static inline __attribute__((always_inline)) void gather(
 
 /* One query token, `heads` heads of it from the `head` on. */
 static inline __attribute__((always_inline)) void attend(
-    const struct part *part, int64_t token, int head, int heads, int width) {
+    const struct part *part, int64_t token, int head, int heads, int width, bool single) {
     const half *mask = mask_of(part, token);
     struct state state;
     struct cells cells;
     for (int h = 0; h < heads; h++) {
         const float *query = query_of(part, token, head + h);
         for (int d = 0; d < width; d += LANES) {
-            store(state.query[h] + d, round_half(load(query + d)));
+            store(state.query[h] + d, kept(load(query + d), single));
             store(state.sum[h] + d, all(0));
         }
         state.maximum[h] = -INFINITY;
@@ -147,7 +151,7 @@ static inline __attribute__((always_inline)) void attend(
         for (int i = 0; i < cells.count; i += LANES) {
             score(&state, &cells, i, heads, width, part->keys, part->key, part->scale);
         }
-        for (int d = 0; d < width; d += SLAB) gather(&state, &cells, d, heads, part->values, part->value);
+        for (int d = 0; d < width; d += SLAB) gather(&state, &cells, d, heads, single, part->values, part->value);
         for (int i = 0; i < cells.count; i++) {
             for (int h = 0; h < heads; h++) {
                 const float factor = state.factor[h][i];
@@ -160,19 +164,21 @@ static inline __attribute__((always_inline)) void attend(
     }
 }
 
-/* One query token, all its heads. */
-static void attend_token(const struct part *part, int64_t token) {
+/* One query token, all its heads: in single precision, or as llama.cpp does it. */
+static void attend_token(const struct part *part, int64_t token, bool single) {
     for (int head = 0; head < part->group; head += HEADS) {
         const int heads = part->group - head < HEADS ? part->group - head : HEADS, width = part->width;
-#define CASES(width) \
-    heads == 1 ? attend(part, token, head, 1, width) : \
-    heads == 2 || HEADS == 2 ? attend(part, token, head, 2, width) : \
-    heads == 3 ? attend(part, token, head, 3, width) : attend(part, token, head, 4, width)
+#define CASES(width, single) \
+    heads == 1 ? attend(part, token, head, 1, width, single) : \
+    heads == 2 || HEADS == 2 ? attend(part, token, head, 2, width, single) : \
+    heads == 3 ? attend(part, token, head, 3, width, single) : attend(part, token, head, 4, width, single)
         /* Numbers the compiler knows: it unrolls their loops. */
-        if (width == 64) {
-            CASES(64);
+        if (width == 64 && single) {
+            CASES(64, true);
+        } else if (width == 64) {
+            CASES(64, false);
         } else {
-            CASES(width);
+            CASES(width, single);
         }
     }
 }
@@ -238,12 +244,13 @@ static void forward(const struct params *params, struct ggml_tensor *result) {
     count_call(&sre_attention, params);
     const struct ggml_tensor *q = result->src[0], *k = result->src[1];
     const int64_t tokens = q->ne[1], shared = k->ne[2], size = at_once(result), count = tiles(result);
+    const bool many = tokens >= MANY;
     /* Dealt in turn: of one sequence, later tokens see more cells. */
     for (int64_t unit = params->thread; unit < q->ne[3] * count * shared; unit += params->threads) {
         const struct part part = part_of(result, unit % shared, unit / shared / count);
         const int64_t first = unit / shared % count * size, last = first + size < tokens ? first + size : tokens;
-        if (tokens >= MANY && sre_attend_tile(&part, first, (int) (last - first))) continue;
-        for (int64_t token = first; token < last; token++) attend_token(&part, token);
+        if (many && sre_attend_tile(&part, first, (int) (last - first))) continue;
+        for (int64_t token = first; token < last; token++) attend_token(&part, token, many);
     }
 }
 
