@@ -124,7 +124,8 @@ def _ceiling(job: Job) -> dict[str, Any]:
     middle = len(by_length) // 2
     with _generator(job) as generator:
         prefill = prefill_rate(generator, by_length[middle].ids)
-        decode = decode_rate(generator, by_length[middle].ids, by_answer[middle].new_tokens, job.parallel)
+        steps, sampled = by_answer[middle].new_tokens, job.workload.temperature > 0
+        decode = decode_rate(generator, by_length[middle].ids, steps, job.parallel, together=sampled)
     return {"prefill": prefill, "decode": decode}
 
 

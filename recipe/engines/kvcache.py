@@ -304,14 +304,18 @@ class KVCache:
         self._outputs[end - outputs : end] = 1
         self._filled = end
 
-    def decode(self) -> NDArray[np.float32]:
-        """Run the batch. Returns its logits [outputs, vocabulary], a view until the next `decode`."""
+    def decode(self, *, together: bool = False) -> NDArray[np.float32]:
+        """Run the batch. Returns its logits [outputs, vocabulary], a view until the next `decode`.
+
+        together: see `kernels.together`; where it is False few tokens are rounded as llama.cpp does it.
+        """
         self._check_open()
         if self._shape is None:
             raise SreError("the model has no open cache", file=self.path)
         count = int(self._outputs[: self._filled].sum())
         self._batch.n_tokens, self._filled = self._filled, 0
-        code = int(_C.llama_decode(self._ctx, self._batch))
+        with kernels.together(together):
+            code = int(_C.llama_decode(self._ctx, self._batch))
         if code != 0:
             raise SreError(f"llama_decode failed with code {code}: {last_log()}", file=self.path)
         if count == 0:

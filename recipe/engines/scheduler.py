@@ -96,13 +96,18 @@ class Scheduler:
         self._fork(out)
         if not self._fill():
             return out
-        logits = timed_decode(self._cache, self._stats)
+        logits = timed_decode(self._cache, self._stats, together=not self._greedy())
         batch, self._active = self._active, []
         for row, lane in enumerate(self._complete, len(batch)):
             lane.logits = logits[row].copy()
         self._draw(batch, logits[: len(batch)], out)
         self._fork(out)
         return out
+
+    def _greedy(self) -> bool:
+        """Whether some answer is to be what llama.cpp's own greedy decoding gives."""
+        prompts = [*(sample.prompt for sample in self._active), *(lane.prompt for lane in self._lanes)]
+        return any(prompt.sampling.temperature == 0 for prompt in prompts)
 
     def _release(self, slot: int) -> None:
         self._cache.drop(slot)

@@ -32,19 +32,24 @@ def prefill_rate(generator: LlamaCppGenerator, ids: Sequence[int], rounds: int =
     return size / median(seconds[1:])  # the first one pages the weights in
 
 
-def decode_rate(generator: LlamaCppGenerator, prompt: Sequence[int], new_tokens: int, places: int) -> float:
-    """Tokens a second of `places` sequences together that go on from one prompt for `new_tokens` steps: the better of
-    a unified cache and of streams, as many as the cache holds.
+def decode_rate(
+    generator: LlamaCppGenerator, prompt: Sequence[int], new_tokens: int, places: int, *, together: bool = False
+) -> float:
+    """Tokens a second of `places` sequences side by side that go on from one prompt for `new_tokens` steps: the better
+    of a unified cache and of streams, as many as the cache holds. together: as sampled answers are, not greedy ones.
     """
     cache = generator._cache
     length = stream_length(len(prompt) + 1 + new_tokens)
-    rates = [_decode_rate(cache, prompt, new_tokens, places, 0)]
+    rates = [_decode_rate(cache, prompt, new_tokens, places, 0, together)]
     if cache.shares and length <= cache.cells:
-        rates.append(_decode_rate(cache, prompt, new_tokens, min(places, cache.cells // length), length))
+        places = min(places, cache.cells // length)
+        rates.append(_decode_rate(cache, prompt, new_tokens, places, length, together))
     return max(rates)
 
 
-def _decode_rate(cache: KVCache, prompt: Sequence[int], new_tokens: int, places: int, length: int) -> float:
+def _decode_rate(
+    cache: KVCache, prompt: Sequence[int], new_tokens: int, places: int, length: int, together: bool
+) -> float:
     """In streams of `length`, or (0) in a unified cache."""
     cache.open(places if length else 0, length)
     for begin in range(0, len(prompt), cache.batch):
@@ -60,7 +65,7 @@ def _decode_rate(cache: KVCache, prompt: Sequence[int], new_tokens: int, places:
             start = time.perf_counter()  # the copies were made in the step before
         for sequence in range(places):
             cache.add([prompt[-1]], len(prompt) + step, [sequence], 1)
-        cache.decode()
+        cache.decode(together=together)
     return places * new_tokens / (time.perf_counter() - start)
 
 

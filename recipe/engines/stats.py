@@ -25,10 +25,10 @@ class Stats:
     python_seconds: float = 0.0
 
 
-def timed_decode(cache: KVCache, stats: Stats) -> NDArray[np.float32]:
+def timed_decode(cache: KVCache, stats: Stats, *, together: bool = False) -> NDArray[np.float32]:
     """Decode the batch that `cache` holds. Returns its logits [outputs, vocabulary], a view until the next one."""
     begin = time.perf_counter()
-    logits = cache.decode()
+    logits = cache.decode(together=together)
     stats.decode_seconds += time.perf_counter() - begin
     stats.steps += 1
     return logits

@@ -34,6 +34,7 @@ class FakeCache(Vocabulary):
         self.owners: list[tuple[int, int, set[int]]] = []  # decoded cells: token, position, sequences
         self.pending: list[tuple[int, int, set[int], bool]] = []
         self.most = 0
+        self.together: list[bool] = []  # of each batch
 
     @property
     def filled(self) -> int:
@@ -61,8 +62,9 @@ class FakeCache(Vocabulary):
             owners.discard(sequence)
         self.owners = [cell for cell in self.owners if cell[2]]
 
-    def decode(self) -> NDArray[np.float32]:
+    def decode(self, *, together: bool = False) -> NDArray[np.float32]:
         assert self.pending
+        self.together.append(together)
         self.owners += [cell[:3] for cell in self.pending]
         self.most = max(self.most, len(self.owners))
         assert len(self.owners) <= self.cells, "more cells than there are"
@@ -113,7 +115,7 @@ class FakeStreams(Vocabulary):
         self.held[sequence] = self.held[sequence][:length]
         return length
 
-    def decode(self) -> NDArray[np.float32]:
+    def decode(self, *, together: bool = False) -> NDArray[np.float32]:
         assert self.pending
         rows = []
         for stream, position, token, wanted in self.pending:
@@ -140,8 +142,8 @@ def alone(ids: list[int], max_tokens: int) -> list[int]:
     return drawn
 
 
-def prompt(name: str, ids: list[int], n: int = 1, max_tokens: int = 6) -> Prompt:
-    sampling = Sampling(temperature=0, n=n, max_tokens=max_tokens)
+def prompt(name: str, ids: list[int], n: int = 1, max_tokens: int = 6, temperature: float = 0) -> Prompt:
+    sampling = Sampling(temperature=temperature, n=n, max_tokens=max_tokens)
     return Prompt(Request(name, ()), np.array(ids, np.int32), None, max_tokens, sampling)
 
 

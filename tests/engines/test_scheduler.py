@@ -110,6 +110,18 @@ def test_pieces_are_the_text_in_order_and_come_before_the_completion() -> None:
         assert "".join(piece.text for piece in mine[:-1]) == mine[-1].text
 
 
+def test_batches_are_rounded_as_llama_cpp_does_it_while_an_answer_is_greedy() -> None:
+    cache = FakeCache(200, 20, 64)
+    scheduler = make(cache, 4)
+    scheduler.submit(prompt("greedy", [1, 2, 3], max_tokens=2))
+    scheduler.submit(prompt("drawn", [1, 2, 2], n=3, max_tokens=20, temperature=1.0))
+    run(scheduler)
+    steps = cache.together
+    assert steps[:2] == [False, False]
+    assert steps[2:]
+    assert all(steps[2:])
+
+
 def test_places_are_refilled_at_once() -> None:
     """Twelve requests of six tokens on four places: three waves, no step in which a place waits for a prompt."""
     scheduler = make(FakeCache(500, 20, 64), 4, ride_along=20)

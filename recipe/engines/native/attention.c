@@ -1,12 +1,13 @@
 /* Attention over keys and values in half precision. Takes the place of llama.cpp's function of the same arguments where it
  * can, and leaves it the rest (see `suits`).
  *
- * Few query tokens, as in decoding many answers side by side, are done here, one by one. The arithmetic is that of
+ * Few query tokens, as in decoding greedy answers side by side, are done here, one by one. The arithmetic is that of
  * llama.cpp (as this project has it built: without AVX512-FP16), operation by operation and rounding by rounding (running
  * maximum, sums in half precision), so that answers stay the same. What differs is the order of the work: a key and a value
  * are read once for all heads that share them, the sums stay in registers, and exponentials are taken a vector at a time.
- * The exponential alone is another, by one unit of the last place in some cases of a thousand. Many tokens go to tiles.c;
- * those of them that a tile doesn't suit come back here, and are done in single precision as a tile would do them.
+ * The exponential alone is another, by one unit of the last place in some cases of a thousand.
+ *
+ * Many tokens, and few where asked for, go to tiles.c, which comes back for the cells that only one of them sees.
  */
 #include <math.h>
 #include <string.h>
@@ -18,22 +19,6 @@
 typedef void (*attention)(const struct params *, struct ggml_tensor *);
 
 #define AHEAD 16 /* cells fetched before they are needed */
-#define MANY 64  /* query tokens, from which on llama.cpp works on tiles, too */
-
-/* Cells of one block that the mask lets through, and what the mask adds to their scores. */
-struct cells {
-    int count;
-    int64_t at[BLOCK];
-    float bias[BLOCK];
-};
-
-/* Heads that share keys and values: the state of their running softmax. */
-struct state {
-    float query[HEADS][WIDEST], sum[HEADS][WIDEST]; /* in half precision: numbers that it has */
-    float maximum[HEADS], weight[HEADS];
-    float factor[HEADS][BLOCK]; /* of the value of a cell, or, where it brings a new maximum, of what was before */
-    bool rises[HEADS][BLOCK];
-};
 
 /* The next cells from `*begin` on that the mask lets through, BLOCK at the most. */
 static void next_cells(struct cells *cells, const half *mask, int64_t *begin, int64_t end) {
@@ -48,35 +33,43 @@ static void next_cells(struct cells *cells, const half *mask, int64_t *begin, in
     }
     *begin = at;
     cells->count = count;
-    for (int i = count; i % LANES != 0; i++) { /* filled up, so that whole vectors can be read; never used */
-        cells->at[i] = cells->at[count - 1];
-        cells->bias[i] = -INFINITY;
-    }
 }
 
 /* What is kept of a number: in single precision all of it, otherwise half. */
 static inline __attribute__((always_inline)) vec kept(vec x, bool single) { return single ? x : round_half(x); }
+
+/* A cell that is wanted later. After the last of a block it is a guess. */
+static inline int64_t ahead(const struct cells *cells, int i) {
+    return i + AHEAD < cells->count ? cells->at[i + AHEAD] : cells->at[i] + AHEAD;
+}
 
 /* Have a slab of some later cell brought near. */
 static inline void fetch(const char *slab) {
     for (size_t line = 0; line < SLAB * sizeof(half); line += LINE) fetch_near(slab + line);
 }
 
+/* What cells of one block do to the sums of `HEADS` rows. */
+struct effects {
+    float factor[HEADS][BLOCK]; /* of the value of a cell, or, where it brings a new maximum, of what was before */
+    bool rises[HEADS][BLOCK];
+};
+
 /* Scores of LANES cells from the `first` on, and what they make of the running maximum. */
 static inline __attribute__((always_inline)) void score(
-    struct state *state, const struct cells *cells, int first, int heads, int width, const char *keys, size_t stride,
-    float scale) {
+    struct row *rows, struct effects *effects, const struct cells *cells, int first, int heads, int width,
+    const struct part *part) {
     vec products[HEADS][LANES];
     for (int i = 0; i < LANES; i++) {
-        const half *key = (const half *) (keys + cells->at[first + i] * stride);
+        const half *key = (const half *) (part->keys + cells->at[first + i] * part->key);
+        const half *next = (const half *) (part->keys + ahead(cells, first + i) * part->key);
         vec parts[HEADS][4] = {0};
         for (int d = 0; d < width; d += SLAB) {
             vec k[4];
-            fetch((const char *) (key + d) + AHEAD * stride);
+            fetch((const char *) (next + d));
             for (int j = 0; j < 4; j++) k[j] = load_half(key + d + j * LANES);
             for (int h = 0; h < heads; h++) {
                 for (int j = 0; j < 4; j++) {
-                    const vec q = load(state->query[h] + d + j * LANES);
+                    const vec q = load(rows[h].query + d + j * LANES);
                     parts[h][j] = fma_(k[j], q, parts[h][j]);
                 }
             }
@@ -86,20 +79,20 @@ static inline __attribute__((always_inline)) void score(
         }
     }
     for (int h = 0; h < heads; h++) {
-        float *factor = state->factor[h] + first;
-        bool *rises = state->rises[h] + first;
-        const vec scores = add(mul(sums(products[h]), all(scale)), load(cells->bias + first));
+        float *factor = effects->factor[h] + first;
+        bool *rises = effects->rises[h] + first;
+        const vec scores = add(mul(sums(products[h]), all(part->scale)), load(cells->bias + first));
         memset(rises, 0, LANES);
-        if (any_above(scores, all(state->maximum[h]))) {
+        if (any_above(scores, all(rows[h].maximum))) {
             float each[LANES];
             store(each, scores);
             for (int i = 0; i < LANES; i++) {
-                rises[i] = each[i] > state->maximum[h];
-                factor[i] = rises[i] ? state->maximum[h] - each[i] : each[i] - state->maximum[h];
-                if (rises[i]) state->maximum[h] = each[i];
+                rises[i] = each[i] > rows[h].maximum;
+                factor[i] = rises[i] ? rows[h].maximum - each[i] : each[i] - rows[h].maximum;
+                if (rises[i]) rows[h].maximum = each[i];
             }
         } else {
-            store(factor, sub(scores, all(state->maximum[h])));
+            store(factor, sub(scores, all(rows[h].maximum)));
         }
         store(factor, exp_(load(factor)));
     }
@@ -107,19 +100,20 @@ static inline __attribute__((always_inline)) void score(
 
 /* Add the values of a block's cells, SLAB numbers from `d` on, to the sums. */
 static inline __attribute__((always_inline)) void gather(
-    struct state *state, const struct cells *cells, int d, int heads, bool single, const char *values, size_t stride) {
+    struct row *rows, const struct effects *effects, const struct cells *cells, int d, int heads, bool single,
+    const struct part *part) {
     vec sum[HEADS][4];
     for (int h = 0; h < heads; h++) {
-        for (int j = 0; j < 4; j++) sum[h][j] = load(state->sum[h] + d + j * LANES);
+        for (int j = 0; j < 4; j++) sum[h][j] = load(rows[h].sum + d + j * LANES);
     }
     for (int i = 0; i < cells->count; i++) {
-        const half *value = (const half *) (values + cells->at[i] * stride) + d;
+        const half *value = (const half *) (part->values + cells->at[i] * part->value) + d;
         vec v[4];
-        fetch((const char *) value + AHEAD * stride);
+        fetch((const char *) ((const half *) (part->values + ahead(cells, i) * part->value) + d));
         for (int j = 0; j < 4; j++) v[j] = load_half(value + j * LANES);
         for (int h = 0; h < heads; h++) {
-            vec factor = all(state->factor[h][i]);
-            if (__builtin_expect(state->rises[h][i], 0)) {
+            vec factor = all(effects->factor[h][i]);
+            if (__builtin_expect(effects->rises[h][i], 0)) {
                 for (int j = 0; j < 4; j++) sum[h][j] = kept(mul(sum[h][j], factor), single);
                 factor = all(1);
             }
@@ -127,69 +121,96 @@ static inline __attribute__((always_inline)) void gather(
         }
     }
     for (int h = 0; h < heads; h++) {
-        for (int j = 0; j < 4; j++) store(state->sum[h] + d + j * LANES, sum[h][j]);
+        for (int j = 0; j < 4; j++) store(rows[h].sum + d + j * LANES, sum[h][j]);
     }
 }
 
-/* One query token, `heads` heads of it from the `head` on. */
+/* Have `heads` rows of one token see a block of cells. */
 static inline __attribute__((always_inline)) void attend(
-    const struct part *part, int64_t token, int head, int heads, int width, bool single) {
-    const half *mask = mask_of(part, token);
-    struct state state;
-    struct cells cells;
-    for (int h = 0; h < heads; h++) {
-        const float *query = query_of(part, token, head + h);
-        for (int d = 0; d < width; d += LANES) {
-            store(state.query[h] + d, kept(load(query + d), single));
-            store(state.sum[h] + d, all(0));
-        }
-        state.maximum[h] = -INFINITY;
-        state.weight[h] = 0;
-    }
-    for (int64_t begin = 0; begin < part->cells;) {
-        next_cells(&cells, mask, &begin, part->cells);
-        for (int i = 0; i < cells.count; i += LANES) {
-            score(&state, &cells, i, heads, width, part->keys, part->key, part->scale);
-        }
-        for (int d = 0; d < width; d += SLAB) gather(&state, &cells, d, heads, single, part->values, part->value);
-        for (int i = 0; i < cells.count; i++) {
-            for (int h = 0; h < heads; h++) {
-                const float factor = state.factor[h][i];
-                state.weight[h] = state.rises[h][i] ? fmaf(state.weight[h], factor, 1) : state.weight[h] + factor;
-            }
+    const struct part *part, struct row *rows, const struct cells *cells, int heads, int width, bool single) {
+    struct effects effects;
+    for (int i = 0; i < cells->count; i += LANES) score(rows, &effects, cells, i, heads, width, part);
+    for (int d = 0; d < width; d += SLAB) gather(rows, &effects, cells, d, heads, single, part);
+    float weight[HEADS];
+    for (int h = 0; h < heads; h++) weight[h] = rows[h].weight;
+    for (int i = 0; i < cells->count; i++) {
+        for (int h = 0; h < heads; h++) {
+            const float factor = effects.factor[h][i];
+            weight[h] = effects.rises[h][i] ? fmaf(weight[h], factor, 1) : weight[h] + factor;
         }
     }
-    for (int h = 0; h < heads; h++) {
-        write_result(part, token, head + h, width, state.sum[h], state.weight[h]);
-    }
+    for (int h = 0; h < heads; h++) rows[h].weight = weight[h];
 }
 
-/* One query token, all its heads: in single precision, or as llama.cpp does it. */
-static void attend_token(const struct part *part, int64_t token, bool single) {
-    for (int head = 0; head < part->group; head += HEADS) {
-        const int heads = part->group - head < HEADS ? part->group - head : HEADS, width = part->width;
+static void attend_block(const struct part *part, struct row *rows, struct cells *cells, int heads, bool single) {
+    for (int i = cells->count; i % LANES != 0; i++) { /* filled up, so that whole vectors can be read; never used */
+        cells->at[i] = cells->at[cells->count - 1];
+        cells->bias[i] = -INFINITY;
+    }
 #define CASES(width, single) \
-    heads == 1 ? attend(part, token, head, 1, width, single) : \
-    heads == 2 || HEADS == 2 ? attend(part, token, head, 2, width, single) : \
-    heads == 3 ? attend(part, token, head, 3, width, single) : attend(part, token, head, 4, width, single)
-        /* Numbers the compiler knows: it unrolls their loops. */
-        if (width == 64 && single) {
-            CASES(64, true);
-        } else if (width == 64) {
-            CASES(64, false);
-        } else {
-            CASES(width, single);
-        }
+    heads == 1 ? attend(part, rows, cells, 1, width, single) : \
+    heads == 2 || HEADS == 2 ? attend(part, rows, cells, 2, width, single) : \
+    heads == 3 ? attend(part, rows, cells, 3, width, single) : attend(part, rows, cells, 4, width, single)
+    /* Numbers the compiler knows: it unrolls their loops. */
+    if (part->width == 64 && single) {
+        CASES(64, true);
+    } else if (part->width == 64) {
+        CASES(64, false);
+    } else {
+        CASES(part->width, single);
     }
 }
 
-/* How many tokens are worked on at once, and how many such tiles a sequence has. */
-static int64_t at_once(const struct ggml_tensor *result) {
-    const struct ggml_tensor *q = result->src[0], *k = result->src[1];
-    return q->ne[1] < MANY ? 1 : tile_tokens(q->ne[2] / k->ne[2]);
+void sre_attend_cells(const struct part *part, struct row *rows, struct cells *cells) {
+    for (int head = 0; head < part->group; head += HEADS) {
+        attend_block(part, rows + head, cells, part->group - head < HEADS ? part->group - head : HEADS, true);
+    }
 }
-static int64_t tiles(const struct ggml_tensor *result) {
-    return (result->src[0]->ne[1] + at_once(result) - 1) / at_once(result);
+
+/* One query token, all its heads, as llama.cpp does it. */
+static void attend_token(const struct part *part, int64_t token) {
+    for (int head = 0; head < part->group; head += HEADS) {
+        const int heads = part->group - head < HEADS ? part->group - head : HEADS;
+        struct row rows[HEADS];
+        struct cells cells;
+        for (int h = 0; h < heads; h++) {
+            const float *query = query_of(part, token, head + h);
+            for (int d = 0; d < part->width; d += LANES) {
+                store(rows[h].query + d, round_half(load(query + d)));
+                store(rows[h].sum + d, all(0));
+            }
+            rows[h].maximum = -INFINITY;
+            rows[h].weight = 0;
+        }
+        for (int64_t begin = 0; begin < part->cells;) {
+            next_cells(&cells, mask_of(part, token), &begin, part->cells);
+            attend_block(part, rows, &cells, heads, false);
+        }
+        for (int h = 0; h < heads; h++) write_result(part, token, head + h, part->width, rows + h);
+    }
+}
+
+/* Tokens, from which on llama.cpp works on tiles, too, in single precision. */
+#define MANY 64
+
+static bool together; /* fewer, too */
+void sre_together(bool wanted) { together = wanted; }
+
+static bool tiled(const struct ggml_tensor *result) {
+    const struct ggml_tensor *q = result->src[0], *k = result->src[1];
+    return (together || q->ne[1] >= MANY) && q->ne[2] / k->ne[2] <= TILE && k->ne[1] % 8 == 0;
+}
+
+/* How many tokens are worked on at once, and how many such tiles a sequence has. Small enough for all threads to have one. */
+static int64_t at_once(const struct ggml_tensor *result, int threads) {
+    const struct ggml_tensor *q = result->src[0], *k = result->src[1];
+    int64_t size = tiled(result) ? TILE * k->ne[2] / q->ne[2] : 1;
+    while (size > 1 && (q->ne[1] + size - 1) / size * k->ne[2] * q->ne[3] < threads) size--;
+    return size;
+}
+static int64_t tiles(const struct ggml_tensor *result, int threads) {
+    const int64_t size = at_once(result, threads);
+    return (result->src[0]->ne[1] + size - 1) / size;
 }
 
 /* What is done here. llama.cpp keeps: one token of one sequence, whose cells it splits among the threads; too little for all
@@ -207,7 +228,7 @@ static bool suits(const struct ggml_tensor *result, int threads) {
     const bool shape = q->ne[0] % SLAB == 0 && q->ne[0] <= WIDEST && v->ne[0] == q->ne[0] && v->ne[2] == k->ne[2] &&
                        v->ne[3] == k->ne[3] && q->ne[3] == k->ne[3];
     const bool split = q->ne[1] == 1 && q->ne[3] == 1 && k->ne[1] >= 512;
-    return plain && types && close && shape && !split && tiles(result) * q->ne[3] * k->ne[2] >= threads;
+    return plain && types && close && shape && !split && tiles(result, threads) * q->ne[3] * k->ne[2] >= threads;
 }
 
 /* q [width, tokens, heads, streams], k and v [width, cells, shared heads, streams], mask [cells, tokens, 1, streams or 1];
@@ -243,14 +264,17 @@ static void forward(const struct params *params, struct ggml_tensor *result) {
     }
     count_call(&sre_attention, params);
     const struct ggml_tensor *q = result->src[0], *k = result->src[1];
-    const int64_t tokens = q->ne[1], shared = k->ne[2], size = at_once(result), count = tiles(result);
-    const bool many = tokens >= MANY;
+    const int64_t tokens = q->ne[1], shared = k->ne[2];
+    const int64_t size = at_once(result, params->threads), count = tiles(result, params->threads);
     /* Dealt in turn: of one sequence, later tokens see more cells. */
     for (int64_t unit = params->thread; unit < q->ne[3] * count * shared; unit += params->threads) {
         const struct part part = part_of(result, unit % shared, unit / shared / count);
         const int64_t first = unit / shared % count * size, last = first + size < tokens ? first + size : tokens;
-        if (many && sre_attend_tile(&part, first, (int) (last - first))) continue;
-        for (int64_t token = first; token < last; token++) attend_token(&part, token, many);
+        if (tiled(result)) {
+            sre_attend_tile(&part, first, (int) (last - first));
+        } else {
+            attend_token(&part, first);
+        }
     }
 }
 

@@ -27,20 +27,33 @@ static inline const float *query_of(const struct part *part, int64_t token, int 
     return (const float *) (part->queries + token * part->query_token + head * part->query_head);
 }
 
+#define TILE 48 /* rows that are worked on at once at the most */
+
+/* A head of a query token, and what its softmax has come to with the cells so far. */
+struct row {
+    _Alignas(LINE) float query[WIDEST], sum[WIDEST];
+    float maximum, weight;
+};
+
 /* What a head of a token comes to: its sum of weighted values by the sum of the weights. */
 static inline __attribute__((always_inline)) void write_result(
-    const struct part *part, int64_t token, int head, int width, const float *sum, float weight) {
+    const struct part *part, int64_t token, int head, int width, const struct row *row) {
     float *result = (float *) (part->results + token * part->result_token + head * part->result_head);
-    const vec share = all(weight == 0 ? 0 : 1 / weight);
-    for (int d = 0; d < width; d += LANES) store(result + d, mul(load(sum + d), share));
+    const vec share = all(row->weight == 0 ? 0 : 1 / row->weight);
+    for (int d = 0; d < width; d += LANES) store(result + d, mul(load(row->sum + d), share));
 }
 
-#define TILE 48 /* (token, head) pairs that are worked on at once at the most */
+/* Cells that a token sees, and what the mask adds to their scores. */
+struct cells {
+    int count;
+    int64_t at[BLOCK];
+    float bias[BLOCK];
+};
 
-static inline int64_t tile_tokens(int64_t group) { return group < TILE ? TILE / group : 1; }
+/* Have a token, all of whose heads are in `rows`, see these cells, in single precision. */
+void sre_attend_cells(const struct part *part, struct row *rows, struct cells *cells);
 
-/* The results of `count` tokens from the `first` on, tile_tokens at the most. False, and nothing done, where they see
- * hardly any cells in common, have more heads than a tile takes, or the cells are no multiple of eight. */
-bool sre_attend_tile(const struct part *part, int64_t first, int count);
+/* The results of `count` tokens from the `first` on, as many as a tile takes at the most; the cells are a multiple of eight. */
+void sre_attend_tile(const struct part *part, int64_t first, int count);
 
 #endif
