@@ -84,10 +84,11 @@ def use(ours: bool) -> None:
 
 @contextmanager
 def together(wanted: bool) -> Iterator[None]:
-    """While a batch is decoded, and no other in this process: whether few tokens, too, may see together what they have
-    in common, as many always do. That is quicker, and rounds less than llama.cpp, which is asked for with False.
+    """While a batch is decoded: whether few tokens, too, may see together what they have in common, as many always do.
+    That is quicker, and rounds less than llama.cpp, which is asked for with False. One batch at a time in a process;
+    llama.cpp objects that don't decode through this must not do so meanwhile.
     """
-    if not installed():
+    if _library is None:
         yield
         return
     with _decoding:

@@ -105,7 +105,9 @@ class Scheduler:
         return out
 
     def _greedy(self) -> bool:
-        """Whether some answer is to be what llama.cpp's own greedy decoding gives."""
+        """Whether some answer is to be what llama.cpp's own greedy decoding gives: then nothing beside it is decoded
+        otherwise. What it shares with a prompt read before may be, as all of it is in batches of 64 tokens and more.
+        """
         prompts = [*(sample.prompt for sample in self._active), *(lane.prompt for lane in self._lanes)]
         return any(prompt.sampling.temperature == 0 for prompt in prompts)
 

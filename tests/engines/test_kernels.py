@@ -42,7 +42,7 @@ def test_a_model_decodes_by_ours_what_it_decodes_without(
     options = {"context": 512, "cells": 2048, "memory": 0, "sequences": 8, "batch": 256, "micro_batch": 256}
     cache = KVCache(file, **options, threads=2, flash=True, verbose=False)
 
-    def decoded() -> Array:
+    def decoded(together: bool = False) -> Array:
         cache.open(*((6, 256) if streams else (0, 0)))
         cache.add(np.arange(150), 0, [0], 0)
         cache.decode()
@@ -54,7 +54,7 @@ def test_a_model_decodes_by_ours_what_it_decodes_without(
                 cache.add([7 * place + step], 150 + step, [place], 1)
             if step == 2:
                 cache.add(np.arange(20), 0, [5], 1)
-            found.append(cache.decode().copy())
+            found.append(cache.decode(together=together).copy())
         return np.concatenate(found)
 
     try:
@@ -63,10 +63,13 @@ def test_a_model_decodes_by_ours_what_it_decodes_without(
         kernels.use(True)
         before = kernels.calls()
         ours = decoded()
+        rounded_less = decoded(together=True)
         assert all(count > before[name] for name, count in kernels.calls().items())
     finally:
         cache.close()
     assert np.abs(ours - theirs).max() <= 1e-3 * np.abs(theirs).max()
+    assert np.abs(rounded_less - theirs).max() <= 1e-3 * np.abs(theirs).max()
+    assert (rounded_less != ours).any(), "sums in half precision, and in single"
 
 
 # --- what keeps them away ---

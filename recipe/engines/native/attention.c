@@ -7,7 +7,7 @@
  * are read once for all heads that share them, the sums stay in registers, and exponentials are taken a vector at a time.
  * The exponential alone is another, by one unit of the last place in some cases of a thousand.
  *
- * Many tokens, and few where asked for, go to tiles.c, which comes back for the cells that only one of them sees.
+ * Many tokens, and few where asked for, go to tiles.c, which comes back for the cells that hardly any of them sees.
  */
 #include <math.h>
 #include <string.h>
@@ -156,8 +156,10 @@ static void attend_block(const struct part *part, struct row *rows, struct cells
         CASES(64, true);
     } else if (part->width == 64) {
         CASES(64, false);
+    } else if (single) {
+        CASES(part->width, true);
     } else {
-        CASES(part->width, single);
+        CASES(part->width, false);
     }
 }
 
@@ -193,24 +195,18 @@ static void attend_token(const struct part *part, int64_t token) {
 /* Tokens, from which on llama.cpp works on tiles, too, in single precision. */
 #define MANY 64
 
-static bool together; /* fewer, too */
+static bool together; /* fewer, too; no other thread decodes while it changes */
 void sre_together(bool wanted) { together = wanted; }
 
-static bool tiled(const struct ggml_tensor *result) {
-    const struct ggml_tensor *q = result->src[0], *k = result->src[1];
-    return (together || q->ne[1] >= MANY) && q->ne[2] / k->ne[2] <= TILE && k->ne[1] % 8 == 0;
-}
-
-/* How many tokens are worked on at once, and how many such tiles a sequence has. Small enough for all threads to have one. */
+/* How many tokens are worked on at once: small enough for all threads to have some, where there are enough. 0: one by one,
+ * as llama.cpp does it. */
 static int64_t at_once(const struct ggml_tensor *result, int threads) {
     const struct ggml_tensor *q = result->src[0], *k = result->src[1];
-    int64_t size = tiled(result) ? TILE * k->ne[2] / q->ne[2] : 1;
+    const int64_t group = q->ne[2] / k->ne[2];
+    if ((!together && q->ne[1] < MANY) || group > TILE || k->ne[1] % 8 != 0) return 0;
+    int64_t size = TILE / group;
     while (size > 1 && (q->ne[1] + size - 1) / size * k->ne[2] * q->ne[3] < threads) size--;
     return size;
-}
-static int64_t tiles(const struct ggml_tensor *result, int threads) {
-    const int64_t size = at_once(result, threads);
-    return (result->src[0]->ne[1] + size - 1) / size;
 }
 
 /* What is done here. llama.cpp keeps: one token of one sequence, whose cells it splits among the threads; too little for all
@@ -228,7 +224,7 @@ static bool suits(const struct ggml_tensor *result, int threads) {
     const bool shape = q->ne[0] % SLAB == 0 && q->ne[0] <= WIDEST && v->ne[0] == q->ne[0] && v->ne[2] == k->ne[2] &&
                        v->ne[3] == k->ne[3] && q->ne[3] == k->ne[3];
     const bool split = q->ne[1] == 1 && q->ne[3] == 1 && k->ne[1] >= 512;
-    return plain && types && close && shape && !split && tiles(result, threads) * q->ne[3] * k->ne[2] >= threads;
+    return plain && types && close && shape && !split && q->ne[1] * q->ne[3] * k->ne[2] >= threads;
 }
 
 /* q [width, tokens, heads, streams], k and v [width, cells, shared heads, streams], mask [cells, tokens, 1, streams or 1];
@@ -264,13 +260,13 @@ static void forward(const struct params *params, struct ggml_tensor *result) {
     }
     count_call(&sre_attention, params);
     const struct ggml_tensor *q = result->src[0], *k = result->src[1];
-    const int64_t tokens = q->ne[1], shared = k->ne[2];
-    const int64_t size = at_once(result, params->threads), count = tiles(result, params->threads);
+    const int64_t tokens = q->ne[1], shared = k->ne[2], tile = at_once(result, params->threads);
+    const int64_t size = tile ? tile : 1, count = (tokens + size - 1) / size;
     /* Dealt in turn: of one sequence, later tokens see more cells. */
     for (int64_t unit = params->thread; unit < q->ne[3] * count * shared; unit += params->threads) {
         const struct part part = part_of(result, unit % shared, unit / shared / count);
         const int64_t first = unit / shared % count * size, last = first + size < tokens ? first + size : tokens;
-        if (tiled(result)) {
+        if (tile) {
             sre_attend_tile(&part, first, (int) (last - first));
         } else {
             attend_token(&part, first);

@@ -53,7 +53,7 @@ struct cells {
 /* Have a token, all of whose heads are in `rows`, see these cells, in single precision. */
 void sre_attend_cells(const struct part *part, struct row *rows, struct cells *cells);
 
-/* The results of `count` tokens from the `first` on, as many as a tile takes at the most; the cells are a multiple of eight. */
-void sre_attend_tile(const struct part *part, int64_t first, int count);
+/* The results of `tokens` from the `first` on, whose heads are TILE at the most; the cells are a multiple of eight. */
+void sre_attend_tile(const struct part *part, int64_t first, int tokens);
 
 #endif

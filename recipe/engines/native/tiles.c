@@ -139,7 +139,8 @@ static void weigh(struct row *row, float *score, int count, const float *bias, f
     row->weight += total(sum);
 }
 
-/* Add the block's values, SLAB numbers from `d` on, to the sums of AT_ONCE rows. */
+/* Add the block's values, SLAB numbers from `d` on, to the sums of AT_ONCE rows; what rows beyond the last sum up to is
+ * never read. */
 static inline __attribute__((always_inline)) void gather(struct tile *tile, int row, int d, const struct part *part) {
     vec sum[AT_ONCE][4];
     for (int r = 0; r < AT_ONCE; r++) {
@@ -161,14 +162,16 @@ static inline __attribute__((always_inline)) void gather(struct tile *tile, int 
 
 static inline __attribute__((always_inline)) void attend(
     struct tile *tile, const struct part *part, int64_t first, int tokens, int width) {
-    const int rows = tokens * part->group, filled = (rows + AT_ONCE - 1) / AT_ONCE * AT_ONCE;
-    /* As many as fill the rows that are worked on at once; answers' own cells, which one sees, are better done one by one. */
-    const int fill = AT_ONCE > 2 * part->group ? AT_ONCE / part->group : 2, several = fill < tokens ? fill : tokens;
-    for (int r = 0; r < filled; r++) {
+    const int rows = tokens * part->group;
+    /* As many as fill the rows that are worked on at once; but an answer's own cells, which it alone sees, are better done
+     * one by one. */
+    const int fill = AT_ONCE > 2 * part->group ? AT_ONCE / part->group : 2;
+    const int several = tokens == 1 && part->group >= AT_ONCE ? 1 : fill;
+    for (int r = 0; r < rows; r++) {
         struct row *row = tile->rows + r;
         const float *query = query_of(part, first + r / part->group, r % part->group);
         for (int d = 0; d < width; d += LANES) {
-            store(row->query + d, r < rows ? load(query + d) : all(0));
+            store(row->query + d, load(query + d));
             store(row->sum + d, all(0));
         }
         row->maximum = -INFINITY;
@@ -182,7 +185,7 @@ static inline __attribute__((always_inline)) void attend(
             for (int line = 0; line < width * (int) sizeof(half); line += LINE) fetch_near(value + line);
             for (int d = 0; d < width; d += LANES) store(tile->key + c * width + d, load_half(key + d));
         }
-        for (int r = 0; r < filled && tile->count; r += AT_ONCE) {
+        for (int r = 0; r < rows && tile->count; r += AT_ONCE) {
             if (!any_sees(tile, r, part->group, tokens)) continue;
             for (int i = r; i < r + AT_ONCE && i < rows; i++) {
                 score(tile, i, width);

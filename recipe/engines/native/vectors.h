@@ -138,24 +138,24 @@ static inline void fetch_near(const void *line) { _mm_prefetch(line, _MM_HINT_T0
 static inline void fetch_later(const void *line) { _mm_prefetch(line, _MM_HINT_T1); }
 #define LINE 64 /* bytes */
 
+/* A half as a number; eight of them. */
+static inline float number(half x) { return _cvtsh_ss(x); }
 static inline void eight_numbers(float *p, const half *halves) {
     _mm256_storeu_ps(p, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) halves)));
 }
 
-/* A half as a number, and which of eight halves are other than `what`: two bits each. */
-static inline float number(half x) { return _cvtsh_ss(x); }
-static inline unsigned unlike(const half *p, half what) {
-    const __m128i same = _mm_cmpeq_epi16(_mm_loadu_si128((const __m128i *) p), _mm_set1_epi16((short) what));
-    return (unsigned) _mm_movemask_epi8(same) ^ 0xFFFF;
-}
-
-/* The same, counting for each of the eight how often it was not; and which of them it was at most so often. */
+/* Which of eight halves are other than `what`: two bits each. One of them counts, for each, how often it was `what`; then
+ * there is which of them it was at most so often. */
 typedef __m128i eight;
 static inline eight none(void) { return _mm_setzero_si128(); }
 static inline unsigned unlike_counted(const half *p, half what, eight *alike) {
     const __m128i same = _mm_cmpeq_epi16(_mm_loadu_si128((const __m128i *) p), _mm_set1_epi16((short) what));
     *alike = _mm_sub_epi16(*alike, same);
     return (unsigned) _mm_movemask_epi8(same) ^ 0xFFFF;
+}
+static inline unsigned unlike(const half *p, half what) {
+    eight alike = none();
+    return unlike_counted(p, what, &alike);
 }
 static inline unsigned at_most(eight count, int most) {
     return (unsigned) _mm_movemask_epi8(_mm_cmpgt_epi16(count, _mm_set1_epi16((short) most))) ^ 0xFFFF;

@@ -1,4 +1,4 @@
-"""tiles.c, the attention of many tokens, against llama.cpp's own and against dense arithmetic."""
+"""tiles.c, the attention of many tokens and of samples that see a prompt together, against llama.cpp's own and against dense arithmetic."""
 
 from __future__ import annotations
 
@@ -89,8 +89,18 @@ def test_samples_that_see_a_prompt_together_are_as_exact(shape: tuple[int, int, 
         assert np.abs(theirs - expected).max() > 1e-4
 
 
+@pytest.mark.parametrize("group", [1, 3])
+def test_tiles_are_small_enough_for_all_threads(group: int) -> None:
+    mask = samples_of_prompts(10, each=5, prompt=100, own=12, rng=np.random.default_rng(0))
+    q, k, v, _ = inputs(group, 1, 64, tokens=10, streams=1, cells=mask.shape[-1])
+    with kernels.together(True):
+        _, ours, calls = attended(q, k, v, mask, threads=7)
+    assert calls == 1
+    assert np.abs(ours - dense(q, k, v, mask)).max() <= 1e-5
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
-def test_any_number_of_threads_gives_the_same(threads: int) -> None:
+def test_some_threads_give_what_one_does(threads: int) -> None:
     q, k, v, _ = inputs(9, 3, 64, tokens=130, streams=1, cells=320)
     mask = causal(130, 320)
     _, ours, calls = attended(q, k, v, mask, threads=threads)
@@ -127,8 +137,10 @@ def test_what_is_no_number_stays_none(where: str) -> None:
 
 
 def test_for_a_build_without_avx512_it_uses_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    arrays = (*inputs(9, 3, 96, tokens=70, streams=1, cells=256)[:3], causal(70, 256))  # AVX-512 leaves 96
-    with built_without_avx512(monkeypatch):
-        _, ours, calls = attended(*arrays)
-    assert calls == 1
-    assert np.abs(ours - dense(*arrays)).max() <= 1e-5
+    mask = samples_of_prompts(70, each=10, prompt=50, own=72, rng=np.random.default_rng(0))
+    for seen in (causal(70, mask.shape[-1]), mask):
+        arrays = (*inputs(9, 3, 96, tokens=70, streams=1, cells=mask.shape[-1])[:3], seen)  # AVX-512 leaves 96
+        with built_without_avx512(monkeypatch):
+            _, ours, calls = attended(*arrays)
+        assert calls == 1
+        assert np.abs(ours - dense(*arrays)).max() <= 1e-5
