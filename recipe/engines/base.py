@@ -20,9 +20,9 @@ class Sampling:
     """How to draw. temperature 0 is exact argmax. `n` samples share one prefill of the prompt.
 
     seed: every draw's stream is derived from (seed, request id, sample index), so a result depends on its neighbours by
-    rounding at the most. logprobs: record each drawn token's raw log-softmax (nats), end token included. stop_at_label: stop
-    right after a complete label (judging); training samples run to the end token. ignore_end: an end token ends
-    nothing, every sample has exactly max_tokens tokens (measurements of speed).
+    rounding at the most. logprobs: record each drawn token's raw log-softmax (nats), end token included.
+    stop_at_label: stop right after a complete label (judging); training samples run to the end token. ignore_end: an
+    end token ends nothing, every sample has exactly max_tokens tokens (measurements of speed).
     """
 
     temperature: float = 1.0

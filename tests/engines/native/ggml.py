@@ -123,6 +123,7 @@ def attended(*arrays: Array | None, **options: Any) -> tuple[Array, Array, int]:
 @contextmanager
 def built_without_avx512(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Ours as they are where llama.cpp was built for AVX2."""
+    start_backend()
     with monkeypatch.context() as patch:
         patch.setattr(kernels, "_library", None)
         kernels.install(b"AVX2 = 1 | ")

@@ -1,4 +1,4 @@
-"""tiles.c, the attention of many tokens and of samples that see a prompt together, against llama.cpp's own and against dense arithmetic."""
+"""tiles.c, the attention of many tokens and of samples that see a prompt together, against dense arithmetic."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_what_is_no_number_stays_none(where: str) -> None:
 
 
 def test_for_a_build_without_avx512_it_uses_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    mask = samples_of_prompts(70, each=10, prompt=50, own=72, rng=np.random.default_rng(0))
+    mask = samples_of_prompts(70, each=10, prompt=48, own=72, rng=np.random.default_rng(0))
     for seen in (causal(70, mask.shape[-1]), mask):
         arrays = (*inputs(9, 3, 96, tokens=70, streams=1, cells=mask.shape[-1])[:3], seen)  # AVX-512 leaves 96
         with built_without_avx512(monkeypatch):
