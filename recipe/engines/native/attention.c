@@ -29,23 +29,15 @@ static void next_cells(struct cells *cells, const half *mask, int64_t *begin, in
         if (at >= end) break;
         if (mask && mask[at] == NOTHING) continue;
         cells->at[count] = at;
-        cells->bias[count++] = mask ? number(mask[at]) : 0;
+        cells->bias[count++] = bias_of(mask, at);
     }
     *begin = at;
     cells->count = count;
 }
 
-/* What is kept of a number: in single precision all of it, otherwise half. */
-static inline __attribute__((always_inline)) vec kept(vec x, bool single) { return single ? x : round_half(x); }
-
 /* A cell that is wanted later. After the last of a block it is a guess. */
 static inline int64_t ahead(const struct cells *cells, int i) {
     return i + AHEAD < cells->count ? cells->at[i + AHEAD] : cells->at[i] + AHEAD;
-}
-
-/* Have a slab of some later cell brought near. */
-static inline void fetch(const char *slab) {
-    for (size_t line = 0; line < SLAB * sizeof(half); line += LINE) fetch_near(slab + line);
 }
 
 /* What cells of one block do to the sums of `HEADS` rows. */
@@ -65,7 +57,7 @@ static inline __attribute__((always_inline)) void score(
         vec parts[HEADS][4] = {0};
         for (int d = 0; d < width; d += SLAB) {
             vec k[4];
-            fetch((const char *) (next + d));
+            fetch(next + d, SLAB, false);
             for (int j = 0; j < 4; j++) k[j] = load_half(key + d + j * LANES);
             for (int h = 0; h < heads; h++) {
                 for (int j = 0; j < 4; j++) {
@@ -109,7 +101,7 @@ static inline __attribute__((always_inline)) void gather(
     for (int i = 0; i < cells->count; i++) {
         const half *value = (const half *) (part->values + cells->at[i] * part->value) + d;
         vec v[4];
-        fetch((const char *) ((const half *) (part->values + ahead(cells, i) * part->value) + d));
+        fetch((const half *) (part->values + ahead(cells, i) * part->value) + d, SLAB, false);
         for (int j = 0; j < 4; j++) v[j] = load_half(value + j * LANES);
         for (int h = 0; h < heads; h++) {
             vec factor = all(effects->factor[h][i]);
@@ -175,15 +167,7 @@ static void attend_token(const struct part *part, int64_t token) {
         const int heads = part->group - head < HEADS ? part->group - head : HEADS;
         struct row rows[HEADS];
         struct cells cells;
-        for (int h = 0; h < heads; h++) {
-            const float *query = query_of(part, token, head + h);
-            for (int d = 0; d < part->width; d += LANES) {
-                store(rows[h].query + d, round_half(load(query + d)));
-                store(rows[h].sum + d, all(0));
-            }
-            rows[h].maximum = -INFINITY;
-            rows[h].weight = 0;
-        }
+        for (int h = 0; h < heads; h++) begin_row(rows + h, part, token, head + h, part->width, false);
         for (int64_t begin = 0; begin < part->cells;) {
             next_cells(&cells, mask_of(part, token), &begin, part->cells);
             attend_block(part, rows, &cells, heads, false);

@@ -2,6 +2,8 @@
 #ifndef SRE_ATTENTION_H
 #define SRE_ATTENTION_H
 
+#include <math.h>
+
 #include "vectors.h"
 
 #define SLAB (4 * LANES) /* numbers of a head that are worked on at once */
@@ -23,6 +25,20 @@ static inline const half *mask_of(const struct part *part, int64_t token) {
     return part->mask ? (const half *) (part->mask + token * part->mask_token) : NULL;
 }
 
+/* What a mask adds to a cell's score. */
+static inline float bias_of(const half *mask, int64_t cell) { return mask ? number(mask[cell]) : 0; }
+
+/* Have `count` numbers of a key or a value brought near; not quite so near where they are wanted only later. */
+static inline void fetch(const void *first, int count, bool later) {
+    for (const char *line = first; line < (const char *) first + count * (int) sizeof(half); line += LINE) {
+        if (later) {
+            fetch_later(line);
+        } else {
+            fetch_near(line);
+        }
+    }
+}
+
 static inline const float *query_of(const struct part *part, int64_t token, int head) {
     return (const float *) (part->queries + token * part->query_token + head * part->query_head);
 }
@@ -34,6 +50,21 @@ struct row {
     _Alignas(LINE) float query[WIDEST], sum[WIDEST];
     float maximum, weight;
 };
+
+/* What is kept of a number: in single precision all of it, otherwise half. */
+static inline __attribute__((always_inline)) vec kept(vec x, bool single) { return single ? x : round_half(x); }
+
+/* A head of a token that has seen no cell yet. */
+static inline __attribute__((always_inline)) void begin_row(
+    struct row *row, const struct part *part, int64_t token, int head, int width, bool single) {
+    const float *query = query_of(part, token, head);
+    for (int d = 0; d < width; d += LANES) {
+        store(row->query + d, kept(load(query + d), single));
+        store(row->sum + d, all(0));
+    }
+    row->maximum = -INFINITY;
+    row->weight = 0;
+}
 
 /* What a head of a token comes to: its sum of weighted values by the sum of the weights. */
 static inline __attribute__((always_inline)) void write_result(

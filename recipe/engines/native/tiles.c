@@ -31,11 +31,9 @@ static void keep_own(struct tile *tile, const struct part *part, int token, cons
     for (int i = 0; i < 8; i++) {
         if (!(bits >> 2 * i & 1)) continue;
         own->at[own->count] = at + i;
-        own->bias[own->count++] = mask ? number(mask[i]) : 0;
-        for (int line = 0; line < part->width * (int) sizeof(half); line += LINE) {
-            fetch_later(part->keys + (at + i) * part->key + line);
-            fetch_later(part->values + (at + i) * part->value + line);
-        }
+        own->bias[own->count++] = bias_of(mask, at + i);
+        fetch(part->keys + (at + i) * part->key, part->width, true);
+        fetch(part->values + (at + i) * part->value, part->width, true);
     }
     if (own->count > BLOCK - 8) attend_own(tile, part, token);
 }
@@ -44,19 +42,17 @@ static void keep_own(struct tile *tile, const struct part *part, int token, cons
 static void add_common(struct tile *tile, const struct part *part, int64_t at, unsigned bits) {
     for (int i = 0; i < 8; i++) {
         if (!(bits >> 2 * i & 1)) continue;
-        for (int line = 0; line < part->width * (int) sizeof(half); line += LINE) {
-            fetch_near(part->keys + (at + i) * part->key + line);
-        }
+        fetch(part->keys + (at + i) * part->key, part->width, false);
         tile->at[tile->count++] = at + i;
     }
 }
-static void add_bias(float *bias, const half *mask, unsigned bits) {
+static void add_bias(float *bias, const half *mask, int64_t at, unsigned bits) {
     if (mask && bits == 0xFFFF) {
-        eight_numbers(bias, mask);
+        eight_numbers(bias, mask + at);
         return;
     }
     for (int i = 0; i < 8; i++) {
-        if (bits >> 2 * i & 1) *bias++ = mask ? number(mask[i]) : 0;
+        if (bits >> 2 * i & 1) *bias++ = bias_of(mask, at + i);
     }
 }
 
@@ -80,8 +76,8 @@ static void next_block(
         const int count = tile->count;
         add_common(tile, part, at, common);
         for (int t = 0; t < tokens; t++) {
-            const half *mask = mask_of(part, first + t) ? mask_of(part, first + t) + at : NULL;
-            if (common) add_bias(tile->bias[t] + count, mask, common);
+            const half *mask = mask_of(part, first + t);
+            if (common) add_bias(tile->bias[t] + count, mask, at, common);
             if (seen[t] & common) tile->sees[t] = true;
             if (seen[t] & ~common) keep_own(tile, part, t, mask, at, seen[t] & ~common);
         }
@@ -168,21 +164,13 @@ static inline __attribute__((always_inline)) void attend(
     const int fill = AT_ONCE > 2 * part->group ? AT_ONCE / part->group : 2;
     const int several = tokens == 1 && part->group >= AT_ONCE ? 1 : fill;
     for (int r = 0; r < rows; r++) {
-        struct row *row = tile->rows + r;
-        const float *query = query_of(part, first + r / part->group, r % part->group);
-        for (int d = 0; d < width; d += LANES) {
-            store(row->query + d, load(query + d));
-            store(row->sum + d, all(0));
-        }
-        row->maximum = -INFINITY;
-        row->weight = 0;
+        begin_row(tile->rows + r, part, first + r / part->group, r % part->group, width, true);
     }
     for (int64_t begin = 0; begin < part->cells;) {
         next_block(tile, part, first, tokens, several, &begin);
         for (int c = 0; c < (tile->count + LANES - 1) / LANES * LANES; c++) {
             const half *key = (const half *) (part->keys + tile->at[c] * part->key);
-            const char *value = part->values + tile->at[c] * part->value;
-            for (int line = 0; line < width * (int) sizeof(half); line += LINE) fetch_near(value + line);
+            fetch(part->values + tile->at[c] * part->value, width, false);
             for (int d = 0; d < width; d += LANES) store(tile->key + c * width + d, load_half(key + d));
         }
         for (int r = 0; r < rows && tile->count; r += AT_ONCE) {
