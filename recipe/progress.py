@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from recipe.resources import process
+from recipe.system import process
 
 Advance = Callable[..., None]
 _LINE_EVERY_S = 20.0

@@ -16,9 +16,9 @@ from typing import Any
 import jinja2
 import jinja2.sandbox
 
+from recipe.data.records import Example, Message
 from recipe.errors import SreError
-from recipe.resources import resource
-from recipe.rows import Example, Message
+from recipe.system import resource
 
 NAMES = (
     "pointwise",

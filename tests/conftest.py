@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from .model_fixtures import *  # noqa: F403
+
 # The runs under test share two cores with pytest: threads that spin while they wait would only slow each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -67,9 +69,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Pat
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from recipe.data.examples import read_examples
     from recipe.prompts import Prompts
-    from recipe.sources import read_examples
-    from recipe.stages.training import completion_ids, prompt_ids
+    from recipe.training.trainer import completion_ids, prompt_ids
     from recipe.verdict import format_verdict
 
     tokenizer = _tokenizer()
@@ -138,8 +140,8 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     SRE_TEST_MODEL names another file to take in its place: a judge that was trained from it, say.
     """
-    from recipe.engines.llamacpp import quantize
-    from recipe.stages.seed import embedded_gguf
+    from recipe.inference.llamacpp.generator import quantize
+    from recipe.training.seed import embedded_gguf
 
     folder = tmp_path_factory.mktemp("smollm2")
 

@@ -1,6 +1,6 @@
-"""Who may import whom (the layers of the package), what stays unimported, and what a file may be.
+"""Which room may import which (the floors of the package), what stays unimported, and how long a file may be.
 
-The layers are read from the source with `ast`, so an import inside a function counts like one at the top.
+Imports are read from the source with `ast`, so an import inside a function counts like one at the top.
 """
 
 from __future__ import annotations
@@ -18,36 +18,28 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# Bottom first. A part imports from its own layer and the ones below, never from above.
-LAYERS = (
-    {"errors", "resources", "progress"},
-    {"run", "config", "rows"},
-    {"sources", "layouts", "columns", "readers", "prompts", "verdict"},
-    {"engines", "splits"},
-    {"stages", "judge", "evaluation"},
-    {"job", "variants"},
-    {"pipeline", "bench"},
-    {"experiments", "reports", "gpu_smoke", "gpu_graphs", "gpu_report"},
-    {"commands"},
+# Bottom first. A room imports only from the floors below its own, never from its own floor or above.
+FLOORS = (
+    {"errors"},
+    {"system"},
+    {"storage", "config", "progress"},
+    {"data"},
+    {"prompts", "verdict"},
+    {"inference", "gguf"},
+    {"training", "judge"},
+    {"evaluation", "planning"},
+    {"pipeline", "doctor"},
     {"cli"},
 )
-RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
-# Beside the layers: who may import them. They themselves use the three lowest layers.
-LEAVES = {
-    "doctor": {"commands"},
-    "planning": {"commands"},
-    "publish": {"commands"},
-    "synthetic": {"commands", "sources"},
-}
-LEAF_RANK = 2
-# Parts of one layer that never import each other, with the exceptions: importer -> imported.
-APART = LAYERS[4]
-SIDEWAYS = {("evaluation", "judge")}
-# What the two trainers share; the only module of stages/ that another one may import.
-SHARED_STAGE = "recipe.stages.training"
+RANK = {room: rank for rank, floor in enumerate(FLOORS) for room in floor}
+# Rooms of one floor that may import each other, all the same: importer -> imported.
+NEIGHBOURS = {("inference", "gguf")}
+# What the two trainers share; a stage imports no other stage.
+STAGES = {"seed", "sft", "merge", "sample", "assess", "curate", "dpo", "export"}
 
-ENGINES_ONLY = {"unsloth", "unsloth_zoo", "bitsandbytes", "llama_cpp", "openai"}
-TRL_ONLY = {"recipe.stages.sft", "recipe.stages.dpo", SHARED_STAGE}
+_INFERENCE = {"inference"}
+HEAVY_OWNERS = dict.fromkeys(("unsloth", "unsloth_zoo", "bitsandbytes", "llama_cpp", "openai"), _INFERENCE)
+TRL_ONLY = {"recipe.training.sft", "recipe.training.dpo", "recipe.training.trainer"}
 HEAVY = {"torch", "transformers", "llama_cpp", "datasets", "scipy", "trl", "peft", "unsloth", "pandas", "openai", "ray"}
 HELP_SECONDS = 0.3
 
@@ -85,58 +77,54 @@ def imports(module: str, source: str, known: set[str]) -> Iterator[str]:
                 yield name.value
 
 
-def part_of(module: str) -> str:
+def room_of(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
-def layer_fault(importer: str, imported: str) -> str | None:
+def floor_fault(importer: str, imported: str) -> str | None:
     """Why a module of the package may not import another one, or None."""
-    here, there = part_of(importer), part_of(imported)
+    here, there = room_of(importer), room_of(imported)
     if not there:
         return None  # the package itself: its version
-    if there not in RANK and there not in LEAVES:
-        return f"{there!r} is in no layer"
-    if there in LEAVES or here in LEAVES:
-        if here == there or here in LEAVES.get(there, ()):
-            return None
-        if there in LEAVES:
-            return f"only {', '.join(sorted(LEAVES[there]))} may import it"
-        return None if RANK[there] <= LEAF_RANK else "a leaf uses the three lowest layers only"
+    if there not in RANK:
+        return f"{there!r} is on no floor"
     if not here:
-        return "the package itself imports none of its parts"
-    if RANK[there] > RANK[here]:
+        return "the package itself imports none of its rooms"
+    if here == there:
+        stages = [name.split(".")[2] for name in (importer, imported) if name.count(".") >= 2]
+        between = here == "training" and len(stages) == 2 and set(stages) <= STAGES and stages[0] != stages[1]
+        return "stages never import each other" if between else None
+    if RANK[there] >= RANK[here] and (here, there) not in NEIGHBOURS:
         return "imports go down only"
-    if here in APART and there in APART and here != there and (here, there) not in SIDEWAYS:
-        return f"{here} and {there} meet in files, not in imports"
-    if here == there == "stages" and imported not in ("recipe.stages", importer, SHARED_STAGE):
-        return "stages never import each other"
     return None
 
 
 def violations(module: str, source: str, known: set[str]) -> list[str]:
     """Every import of `source` that breaks a rule, as "importer -> imported: why"."""
-    part = part_of(module)
-    if part and part not in RANK and part not in LEAVES:
-        return [f"{module}: {part!r} is in no layer; put it into LAYERS or LEAVES of this test"]
+    room = room_of(module)
+    if room and room not in RANK:
+        return [f"{module}: {room!r} is on no floor; put it into FLOORS of this test"]
     faults = []
     for name in imports(module, source, known):
         top = name.partition(".")[0]
         fault = None
         if top == "recipe":
-            fault = layer_fault(module, name)
-        elif top in ENGINES_ONLY and part != "engines":
-            fault = "only engines/ imports it"
+            fault = floor_fault(module, name)
+        elif top in {"benchmarks", "tools", "tests"}:
+            fault = "the package imports nothing of the checkout around it"
+        elif top in HEAVY_OWNERS and room not in HEAVY_OWNERS[top]:
+            fault = f"only {', '.join(sorted(HEAVY_OWNERS[top]))} imports it"
         elif top == "trl" and module not in TRL_ONLY:
             fault = f"only {', '.join(sorted(TRL_ONLY))} import it"
-        elif module == "recipe.rows" and top not in sys.stdlib_module_names:
-            fault = "rows is stdlib only"
+        elif module == "recipe.data.records" and top not in sys.stdlib_module_names:
+            fault = "records is stdlib only"
         if fault:
             faults.append(f"{module} -> {name}: {fault}")
     return faults
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_imports_keep_to_the_layers(module: str) -> None:
+def test_imports_go_down_the_floors(module: str) -> None:
     assert violations(module, MODULES[module], set(MODULES)) == []
 
 
@@ -151,36 +139,30 @@ def test_no_module_imports_itself_through_others() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "fault"),
     [
-        ("recipe.rows", "from recipe.verdict import parse_verdict", "imports go down only"),
-        ("recipe.rows", "import numpy as np", "stdlib only"),
-        ("recipe.engines.base", "import recipe.judge.judge", "imports go down only"),
-        ("recipe.pipeline", "from recipe import cli", "imports go down only"),
-        ("recipe.stages.sft", "from recipe.stages import merge", "stages never import each other"),
-        ("recipe.stages.sft", "from recipe.stages.merge import merge", "stages never import each other"),
-        ("recipe.stages.sft", "from . import merge", "stages never import each other"),
-        ("recipe.stages.sft", "from .merge import merge", "stages never import each other"),
-        ("recipe.stages.dpo", "def f():\n    from recipe.judge import judge", "meet in files"),
-        (
-            "recipe.stages.dpo",
-            "import importlib\nimportlib.import_module('recipe.cli')",
-            "imports go down only",
-        ),
-        ("recipe.judge.batch", "from recipe.evaluation import metrics", "meet in files"),
-        ("recipe.judge.judge", "from llama_cpp import Llama", "only engines/"),
-        ("recipe.stages.sft", "import unsloth", "only engines/"),
-        ("recipe.stages.export", "def f():\n    import bitsandbytes.nn", "only engines/"),
-        ("recipe.stages.curate", "from trl import DPOTrainer", "recipe.stages.dpo"),
-        ("recipe.engines.unsloth", "import trl.trainer", "recipe.stages.dpo"),
-        ("recipe.pipeline", "from recipe import doctor", "only commands may import it"),
-        ("recipe.stages.seed", "from recipe.synthetic import generate", "only commands, sources may import it"),
-        ("recipe.doctor", "from recipe.engines import base", "three lowest layers"),
-        ("recipe", "from recipe.rows import Example", "imports none of its parts"),
-        ("recipe.toolbox", "", "in no layer"),
-        ("recipe.rows", "import recipe.toolbox", "in no layer"),
+        ("recipe.data.records", "from recipe.verdict import parse_verdict", "imports go down only"),
+        ("recipe.data.records", "import numpy as np", "stdlib only"),
+        ("recipe.inference.base", "import recipe.judge.judge", "imports go down only"),
+        ("recipe.pipeline.steps", "from recipe import cli", "imports go down only"),
+        ("recipe.training.sft", "from recipe.training import merge", "stages never import each other"),
+        ("recipe.training.sft", "from recipe.training.merge import merge", "stages never import each other"),
+        ("recipe.training.sft", "from . import merge", "stages never import each other"),
+        ("recipe.training.sft", "from .merge import merge", "stages never import each other"),
+        ("recipe.training.dpo", "def f():\n    from recipe.judge import judge", "imports go down only"),
+        ("recipe.training.dpo", "import importlib\nimportlib.import_module('recipe.cli')", "imports go down only"),
+        ("recipe.judge.batch", "from recipe.evaluation import metrics", "imports go down only"),
+        ("recipe.judge.judge", "from llama_cpp import Llama", "only inference"),
+        ("recipe.training.sft", "import unsloth", "only inference"),
+        ("recipe.training.export", "def f():\n    import bitsandbytes.nn", "only inference"),
+        ("recipe.training.curate", "from trl import DPOTrainer", "recipe.training.dpo"),
+        ("recipe.inference.pytorch.unsloth", "import trl.trainer", "recipe.training.dpo"),
+        ("recipe.judge.judge", "from benchmarks import run", "checkout around it"),
+        ("recipe", "from recipe.data.records import Example", "imports none of its rooms"),
+        ("recipe.toolbox", "", "on no floor"),
+        ("recipe.data.records", "import recipe.toolbox", "on no floor"),
     ],
 )
 def test_the_walker_finds_violations(module: str, line: str, fault: str) -> None:
-    known = set(MODULES) | {"recipe.stages.merge", "recipe.cli", "recipe.doctor", "recipe.evaluation.metrics"}
+    known = set(MODULES) | {"recipe.training.merge", "recipe.cli", "recipe.evaluation.metrics"}
     (found,) = violations(module, line, known)
     assert fault in found
 
@@ -188,18 +170,16 @@ def test_the_walker_finds_violations(module: str, line: str, fault: str) -> None
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("recipe.commands.machine", "from recipe import __version__, doctor, pipeline"),
-        ("recipe.commands.machine", "from recipe.synthetic import generate"),
-        ("recipe.pipeline", "from recipe.stages import sft, dpo\nfrom recipe.evaluation import metrics"),
-        ("recipe.stages.sft", "import trl\nfrom recipe.stages.training import arguments\nimport torch"),
-        ("recipe.evaluation.benchmarks", "from recipe.judge.judge import Judge"),
-        ("recipe.engines.unsloth", "import unsloth\nfrom . import base\nfrom .base import Generator"),
-        ("recipe.sources", "from recipe.prompts import render\nfrom recipe.synthetic import generate"),
-        ("recipe.doctor", "from recipe.errors import SreError\nimport rich"),
+        ("recipe.cli.machine", "from recipe import __version__\nfrom recipe.pipeline import steps"),
+        ("recipe.pipeline.steps", "from recipe.training import sft, dpo\nfrom recipe.evaluation import metrics"),
+        ("recipe.training.sft", "import trl\nfrom recipe.training.trainer import run_trainer\nimport torch"),
+        ("recipe.evaluation.evaluate", "from recipe.judge.judge import Judge"),
+        ("recipe.inference.pytorch.unsloth", "import unsloth\nfrom .. import base\nfrom ..base import Generator"),
+        ("recipe.doctor.checks", "from recipe.errors import SreError\nimport rich"),
     ],
 )
 def test_the_walker_allows_what_the_design_allows(module: str, line: str) -> None:
-    known = set(MODULES) | {"recipe.stages.sft", "recipe.stages.dpo", "recipe.evaluation.metrics"}
+    known = set(MODULES) | {"recipe.training.sft", "recipe.training.dpo", "recipe.evaluation.metrics"}
     assert violations(module, line, known) == []
 
 
@@ -218,7 +198,7 @@ def loaded_after(code: str) -> tuple[set[str], float]:
 SRE_HELP = """
 import sys
 sys.argv = ["sre", "--help"]
-from recipe.cli import main
+from recipe.cli.main import main
 try:
     main()
 except SystemExit as end:

@@ -171,7 +171,7 @@ def test_quickstart_colab_runs(tiny_model: Path, tiny_data: Path, tmp_path: Path
 def tiny_judge(tiny_model: Path, tmp_path: Path) -> Path:
     """The untrained tiny model as a GGUF file."""
     from recipe.config import load
-    from recipe.stages.export import run_snapshot
+    from recipe.training.export import run_snapshot
 
     path = tmp_path / "judge.gguf"
     run_snapshot(path, model=tiny_model, adapter=None, name="tiny", weights="", config=load("tiny"))

@@ -88,7 +88,7 @@ def test_the_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> No
     """`resource` finds the wheel's own copies when imported from a wheel unpacked elsewhere."""
     zipfile.ZipFile(wheel).extractall(tmp_path)
     code = (
-        "from recipe.resources import resource; import recipe;"
+        "from recipe.system import resource; import recipe;"
         "print(recipe.__file__); print(sorted(p.name for p in resource('prompts').iterdir()));"
         "print((resource('data') / 'train' / 'pointwise.jsonl').stat().st_size > 0)"
     )

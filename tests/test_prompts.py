@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recipe.data.records import Example, Message, Rubric
 from recipe.errors import SreError
 from recipe.prompts import NAMES, Prompts, neutralise
-from recipe.rows import Example, Message, Rubric
 
 RUBRIC = Rubric("Are both items fruits?", {k: f"level {k}" for k in range(1, 6)})
 POINTWISE = Example("a", "pointwise", (Message("user", "Name two fruits."),), ("apple and brick",), RUBRIC, 3)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from recipe.evaluation.benchmarks import as_written
+from recipe.data.records import Judgement
+from recipe.evaluation.evaluate import as_written
 from recipe.evaluation.metrics import pairwise_figures, pointwise_figures
-from recipe.evaluation.picture import results_picture
-from recipe.evaluation.report import experiment_markdown, results_markdown
-from recipe.rows import Judgement
-from recipe.run import read_json, read_jsonl
+from recipe.evaluation.report.picture import results_picture
+from recipe.evaluation.report.tables import experiment_markdown, results_markdown
+from recipe.storage import read_json, read_jsonl
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT / "data" / "results" / "real-judgments"

@@ -12,8 +12,8 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from recipe.judge.combine import consensus
-from recipe.rows import Example, Judgement
+from recipe.data.records import Example, Judgement
+from recipe.judge.aggregate import consensus
 from recipe.verdict import format_verdict
 
 SELF_CONSISTENCY_N = 5

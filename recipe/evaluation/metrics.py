@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from recipe.evaluation.resampling import (
+from recipe.evaluation.bootstrap import (
     bootstrap,
     correlation_moments,
     group_sums,
@@ -32,7 +32,7 @@ from recipe.evaluation.resampling import (
 )
 
 if TYPE_CHECKING:
-    from recipe.evaluation.resampling import Matrix, Statistic
+    from recipe.evaluation.bootstrap import Matrix, Statistic
 
 Figure = Literal["accuracy", "pearson", "spearman", "kendall", "qwk", "mae"]
 FIGURES: tuple[Figure, ...] = ("accuracy", "pearson", "spearman", "kendall", "qwk", "mae")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from recipe.errors import SreError
 from recipe.judge.judge import Judge
-from recipe.run import hash_file, hash_object, read_json
+from recipe.storage import hash_file, hash_object, read_json
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -31,8 +31,8 @@ def open_judge(model: str, *, threads: int | None = None, context: int = 4096, p
         return judge
     folder = path if path.is_dir() else _downloaded(model)
     base, adapter = _parts(folder)
-    from recipe.engines.generation import TorchGenerator
-    from recipe.engines.loading import use_threads
+    from recipe.inference.pytorch.generator import TorchGenerator
+    from recipe.inference.pytorch.loading import use_threads
 
     use_threads(threads)
     # The generator's name is what tells a resumed evaluation that the weights are still the same.

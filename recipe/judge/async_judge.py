@@ -10,11 +10,11 @@ import asyncio
 from pathlib import Path
 from typing import Any, Unpack, cast
 
+from recipe.data.records import Judgement
 from recipe.errors import SreError
-from recipe.judge.combine import BothOrders, Consensus, Tie
+from recipe.judge.aggregate import BothOrders, Consensus, Tie
 from recipe.judge.judge import AnyRubric, Conversation, Judge, Options, to_example
 from recipe.judge.service import QUEUE, Answer, Service
-from recipe.rows import Judgement
 
 
 class AsyncJudge:

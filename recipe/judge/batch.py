@@ -13,20 +13,19 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
-from recipe.engines.openai import OpenAIGenerator
+from recipe.data.examples import BadRow, read_rows
+from recipe.data.records import TASKS, Example, Rubric, Task
 from recipe.errors import SreError
+from recipe.inference.openai import OpenAIGenerator
 from recipe.judge.journal import STDOUT, Journal
 from recipe.judge.judge import Judge, to_bytes
+from recipe.judge.output_rows import Row, Settings, bad_row, input_hash, result_rows
 from recipe.judge.ray_pool import RayPool
-from recipe.judge.result_rows import Row, Settings, bad_row, input_hash, result_rows
 from recipe.judge.rubrics import NamedRubric, read_rubric
 from recipe.judge.summary import Summary
 from recipe.judge.workers import Pool, Workers, identity
 from recipe.progress import bar, follow
-from recipe.resources import usable_cores
-from recipe.rows import TASKS, Example, Rubric, Task
-from recipe.run import peak_rss_mb
-from recipe.sources import BadRow, read_rows
+from recipe.system import peak_rss_mb, usable_cores
 
 BLOCK = 16
 """Rows written and synced at once, if they come within FLUSH_S: what a kill can lose."""

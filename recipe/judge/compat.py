@@ -19,10 +19,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recipe.data.examples import to_rubric
+from recipe.data.records import Example, Judgement, Rubric
 from recipe.errors import SreError
 from recipe.judge.judge import MAX_TOKENS, Judge, Options, to_example
-from recipe.rows import Example, Judgement, Rubric
-from recipe.sources import to_rubric
 
 SCORE_RUBRIC_TEMPLATE = "[{criteria}]\n" + "\n".join(f"Score {k}: {{score{k}_description}}" for k in range(1, 6))
 ABSOLUTE_PROMPT = "{instruction} {response} {reference_answer} {rubric}"

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from recipe.errors import SreError
 from recipe.judge.tables import TABLES, need_writer, write_table
-from recipe.run import append_jsonl, canonical, explain, read_json, read_jsonl, write_json, write_jsonl
+from recipe.storage import append_jsonl, canonical, explain, read_json, read_jsonl, write_json, write_jsonl
 
 STDOUT = "-"
 

@@ -14,15 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from recipe.engines.base import Completion, Generator, Request, Sampling
-from recipe.engines.gguf_header import read_metadata
-from recipe.engines.judgements import to_judgement, to_request
+from recipe.data.examples import conversation_id, to_conversation, to_rubric, to_text
+from recipe.data.records import Example, Judgement, Message, Rubric, Task, exchanged
 from recipe.errors import SreError
-from recipe.judge.combine import BothOrders, Consensus, Tie, both_orders, consensus
+from recipe.gguf.header import read_metadata
+from recipe.inference.base import Completion, Generator, Request, Sampling
+from recipe.inference.conversion import to_judgement, to_request
+from recipe.judge.aggregate import BothOrders, Consensus, Tie, both_orders, consensus
 from recipe.prompts import Prompts
-from recipe.rows import Example, Judgement, Message, Rubric, Task, exchanged
-from recipe.run import hash_file
-from recipe.sources import conversation_id, to_conversation, to_rubric, to_text
+from recipe.storage import hash_file
 
 PROMPT_KEY = "sre.prompts."
 MAX_TOKENS = 512
@@ -99,7 +99,7 @@ class Judge:
         limit: dict[str, Any] = {} if memory is None else {"memory": to_bytes(memory)}
         metadata = read_metadata(path)
         temperatures = temperatures_in(metadata, path) if calibrated else {}
-        from recipe.engines.llamacpp import LlamaCppGenerator
+        from recipe.inference.llamacpp.generator import LlamaCppGenerator
 
         generator = LlamaCppGenerator(path, threads=threads, context=context, parallel=parallel, **limit)
         return cls(generator, Prompts(prompts_in(metadata)), name=path.stem, path=path, temperatures=temperatures)

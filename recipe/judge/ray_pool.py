@@ -14,12 +14,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from recipe.data.records import Example
 from recipe.errors import SreError, install
 from recipe.judge.judge import Judge
-from recipe.judge.result_rows import Row, Settings, Usage, result_rows
+from recipe.judge.output_rows import Row, Settings, Usage, result_rows
 from recipe.judge.workers import OpenJudge, add_usage, identity, shares
-from recipe.rows import Example
-from recipe.run import canonical, peak_rss_mb
+from recipe.storage import canonical
+from recipe.system import peak_rss_mb
 
 BLOCK = 64
 """Rows that a worker gets at a time, at most: what it does again when it dies."""

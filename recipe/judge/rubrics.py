@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipe.data.examples import to_rubric, to_text
+from recipe.data.records import TASKS, Rubric, Task
 from recipe.errors import SreError
-from recipe.rows import TASKS, Rubric, Task
-from recipe.sources import to_rubric, to_text
 
 FOLDER = Path(__file__).resolve().parents[1] / "rubrics"
 _KEYS = ("name", "task", "criteria", "descriptions")

@@ -19,12 +19,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
-from recipe.engines.base import Completion, Piece, Request, Sampling, Session
+from recipe.data.records import Example, Judgement, exchanged
 from recipe.errors import SreError
-from recipe.judge.combine import BothOrders, Consensus, Tie, both_orders, consensus
+from recipe.inference.base import Completion, Piece, Request, Sampling, Session
+from recipe.judge.aggregate import BothOrders, Consensus, Tie, both_orders, consensus
 from recipe.judge.judge import Judge, Options, to_sampling
-from recipe.rows import Example, Judgement, exchanged
-from recipe.run import hash_object
+from recipe.storage import hash_object
 
 QUEUE = 64
 """Requests that may be unfinished at once."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from recipe.judge.result_rows import Usage
+from recipe.judge.output_rows import Usage
 
 if TYPE_CHECKING:
     from rich.table import Table

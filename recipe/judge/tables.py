@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
-from recipe.run import atomic, canonical, replacing
+from recipe.storage import atomic, canonical, replacing
 
 TABLES = (".csv", ".parquet")
 # Column -> Arrow type; "map:x" is text -> x. The ones in _SOMETIMES are left out where no row has them.

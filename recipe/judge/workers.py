@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
+from recipe.data.records import Example
 from recipe.errors import SreError
 from recipe.judge.judge import Judge
-from recipe.judge.result_rows import Row, Settings, Usage, result_rows
-from recipe.rows import Example
-from recipe.run import peak_rss_mb
+from recipe.judge.output_rows import Row, Settings, Usage, result_rows
+from recipe.system import peak_rss_mb
 
 OpenJudge = Callable[[], Judge]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipe.resources import usable_cores
+from recipe.system import usable_cores
 
 GIB = 1024**3
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from recipe.config import Config
+from recipe.data.records import TASKS
 from recipe.errors import SreError
 from recipe.planning import memory, timing
 from recipe.planning.machines import CARDS, GIB, Machine, reference, this_cpu
 from recipe.planning.memory import Memory
 from recipe.planning.shapes import Shape, shape_of
 from recipe.planning.workload import Workload, read_workload, steps
-from recipe.rows import TASKS
 
 ADVICE = {
     "sft": "lower sft.batch_size (and raise sft.accumulate), or model.max_length",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
-from recipe.run import read_json
+from recipe.storage import read_json
 
 
 @dataclass(frozen=True)

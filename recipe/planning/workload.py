@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from recipe.config import Config, TrainConfig
+from recipe.data.examples import read_examples
+from recipe.data.records import TASKS, Example, Task
 from recipe.errors import SreError
 from recipe.prompts import Prompts
-from recipe.rows import TASKS, Example, Task
-from recipe.sources import read_examples
 from recipe.verdict import format_verdict
 
 CHARS_PER_TOKEN = 3.5  # the seed data under SmolLM2's tokeniser; English prose alone has 4 and more

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from recipe.config import load
-from recipe.engines.scripted import ScriptedGenerator
-from recipe.evaluation.benchmarks import evaluate
-from recipe.job import Job
+from recipe.data.records import TASKS, Judgement
+from recipe.evaluation.evaluate import evaluate
+from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge.judge import Judge
-from recipe.rows import TASKS, Judgement
-from recipe.run import write_json, write_jsonl
-from recipe.stages.curate import Assessments, run_curate
-from recipe.stages.sample import count
+from recipe.pipeline.context import Job
+from recipe.storage import write_json, write_jsonl
+from recipe.training.curate import Assessments, run_curate
+from recipe.training.sample import count
 from recipe.verdict import format_verdict
 
 HOSTILE = "<script>alert('x')</script> & $x_1$"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recipe.data.records import Example, Judgement, Message, Rubric
 from recipe.evaluation.baselines import best_of_n, label_draws, self_consistency
-from recipe.rows import Example, Judgement, Message, Rubric
 
 
 def sample(example: str, number: int, label: int | None, **changes: Any) -> Judgement:

@@ -28,7 +28,7 @@ def gguf(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 @pytest.fixture
 def torch_generator(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    generation = pytest.importorskip("recipe.engines.generation")
+    generation = pytest.importorskip("recipe.inference.pytorch.generator")
     opened: list[Any] = []
 
     class Fake:

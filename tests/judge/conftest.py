@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from recipe.engines.base import Request
-from recipe.engines.scripted import ScriptedGenerator
+from recipe.inference.base import Request
+from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
 
 

@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 
-from recipe.engines.base import Completion, Request, Sampling
-from recipe.engines.scripted import ScriptedGenerator
+from recipe.data.records import Message
 from recipe.errors import SreError
+from recipe.inference.base import Completion, Request, Sampling
+from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
 from recipe.judge.batch import BLOCK, judge_file
-from recipe.judge.result_rows import Settings
+from recipe.judge.output_rows import Settings
 from recipe.judge.rubrics import read_rubric
 from recipe.prompts import Prompts
-from recipe.rows import Message
 
 Answer = Callable[[str], dict[str, Any]]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from recipe.bench.measure import Job, measure
-from recipe.bench.workloads import cold_start
-from recipe.engines.llamacpp import LlamaCppGenerator
+from benchmarks.measure import Job, measure
+from benchmarks.workloads import cold_start
+from recipe.inference.llamacpp.generator import LlamaCppGenerator
 from recipe.prompts import Prompts
-from recipe.resources import usable_cores
+from recipe.system import usable_cores
 
 ROWS = 64
 BUDGET = 200_000_000  # bytes of the KV cache

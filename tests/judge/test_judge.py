@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from recipe.engines.base import Completion, Request, Sampling
-from recipe.engines.judgements import to_judgement, to_request
+from recipe.data.records import Example, Judgement, Message, Rubric
 from recipe.errors import SreError
+from recipe.inference.base import Completion, Request, Sampling
+from recipe.inference.conversion import to_judgement, to_request
 from recipe.judge import Judge
 from recipe.judge.judge import prompts_in, temperatures_in, to_bytes, to_sampling
 from recipe.prompts import Prompts
-from recipe.rows import Example, Judgement, Message, Rubric
 
 RUBRIC = Rubric("Are both items fruits?", {k: f"Level {k}." for k in range(1, 6)})
 
@@ -429,9 +429,9 @@ def fake_engine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             super().__init__(lambda request, sample: "Why. [RESULT] 1")
             opened.update(path=path, **options)
 
-    module = types.ModuleType("recipe.engines.llamacpp")
+    module = types.ModuleType("recipe.inference.llamacpp.generator")
     module.LlamaCppGenerator = Engine  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "recipe.engines.llamacpp", module)
+    monkeypatch.setitem(sys.modules, "recipe.inference.llamacpp.generator", module)
     return opened
 
 

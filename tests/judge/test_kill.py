@@ -68,7 +68,7 @@ def check_killed_runs(model: Path, folder: Path, rows: int, options: list[str]) 
 
 @pytest.mark.slow
 def test_10000_rows_outlive_three_kills(tiny_model: Path, tmp_path: Path) -> None:
-    from recipe.engines.gguf import write_gguf
+    from recipe.gguf.export import write_gguf
 
     write_gguf(tiny_model, tmp_path / "tiny.gguf")
     check_killed_runs(tmp_path / "tiny.gguf", tmp_path, 10_000, ["--label-only"])
@@ -76,6 +76,6 @@ def test_10000_rows_outlive_three_kills(tiny_model: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_300_rationales_of_a_real_model_outlive_three_kills(at_most: Callable[[int], int], tmp_path: Path) -> None:
-    from recipe.stages.seed import embedded_gguf
+    from recipe.training.seed import embedded_gguf
 
     check_killed_runs(embedded_gguf(), tmp_path, at_most(300), [])

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from recipe.engines.scripted import ScriptedGenerator
 from recipe.errors import SreError
+from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
 from recipe.judge.ray_pool import RayPool
@@ -26,7 +26,7 @@ ray_only = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="t
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from recipe.engines.scripted import ScriptedGenerator, any_judgement
+from recipe.inference.scripted import ScriptedGenerator, any_judgement
 from recipe.errors import SreError
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from recipe.bench.workloads import JUDGED_TOKENS, ROWS
+from benchmarks.workloads import JUDGED_TOKENS, ROWS
+from recipe.data.examples import read_examples
+from recipe.data.records import Example
 from recipe.judge import Judge
+from recipe.judge.output_rows import Settings, Usage
 from recipe.judge.ray_pool import RayPool
-from recipe.judge.result_rows import Settings, Usage
-from recipe.rows import Example
-from recipe.sources import read_examples
 
 pytestmark = [
     pytest.mark.slow,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from recipe.data.records import Rubric
 from recipe.errors import SreError
 from recipe.judge.rubrics import FOLDER, load_rubric, read_rubric, ready_rubrics
 from recipe.prompts import neutralise
-from recipe.rows import Rubric
 
 TOML = 'criteria = "Is it kind?"\n[descriptions]\n1 = "No."\n3 = "Yes."\n'
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from recipe.engines.base import Piece, Request, Sampling
-from recipe.engines.scripted import ScriptedGenerator, ScriptedSession
+from recipe.data.records import Judgement, Message
 from recipe.errors import SreError
+from recipe.inference.base import Piece, Request, Sampling
+from recipe.inference.scripted import ScriptedGenerator, ScriptedSession
 from recipe.judge import BothOrders, Consensus, Judge
 from recipe.judge.async_judge import AsyncJudge
 from recipe.judge.judge import to_example
 from recipe.judge.service import QueueFull, Refused, Service, Stopped
-from recipe.rows import Judgement, Message
 
 WAIT = 10
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from recipe.judge.result_rows import Usage
+from recipe.judge.output_rows import Usage
 from recipe.judge.summary import Summary
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from recipe.engines.scripted import ScriptedGenerator
+from recipe.data.records import Example, Message, Rubric
 from recipe.errors import SreError
+from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
-from recipe.judge.result_rows import Settings, Usage
+from recipe.judge.output_rows import Settings, Usage
 from recipe.judge.workers import Workers, identity, shares
-from recipe.rows import Example, Message, Rubric
 
 OPEN = partial(Judge, ScriptedGenerator(), name="scripted")
 RUBRIC = Rubric("Kind?")
@@ -75,7 +75,7 @@ SCRIPT = """
 import sys, time
 from functools import partial
 from pathlib import Path
-from recipe.engines.scripted import ScriptedGenerator, any_judgement
+from recipe.inference.scripted import ScriptedGenerator, any_judgement
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
 from recipe.judge.workers import Workers

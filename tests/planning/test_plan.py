@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from recipe.cli import main
+from recipe.cli.main import main
 from recipe.config import load, presets
 from recipe.errors import SreError
-from recipe.job import Job
-from recipe.pipeline import steps
+from recipe.pipeline.context import Job
+from recipe.pipeline.steps import steps
 from recipe.planning.machines import CARDS, GIB, reference, this_cpu
 from recipe.planning.plan import Plan, StagePlan, make_plan
 from recipe.planning.shapes import KNOWN, shape_of
@@ -67,7 +67,7 @@ def test_a_folder_tells_its_own_shape(tiny_model: Path) -> None:
 
 
 def test_an_adapter_has_as_many_parameters_as_peft_makes(tiny_model: Path) -> None:
-    from recipe.engines.transformers import TransformersEngine
+    from recipe.inference.pytorch.transformers import TransformersEngine
 
     lora = load("tiny").lora
     model, _ = TransformersEngine().load(tiny_model, lora=lora.model_dump())
@@ -252,8 +252,8 @@ def test_the_tiny_preset_is_predicted_within_a_factor_of_one_and_a_half(
 def test_the_tiny_presets_tokens_are_counted_by_its_own_tokeniser(tiny_model: Path, tiny_data: Path) -> None:
     from transformers import AutoTokenizer
 
-    from recipe.sources import read_examples
-    from recipe.stages.sft import to_rows
+    from recipe.data.examples import read_examples
+    from recipe.training.sft import to_rows
 
     config = load("tiny", tiny_settings(tiny_model, tiny_data))
     plan = make_plan(config, machine=reference())
@@ -288,7 +288,7 @@ def test_the_command_shows_every_stage_and_the_verdict() -> None:
 def test_it_answers_in_a_second_and_imports_no_model_library() -> None:
     code = (
         "import sys; sys.argv = ['sre', 'plan', 'cpu-smollm2-135m']\n"
-        "from recipe.cli import main\n"
+        "from recipe.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code\n"
         "heavy = {'torch', 'transformers', 'llama_cpp', 'datasets', 'scipy', 'pandas', 'trl'} & set(sys.modules)\n"

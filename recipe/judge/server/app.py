@@ -21,9 +21,10 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from recipe import __version__
-from recipe.engines.base import Piece
+from recipe.data.records import SWAPPED
 from recipe.errors import SreError
-from recipe.judge.combine import Tie
+from recipe.inference.base import Piece
+from recipe.judge.aggregate import Tie
 from recipe.judge.judge import Judge, to_example
 from recipe.judge.rubrics import ready_rubrics
 from recipe.judge.server.bodies import CompareBody, Judging, Reply, ScoreBody, judgements_of, to_reply
@@ -33,7 +34,6 @@ from recipe.judge.server.guard import Guard, Settings
 from recipe.judge.server.metrics import Metrics
 from recipe.judge.server.waiting import Stream, event, events, whole
 from recipe.judge.service import QUEUE, Answer, OnPiece, Service
-from recipe.rows import SWAPPED
 
 PAGE = Path(__file__).with_name("page.html")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from recipe.data.examples import to_rubric, to_text
+from recipe.data.records import Judgement, LabelDistribution, Rubric, Task
 from recipe.errors import SreError
-from recipe.judge.combine import BothOrders, Consensus, Tie
+from recipe.judge.aggregate import BothOrders, Consensus, Tie
 from recipe.judge.judge import MAX_TOKENS, Options
 from recipe.judge.rubrics import NamedRubric
 from recipe.judge.service import Answer
-from recipe.rows import Judgement, LabelDistribution, Rubric, Task
-from recipe.sources import to_rubric, to_text
 
 MOST_SAMPLES = 32
 

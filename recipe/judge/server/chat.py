@@ -12,15 +12,15 @@ from typing import Annotated, Any, Literal
 from fastapi import Request as HttpRequest
 from pydantic import Field
 
-from recipe.engines.base import Completion, Request, Sampling
+from recipe.data.records import Message
 from recipe.errors import SreError
+from recipe.inference.base import Completion, Request, Sampling
 from recipe.judge.judge import MAX_TOKENS
 from recipe.judge.server.bodies import MOST_SAMPLES, Body, Text
 from recipe.judge.server.errors import Problem
 from recipe.judge.server.waiting import Stream, event, events, whole
 from recipe.judge.service import OnPiece, Service
-from recipe.rows import Message
-from recipe.run import hash_object
+from recipe.storage import hash_object
 
 
 class TextPart(Body):

@@ -14,7 +14,7 @@ from typing import Any
 
 from fastapi.responses import StreamingResponse
 
-from recipe.engines.base import Piece
+from recipe.inference.base import Piece
 from recipe.judge.server.errors import problem
 from recipe.judge.server.guard import FUTURE
 from recipe.judge.service import OnPiece

@@ -1,0 +1,225 @@
+"""Measure a judge: `sre evaluate`, `experiment`, `report`, `annotate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from recipe.cli.options import console, examples, run_argument, run_dir_option, set_option, threads_option
+from recipe.errors import SreError
+
+
+@click.command(
+    epilog=examples(
+        "sre evaluate runs/quickstart --judge j2",
+        "sre evaluate rewardbench --model runs/quickstart/judge.gguf --limit 200",
+        "sre evaluate biggen --model judge.gguf --data BiGGen-Bench-Results",
+        "sre evaluate my-rows.jsonl --model runs/quickstart",
+    )
+)
+@click.argument("target")
+@click.option("--judge", "name", help="TARGET is a run folder: which of its judges; seed, sft, j1, j2, …")
+@click.option("--model", help="A GGUF file, run folder, adapter, model folder or hub name; TARGET is a benchmark.")
+@click.option("--data", type=click.Path(path_type=Path, exists=True), help="The benchmark's rows. [default: the hub]")
+@click.option("--limit", type=click.IntRange(min=1), help="Only N rows, evenly spread over all.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="[default: runs/benchmarks/TARGET-MODEL]"
+)
+@click.option("--overwrite", is_flag=True, help="Judge all rows anew instead of going on.")
+@click.option("--label-only", is_flag=True, help="No rationale: the label is read from one prefill.")
+@click.option("--constrain/--no-constrain", default=True, help="Force a label where the model writes none.")
+@click.option("--max-tokens", type=click.IntRange(min=8), default=512, show_default=True, help="Of one judgement.")
+@click.option("--context", type=click.IntRange(min=256), default=4096, show_default=True, help="Prompt and judgement.")
+@click.option("--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Judgements at once.")
+@threads_option
+def evaluate(target: str, name: str | None, model: str | None, **options: Any) -> None:
+    """Measure a judge: one of a run folder on its test rows, or any model on a benchmark or on rows of your own.
+
+    TARGET is a run folder (with --judge), or (with --model) a file or folder of labelled rows, or one of the
+    benchmarks: rewardbench, rewardbench-pairwise, biggen, feedback-bench, safe-rlhf, preference-bench, judgebench,
+    judgebench-claude, llmbar. They come from the hub, or from --data in the published layout. Judged rows are kept: run
+    it again to go on.
+    """
+    if (name is None) == (model is None):
+        raise SreError("expected either --judge NAME (of a run folder) or --model M (on a benchmark or file)")
+    if name is not None:
+        _evaluate_run(Path(target), name)
+    elif model is not None:
+        _evaluate_model(target, model, **options)
+
+
+def _evaluate_run(run: Path, name: str) -> None:
+    from recipe.pipeline.steps import run_stage
+
+    facts = run_stage(run, f"evaluation/{name}")
+    from recipe.evaluation.report.tables import results_table
+
+    figures = facts["figures"]
+    console().print(results_table({name: figures, f"{name}, label forced": figures["constrained"]}))
+
+
+def _evaluate_model(
+    target: str,
+    model: str,
+    *,
+    out: Path | None,
+    threads: int | None,
+    context: int,
+    parallel: int,
+    data: Path | None,
+    limit: int | None,
+    overwrite: bool,
+    **settings: Any,
+) -> None:
+    from recipe.evaluation.benchmarks.running import find_benchmark, run_benchmark
+    from recipe.evaluation.models import label_of, open_judge
+    from recipe.evaluation.report.tables import benchmark_table
+    from recipe.judge.output_rows import Settings
+
+    benchmark = find_benchmark(target)
+    folder = out or Path("runs") / "benchmarks" / f"{label_of(target)}-{label_of(model)}"
+    with open_judge(model, threads=threads, context=context, parallel=parallel) as judge:
+        result = run_benchmark(
+            judge, benchmark, folder, data=data, limit=limit, settings=Settings(**settings), overwrite=overwrite
+        )
+    console().print(benchmark_table(result))
+    click.echo("{rows} rows; {judged} judgements, {malformed} malformed, {not_judged} not judged".format(**result))
+    click.echo(f"All figures: {folder / 'figures.json'}")
+
+
+def _list_rows(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from recipe.pipeline.variants import VARIANTS
+
+        width = max(map(len, VARIANTS))
+        for name, variant in VARIANTS.items():
+            click.echo(f"{name:{width}}  {variant.description}")
+        context.exit()
+
+
+@click.command(
+    epilog=examples(
+        "sre experiment --list",
+        "sre experiment seed-data                       the recipe over three random seeds",
+        "sre experiment seed-data self-consistency margin-0 margin-1 margin-2 --seeds 0",
+        "sre experiment my.toml sft j2 --set data.pointwise=my-data --run-dir runs/mine",
+        "sre experiment real-judgments --tables         of the verdicts that are there; runs no model",
+    )
+)
+@click.argument("preset")
+@click.argument("rows", nargs=-1, metavar="[ROW]...")
+@click.option("--tables", is_flag=True, help="Only write the tables of what was measured in the folder.")
+@click.option("--seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True, help="May be repeated.")
+@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_rows, help="Tell all rows.")
+@run_dir_option
+@set_option
+def experiment(
+    preset: str,
+    rows: tuple[str, ...],
+    tables: bool,
+    seeds: tuple[int, ...],
+    run_dir: Path | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Measure baselines and ablations beside the recipe, over random seeds.
+
+    PRESET is a preset's name or a TOML file; each ROW a baseline or ablation by its name. Without rows: the seed model,
+    J_SFT and each J. Rows share every stage they have in common, and the tables hold all that was measured in the
+    folder, so rows can be added by further calls. results.json and results.md are written there.
+    """
+    from recipe.config import load
+    from recipe.pipeline.experiments import Experiment, run_experiment, write_results
+
+    folder = run_dir or Path("runs") / load(preset, overrides).name
+    if tables and rows:
+        raise SreError("it tells of all rows that were measured; name none", field="--tables")
+    if tables:
+        results = write_results(Experiment(preset, overrides, folder), {})
+    else:
+        results = run_experiment(preset, rows, seeds, folder, overrides)
+    from recipe.evaluation.report.tables import show_experiment
+
+    show_experiment(results, console())
+
+
+@click.command(
+    epilog=examples(
+        "sre report runs/quickstart",
+        "sre report runs/seed-data -o seeds.html           all its seeds, pooled",
+        "sre report runs/one runs/margin-2 -o both.html    side by side",
+    )
+)
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: RUN/report.html]")
+def report(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Write one self-contained HTML page about finished runs, and its tables as Markdown beside it."""
+    from recipe.pipeline.reports import report as write
+
+    for path in write(runs, out):
+        click.echo(path)
+
+
+@click.group(
+    epilog=examples(
+        "sre annotate export runs/quickstart -o rationales",
+        "sre annotate import rationales annotations.json",
+        "sre annotate meta-judge rationales --model other.gguf",
+    )
+)
+def annotate() -> None:
+    """Compare two judges' rationales blind: by people in Label Studio, or by another judge."""
+
+
+@annotate.command("export", epilog=examples("sre annotate export runs/quickstart -o rationales --second j1 --n 50"))
+@run_argument
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="A new folder.")
+@click.option("--first", default="sft", show_default=True, help="The judge that is the measure.")
+@click.option("--second", help="The judge whose wins are counted. [default: the last J measured]")
+@click.option("--n", type=click.IntRange(min=1), default=100, show_default=True, help="Tasks, at most.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw and of each task's order.")
+def export(run: Path, out: Path, first: str, second: str | None, n: int, seed: int) -> None:
+    """Write Label Studio tasks and labelling configuration for rows that both judges gave the same label."""
+    from recipe.pipeline.reports import export_annotations
+
+    counts = export_annotations(run, out, first=first, second=second, n=n, seed=seed)
+    click.echo(
+        f"{counts['tasks']} tasks: {counts['same_label']} of {counts['rows']} rows got one label from both judges; "
+        f"{counts['identical']} of these have identical rationales and are not shown.\n"
+        f"In Label Studio: make a project with the code of {out / 'labels.xml'} as its labelling interface,\n"
+        f"import {out / 'tasks.json'}, and export as JSON when the raters are done.\n"
+        f"Raters must not see {out / 'key.json'}: it says which rationale is whose."
+    )
+
+
+folder_argument = click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
+
+
+@annotate.command("import", epilog=examples("sre annotate import rationales annotations.json"))
+@folder_argument
+@click.argument("annotations", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+def import_(folder: Path, annotations: Path) -> None:
+    """Win rate, agreement and reasons from Label Studio's export (type JSON) of an exported FOLDER's tasks."""
+    from recipe.evaluation.annotation.label_studio import import_annotations
+    from recipe.evaluation.report.tables import show_rationale_votes
+
+    show_rationale_votes(import_annotations(folder, annotations), console())
+
+
+@annotate.command("meta-judge", epilog=examples("sre annotate meta-judge rationales --model other.gguf"))
+@folder_argument
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="Any GGUF file.")
+@threads_option
+def meta_judge(folder: Path, model: Path, threads: int | None) -> None:
+    """Win rate by a local judge, which sees each pair of an exported FOLDER in both orders."""
+    from recipe.evaluation.annotation.label_studio import meta_judge as ask
+    from recipe.evaluation.report.tables import show_rationale_votes
+    from recipe.judge.judge import Judge
+
+    with Judge.from_gguf(model, threads=threads) as judge:
+        summary = ask(folder, judge)
+    show_rationale_votes(summary, console())
+
+
+COMMANDS: tuple[click.Command, ...] = (evaluate, experiment, report, annotate)

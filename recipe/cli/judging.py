@@ -1,0 +1,165 @@
+"""Use a judge: `sre judge`, `sre rubrics`, `sre serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from recipe.cli.options import examples, memory_option, threads_option
+
+_SERVERS = ("workers", "threads", "memory", "context", "calibrated", "constrain")  # what a server has settled already
+_NOT_WITH = {"llamacpp": ("base_url",), "ray": ("base_url",), "openai": _SERVERS}
+
+
+def _columns(_context: click.Context, _parameter: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+    found = dict(pair.partition("=")[::2] for pair in pairs)
+    if not all(found) or not all(found.values()):
+        raise click.BadParameter("expected OURS=YOURS, e.g. response=answer")
+    return found
+
+
+@click.command(
+    epilog=examples(
+        "sre judge rows.jsonl -o judged.jsonl --model judge.gguf",
+        "sre judge rows.csv -o judged.csv --model judge.gguf --resume",
+        "sre judge answers.parquet -o judged.parquet --model judge.gguf --rubric helpfulness \\",
+        "    --map instruction=question --map response=answer",
+        "sre judge pairs.jsonl -o judged.jsonl --model judge.gguf --swap --label-only",
+        "sre judge seed-data -o - --model judge.gguf --limit 3 --samples 5",
+        "sre judge rows.jsonl -o judged.jsonl --engine openai --base-url http://127.0.0.1:8000/v1",
+        "RAY_ADDRESS=auto sre judge rows.parquet -o judged.jsonl --model /shared/judge.gguf --engine ray --workers 8",
+    )
+)
+@click.argument("rows")
+@click.option(
+    "-o", "--out", required=True, help="A .jsonl, .csv or .parquet file; - for JSON lines on standard output."
+)
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="A GGUF file, e.g. judge.gguf; with --engine openai a model of the server. [default there: its only one]",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["llamacpp", "openai", "ray"]),
+    default="llamacpp",
+    show_default=True,
+    help="This machine; a server with OpenAI's API; workers of the Ray at RAY_ADDRESS, or of one started here.",
+)
+@click.option("--base-url", metavar="URL", help="Of --engine openai; its key goes into OPENAI_API_KEY.")
+@click.option("--resume", is_flag=True, help="Keep finished rows; judge the others, and those that ended in an error.")
+@click.option("--overwrite", is_flag=True, help="Begin the output anew.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N rows.")
+@click.option("--task", type=click.Choice(["pointwise", "pairwise"]), help="[default: told from the columns]")
+@click.option(
+    "--map", "columns", multiple=True, metavar="OURS=YOURS", callback=_columns, help="What a column is called here."
+)
+@click.option("--rubric", help="For rows without criteria: a name (see sre rubrics), or a .toml or .json file.")
+@click.option("--override-rubric", is_flag=True, help="Use --rubric for every row, in place of its own criteria.")
+@click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Judgements; majority label.")
+@click.option("--temperature", type=click.FloatRange(min=0), help="[default: 0; 1 with --samples]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws at other temperatures than 0.")
+@click.option("--swap", is_flag=True, help="Judge pairs in both orders.")
+@click.option(
+    "--tie",
+    type=click.Choice(["probability", "first", "tie"]),
+    default="probability",
+    show_default=True,
+    help="The label of a pair whose orders disagree.",
+)
+@click.option("--label-only", is_flag=True, help="No rationale: one prefill a row, the label alone.")
+@click.option("--constrain/--no-constrain", default=True, help="Force a label where the model writes none.")
+@click.option("--max-tokens", type=click.IntRange(min=8), default=512, show_default=True, help="Of one judgement.")
+@click.option("--context", type=click.IntRange(min=64), default=4096, show_default=True, help="Tokens a row may take.")
+@click.option("--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Judgements side by side.")
+@click.option("--calibrated", is_flag=True, help="Label probabilities as calibrated on held-out rows by the export.")
+@memory_option
+@threads_option
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes, a judge in each; they share --threads and --memory, with --engine ray each has as much.",
+)
+def judge(rows: str, out: str, **options: Any) -> None:
+    """Judge every row of a file (JSONL, CSV or Parquet; - for JSON lines on standard input), on the CPU or as --engine
+    says.
+
+    A row that can't be read or judged is written with its error. Rows are kept as they finish, so a run that was
+    stopped goes on with --resume. A server (--engine openai) forces no label: where its model writes none, the row
+    counts as malformed.
+    """
+    from dataclasses import fields
+
+    from rich.console import Console
+
+    from recipe.judge.batch import judge_with_bar
+    from recipe.judge.output_rows import Settings
+
+    _refuse_what_does_not_fit(click.get_current_context())
+    if options["engine"] == "openai":
+        options["constrain"] = False
+    settings = Settings(**{field.name: options.pop(field.name) for field in fields(Settings)})
+    Console(stderr=True).print(judge_with_bar(rows, out, settings=settings, **options).table())
+
+
+def _refuse_what_does_not_fit(context: click.Context) -> None:
+    """Raises UsageError for options that the engine can't follow, and for those that it needs."""
+    options = context.params
+    engine = options["engine"]
+    for name in _NOT_WITH[engine]:
+        if options[name] and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name.replace('_', '-')} can't be combined with --engine {engine}")
+    needed = "base_url" if engine == "openai" else "model"
+    if options[needed] is None:
+        raise click.UsageError(f"--engine {engine} needs --{needed.replace('_', '-')}")
+
+
+@click.command(
+    epilog=examples("sre rubrics", "sre rubrics helpfulness", "sre rubrics helpfulness > mine.toml    # to edit")
+)
+@click.argument("name", required=False)
+def rubrics(name: str | None) -> None:
+    """List the ready rubrics, or print one as a file for --rubric."""
+    from recipe.judge.rubrics import ready_rubrics, rubric_file
+
+    if name is not None:
+        click.echo(rubric_file(name).read_text(encoding="utf-8"), nl=False)
+        return
+    for ready in ready_rubrics().values():
+        click.echo(f"{ready.name:24}{ready.rubric.criteria}")
+
+
+@click.command(
+    epilog=examples(
+        "sre serve --model judge.gguf",
+        "sre serve --model judge.gguf --port 9000 --parallel 32 --memory 2GB",
+        "SRE_API_KEY=$(cat key.txt) sre serve --model judge.gguf --host 0.0.0.0",
+    )
+)
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="A GGUF file, e.g. judge.gguf.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets other machines in: set a key then.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--api-key-file", type=click.Path(path_type=Path), help="Its text is the key that clients must send.")
+@click.option("--queue", type=click.IntRange(min=1), default=64, show_default=True, help="Unfinished requests at most.")
+@click.option("--timeout", type=click.FloatRange(min=0.1), default=120, show_default=True, help="Seconds per answer.")
+@click.option("--max-body", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="Bytes per request.")
+@threads_option
+@click.option("--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Answers written at once.")
+@click.option("--context", type=click.IntRange(min=64), default=4096, show_default=True, help="Prompt and answer.")
+@memory_option
+def serve(model: Path, api_key_file: Path | None, **options: Any) -> None:
+    """Serve a judge over HTTP: judging, OpenAI's chat API, and a page to try it, on this machine alone by default.
+
+    A key in --api-key-file or in the variable SRE_API_KEY is asked of every client.
+    """
+    from recipe.judge.server.start import serve_file
+
+    serve_file(model, api_key_file=api_key_file, started=lambda line: click.echo(line, err=True), **options)
+
+
+COMMANDS: tuple[click.Command, ...] = (judge, rubrics, serve)

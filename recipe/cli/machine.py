@@ -1,0 +1,94 @@
+"""Look at the machine and beyond it: `sre doctor`, `plan`, `publish`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from recipe.cli.options import console, examples, run_argument, set_option
+
+if TYPE_CHECKING:
+    from recipe.doctor.checks import Check
+
+
+@click.command(epilog=examples("sre doctor", "sre doctor --gpu-smoke", "sre doctor --gpu-smoke --cpu"))
+@click.option("--gpu-smoke", is_flag=True, help="Run each GPU path once, in about five minutes, and report.")
+@click.option("--cpu", is_flag=True, help="With --gpu-smoke: the same calls on the processor.")
+@click.option("--model", default="smollm2-135m", show_default=True, help="With --gpu-smoke: the seed model.")
+def doctor(gpu_smoke: bool, cpu: bool, model: str) -> None:
+    """Versions, CPU and GPU, what is missing and how to install it."""
+    if gpu_smoke:
+        from recipe.doctor.gpu_smoke import smoke
+
+        report = smoke(model, cpu=cpu)
+        click.echo(report.text)
+        raise SystemExit(report.failed)
+    from recipe.doctor.checks import diagnose, exit_status, render
+
+    checks = [*diagnose(), *_kernels()]
+    render(checks)
+    raise SystemExit(exit_status(checks))
+
+
+def _kernels() -> list[Check]:
+    """Whose kernels decode here; compiles ours, so that no judgement waits for it. Nothing without llama.cpp."""
+    from recipe.doctor.checks import Check
+
+    try:
+        from recipe.inference.llamacpp import kernels
+        from recipe.inference.llamacpp.kv_cache import start_backend
+
+        start_backend()
+    except Exception:  # whatever an installation that went wrong raises: the other checks say what it is
+        return []
+    missed = kernels.suits() and not kernels.installed()
+    advice = "judging takes a quarter to a half longer so: README, “How fast is it here?”" if missed else ""
+    return [Check("kernels", "warning" if missed else "ok", kernels.state(), advice)]
+
+
+@click.command(
+    epilog=examples(
+        "sre plan cpu-smollm2-135m",
+        "sre plan 24gb-llama3.1-8b --gpu 4090",
+        "sre plan t4-qwen2.5-1.5b --gpu t4 --set sample.parallel=16",
+    )
+)
+@click.argument("config")
+@click.option(
+    "--gpu", default="cpu", show_default=True, help="t4, l4, 3060, 3090, 4090, a100-40, a100-80, h100; cpu: this one."
+)
+@set_option
+def plan(config: str, gpu: str, overrides: tuple[str, ...]) -> None:
+    """Memory and time of each stage, and whether the run fits, before anything is downloaded."""
+    from recipe.config import load
+    from recipe.planning.plan import make_plan
+    from recipe.planning.show import show_plan
+
+    show_plan(make_plan(load(config, overrides), gpu.lower()), console())
+
+
+@click.command(
+    epilog=examples(
+        "sre publish runs/quickstart --repo me/my-judge --dry-run",
+        "sre publish runs/quickstart --repo me/my-judge --private",
+    )
+)
+@run_argument
+@click.option("--repo", required=True, metavar="USER/NAME", help="The model repository; made where it is not there.")
+@click.option("--dry-run", is_flag=True, help="List what would be uploaded, and the model card; send nothing.")
+@click.option("--private", is_flag=True, help="A new repository is private.")
+def publish(run: Path, repo: str, dry_run: bool, private: bool) -> None:
+    """Upload a finished run's judge to the Hugging Face hub: GGUF files, adapter, model card."""
+    from recipe.training.publish import collect, upload
+
+    bundle = collect(run, repo)
+    click.echo(bundle.listing)
+    if dry_run:
+        click.echo(f"\n{bundle.card}\nNothing was sent (--dry-run).")
+    else:
+        click.echo(f"Published: {upload(bundle, private=private)}")
+
+
+COMMANDS: tuple[click.Command, ...] = (doctor, plan, publish)

@@ -1,0 +1,46 @@
+"""The command `sre`: the group and its error handling. The commands lie beside it, by what they are for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from recipe import __version__
+from recipe.cli import evaluation, judging, machine, training
+from recipe.errors import SreError
+from recipe.system import process
+
+
+class _Group(click.Group):
+    """A user's error is one line on standard error and exit code 2. Of several processes the main one answers."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if process()[0] else sys.stdout):
+                return super().invoke(ctx)
+        except SreError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="sre")
+def main() -> None:
+    """Train your own LLM judge, take it home as one GGUF file, judge on CPU.
+
+    \b
+    Start here:
+      sre quickstart                       train and measure a small judge on this machine
+      sre run 24gb-llama3.1-8b             the paper's recipe on a 24 GB GPU
+      sre judge rows.jsonl -o out.jsonl --model judge.gguf
+      sre doctor                           what this machine has, and what is missing
+    """
+
+
+for _module in (training, judging, evaluation, machine):
+    for _command in _module.COMMANDS:
+        main.add_command(_command)

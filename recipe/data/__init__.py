@@ -1,0 +1,1 @@
+"""Rows: from files, folders and hub data sets to `Example`."""

@@ -1,0 +1,132 @@
+"""Labelled rows -> training, development and test splits: whole prompts, balanced labels. Knows no model.
+
+A prompt's rows never part: a judge tested on a prompt it was trained on is flattered. Of each file labels take turns,
+prompts are used evenly, and rows with a rationale come first; in train they do over all files (SFT takes the first n).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, cycle, zip_longest
+from pathlib import Path
+
+from recipe.data.examples import read_examples
+from recipe.data.records import TASKS, Example, exchanged
+from recipe.errors import SreError
+from recipe.storage import atomic_folder, write_json, write_jsonl
+
+SPLITS = ("train", "dev", "test")
+
+
+def prepare_splits(
+    sources: Mapping[str, str],
+    folder: Path,
+    *,
+    dev: float = 0.0,
+    test: float = 0.0,
+    numbers: Sequence[int] = (),
+    max_chars: int | None = None,
+    both_orders: bool = False,
+    seed: int = 0,
+) -> dict[str, dict[str, int]]:
+    """Read the files of `sources` (name -> path), split and write them to `folder`; returns {split: {task: count}}.
+
+    numbers: at most so many rows of a file in a split, one number for all or one per file. max_chars: longer rows are
+    left out. both_orders: held-back pairwise rows are followed by themselves in the other order. Raises SreError as
+    `read_examples`, `split_rows` and `write_splits` do.
+    """
+    found = {}
+    for name, path in sources.items():
+        rows = [row for row in read_examples(path) if max_chars is None or characters(row) <= max_chars]
+        if not rows:
+            raise SreError(f"no row has {max_chars} characters or less", file=path)
+        found[name] = [replace(row, aspect=name) for row in rows]
+    ids = Counter(row.id for rows in found.values() for row in rows)
+    twice = next((id for id, count in ids.items() if count > 1), None)
+    if twice is not None:
+        raise SreError(
+            f"two files have a row {twice!r}; rename one file, or give its rows ids of their own", field="id"
+        )
+    limits = dict(zip(found, cycle(numbers or (None,)), strict=False))
+    splits = split_rows(found, dev=dev, test=test, seed=seed)
+    for split, held in splits.items():
+        for name, rows in held.items():
+            kept = rows[: limits[name]]
+            if both_orders and split != "train":
+                kept = [r for row in kept for r in ([row, exchanged(row)] if row.task == "pairwise" else [row])]
+            held[name] = kept
+    return write_splits(folder, splits)
+
+
+def split_rows(
+    sources: Mapping[str, Sequence[Example]], *, dev: float, test: float, seed: int
+) -> dict[str, dict[str, list[Example]]]:
+    """{split: {source: its rows, spread}}; of each source's prompts the shares `dev` and `test` are held back.
+
+    A prompt of two sources is where the first one put it. Raises SreError for shares outside 0..1 or above 1 together.
+    """
+    if min(dev, test) < 0 or dev + test > 1:
+        raise SreError(f"the shares held back must be 0 or more, and 1 at most together, not {dev} and {test}")
+    place: dict[str, str] = {}
+    for name, rows in sources.items():
+        prompts = sorted({row.prompt_id for row in rows} - place.keys())
+        random.Random(f"{seed}:{name}").shuffle(prompts)
+        # Rounded up: a share of few prompts still holds one back.
+        tested, held = (math.ceil(share * len(prompts)) for share in (test, dev))
+        for k, prompt in enumerate(prompts):
+            place[prompt] = "test" if k < tested else "dev" if k < tested + held else "train"
+    return {
+        split: {name: spread([r for r in rows if place[r.prompt_id] == split], seed) for name, rows in sources.items()}
+        for split in SPLITS
+    }
+
+
+def spread(rows: Sequence[Example], seed: int) -> list[Example]:
+    """The rows in an order of which any first n have even labels and prompts; those with a rationale come first."""
+    ordered: list[Example] = []
+    for explained in (True, False):
+        by_label: dict[int | None, dict[str, list[Example]]] = defaultdict(lambda: defaultdict(list))
+        some = [row for row in rows if bool(row.rationale.strip()) == explained]
+        for row in random.Random(seed).sample(some, len(some)):
+            by_label[row.label][row.prompt_id].append(row)
+        labels = sorted(by_label, key=lambda label: -1 if label is None else label)
+        ordered += _in_turn(list(_in_turn(by_label[label].values())) for label in labels)
+    return ordered
+
+
+def characters(row: Example) -> int:
+    """The length of all a prompt shows of a row and of its rationale; about four to a token of English."""
+    texts = [row.rubric.criteria, *row.rubric.descriptions.values(), row.reference, row.rationale, *row.responses]
+    return sum(map(len, [*texts, *(turn.content for turn in row.conversation)]))
+
+
+def write_splits(folder: Path, splits: Mapping[str, Mapping[str, Sequence[Example]]]) -> dict[str, dict[str, int]]:
+    """Write folder/<split>/<task>.jsonl and rows.json, the ids by source; empty splits are left out. Returns counts.
+
+    Raises SreError when one of the splits is there already: rows judged before must stay what they were.
+    """
+    filled = {name: sources for name, sources in splits.items() if any(sources.values())}
+    for name in filled:
+        if (folder / name).exists():
+            raise SreError("is there already; delete it or choose another folder", file=folder / name)
+    counts: dict[str, dict[str, int]] = {}
+    for name, sources in filled.items():
+        rows = list(chain.from_iterable(sources.values()))
+        if name == "train":  # SFT takes the first n; elsewhere a pair stays beside itself in the other order
+            rows.sort(key=lambda row: not row.rationale.strip())
+        with atomic_folder(folder / name) as temporary:
+            for task in TASKS:
+                of_task = [row.to_json() for row in rows if row.task == task]
+                if of_task:
+                    write_jsonl(temporary / f"{task}.jsonl", of_task)
+                    counts.setdefault(name, {})[task] = len(of_task)
+            write_json(temporary / "rows.json", {source: [row.id for row in some] for source, some in sources.items()})
+    return counts
+
+
+def _in_turn(groups: Iterable[Sequence[Example]]) -> list[Example]:
+    return [row for turn in zip_longest(*groups) for row in turn if row is not None]

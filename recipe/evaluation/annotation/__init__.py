@@ -1,0 +1,1 @@
+"""People compare rationales: out to Label Studio and back."""

@@ -1,0 +1,25 @@
+"""The published benchmarks by name: what is judged of each, and the figures that come of it (SPEC: Benchmarks).
+
+Nothing is downloaded or shipped with the package: a benchmark is read from the hub by its published name, or from
+a folder or file in the same layout.
+"""
+
+from recipe.evaluation.benchmarks.base import Benchmark
+from recipe.evaluation.benchmarks.pairs import JUDGEBENCH, JUDGEBENCH_CLAUDE, LLMBAR, PREFERENCE_BENCH, SAFE_RLHF
+from recipe.evaluation.benchmarks.rewardbench import REWARDBENCH, REWARDBENCH_PAIRWISE
+from recipe.evaluation.benchmarks.scores import BIGGEN, FEEDBACK_BENCH
+
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        REWARDBENCH,
+        REWARDBENCH_PAIRWISE,
+        BIGGEN,
+        FEEDBACK_BENCH,
+        SAFE_RLHF,
+        PREFERENCE_BENCH,
+        JUDGEBENCH,
+        JUDGEBENCH_CLAUDE,
+        LLMBAR,
+    )
+}

@@ -1,0 +1,106 @@
+"""Judge a benchmark with one model, a row at a time, and measure it. What is judged already is kept.
+
+runs/benchmarks/rewardbench-quickstart-judge/
+  judgements.jsonl        one row a judgement, appended as they finish; judgements.jsonl.meta.json: made with what
+  figures.json            {"benchmark", "source", "model", "rows", "judged", "not_judged", "malformed",
+                           "figures": {"headline", "details"}, "constrained": the same with forced labels}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recipe.data.records import Example
+from recipe.errors import SreError
+from recipe.evaluation.benchmarks import BENCHMARKS
+from recipe.evaluation.benchmarks.base import Benchmark, Verdict, Verdicts, load_rows, own_rows
+from recipe.judge.batch import judge_rows
+from recipe.judge.judge import Judge
+from recipe.judge.output_rows import Settings
+from recipe.progress import bar, follow
+from recipe.storage import read_jsonl, write_json
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """The published benchmark of that name, or, for a file or folder, its rows as one. Raises SreError for neither."""
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    if Path(name).exists():
+        return own_rows(name)
+    raise SreError(f"no benchmark, file or folder {name!r}; the benchmarks: {', '.join(BENCHMARKS)}")
+
+
+def run_benchmark(
+    judge: Judge,
+    benchmark: Benchmark,
+    folder: Path,
+    *,
+    data: Path | None = None,
+    limit: int | None = None,
+    settings: Settings | None = None,
+    overwrite: bool = False,
+    resamples: int = 2000,
+) -> dict[str, Any]:
+    """Judge what `folder` doesn't hold yet, write figures.json there, and return it.
+
+    data: a folder or file in the published layout; None loads from the hub. limit: so many rows, evenly spread.
+    With forced labels ("constrain") one run tells both: "figures" of what the model wrote, a forced label counting
+    as malformed, and "constrained" with the forced labels. Raises SreError for rows that can't be read, and when
+    the folder was made with another model, other prompts or settings.
+    """
+    rows, truths = load_rows(benchmark, data, limit)
+    examples = benchmark.prepare(rows)
+    settings = settings or Settings()
+    if settings.swap or settings.samples > 1:
+        raise SreError("a benchmark says itself in which order to judge; samples and swap don't go with it")
+    out = folder / "judgements.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    resume = out.exists() and not overwrite
+    how: dict[str, Any] = {"settings": settings, "resume": resume, "overwrite": overwrite}
+    with bar(f"{benchmark.name}: judging with {judge.name}", len(examples), "rows") as advance:
+        judge_rows(judge, examples, out, progress=follow(advance), **how)
+    judged = [row for row in read_jsonl(out) if row["id"] in {example.id for example in examples}]
+    content = {
+        "benchmark": benchmark.name,
+        "source": str(data or benchmark.hub),
+        "model": judge.name,
+        "rows": len(rows),
+        **_measured(benchmark, rows, judged, truths, settings, resamples),
+    }
+    write_json(folder / "figures.json", content)
+    return content
+
+
+def verdicts(rows: Iterable[Mapping[str, Any]], *, as_written: bool = False) -> Verdicts:
+    """Judged rows by id. as_written: without forced labels; malformed where the model wrote no verdict itself."""
+    found = {}
+    for row in rows:
+        forced = row["finish"] == "forced" or not row["rationale"]
+        label = None if as_written and forced else row["label"]
+        shares = {int(key): share for key, share in row["label_probabilities"].items()}
+        found[row["id"]] = Verdict(label, row["expected_score"], shares, row["rationale"])
+    return found
+
+
+def _measured(
+    benchmark: Benchmark,
+    rows: Sequence[Example],
+    judged: Sequence[Mapping[str, Any]],
+    truths: Mapping[str, float],
+    settings: Settings,
+    resamples: int,
+) -> dict[str, Any]:
+    """Counts and figures. A label without a rationale is what label_only asks for: then nothing is forced."""
+    both = settings.constrain and not settings.label_only
+    asked = verdicts(judged)
+    found = verdicts(judged, as_written=True) if both else asked
+    failed = sum(row["finish"] == "error" for row in judged)
+    counts = {
+        "judged": len(judged) - failed,
+        "not_judged": failed,
+        "malformed": sum(verdict.label is None for verdict in found.values()) - failed,
+    }
+    measured = {**counts, "figures": benchmark.figures(rows, found, truths, resamples)}
+    return {**measured, "constrained": benchmark.figures(rows, asked, truths, resamples)} if both else measured

@@ -1,0 +1,84 @@
+"""Benchmarks of scores: BiGGen Bench (against people, against GPT-4) and Feedback Bench."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from recipe.data import benchmark_formats as layouts
+from recipe.data.files import open_rows
+from recipe.data.records import Example
+from recipe.evaluation.benchmarks.base import (
+    Benchmark,
+    Figures,
+    Verdicts,
+    as_they_are,
+    both_tasks,
+    score_figures,
+    written,
+)
+from recipe.evaluation.metrics import pearson_figure
+
+
+def biggen(rows: Sequence[Example], verdicts: Verdicts, truths: Mapping[str, float], resamples: int) -> Figures:
+    """Pearson with the human scores and with GPT-4's, each over the rows that have one.
+
+    Labels are compared, and expected scores beside them. details: all figures against the human scores.
+    """
+    by_people = [row for row in rows if row.label is not None]
+    people = score_figures(by_people, verdicts, resamples) if by_people else {"headline": {}, "details": {}}
+    against = {
+        "human": {row.id: float(row.label) for row in rows if row.label is not None},
+        "GPT-4": {row.id: truths[row.id] for row in rows if row.id in truths},
+    }
+    headline = {}
+    for name, truth in against.items():
+        chosen = [row for row in rows if row.id in truth]
+        for suffix, figure in (("", "label"), (", expected score", "expected")):
+            # An expected score counts only where the judge gave a label too, so that both are over the same rows.
+            said = [getattr(verdicts[row.id], figure) if verdicts[row.id].label is not None else None for row in chosen]
+            groups = [row.prompt_id for row in chosen]
+            value = pearson_figure([truth[row.id] for row in chosen], said, groups, resamples=resamples)
+            headline[f"Pearson, {name}{suffix}"] = value
+    details = {"n": len(rows), "human": people["details"], "rationales": written(rows, verdicts)}
+    return {"headline": headline, "details": details}
+
+
+def gpt4_scores(source: str, split: str) -> dict[str, float]:
+    """GPT-4's score of each row that has one (1 to 5; the mean of several may be a fraction), by the row's id.
+
+    Raises SreError for what is no number from 1 to 5.
+    """
+    found: dict[str, float] = {}
+    for raw in open_rows(source, "pointwise", split, layouts.COLUMNS):
+        value = raw.row.get("gpt4_score") if isinstance(raw.row, dict) else None
+        if value in (None, ""):
+            continue
+        try:
+            score = float(value)
+        except (TypeError, ValueError):
+            score = float("nan")
+        if isinstance(value, bool) or not 1 <= score <= 5:
+            raise raw.error(f"expected a number from 1 to 5, not {value!r}", "gpt4_score")
+        found |= {row.row["id"]: score for row in layouts.unfolded([raw], {}) if not row.problem}
+    return found
+
+
+BIGGEN = Benchmark(
+    "biggen",
+    "scores under rubrics of their own, against people and GPT-4",
+    "prometheus-eval/BiGGen-Bench-Results",
+    ("human_eval",),
+    "pointwise",
+    as_they_are,
+    biggen,
+    truth=gpt4_scores,
+)
+FEEDBACK_BENCH = Benchmark(
+    "feedback-bench",
+    "scores under rubrics of their own, against GPT-4",
+    "prometheus-eval/Feedback-Bench",
+    ("train",),
+    "pointwise",
+    as_they_are,
+    both_tasks,
+)

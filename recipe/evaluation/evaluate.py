@@ -1,0 +1,176 @@
+"""Judge labelled rows and report the figures (SPEC: Benchmarks). Verdicts are kept per row beside the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from recipe.data.records import TASKS, Example, Judgement
+from recipe.evaluation.baselines import label_draws, self_consistency
+from recipe.evaluation.metrics import (
+    FIGURES,
+    Figure,
+    paired_difference,
+    pairwise_figures,
+    pearson_figure,
+    pointwise_figures,
+)
+from recipe.judge.judge import Judge, Options
+from recipe.progress import bar
+from recipe.storage import read_jsonl, write_json, write_jsonl
+
+LABEL_ONLY = "label-only"
+FORCED = "seed-constrained"
+"""The name of the seed model measured with its labels forced."""
+
+
+def evaluate(
+    folder: Path,
+    *,
+    judge: Judge,
+    examples: Sequence[Example],
+    max_tokens: int,
+    resamples: int,
+    label_only: bool = False,
+    samples: int = 1,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Judge `examples` greedily, once; write folder/judgements.jsonl and folder/figures.json; return the figures.
+
+    The label is forced where the model writes none (finish "forced"). So one run tells both: the figures per task of
+    what the model wrote, with malformed ones, and under "constrained" those with the forced labels. label_only: no
+    rationale is asked for (finish "label-only"). samples: more than one for the majority of so many draws at
+    temperature 1 by `seed`; the draws are kept in folder/samples.jsonl.
+    """
+    asked = 1 if label_only else samples
+    options: Options = {
+        "max_tokens": max_tokens,
+        "label_only": label_only,
+        "temperature": float(asked > 1),
+        "seed": seed,
+    }
+    pools: dict[str, list[Judgement]] = {example.id: [] for example in examples}
+    with bar(f"judging with {judge.name}", len(examples) * asked, "judgements") as advance:
+        for judgement in judge.judge(examples, samples=asked, **options):
+            pools[judgement.example_id].append(judgement)
+            advance()
+    tokens = sum(judgement.tokens for pool in pools.values() for judgement in pool)
+    draws = [_all_draws(pool, samples, seed, label_only=label_only) for pool in pools.values()]
+    judgements = [draw for pool in draws for draw in pool]
+    if samples > 1:
+        write_jsonl(folder / "samples.jsonl", [judgement.to_json() for judgement in judgements])
+        judgements = _voted(judgements, samples)
+    write_jsonl(folder / "judgements.jsonl", [judgement.to_json() for judgement in judgements])
+    result = figures(examples, as_written(judgements), resamples)
+    result["constrained"] = figures(examples, judgements, resamples)
+    write_json(folder / "figures.json", result)
+    return {"figures": result, "rows": len(examples), "tokens": tokens}
+
+
+def as_written(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """The judgements without forced labels: malformed where the model itself wrote no well-formed verdict.
+
+    One that was asked for the label alone is as it is: its label was read, not written.
+    """
+    kept = (j.finish == LABEL_ONLY or (j.finish != "forced" and j.rationale) for j in judgements)
+    return [j if keep else replace(j, label=None) for j, keep in zip(judgements, kept, strict=True)]
+
+
+def _all_draws(pool: list[Judgement], n: int, seed: int, *, label_only: bool) -> list[Judgement]:
+    """An example's n draws in order. Where the engine failed there is one, and where only labels were asked for."""
+    first = pool[0]
+    if first.finish == "error":
+        return [first] * n
+    if label_only:
+        first = replace(first, finish=LABEL_ONLY)
+        return label_draws(first, n, seed) if n > 1 else [first]
+    return sorted(pool, key=lambda judgement: judgement.sample)
+
+
+def _voted(samples: Sequence[Judgement], n: int) -> list[Judgement]:
+    """The majority of what was written; of the forced labels only where every sample is malformed."""
+    pairs = zip(self_consistency(as_written(samples), n), self_consistency(samples, n), strict=True)
+    return [forced if written.label is None else written for written, forced in pairs]
+
+
+def figures(examples: Sequence[Example], judgements: Sequence[Judgement], resamples: int) -> dict[str, Any]:
+    """{"pointwise": {...}, "pairwise": {...}} of metrics.py, over the rows of each task that have a label."""
+    found: dict[str, Any] = {}
+    for task in TASKS:
+        truth, labels, groups = _columns(examples, judgements, task)
+        if task == "pairwise":
+            found[task] = pairwise_figures(truth, labels, groups, resamples=resamples)
+            continue
+        kept = (j for e, j in zip(examples, judgements, strict=True) if e.task == task and e.label is not None)
+        expected = [judgement.expected_score for judgement in kept]
+        found[task] = pointwise_figures(truth, labels, groups, resamples=resamples, expected=expected)
+    return found
+
+
+def differences(
+    examples: Sequence[Example], first: Sequence[Judgement], second: Sequence[Judgement], resamples: int
+) -> dict[str, Any]:
+    """Second judge minus the first on the rows that both parsed: accuracy, for scores every figure of metrics.py.
+
+    "accuracy_all": the same over all rows, malformed counting as wrong on either side.
+    """
+    found: dict[str, Any] = {}
+    for task in TASKS:
+        truth, one, groups = _columns(examples, first, task)
+        _, two, _ = _columns(examples, second, task)
+        both = [k for k in range(len(truth)) if one[k] is not None and two[k] is not None]
+        kept = ([truth[k] for k in both], [one[k] for k in both], [two[k] for k in both], [groups[k] for k in both])
+        names: tuple[Figure, ...] = FIGURES if task == "pointwise" else ("accuracy",)
+        found[task] = {name: paired_difference(*kept, name, 0, resamples) for name in names}
+        found[task]["accuracy_all"] = paired_difference(truth, one, two, groups, "accuracy", 0, resamples)
+    return found
+
+
+def expected_score_gain(examples: Sequence[Example], judgements: Sequence[Judgement], resamples: int) -> dict[str, Any]:
+    """Pearson of the scores given, of the expected scores of the same rows, and the second minus the first."""
+    rows = [(e, j) for e, j in zip(examples, judgements, strict=True) if e.task == "pointwise" and e.label is not None]
+    rows = [(e, j) for e, j in rows if j.label is not None and j.expected_score is not None]
+    truth, labels, groups = _columns([e for e, _ in rows], [j for _, j in rows], "pointwise")
+    expected = [judgement.expected_score for _, judgement in rows]
+    return {
+        "label": pearson_figure(truth, labels, groups, resamples=resamples),
+        "expected": pearson_figure(truth, expected, groups, resamples=resamples),
+        "difference": paired_difference(truth, labels, expected, groups, "pearson", 0, resamples),
+    }
+
+
+def _columns(
+    examples: Sequence[Example], judgements: Sequence[Judgement], task: str
+) -> tuple[list[int], list[int | None], list[str]]:
+    rows = [(e, j) for e, j in zip(examples, judgements, strict=True) if e.task == task and e.label is not None]
+    truth = [e.label for e, _ in rows if e.label is not None]
+    return truth, [j.label for _, j in rows], [e.prompt_id for e, _ in rows]
+
+
+def read_judgements(run: Path, judge: str) -> list[Judgement]:
+    """The verdicts of a judge of a run folder, in the examples' order; "seed-constrained": with forced labels."""
+    name, _, constrained = judge.partition("-")
+    judgements = [Judgement.from_json(row) for row in read_jsonl(run / "evaluation" / name / "judgements.jsonl")]
+    return judgements if constrained else as_written(judgements)
+
+
+def first_samples(run: Path, judge: str) -> list[Judgement]:
+    """The first of the samples that a judge was measured with, as written, in the examples' order."""
+    first: dict[str, Judgement] = {}
+    for row in read_jsonl(run / "evaluation" / judge / "samples.jsonl"):
+        first.setdefault(row["example_id"], Judgement.from_json(row))
+    return as_written(list(first.values()))
+
+
+def headline(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures a table shows: n, malformed, Pearson, and both accuracies."""
+    pointwise, pairwise = result["pointwise"], result["pairwise"]
+    return {
+        "rows": pointwise["n"] + pairwise["n"],
+        "malformed": pointwise["malformed"] + pairwise["malformed"],
+        "Pearson": pointwise["pearson"],
+        "pointwise accuracy": pointwise["accuracy"],
+        "pairwise accuracy": pairwise["accuracy"],
+    }

@@ -1,0 +1,171 @@
+"""A GGUF file becomes a plain Hugging Face model folder: the inverse of engines/gguf.py, for seed models.
+
+Not through transformers' own reader: it keeps the model marked as quantised, takes four times as long, and
+its tokeniser has the wrong end token and lacks the pre-tokeniser's digit rule (so " 12" gets other ids).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from recipe.errors import SreError
+from recipe.gguf.architecture import Shape, deinterleave, heads_of, read_shape, tensor_names
+from recipe.gguf.tokenizer import PRE_TOKENIZERS, Vocabulary, tokenizer_json
+
+DTYPES = ("bfloat16", "float16", "float32")
+_ADVICE = "give the model as a Hugging Face folder or hub name instead"
+_FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+
+
+def import_gguf(source: Path, folder: Path, dtype: str = "bfloat16") -> None:
+    """Write config.json, generation_config.json, model.safetensors (in `dtype`) and the tokeniser of `source`
+    into the existing folder `folder`. Quantised tensors are dequantised; all of the model is in memory once.
+
+    Raises SreError when the file is no readable GGUF, or of an architecture, tokeniser or rotary scaling that
+    can't be carried over exactly.
+    """
+    fields, tensors = _open(source)
+    try:
+        vocabulary = _vocabulary(fields, source)
+        config = _config(fields, tensors, dtype, source)
+    except KeyError as error:
+        raise SreError(f"the file lacks the key {error.args[0]!r}", file=source) from error
+    ids = {f"{role}_token_id": vocabulary.special[role] for role in ("bos", "eos", "pad") if role in vocabulary.special}
+    config.update(ids)
+    shape = read_shape(config)
+    _write_weights(tensors, shape, folder / "model.safetensors", dtype, source)
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "generation_config.json", ids)
+    write_tokenizer(vocabulary, folder, int(config["max_position_embeddings"]))
+
+
+def write_tokenizer(vocabulary: Vocabulary, folder: Path, longest: int) -> None:
+    """tokenizer.json, tokenizer_config.json and chat_template.jinja, as transformers 5 lays them out.
+
+    longest: the model's context (tokens).
+    """
+    (folder / "tokenizer.json").write_text(tokenizer_json(vocabulary), encoding="utf-8")
+    special = vocabulary.special.items()
+    settings: dict[str, Any] = {f"{role}_token": vocabulary.tokens[number] for role, number in special}
+    settings.update(
+        tokenizer_class="PreTrainedTokenizerFast",
+        model_max_length=longest,
+        clean_up_tokenization_spaces=False,
+    )
+    _write_json(folder / "tokenizer_config.json", settings)
+    if vocabulary.chat_template:
+        (folder / "chat_template.jinja").write_text(vocabulary.chat_template, encoding="utf-8")
+
+
+def _open(source: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The pairs and the tensors (memory-mapped) of a GGUF file."""
+    from gguf import GGUFReader
+
+    if not source.is_file():
+        raise SreError("there is no such file", file=source)
+    try:
+        reader = GGUFReader(source)
+        fields = {key: field.contents() for key, field in reader.fields.items()}
+    except Exception as error:  # the reader lets whatever goes wrong in numpy through
+        raise SreError(f"can't be read as GGUF: {error}", file=source) from error
+    return fields, {tensor.name: tensor for tensor in reader.tensors}
+
+
+def _config(fields: dict[str, Any], tensors: dict[str, Any], dtype: str, source: Path) -> dict[str, Any]:
+    """A config.json of the model in a GGUF file."""
+    arch = fields.get("general.architecture")
+    if arch not in _FAMILIES:
+        raise SreError(
+            f"a GGUF of architecture {arch!r} can't be a seed ({', '.join(_FAMILIES)}); {_ADVICE}",
+            file=source,
+        )
+    scaling = fields.get(f"{arch}.rope.scaling.type", "none")
+    if scaling != "none" or "rope_freqs.weight" in tensors or f"{arch}.expert_count" in fields:
+        raise SreError(f"a GGUF with rotary scaling or experts can't be a seed; {_ADVICE}", file=source)
+    width, heads = fields[f"{arch}.embedding_length"], fields[f"{arch}.attention.head_count"]
+    return {
+        "architectures": [_FAMILIES[arch]],
+        "model_type": arch,
+        "vocab_size": len(fields["tokenizer.ggml.tokens"]),
+        "hidden_size": width,
+        "intermediate_size": fields[f"{arch}.feed_forward_length"],
+        "num_hidden_layers": fields[f"{arch}.block_count"],
+        "num_attention_heads": heads,
+        "num_key_value_heads": fields.get(f"{arch}.attention.head_count_kv", heads),
+        "head_dim": fields.get(f"{arch}.attention.key_length", width // heads),
+        "hidden_act": "silu",
+        "max_position_embeddings": fields[f"{arch}.context_length"],
+        # GGUF keeps it as float32; the shortest decimal that rounds to it is the number that was meant.
+        "rms_norm_eps": _meant(fields[f"{arch}.attention.layer_norm_rms_epsilon"]),
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": fields.get(f"{arch}.rope.freq_base", 10000.0),
+        },
+        "attention_bias": arch == "llama" and "blk.0.attn_q.bias" in tensors,
+        "attention_dropout": 0.0,
+        "mlp_bias": "blk.0.ffn_gate.bias" in tensors,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": "output.weight" not in tensors,
+        "use_cache": True,
+        "dtype": dtype,
+    }
+
+
+_ROLES = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
+
+
+def _meant(value: float) -> float:
+    import numpy as np
+
+    return float(str(np.float32(value)))
+
+
+def _vocabulary(fields: dict[str, Any], source: Path) -> Vocabulary:
+    model, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
+    if model != "gpt2" or pre not in PRE_TOKENIZERS:
+        raise SreError(f"a GGUF with the tokeniser {model!r}/{pre!r} can't be a seed; {_ADVICE}", file=source)
+    special = {role: fields.get(f"tokenizer.ggml.{key}_token_id") for role, key in _ROLES.items()}
+    if special["eos"] is None:
+        raise SreError(f"it names no end-of-sequence token; {_ADVICE}", file=source)
+    special["pad"] = special["eos"] if special["pad"] is None else special["pad"]
+    return Vocabulary(
+        model="gpt2",
+        pre=pre,
+        tokens=fields["tokenizer.ggml.tokens"],
+        types=fields["tokenizer.ggml.token_type"],
+        special={role: int(number) for role, number in special.items() if number is not None},
+        add_bos=bool(fields.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe")),
+        add_eos=bool(fields.get("tokenizer.ggml.add_eos_token", False)),
+        chat_template=fields.get("tokenizer.chat_template", ""),
+        merges=fields["tokenizer.ggml.merges"],
+    )
+
+
+def _write_weights(tensors: dict[str, Any], shape: Shape, out: Path, dtype: str, source: Path) -> None:
+    import gguf
+    import numpy as np
+    import torch
+    from gguf.quants import dequantize
+    from safetensors.torch import save_file
+
+    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == shape.arch)
+    names = gguf.get_tensor_name_map(arch, shape.layers)
+    weights = {}
+    for name in tensor_names(shape):
+        for kind in (name, name.removesuffix("weight") + "bias"):
+            tensor = tensors.get(names.get_name(kind, try_suffixes=(".weight", ".bias")))
+            if tensor is None and kind == name:
+                raise SreError(f"the file lacks the tensor of {name}", file=source)
+            if tensor is None:
+                continue
+            values = torch.from_numpy(np.require(dequantize(tensor.data, tensor.tensor_type), requirements="W"))
+            heads = heads_of(kind, shape)
+            values = deinterleave(values, heads) if heads else values
+            weights[kind] = values.to(getattr(torch, dtype)).contiguous()
+    save_file(weights, out, metadata={"format": "pt"})
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    path.write_text(json.dumps(data, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

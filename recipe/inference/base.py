@@ -1,0 +1,161 @@
+"""The two seams between the recipe and whatever runs a model: one small Protocol each.
+
+Nothing here imports a model library. `scripted.py` beside this file is the shipped fake of a Generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from recipe.data.records import Message
+
+Quantization = Literal["none", "nf4"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw. temperature 0 is exact argmax. `n` samples share one prefill of the prompt.
+
+    seed: every draw's stream is derived from (seed, request id, sample index), so a result depends on its neighbours by
+    rounding at the most. logprobs: record each drawn token's raw log-softmax (nats), end token included.
+    stop_at_label: stop right after a complete label (judging); training samples run to the end token. ignore_end: an
+    end token ends nothing, every sample has exactly max_tokens tokens (measurements of speed).
+    """
+
+    temperature: float = 1.0
+    n: int = 1
+    max_tokens: int = 256
+    seed: int = 0
+    logprobs: bool = False
+    stop_at_label: bool = False
+    ignore_end: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt. `labels` are the allowed labels: their log-probabilities are recorded at the label's place.
+
+    force_label: when the model ends (or reaches max_tokens) without a well-formed label, the marker is appended and
+    the most probable allowed label is taken: constrained decoding, nothing malformed (finish is then "forced").
+    label_only: no decoding at all; the marker is appended to the prompt and the label read from one prefill.
+    choices: answer with exactly one of these strings (the most probable by its tokens), for the meta-judge.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    labels: tuple[int, ...] = ()
+    force_label: bool = False
+    label_only: bool = False
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What came back for one sample of one request.
+
+    token_ids and token_logprobs (when asked for) have one entry per drawn token, end token included.
+    label_logprobs: log-probability (nats, normalised over the whole vocabulary) of each allowed label at the label's
+    place; empty when the text reached no label. finish: "stop" (end token or label), "length", "forced", or "error"
+    (then `error` says why, e.g. a prompt longer than the context).
+    """
+
+    request_id: str
+    sample: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish: Literal["stop", "length", "forced", "error"]
+    prompt_tokens: int
+    token_logprobs: tuple[float, ...] = ()
+    label_logprobs: dict[int, float] = field(default_factory=dict)
+    error: str = ""
+
+
+class Generator(Protocol):
+    """RUNS a model: a stream of completions, in any order. Use as a context manager; closing twice is fine."""
+
+    name: str
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]: ...
+
+    def count_tokens(self, messages: Sequence[Message]) -> int: ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Generator: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text that one sample of a request has just written (whole characters only), for callers that stream."""
+
+    request_id: str
+    sample: int
+    text: str
+
+
+class Session(Protocol):
+    """Requests batched together as they come (a server). One thread owns it; it is not thread-safe.
+
+    `step` does one decode and returns what came of it: pieces in the order written, and finished completions (one per
+    sample; an "error" completion for a request that can't fit). A result depends on (seed, request id, sample index)
+    and on nothing that runs beside it, beyond floating-point noise.
+    """
+
+    def submit(self, request: Request, sampling: Sampling) -> None: ...
+
+    def cancel(self, request_id: str) -> None:
+        """Drop a request; nothing more comes of it, its places are free. Unknown ids are ignored."""
+        ...
+
+    def step(self) -> list[Piece | Completion]: ...
+
+    @property
+    def busy(self) -> bool:
+        """True while a submitted request is unfinished."""
+        ...
+
+    def close(self) -> None:
+        """Drop every request; the generator stays open."""
+        ...
+
+
+class SessionGenerator(Generator, Protocol):
+    """A generator that also takes requests as they come: what a server needs."""
+
+    def session(self) -> Session: ...
+
+
+class TrainingEngine(Protocol):
+    """Loads a model ready to be trained. SFT and DPO themselves are TRL's trainers, the same code on every engine."""
+
+    name: str
+
+    def load(
+        self,
+        model: Path,
+        *,
+        adapter: Path | None = None,
+        lora: dict[str, Any] | None = None,
+        quantization: Quantization = "none",
+        max_length: int = 2048,
+        gradient_checkpointing: bool = False,
+    ) -> tuple[Any, Any]:
+        """Return (peft_model, tokenizer). Exactly one of `adapter` (a folder to go on from) or `lora` (settings of a
+        new adapter: r, alpha, dropout, target_modules, seed) is given. The trainable adapter is named "default".
+
+        Raises SreError when the model or the adapter can't be loaded, or the adapter belongs to another base.
+        """
+        ...
+
+
+def completions_by_request(completions: Iterable[Completion]) -> dict[str, list[Completion]]:
+    """Group a stream by request id, each list in sample order."""
+    groups: dict[str, list[Completion]] = {}
+    for completion in completions:
+        groups.setdefault(completion.request_id, []).append(completion)
+    return {key: sorted(group, key=lambda c: c.sample) for key, group in groups.items()}

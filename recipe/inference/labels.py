@@ -1,0 +1,126 @@
+"""Where a label stands in token space: which tokens write it, and which lead up to it.
+
+Built once per set of labels; knows the vocabulary only through `tokenize` and `piece`. A scale whose labels
+need more than one token (10 under a tokenizer that splits digits) can't be read from one row of logits and is
+refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recipe.errors import SreError
+from recipe.inference.token_sampling import log_total
+from recipe.verdict import MARKER, parse_verdict
+
+_MARKER = MARKER.encode()
+_BLANKS = b" \t"  # what the grammar allows between marker and label
+
+LabelTokens = dict[int, int]
+
+
+class LabelPlaces:
+    """Label tokens of one scale. `longest`: the most tokens that `lead_in` appends, without the label."""
+
+    def __init__(
+        self, labels: Sequence[int], tokenize: Callable[[str], list[int]], piece: Callable[[int], bytes]
+    ) -> None:
+        self.labels = tuple(labels)
+        self._tokenize, self._piece = tokenize, piece
+        self._texts = {str(label).encode() for label in labels}
+        self._forms: dict[bytes, LabelTokens] = {}
+        self._full = self._common(f" {MARKER} ", after_text=True)
+        self._bare = self._common(f"{MARKER} ", after_text=False)
+        self.longest = max(len(self._full[0]), len(self._bare[0]))
+
+    def at(self, written: bytes | bytearray, piece: bytes) -> LabelTokens | None:
+        """The tokens of all labels, when `piece` drawn after `written` is a label at the label's place; else
+        None.
+        """
+        if piece.lstrip(_BLANKS) not in self._texts or not written.rstrip(_BLANKS).endswith(_MARKER):
+            return None
+        return self._form(piece[: len(piece) - len(piece.lstrip(_BLANKS))])
+
+    def lead_in(self, written: bytes | bytearray) -> tuple[list[int], LabelTokens]:
+        """The tokens to append to `written` until a label must follow (maybe none), and the label tokens
+        there.
+        """
+        if not written:
+            return self._bare
+        if not written.rstrip(_BLANKS).endswith(_MARKER):
+            return self._full
+        if not written.endswith(_MARKER):
+            return [], self._form(b"")
+        ids, tokens = self._bare
+        text = b""
+        for index, token in enumerate(ids):
+            text += self._piece(token)
+            if text.strip() == _MARKER:
+                return ids[index + 1 :], tokens
+        return self._full
+
+    def _form(self, blanks: bytes) -> LabelTokens:
+        """Tokens that write `blanks` and a label in one."""
+        if blanks not in self._forms:
+            self._forms[blanks] = {label: self._single(blanks, label) for label in self.labels}
+        return self._forms[blanks]
+
+    def _single(self, blanks: bytes, label: int) -> int:
+        text = blanks.decode() + str(label)
+        for ids in (continuation(MARKER + text, self._tokenize), self._tokenize(text)):
+            if ids and self._piece(ids[-1]) == text.encode():
+                return ids[-1]
+        raise self._refusal()
+
+    def _common(self, lead: str, *, after_text: bool) -> tuple[list[int], LabelTokens]:
+        """Common beginning of `lead` + label over all labels, and the one token that differs."""
+        split = (lambda text: continuation(text, self._tokenize)) if after_text else self._tokenize
+        runs = [split(f"{lead}{label}") for label in self.labels]
+        shared = min((shared_length(runs[0], run) for run in runs[1:]), default=len(runs[0]) - 1)
+        if any(len(run) != shared + 1 for run in runs):
+            raise self._refusal()
+        return runs[0][:shared], {label: run[shared] for label, run in zip(self.labels, runs, strict=True)}
+
+    def _refusal(self) -> SreError:
+        return SreError(
+            f"this model's tokenizer needs more than one token for a label of the scale {list(self.labels)}; "
+            "use a scale of single digits"
+        )
+
+
+def shared_length(a: Sequence[int] | NDArray[np.int32], b: Sequence[int] | NDArray[np.int32]) -> int:
+    """Length of the longest common beginning."""
+    limit = min(len(a), len(b))
+    differing = np.flatnonzero(np.asarray(a[:limit]) != np.asarray(b[:limit]))
+    return int(differing[0]) if len(differing) else limit
+
+
+def continuation(text: str, tokenize: Callable[[str], list[int]]) -> list[int]:
+    """Ids of `text` as it is tokenised after other text (some tokenizers put a blank before a text of its
+    own).
+    """
+    anchor = tokenize("a")
+    ids = tokenize("a" + text)
+    return ids[len(anchor) :] if ids[: len(anchor)] == anchor else tokenize(text)
+
+
+def label_logprobs(row: NDArray[np.float32], tokens: LabelTokens) -> dict[int, float]:
+    """Log-softmax over the whole vocabulary (nats) of each label's token: row [vocabulary]."""
+    total = float(log_total(row[None, :])[0])
+    return {label: float(row[token]) - total for label, token in tokens.items()}
+
+
+def last_well_formed(
+    text: bytes, found: list[tuple[int, int, dict[int, float]]], labels: Sequence[int]
+) -> dict[int, float]:
+    """Of the labels met while drawing, (begin of the label's token, its end, log-probabilities), those of the
+    one that `parse_verdict` reads: the last that no ".5" or "rd" spoils.
+    """
+    for begin, end, logprobs in reversed(found):
+        start = text.rindex(_MARKER, 0, begin)
+        if parse_verdict(text[start : end + 4].decode("utf-8", "replace"), labels, need_rationale=False):
+            return logprobs
+    return {}

@@ -1,0 +1,1 @@
+"""Generation with llama.cpp on a CPU: many sequences side by side, prompts shared."""

@@ -1,0 +1,264 @@
+"""Continuous batching over one unified KV cache: which token of which sequence is decoded next.
+
+For every call where our kernels are at work. Else for requests that come one by one, for prompts too long to have a
+stream each (`streams.py`), and for recurrent models.
+
+A *lane* is a prompt being read. It begins with what it shares with a prompt that is in the cache already, be that
+decoded or still in the batch being filled: a shared token is one cell that belongs to several sequences, nothing is
+decoded twice and nothing copied. When a lane is read, its samples fork from it and are drawn side by side, while the
+next lanes ride along in their batches. Lanes that are done with stay for others to begin with, least recently used
+first to go. Nothing depends on the clock: the same requests give the same batches.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recipe.inference.base import Completion, Piece
+from recipe.inference.labels import shared_length
+from recipe.inference.llamacpp.kv_cache import KVCache
+from recipe.inference.sequence import Prompt, Row, Sample, draw_next, labelled
+from recipe.inference.stats import Stats, timed_decode
+from recipe.inference.token_sampling import Drawer
+
+
+@dataclass(eq=False)
+class Lane:
+    """A prompt being read in the sequence `slot`: its first `done` tokens are decoded or in the batch being filled.
+
+    It begins with `shared` tokens of `source`, as soon as that lane has read them (source is None from then on).
+    logits [vocabulary] come after the last token; `started` samples have forked from it.
+    """
+
+    prompt: Prompt
+    slot: int
+    source: Lane | None
+    shared: int
+    done: int = 0
+    started: int = 0
+    logits: Row | None = None
+
+    @property
+    def missing(self) -> int:
+        return len(self.prompt.ids) - (self.shared if self.source else self.done)
+
+
+class Scheduler:
+    """Draws the samples of submitted prompts, in the order submitted; every prompt alone must fit the context.
+
+    parallel: samples drawn side by side. ride_along: prompt tokens in each decode while every place is taken. keep:
+    prompts that stay in the cache after their samples began. stream: also return the pieces of text as they come.
+    """
+
+    def __init__(
+        self, cache: KVCache, stats: Stats, *, parallel: int, ride_along: int, keep: int = 1, stream: bool = False
+    ) -> None:
+        self._cache, self._stats = cache, stats
+        self._ride_along, self._keep, self._stream = ride_along, keep, stream
+        self._waiting: deque[Prompt] = deque()
+        self._lanes: list[Lane] = []
+        self._kept: list[Lane] = []  # least recently used first
+        self._active: list[Sample] = []
+        self._places = parallel
+        self._free = deque(range(cache.sequences))
+        self._drawer = Drawer(cache.vocab_size, parallel)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting or self._lanes or self._active)
+
+    def submit(self, prompt: Prompt) -> None:
+        self._waiting.append(prompt)
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request: its places and cells are free again."""
+        self._waiting = deque(prompt for prompt in self._waiting if prompt.request.id != request_id)
+        for lane in [lane for lane in self._lanes if lane.prompt.request.id == request_id]:
+            self._lanes.remove(lane)
+            for place, other in enumerate(self._lanes):
+                if other.source is lane:
+                    other.source, other.shared = None, 0
+                    self._find_source(other, self._lanes[:place])
+            self._release(lane.slot)
+        for sample in [sample for sample in self._active if sample.prompt.request.id == request_id]:
+            self._active.remove(sample)
+            self._release(sample.slot)
+
+    def step(self) -> list[Piece | Completion]:
+        """Start what can start, decode one batch, draw from it; what came of it."""
+        out: list[Piece | Completion] = []
+        self._admit()
+        self._fork(out)
+        if not self._fill():
+            return out
+        logits = timed_decode(self._cache, self._stats, together=not self._greedy())
+        batch, self._active = self._active, []
+        for row, lane in enumerate(self._complete, len(batch)):
+            lane.logits = logits[row].copy()
+        self._draw(batch, logits[: len(batch)], out)
+        self._fork(out)
+        return out
+
+    def _greedy(self) -> bool:
+        """Whether some answer is to be what llama.cpp's own greedy decoding gives: then nothing beside it is decoded
+        otherwise. What it shares with a prompt read before may be, as all of it is in batches of 64 tokens and more.
+        """
+        prompts = [*(sample.prompt for sample in self._active), *(lane.prompt for lane in self._lanes)]
+        return any(prompt.sampling.temperature == 0 for prompt in prompts)
+
+    def _release(self, slot: int) -> None:
+        self._cache.drop(slot)
+        self._free.append(slot)
+
+    # --- prompts ---
+
+    def _admit(self) -> None:
+        """Open lanes for waiting prompts: for the places that are free and one more, or, where only labels are read,
+        for as many as fill a batch.
+        """
+        while self._waiting:
+            prompt = self._waiting[0]
+            open_samples = sum(lane.prompt.samples - lane.started for lane in self._lanes if not _reads_label(lane))
+            if not prompt.label_tokens and open_samples > self._places - len(self._active):
+                return
+            if sum(lane.missing for lane in self._lanes) >= self._cache.batch or not self._make_room(prompt):
+                return
+            self._lanes.append(self._open(self._waiting.popleft()))
+
+    def _open(self, prompt: Prompt) -> Lane:
+        """A lane for the prompt, beginning with the longest run it shares with one in the cache."""
+        lane = Lane(prompt, self._free.popleft(), None, 0)
+        self._find_source(lane, self._lanes)
+        return lane
+
+    def _find_source(self, lane: Lane, others: list[Lane]) -> None:
+        """Let the lane begin with what it shares most with: one of the lanes `others`, a kept one, a sample's."""
+        if not self._cache.shares:
+            return
+        written = [Lane(s.prompt, s.slot, None, 0, done=len(s.prompt.ids)) for s in self._active]
+        for other in (*self._kept, *others, *written):
+            length = common(lane.prompt.ids, other.prompt.ids)
+            if length > lane.shared:
+                lane.source, lane.shared = other, length
+        if lane.source in self._kept:
+            self._kept.append(self._kept.pop(self._kept.index(lane.source)))
+        self._begin(lane)
+
+    def _begin(self, lane: Lane) -> None:
+        """Give the lane what it shares, once its source has read that much."""
+        if lane.source is not None and lane.source.done >= lane.shared:
+            self._cache.share(lane.source.slot, lane.slot, lane.shared)
+            lane.source, lane.done = None, lane.shared
+
+    def _make_room(self, prompt: Prompt) -> bool:
+        """Whether a lane for the prompt fits, after dropping kept prompts as far as needed."""
+        while True:
+            if len(self._free) > self._places - len(self._active) and self._cells(prompt) <= self._cache.cells:
+                return True
+            if not self._kept:
+                return False
+            self._release(self._kept.pop(0).slot)
+
+    def _cells(self, extra: Prompt | None = None) -> int:
+        """The most cells that can come into use: every living prompt (shared beginnings once), its samples, and one
+        sample more of each lane that has begun none.
+        """
+        lanes = [lane.prompt for lane in self._lanes]
+        living = {id(p): p for p in (*lanes, *(lane.prompt for lane in self._kept), *(s.prompt for s in self._active))}
+        first = [lane.prompt for lane in self._lanes if not lane.started]
+        if extra is not None:
+            living[id(extra)] = extra
+            first.append(extra)
+        reserved = sum(prompt.reserve for prompt in first) + sum(s.prompt.reserve for s in self._active)
+        return reserved + tree_size([prompt.ids for prompt in living.values()])
+
+    def _fill(self) -> bool:
+        """Fill the next batch: the samples' pending tokens, then prompts. False when there is nothing to decode."""
+        for sample in self._active:
+            self._cache.add(sample.pending, sample.position, [sample.slot], 1)
+            sample.position += len(sample.pending)
+        self._complete: list[Lane] = []
+        # With places left free nothing else is worth the time: prompts go first.
+        full = len(self._active) >= self._places
+        limit = min(self._cache.room, self._ride_along) if full else self._cache.room
+        for lane in self._lanes:
+            self._begin(lane)
+            count = min(limit, len(lane.prompt.ids) - lane.done)
+            if lane.source is not None or count <= 0:
+                continue
+            last = lane.done + count == len(lane.prompt.ids)
+            self._cache.add(lane.prompt.ids[lane.done : lane.done + count], lane.done, [lane.slot], int(last))
+            lane.done += count
+            limit -= count
+            self._stats.prompt_tokens_decoded += count
+            if last:
+                self._complete.append(lane)
+        return self._cache.filled > 0
+
+    # --- samples ---
+
+    def _fork(self, out: list[Piece | Completion]) -> None:
+        """Start samples of the lanes that are read, as many as places and cells allow; close lanes with none left."""
+        for lane in list(self._lanes):
+            if lane.logits is None:
+                continue
+            if _reads_label(lane):
+                out.append(labelled(lane.prompt, lane.logits, self._cache.piece))
+                lane.started = 1
+            else:
+                fresh = self._samples(lane)
+                self._draw(fresh, np.broadcast_to(lane.logits, (len(fresh), lane.logits.size)), out)
+            if lane.started == lane.prompt.samples:
+                self._close(lane)
+
+    def _close(self, lane: Lane) -> None:
+        self._lanes.remove(lane)
+        self._kept.append(lane)
+        while len(self._kept) > self._keep:
+            self._release(self._kept.pop(0).slot)
+
+    def _samples(self, lane: Lane) -> list[Sample]:
+        prompt, fresh = lane.prompt, list[Sample]()
+        wanted = min(prompt.samples - lane.started, self._places - len(self._active), len(self._free))
+        if not wanted:
+            return fresh
+        # A lane's first sample has its cells since the lane was opened.
+        cells = (self._cache.cells - self._cells()) // max(prompt.reserve, 1) + (not lane.started)
+        for _ in range(min(wanted, cells)):
+            slot, index = self._free.popleft(), lane.started
+            self._cache.share(lane.slot, slot)
+            vocabulary = (self._cache.piece, self._cache.is_end)
+            fresh.append(Sample(prompt, index, slot, *vocabulary))
+            lane.started += 1
+        return fresh
+
+    def _draw(self, samples: list[Sample], logits: NDArray[np.float32], out: list[Piece | Completion]) -> None:
+        """Draw the next token of each sample from its row; the completed go out, the others are active."""
+        for sample, completion in zip(samples, draw_next(self._drawer, samples, logits, self._stats), strict=True):
+            if self._stream and (text := sample.shown()):
+                out.append(Piece(sample.prompt.request.id, sample.index, text))
+            if completion is None:
+                self._active.append(sample)
+            else:
+                out.append(completion)
+                self._release(sample.slot)
+
+
+def _reads_label(lane: Lane) -> bool:
+    return lane.prompt.label_tokens is not None
+
+
+def common(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
+    """Tokens that two prompts can share: never the last of either, whose logits are its own."""
+    return max(0, min(shared_length(a, b), len(a) - 1, len(b) - 1))
+
+
+def tree_size(runs: list[NDArray[np.int32]]) -> int:
+    """Cells that prompts take which begin with each other's tokens: what several share counts once."""
+    ordered = sorted(runs, key=lambda ids: ids.astype(">i4").tobytes())
+    return sum(map(len, ordered)) - sum(common(a, b) for a, b in itertools.pairwise(ordered))

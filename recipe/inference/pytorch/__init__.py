@@ -1,0 +1,1 @@
+"""Generation and model loading with PyTorch, Unsloth and vLLM."""

@@ -1,0 +1,97 @@
+"""The Generator on vLLM, through Unsloth.
+
+All samples of a prompt are one request, so that its prompt is read once; the adapter goes with the call. It samples
+only: to force, read or choose labels takes the raw logits (generation.py). What vLLM takes of a GPU is handed back for
+certain only when its process ends: run it in one of its own (pipeline.sample does).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipe.errors import SreError
+from recipe.inference.base import Completion, Quantization, Request, Sampling
+from recipe.inference.pytorch.batch import Row
+from recipe.inference.pytorch.generator import TorchGenerator
+from recipe.storage import hash_object
+
+
+class VllmGenerator(TorchGenerator):
+    """Draws samples from one model folder, with an adapter or without. vLLM batches by itself, as memory allows.
+
+    A sample's stream is derived from (seed, request id, sample index), by vLLM's own generator: not the draws of the
+    other engines. No label probabilities come back. Raises SreError where vLLM or its GPU is missing.
+    """
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+        """Stream completions. Raises SreError for requests that want more than samples."""
+        forced = any(request.force_label or request.label_only or request.choices for request in requests)
+        if forced or sampling.stop_at_label or sampling.ignore_end or not sampling.temperature:
+            raise SreError(
+                "vLLM draws whole samples at temperatures above 0; take the engine torch", field="sample.engine"
+            )
+        return super().generate(requests, sampling)
+
+    def _load(self, adapter: Path | None, quantization: Quantization, engine: str) -> tuple[Any, Any]:
+        if not (torch.cuda.is_available() and importlib.util.find_spec("vllm")):
+            # Unsloth would fail on a CPU, and without vLLM go on with its own decoding.
+            message = "vLLM needs a GPU, and `pip install vllm vllm-bnb-plugin` beside Unsloth"
+            raise SreError(message, field="sample.engine")
+        try:
+            from recipe.inference.pytorch.unsloth import load_for_vllm
+        except (ImportError, NotImplementedError) as error:
+            raise SreError(
+                f"vLLM is used through Unsloth, which can't be imported ({error}); see `sre doctor`"
+            ) from None
+        model, tokenizer, self._lora = load_for_vllm(
+            self.path, adapter, quantization=quantization, max_length=self.context
+        )
+        return model, tokenizer
+
+    def _run(self, rows: list[Row], sampling: Sampling) -> Iterator[Row]:
+        """Every row to its end, those of one request together."""
+        self._check_open()
+        yield from (row for row in rows if row.finish)
+        groups: dict[str, list[Row]] = {}
+        for row in rows:
+            if not row.finish:
+                groups.setdefault(row.request.id, []).append(row)
+        if not groups:
+            return
+        outputs = self._model.fast_generate(
+            [{"prompt_token_ids": group[0].ids} for group in groups.values()],
+            sampling_params=[self._params(name, len(group), sampling) for name, group in groups.items()],
+            lora_request=self._lora,
+            use_tqdm=False,
+        )
+        for group, output in zip(groups.values(), outputs, strict=True):
+            drawn = sorted(output.outputs, key=lambda sample: sample.index)
+            for row, sample in zip(group, drawn, strict=True):
+                self._fill(row, sample)
+                yield row
+
+    def _params(self, request: str, n: int, sampling: Sampling) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            n=n,
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            seed=int(hash_object([sampling.seed, request])[:12], 16),  # vLLM adds the sample's index
+            logprobs=0,  # the drawn token's own
+            stop_token_ids=sorted(self._vocabulary.ends),
+            detokenize=False,
+        )
+
+    def _fill(self, row: Row, sample: Any) -> None:
+        row.tokens = list(sample.token_ids)
+        row.logprobs = [step[token].logprob for step, token in zip(sample.logprobs, row.tokens, strict=True)]
+        for token in row.tokens:
+            if token not in self._vocabulary.ends:
+                row.written += self._vocabulary.piece(token)
+        row.finish = "stop" if sample.finish_reason == "stop" else "length"

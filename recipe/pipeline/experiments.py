@@ -1,0 +1,217 @@
+"""Rows of variants.py run over random seeds, measured on one set of test rows, and set side by side.
+
+runs/seed-data/seed-0/             the recipe as the preset has it: rows seed, sft, j1, j2
+runs/seed-data/margin-1/seed-0/    a row with settings of its own; what it shares with others is taken over
+runs/seed-data/results.json        all rows that were measured there, whichever call ran them; results.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipe.config import Config, load
+from recipe.data.records import TASKS, Example, Judgement
+from recipe.errors import NothingToTrainError, SreError
+from recipe.evaluation.evaluate import FORCED
+from recipe.pipeline.context import Job, judges_of
+from recipe.pipeline.stage_cache import RunFolder
+from recipe.pipeline.steps import costs, run_judge
+from recipe.pipeline.variants import COMPARED, VARIANTS, Variant
+from recipe.storage import atomic, read_json, write_json
+
+MEASURE = "sft"
+# Settings that change no measurement of the judges that were made.
+IMMATERIAL: dict[str, Any] = {"name": True, "threads": True, "iterations": True}
+IMMATERIAL["export"] = {"types", "judge", "source", "flip_rows", "converter"}
+
+Measured = Mapping[str, Mapping[int, Sequence[Judgement]]]  # row -> random seed -> a judgement of each test row
+
+
+@dataclass(frozen=True)
+class RowRun:
+    """A row under one random seed: its settings, its run folder and the judge that is measured."""
+
+    variant: Variant
+    seed: int
+    config: Config
+    path: Path
+
+    @property
+    def judge(self) -> str:
+        return self.variant.judge or f"j{self.config.iterations}"
+
+    @property
+    def measured(self) -> bool:
+        """Whether the folder holds the measurement, made with these settings."""
+        folder = self.path / "evaluation" / self.judge
+        if not all((folder / name).is_file() for name in ("done.json", "config.toml")):
+            return False
+        theirs = load(folder / "config.toml")
+        return theirs.model_dump(exclude=IMMATERIAL) == self.config.model_dump(exclude=IMMATERIAL)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A preset with overrides, in a folder."""
+
+    preset: str
+    overrides: tuple[str, ...]
+    folder: Path
+
+    def run(self, name: str, seed: int) -> RowRun:
+        """Raises SreError for settings that don't go together."""
+        variant, overrides = VARIANTS[name], [*self.overrides, f"seed={seed}"]
+        base = load(self.preset, overrides)
+        changes = variant.changes(base)
+        if load(self.preset, [*overrides, *changes]) == base:
+            return RowRun(variant, seed, base, self.folder / f"seed-{seed}")
+        config = load(self.preset, [*overrides, *changes, f"name={base.name}-{name}"])
+        return RowRun(variant, seed, config, self.folder / name / f"seed-{seed}")
+
+    def lenders(self, run: RowRun) -> list[Path]:
+        """The other run folders of the experiment."""
+        return [path for path in self._folders() if path != run.path]
+
+    def seeds(self) -> list[int]:
+        """The random seeds that any row was run with."""
+        found = {path.name.removeprefix("seed-") for path in self._folders()}
+        return sorted(int(seed) for seed in found if seed.isdecimal())
+
+    def _folders(self) -> Iterator[Path]:
+        for pattern in ("seed-*", "*/seed-*"):
+            yield from sorted(path for path in self.folder.glob(pattern) if (path / "config.toml").is_file())
+
+
+def run_experiment(
+    preset: str, names: Sequence[str], seeds: Sequence[int], folder: Path, overrides: Sequence[str]
+) -> dict[str, Any]:
+    """Run and measure the named rows, or go on with them; write results.json and results.md, return the former.
+
+    No names: seed, sft and j1 to J_T. A row that is left without anything to train on is a finding: it is told in
+    "problems", and the others run. Raises SreError for an unknown row and as `run_judge` does.
+    """
+    experiment = Experiment(preset, tuple(overrides), folder)
+    unknown = next((name for name in names if name not in VARIANTS), None)
+    if unknown is not None:
+        raise SreError(f"no row {unknown!r}; `sre experiment --list` tells all", field="ROW")
+    chosen = names or [name for name in judges_of(load(preset, overrides)) if name in VARIANTS]
+    problems = {}
+    for run in [experiment.run(name, seed) for seed in seeds for name in chosen]:
+        try:
+            run_judge(run.config, run.path, run.judge, experiment.lenders(run))
+        except NothingToTrainError as error:
+            problems[f"{run.variant.name}, seed {run.seed}"] = str(error)
+    return write_results(experiment, problems)
+
+
+def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[str, Any]:
+    """results.json and results.md of all rows measured in the folder.
+
+    {"seeds", "rows": {row: what it is}, "problems": {"row, seed n": why it could not be run}, "models", "differences",
+    "expected_score", "aspects": {aspect: the same three}, "per_seed": {seed: the same three}, "costs": {run folder:
+    {stage: …}}}; "aspects" and "per_seed" are empty where there is but one. The figures of a row that wasn't run are
+    None. Rows of one prompt are one group of the bootstrap, in whichever seed they were judged.
+    """
+    from recipe.evaluation.report.tables import experiment_markdown
+
+    runs = [experiment.run(name, seed) for name in VARIANTS for seed in experiment.seeds()]
+    runs = [run for run in runs if run.measured]
+    if not runs:
+        why = "; ".join(problems.values()) or "nothing was measured here with these settings"
+        raise SreError(f"no row to tell of: {why}", file=experiment.folder)
+    base, job = load(experiment.preset, experiment.overrides), Job(runs[0].config, runs[0].path)
+    rows = [row for task in TASKS for row in job.rows("test", task)]
+    measured = _verdicts(runs, rows)
+    pairs, resamples = _comparisons(list(measured), judges_of(base)[-1]), base.evaluate.resamples
+    seeds = sorted({run.seed for run in runs})
+    done = {f"{name}, seed {seed}" for name, by_seed in measured.items() for seed in by_seed}
+    before = experiment.folder / "results.json"
+    known = read_json(before).get("problems", {}) if before.exists() else {}
+    results = {
+        "seeds": seeds,
+        "rows": {name: variant.description for name, variant in VARIANTS.items()},
+        "problems": {where: why for where, why in {**known, **problems}.items() if where not in done},
+        **_tables(rows, measured, pairs, resamples),
+        "aspects": {aspect: _tables(*some, pairs, resamples) for aspect, some in _by_aspect(rows, measured)},
+        "per_seed": {
+            str(seed): _tables(rows, _of_seed(measured, seed), pairs, resamples)
+            for seed in (seeds if len(seeds) > 1 else ())
+        },
+        "costs": {str(run.path.relative_to(experiment.folder)): costs(RunFolder(run.path)) for run in runs},
+    }
+    write_json(before, results)
+    with atomic(experiment.folder / "results.md") as file:
+        file.write(experiment_markdown(results))
+    return results
+
+
+def _verdicts(runs: Sequence[RowRun], rows: Sequence[Example]) -> dict[str, dict[int, list[Judgement]]]:
+    """Of every row there is, those that were run or not; measurements of other test rows are left out."""
+    from recipe.evaluation.evaluate import first_samples, read_judgements
+
+    found: dict[str, dict[int, list[Judgement]]] = {}
+    for name in VARIANTS:
+        found[name] = {}
+        if name == "seed":
+            found[FORCED] = {}
+    ids = [row.id for row in rows]
+    for run in runs:
+        name = run.variant.name
+        read = first_samples if run.variant.first_sample else read_judgements
+        judged = {name: read(run.path, run.judge)}
+        if name == "seed":
+            judged[FORCED] = read_judgements(run.path, FORCED)
+        for key, verdicts in judged.items():
+            if [verdict.example_id for verdict in verdicts] == ids:
+                found[key][run.seed] = verdicts
+    return found
+
+
+def _comparisons(names: Sequence[str], last: str) -> list[tuple[str, str]]:
+    """(first, second) of each difference: the last J against SFT first, then every row against SFT."""
+    others = [name for name in names if name not in (MEASURE, FORCED, "seed")]
+    first = [name for name in others if name == last]
+    against = [(MEASURE, name) for name in (*first, *others)]
+    return list(dict.fromkeys([*against[: len(first)], (FORCED, MEASURE), *against, *COMPARED]))
+
+
+def _tables(
+    rows: Sequence[Example], measured: Measured, pairs: Sequence[tuple[str, str]], resamples: int
+) -> dict[str, Any]:
+    """Figures of each row, differences, and what the expected score gives; over all its seeds."""
+    from recipe.evaluation.evaluate import differences, expected_score_gain, figures
+
+    def pooled(name: str, seeds: Sequence[int]) -> list[Judgement]:
+        return [verdict for seed in seeds for verdict in measured[name][seed]]
+
+    found: dict[str, Any] = {"models": {}, "differences": {}, "expected_score": {}}
+    for name, by_seed in measured.items():
+        verdicts, repeated = pooled(name, list(by_seed)), [*rows] * len(by_seed)
+        found["models"][name] = figures(repeated, verdicts, resamples) if by_seed else None
+        if by_seed:
+            found["expected_score"][name] = expected_score_gain(repeated, verdicts, resamples)
+    for first, second in pairs:
+        seeds = [seed for seed in measured[first] if seed in measured[second]]
+        if seeds:
+            both = pooled(first, seeds), pooled(second, seeds)
+            found["differences"][f"{second} - {first}"] = differences([*rows] * len(seeds), *both, resamples)
+    return found
+
+
+def _by_aspect(rows: Sequence[Example], measured: Measured) -> Iterator[tuple[str, tuple[list[Example], Measured]]]:
+    """The test rows of each aspect, where there are several."""
+    aspects = list(dict.fromkeys(row.aspect for row in rows))
+    for aspect in aspects if len(aspects) > 1 else ():
+        places = [k for k, row in enumerate(rows) if row.aspect == aspect]
+        of_aspect = {
+            name: {seed: [verdicts[k] for k in places] for seed, verdicts in by_seed.items()}
+            for name, by_seed in measured.items()
+        }
+        yield aspect, ([rows[k] for k in places], of_aspect)
+
+
+def _of_seed(measured: Measured, seed: int) -> Measured:
+    return {name: {seed: found[seed]} if seed in found else {} for name, found in measured.items()}

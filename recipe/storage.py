@@ -1,0 +1,166 @@
+"""Files that are whole or absent: atomic writes, JSON and JSONL, and the hashes of values and files."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from recipe.errors import SreError
+
+
+def canonical(value: Any) -> str:
+    """JSON text that is equal for equal values: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+def hash_object(value: Any) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise SreError(f"not valid JSON ({error}); remove the file to redo its stage", file=path) from None
+    return content
+
+
+def read_markers(run: Path) -> list[dict[str, Any]]:
+    """The stage markers of a run folder: finished stages, oldest first, then unfinished ones, which lack "finished"."""
+    found = [read_json(path) for path in run.rglob("*done.json")]
+    found.sort(key=lambda marker: marker["finished"])
+    return found + [read_json(path) for path in sorted(run.rglob("*started.json"))]
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic(path) as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[IO[str]]:
+    """Write a text file beside `path`, then rename it there: `path` is whole or untouched. No space is an SreError."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """`atomic` for what writes to a path itself: yields the file beside `path` that takes its place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise explain(error, path) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Fill a fresh folder beside `path`, then put it in `path`'s place by rename. Left over halves are removed."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise explain(error, path) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def share(source: Path, target: Path) -> None:
+    """Put a file or folder of another run in `target`'s place, at no cost where the file system has hard links."""
+    if source.is_dir():
+        with atomic_folder(target) as temporary:
+            shutil.copytree(source, temporary, symlinks=True, dirs_exist_ok=True, copy_function=_link)
+    else:
+        with replacing(target) as temporary:
+            _link(source, temporary)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    # Rows are appended in place: a link would let one run write into another. All else is replaced by rename.
+    if Path(source).suffix != ".jsonl":
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copy2(source, target)
+
+
+def explain(error: OSError, path: Path) -> SreError:
+    """The user's words for a failed write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SreError("no space left on the disk; nothing half-written was kept. Free some and run again", file=path)
+    return SreError(f"can't write: {error.strerror or error}", file=path)
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write all rows at once, atomically."""
+    with atomic(path) as file:
+        file.writelines(canonical(row) + "\n" for row in rows)
+
+
+def append_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Append a block of rows in one write and sync it. A kill can leave at most a partial last line or block, which
+    `whole_blocks` cuts off."""
+    data = "".join(canonical(row) + "\n" for row in rows).encode()
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        # Not before the file is closed, which writes what its buffer still holds.
+        with contextlib.suppress(OSError):
+            os.truncate(path, before)
+        raise explain(error, path) from error
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All rows of a file this project wrote. Raises SreError naming the line that isn't JSON."""
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise SreError(f"not valid JSON: {error}", file=path, line=number) from None
+    return rows
+
+
+def whole_blocks(path: Path, rows_per_block: list[int]) -> int:
+    """How many leading blocks (of so many rows each) a file holds whole; what follows them is cut off."""
+    if not path.exists():
+        return 0
+    blocks, offset = 0, 0
+    with path.open("r+b") as file:
+        for rows in rows_per_block:
+            lines = [file.readline() for _ in range(rows)]
+            if not all(line.endswith(b"\n") for line in lines):
+                break
+            blocks, offset = blocks + 1, file.tell()
+        file.truncate(offset)
+    return blocks

@@ -1,0 +1,108 @@
+"""What the package stands on: the files that travel with it, the processors it may use, the processes that share a run.
+
+The files lie beside it in a checkout, inside it in an installed wheel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "unsloth",
+    "llama-cpp-python",
+    "self-rationalizing-evaluators",
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def resource(name: str) -> Path:
+    """The folder "prompts" or "data". Raises FileNotFoundError where the installation lacks it."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "assets" / name, package.parent / name):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"the installation lacks its {name!r} folder; reinstall self-rationalizing-evaluators")
+
+
+def usable_cores() -> int:
+    """The processors that this process may use: its part of them, where a launcher started several here."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def process() -> tuple[int, int]:
+    """(number of this process, how many) under `accelerate launch` or torchrun, else (0, 1). Number 0 is the main one:
+    it alone writes what all share, and speaks for all."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait for what another process of this launch does; when one of them fails, the launcher ends them all.
+
+    Files and not a collective call: those give up after minutes, and the main process may evaluate for hours.
+    """
+    while not condition():
+        time.sleep(0.2)
+
+
+def in_own_process(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Call `work` (of a module, with what can be pickled) in a process that then ends: all it took is handed back, a
+    GPU's memory too. Its errors are raised here; SreError where the process ended early."""
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
+    from recipe.errors import SreError
+
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(work, *arguments, **options).result()
+        except BrokenProcessPool:
+            message = f"the process of {work.__name__} ended early, for want of memory perhaps; run it again to go on"
+            raise SreError(message) from None
+
+
+@contextlib.contextmanager
+def measured() -> Iterator[dict[str, Any]]:
+    """Fill a dict with wall_s and peak_rss_mb of the block (peak of this process; Linux resets it per block)."""
+    cost: dict[str, Any] = {}
+    start = time.monotonic()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    try:
+        yield cost
+    finally:
+        cost |= {"wall_s": round(time.monotonic() - start, 2), "peak_rss_mb": peak_rss_mb()}
+
+
+def peak_rss_mb() -> int:
+    """Peak resident memory of this process in MiB since the last reset."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
+    import resource
+
+    scale = 1024**2 if platform.system() == "Darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages whose version can change a result."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

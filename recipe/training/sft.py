@@ -1,0 +1,172 @@
+"""Stage SFT: one adapter on labelled judgements with rationales (SPEC: The recipe, 1; paper 3.1).
+
+Makes adapter/ and training.json in its folder. The loss is on the completion alone.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from recipe.config import LoraConfig, SftConfig
+from recipe.data.records import Example
+from recipe.errors import SreError
+from recipe.inference.base import Quantization, TrainingEngine
+from recipe.progress import bar
+from recipe.prompts import Prompts
+from recipe.training.trainer import (
+    completion_ids,
+    one_gpu,
+    progress_callback,
+    prompt_ids,
+    run_trainer,
+    trainer_arguments,
+)
+from recipe.verdict import format_verdict
+
+
+def run_sft(
+    folder: Path,
+    *,
+    engine: TrainingEngine,
+    model: Path,
+    adapter: Path | None = None,
+    examples: Sequence[Example],
+    dev: Sequence[Example],
+    settings: SftConfig,
+    lora: LoraConfig,
+    quantization: Quantization,
+    max_length: int,
+    gradient_checkpointing: bool,
+    seed: int,
+) -> dict[str, Any]:
+    """Train a new adapter, or go on with `adapter`, on `examples` (labels and, unless label_only, rationales given).
+
+    Rows longer than `max_length` tokens are left out and counted, never cut. With `dev` rows the checkpoint of the
+    lowest dev loss is kept. Raises SreError when no row fits.
+    """
+    peft_model, tokenizer = engine.load(
+        model,
+        adapter=adapter,
+        lora=None if adapter else {**lora.model_dump(), "seed": seed},
+        quantization=quantization,
+        max_length=max_length,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    rows, too_long = to_rows(tokenizer, examples, max_length, label_only=settings.label_only)
+    dev_rows, _ = to_rows(tokenizer, dev, max_length, label_only=settings.label_only)
+    if not rows:
+        raise SreError(f"all {too_long} training rows are longer than model.max_length = {max_length} tokens")
+    tokens = round(sum(len(row["input_ids"]) for row in rows) * settings.epochs)
+    trainer = make_trainer(peft_model, tokenizer, rows, dev_rows, folder, settings, seed, gradient_checkpointing)
+    with bar(f"SFT {' and '.join(sorted({row.task for row in examples}))}", trainer.args.max_steps, "steps") as advance:
+        trainer.add_callback(progress_callback(advance))
+        facts = run_trainer(trainer, folder, advance)
+    return {"engine": engine.name, "rows": len(rows), "too_long": too_long, "tokens": tokens, **facts}
+
+
+def to_rows(
+    tokenizer: Any, examples: Sequence[Example], max_length: int, *, label_only: bool
+) -> tuple[list[dict[str, list[int]]], int]:
+    """({"input_ids", "completion_mask"} per example that fits, number of those that don't)."""
+    prompts = Prompts()
+    rows = []
+    for example in examples:
+        assert example.label is not None
+        prompt = prompt_ids(tokenizer, prompts.judge(example, label_only=label_only))
+        text = format_verdict("" if label_only else example.rationale.strip(), example.label)
+        completion = completion_ids(tokenizer, text)
+        mask = [0] * len(prompt) + [1] * len(completion)
+        rows.append({"input_ids": prompt + completion, "completion_mask": mask})
+    fitting = [row for row in rows if len(row["input_ids"]) <= max_length]
+    return fitting, len(rows) - len(fitting)
+
+
+def by_length(lengths: Sequence[int], batch: int, seed: int) -> list[int]:
+    """The rows' indices such that each `batch` of them are of like length, in an order drawn by `seed`."""
+    draw = random.Random(seed)
+    shuffled = draw.sample(range(len(lengths)), len(lengths))
+    # Sorted in parts: a batch's company still differs from epoch to epoch.
+    parts = (shuffled[start : start + 50 * batch] for start in range(0, len(shuffled), 50 * batch))
+    batches = [
+        ordered[k : k + batch]
+        for part in parts
+        for ordered in [sorted(part, key=lengths.__getitem__)]
+        for k in range(0, len(ordered), batch)
+    ]
+    draw.shuffle(batches)
+    # The one that may be smaller goes last, so that all others stay whole.
+    return [index for some in sorted(batches, key=len, reverse=True) for index in some]
+
+
+def make_trainer(
+    peft_model: Any,
+    tokenizer: Any,
+    rows: list[dict[str, list[int]]],
+    dev_rows: list[dict[str, list[int]]],
+    folder: Path,
+    settings: SftConfig,
+    seed: int,
+    gradient_checkpointing: bool,
+) -> Any:
+    """TRL's SFTTrainer over tokenised rows; `chunked_nll` computes logits at completion tokens only."""
+    import torch
+    from datasets import Dataset
+    from trl import SFTConfig as TrlSftConfig
+    from trl import SFTTrainer
+
+    arguments = trainer_arguments(
+        settings,
+        folder / "checkpoints",
+        seed=seed,
+        rows=len(rows),
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    if settings.batching == "by-length":
+        # The order is ours, epoch by epoch, and a resume finds its place in it.
+        lengths = [len(row["input_ids"]) for row in rows]
+        orders = [by_length(lengths, settings.batch_size, seed + e) for e in range(math.ceil(settings.epochs))]
+        # The smaller batches of all epochs go last: in between they would shift those that follow.
+        whole = len(rows) - len(rows) % settings.batch_size
+        rows = [rows[k] for part in (slice(whole), slice(whole, None)) for order in orders for k in order[part]]
+        arguments["train_sampling_strategy"] = "sequential"
+    if dev_rows and settings.checkpoints:
+        arguments |= {
+            "eval_strategy": "steps",
+            "eval_steps": arguments["save_steps"],
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_loss",
+            "greater_is_better": False,
+        }
+    if settings.batching == "padding-free":
+        arguments["padding_free"] = True
+    trainer = SFTTrainer(
+        model=peft_model,
+        args=one_gpu(TrlSftConfig(**arguments, completion_only_loss=True, loss_type="chunked_nll", packing=False)),
+        train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(dev_rows) if dev_rows and settings.checkpoints else None,
+        processing_class=tokenizer,
+    )
+    if not torch.cuda.is_available():
+        trainer.data_collator = partial(unmasked, trainer.data_collator)
+    return trainer
+
+
+def unmasked(collate: Callable[[Any], dict[str, Any]], rows: Any) -> dict[str, Any]:
+    """A batch with positions in place of the padding mask, for half the attention on a CPU.
+
+    Exact: padding stands at the right, where causal attention sees it from padding alone, and no loss is taken there.
+    Without a mask PyTorch's kernel leaves out what lies ahead; with one it computes all of it. A batch without a mask
+    (padding-free) stays as it is.
+    """
+    import torch
+
+    batch = collate(rows)
+    mask = batch.pop("attention_mask", None)
+    if mask is not None:
+        batch["position_ids"] = torch.arange(mask.shape[1]).expand_as(mask)
+    return batch

@@ -1,0 +1,119 @@
+"""A file's own columns under our names, rubrics for rows without criteria, and bad rows that stop nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from recipe.data.columns import NAMES, column_map
+from recipe.data.examples import BadRow, read_rows
+from recipe.data.records import Example, Rubric
+from recipe.errors import SreError
+
+ROW = {"question": "Name two fruits.", "answer": "Apple and brick.", "asked": "Are both items fruits?"}
+COLUMNS = {"instruction": "question", "response": "answer", "criteria": "asked"}
+
+
+def read(path: Path | str, **options: Any) -> list[Example | BadRow]:
+    return list(read_rows(path, **{"need_label": False, **options}))
+
+
+def jsonl(path: Path, *rows: Any) -> Path:
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows), encoding="utf-8")
+    return path
+
+
+def good(row: Example | BadRow) -> Example:
+    assert isinstance(row, Example), row
+    return row
+
+
+def bad(row: Example | BadRow) -> BadRow:
+    assert isinstance(row, BadRow), row
+    return row
+
+
+def write_csv(path: Path, row: dict[str, str]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerow(row)
+    return path
+
+
+def write_parquet(path: Path, row: dict[str, str]) -> Path:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist([row]), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_a_files_own_columns_are_read_under_our_names_in_every_format(tmp_path: Path, kind: str) -> None:
+    write = {"jsonl": jsonl, "csv": write_csv, "parquet": write_parquet}[kind]
+    (row,) = read(write(tmp_path / f"rows.{kind}", ROW | {"name": "x1"}), columns={**COLUMNS, "id": "name"})
+    example = good(row)
+    assert (example.id, example.conversation[0].content) == ("x1", "Name two fruits.")
+    assert (example.responses, example.rubric.criteria) == (("Apple and brick.",), "Are both items fruits?")
+
+
+def test_long_names_are_taken_too_and_unknown_ones_list_what_is_there() -> None:
+    assert column_map({"response_a": "x", "orig_response_B": "y"}) == {"orig_response_A": "x", "orig_response_B": "y"}
+    with pytest.raises(SreError, match=r"'answer'.*response_a"):
+        column_map({"answer": "response"})
+    assert set(NAMES) >= {"instruction", "response", "response_a", "response_b", "criteria", "reference", "score5"}
+
+
+def test_a_mapped_column_that_a_row_lacks_is_named(tmp_path: Path) -> None:
+    one, two = read(jsonl(tmp_path / "rows.jsonl", ROW, {"question": "q"}), columns=COLUMNS)
+    assert good(one).task == "pointwise"
+    assert (bad(two).error.line, bad(two).error.field) == (2, "answer")
+
+
+def test_rows_without_criteria_take_the_tasks_rubric_and_others_keep_theirs(tmp_path: Path) -> None:
+    bare = {"orig_instruction": "q", "orig_response": "a"}
+    pair = {"orig_instruction": "q", "orig_response_A": "a", "orig_response_B": "b"}
+    own = {"task": "pointwise", "conversation": [{"role": "user", "content": "q"}], "responses": ["a"]}
+    kind = Rubric("Kind?", {0: "no", 1: "yes"})
+    rows = read(
+        jsonl(tmp_path / "r.jsonl", bare, {**bare, "orig_criteria": "Mine?"}, pair, own, {**bare, "orig_score": "5"}),
+        rubrics={"pointwise": kind},
+    )
+    assert good(rows[0]).rubric == kind
+    assert good(rows[1]).rubric == Rubric("Mine?")
+    assert bad(rows[2]).error.field == "orig_criteria"
+    assert good(rows[3]).rubric == kind
+    assert "from 0 to 1" in str(bad(rows[4]).error)
+
+
+def test_a_bad_row_keeps_its_id_where_that_is_good_and_free(tmp_path: Path) -> None:
+    fine = {"orig_instruction": "q", "orig_response": "a", "orig_criteria": "c"}
+    rows = read(
+        jsonl(
+            tmp_path / "r.jsonl",
+            {**fine, "id": "a"},
+            {**fine, "id": "a"},
+            {**fine, "id": "b", "orig_response": 5},
+            "{broken",
+            {**fine, "id": "x\ud800"},
+            {**fine, "id": "r-7"},
+            "[1]",
+        )
+    )
+    assert [row.id for row in rows] == ["a", "r-2", "b", "r-4", "r-5", "r-7", "r-7'"]
+    assert [isinstance(row, BadRow) for row in rows] == [False, True, True, True, True, False, True]
+    assert "already the id of line 1" in str(bad(rows[1]).error)
+
+
+def test_standard_input_is_read_as_json_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = json.dumps(ROW).encode() + b"\n\n{\n"
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
+    one, two = read("-", columns=COLUMNS)
+    assert (good(one).id, good(one).origin) == ("stdin-1", "standard input:1")
+    assert (bad(two).error.file, bad(two).error.line) == ("standard input", 3)

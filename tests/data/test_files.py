@@ -1,0 +1,345 @@
+"""Where rows are read from, in which formats, and how unreadable files are refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipe.data import files as readers
+from recipe.data.examples import read_examples
+from recipe.data.records import Example, Message, Rubric
+from recipe.errors import SreError
+
+SCALE = {f"orig_score{k}_description": f"Level {k}." for k in range(1, 6)}
+
+
+def pointwise(**changes: Any) -> dict[str, Any]:
+    row = {
+        "orig_instruction": "Name two fruits.",
+        "orig_response": "Apple and brick.",
+        "orig_reference_answer": "Apple and pear.",
+        "orig_criteria": "Are both items fruits?",
+        **SCALE,
+        "orig_score": "3",
+        "orig_feedback": "A brick is no fruit.",
+    }
+    return {k: v for k, v in {**row, **changes}.items() if v is not ...}
+
+
+def pairwise(**changes: Any) -> dict[str, Any]:
+    row = {
+        "orig_instruction": "Name two fruits.",
+        "orig_response_A": "Apple and brick.",
+        "orig_response_B": "Apple and pear.",
+        "orig_criteria": "Are both items fruits?",
+        **SCALE,
+        "orig_preference": "B",
+        "orig_feedback": "Only B names two fruits.",
+    }
+    return {k: v for k, v in {**row, **changes}.items() if v is not ...}
+
+
+def jsonl(path: Path, *rows: Any) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_csv(path: Path, *rows: dict[str, Any]) -> Path:
+    header = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, header, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_parquet(path: Path, *rows: dict[str, Any]) -> Path:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    pq.write_table(pa.Table.from_pylist([{n: row.get(n) for n in names} for row in rows]), path)
+    return path
+
+
+WRITERS = {"jsonl": jsonl, "csv": write_csv, "parquet": write_parquet}
+
+
+def failure(path: Path, **options: Any) -> SreError:
+    with pytest.raises(SreError) as caught:
+        read_examples(path, **options)
+    return caught.value
+
+
+def test_every_format_gives_the_same_examples(tmp_path: Path) -> None:
+    rows = [
+        pointwise(id="a", source="s", orig_response='line\nbreak, "quote" ‹é›'),
+        pointwise(id="b", source="s"),
+    ]
+    found = [read_examples(write(tmp_path / f"rows.{kind}", *rows)) for kind, write in WRITERS.items()]
+    assert found[0] == found[1] == found[2]
+
+
+def test_default_ids_and_origins_name_stem_and_line_and_blank_lines_count(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{json.dumps(pointwise())}\n\n{json.dumps(pointwise())}\n")
+    examples = read_examples(path)
+    assert [e.id for e in examples] == ["rows-1", "rows-3"]
+    assert [e.origin for e in examples] == ["rows.jsonl:1", "rows.jsonl:3"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
+    for name, text in (
+        ("r.jsonl", json.dumps(pointwise())),
+        ("r.csv", write_csv(tmp_path / "x.csv", pointwise()).read_text()),
+    ):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+        assert read_examples(tmp_path / name)[0].label == 3
+
+
+def test_separators_that_are_no_newline_do_not_split_a_json_line(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps(pointwise(orig_response="a\u2028b\x85c"), ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_examples(path)[0].responses == ("a\u2028b\x85c",)
+
+
+def test_a_csv_cell_may_be_longer_than_the_csv_modules_default_limit(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "r.csv", pointwise(orig_response="x" * 200_000))
+    assert len(read_examples(path)[0].responses[0]) == 200_000
+
+
+@pytest.mark.parametrize("names", [["dev.jsonl"], ["dev-0.jsonl", "dev-1.jsonl"], ["dev/a.jsonl", "dev/b.csv"]])
+def test_a_folder_gives_the_files_of_the_split(tmp_path: Path, names: list[str]) -> None:
+    (tmp_path / "dev").mkdir()
+    jsonl(tmp_path / "train.jsonl", pointwise(id="no"))
+    for name in names:
+        WRITERS[name.rpartition(".")[2]](tmp_path / name, pointwise(id=name))
+    assert [e.id for e in read_examples(tmp_path, split="dev")] == names
+
+
+def test_seed_data_is_the_tasks_file_of_the_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dev").mkdir()
+    jsonl(tmp_path / "dev" / "pointwise.jsonl", pointwise(id="one"))
+    jsonl(tmp_path / "dev" / "pairwise.jsonl", pairwise(id="two"))
+    monkeypatch.setattr(readers, "resource", lambda name: tmp_path if name == "data" else None)
+    assert [e.id for e in read_examples("seed-data", task="pairwise", split="dev")] == ["two"]
+    assert {e.id for e in read_examples("seed-data", split="dev")} == {"one", "two"}
+    with pytest.raises(SreError, match="train, dev, test"):
+        read_examples("seed-data", split="validation")
+    with pytest.raises(SreError, match="no file of split 'test'"):
+        read_examples("seed-data", split="test")
+
+
+def test_an_installation_without_its_data_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(name: str) -> Path:
+        raise FileNotFoundError("the installation lacks its 'data' folder")
+
+    monkeypatch.setattr(readers, "resource", lacking)
+    with pytest.raises(SreError, match="lacks its 'data'"):
+        read_examples("seed-data")
+
+
+def test_a_hub_name_is_loaded_by_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    asked: list[tuple[str, str]] = []
+
+    def load_dataset(name: str, *, split: str) -> Any:
+        asked.append((name, split))
+        return datasets.Dataset.from_list([pairwise(instruction="the long prompt"), pairwise(orig_preference="A")])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    examples = read_examples("prometheus-eval/Preference-Collection", split="train")
+    assert asked == [("prometheus-eval/Preference-Collection", "train")]
+    assert [(e.id, e.label) for e in examples] == [
+        ("Preference-Collection-1", 2),
+        ("Preference-Collection-2", 1),
+    ]
+
+
+def test_a_hub_that_fails_tells_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+
+    def load_dataset(name: str, *, split: str) -> Any:
+        raise ConnectionError("no route to host\nmore")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    message = str(failure(Path("prometheus-eval/Feedback-Collection")))
+    for part in (
+        "prometheus-eval/Feedback-Collection",
+        "no route to host",
+        "check the name",
+        "go online",
+        "local",
+    ):
+        assert part in message
+
+
+def test_a_hub_name_without_datasets_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert "pip install datasets" in str(failure(Path("someone/something")))
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_parquet(tmp_path / "r.parquet", pointwise())
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    assert "pip install pyarrow" in str(failure(path))
+
+
+@pytest.mark.parametrize("name", ["nowhere.jsonl", "some/folder/deep", "data/nowhere.jsonl", "nowhere"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    error = failure(tmp_path / name)
+    assert "no such file" in str(error)
+    assert error.file == tmp_path / name
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "expected"),
+    [
+        (b"{\n", 1, "invalid JSON"),
+        (json.dumps(pointwise()).encode() + b"\n{'a': 1}\n", 2, "invalid JSON"),
+        (json.dumps(pointwise()).encode()[:-5], 1, "invalid JSON"),
+        (b'{"orig_instruction": "\xff"}\n', 1, "invalid UTF-8 at byte 23"),
+        (b'{"orig_instruction": "a\x00b"}\n', 1, "invalid JSON"),
+        (b"[" * 100_000, 1, "invalid JSON"),
+        (b"9" * 10_000, 1, "invalid JSON"),
+    ],
+)
+def test_a_line_that_is_no_json_is_named(tmp_path: Path, content: bytes, line: int, expected: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    error = failure(path)
+    assert error.line == line
+    assert expected in str(error)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_an_empty_file_is_refused(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    assert "no rows" in str(failure(tmp_path / name))
+
+
+def test_a_csv_of_a_header_alone_has_no_rows(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "rows.csv", pointwise())
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    assert "no rows" in str(failure(path))
+
+
+@pytest.mark.parametrize("name", ["rows.tsv", "rows.txt", "rows"])
+def test_an_unknown_extension_is_refused(tmp_path: Path, name: str) -> None:
+    jsonl(tmp_path / name, pointwise())
+    assert ".jsonl, .csv, .parquet" in str(failure(tmp_path / name))
+
+
+def test_a_csv_row_is_counted_without_the_header_and_without_its_line_breaks(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "rows.csv", pointwise(orig_response="one\ntwo\nthree"), pointwise(orig_score="9"))
+    assert (failure(path).line, failure(path).field) == (2, "orig_score")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("orig_criteria,orig_score\na,b,c\n", "expected 2 cells"),
+        ("orig_criteria,orig_score\na\n", "expected 2 cells"),
+        ("orig_criteria,orig_criteria\na,b\n", "different column names"),
+        ("a,b\n1,2\n", "such as orig_criteria"),
+        ('orig_criteria,orig_score\n"a,b\n', "invalid CSV"),
+    ],
+)
+def test_a_malformed_csv_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "rows.csv").write_text(text)
+    assert expected in str(failure(tmp_path / "rows.csv"))
+
+
+def test_invalid_utf8_in_a_csv_is_found_in_its_row_and_field(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "rows.csv", pointwise(), pointwise(orig_response="HERE"))
+    path.write_bytes(path.read_bytes().replace(b"HERE", b"a\xffb"))
+    error = failure(path)
+    assert (error.line, error.field) == (2, "orig_response")
+    assert "invalid UTF-8" in str(error)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 is not enough", b"PAR1" + b"\0" * 50 + b"PAR1"])
+def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "rows.parquet").write_bytes(content)
+    assert "no readable Parquet" in str(failure(tmp_path / "rows.parquet"))
+
+
+def test_importing_the_reader_loads_no_data_library() -> None:
+    heavy = "datasets", "pyarrow", "numpy", "torch"
+    code = f"import sys, recipe.data.examples; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_both_kinds_in_one_file_are_told_row_by_row_in_every_format(tmp_path: Path, kind: str) -> None:
+    path = WRITERS[kind](tmp_path / f"mixed.{kind}", pointwise(), pairwise(), pointwise(orig_score="5"))
+    examples = read_examples(path)
+    assert [e.task for e in examples] == ["pointwise", "pairwise", "pointwise"]
+    assert [e.label for e in examples] == [3, 2, 5]
+    for need_label in (True, False):
+        error = failure(path, task="pointwise", need_label=need_label)
+        assert (error.line, error.field) == (2, "orig_response")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_files_written_by_to_json_come_back_unchanged(tmp_path: Path, kind: str) -> None:
+    examples = [
+        Example(
+            "x",
+            "pointwise",
+            (Message("user", "q"),),
+            ("a",),
+            Rubric("c", {0: "no", 1: "yes"}),
+            0,
+            "r",
+            "f",
+            "p",
+            "o",
+        ),
+        Example("y", "pairwise", (Message("user", "q"),), ("a", ""), Rubric("c"), None, "", "", "p", "o"),
+    ]
+    path = WRITERS[kind](tmp_path / f"own.{kind}", *[e.to_json() for e in examples])
+    assert read_examples(path, need_label=False) == examples
+
+
+def test_a_json_file_is_a_list_of_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([pointwise(id="a"), pointwise(id="b")]), encoding="utf-8")
+    assert [example.id for example in read_examples(path)] == ["a", "b"]
+    path.write_text(json.dumps([pointwise(), pointwise(orig_score="9")]), encoding="utf-8")
+    assert "line 2" in str(failure(path))
+    for text, cause in (("{}", "not dict"), ("[", "invalid JSON")):
+        path.write_text(text, encoding="utf-8")
+        assert cause in str(failure(path))
+
+
+def test_files_of_one_name_in_several_folders_have_rows_of_different_ids(tmp_path: Path) -> None:
+    for maker in ("Alpaca-7B", "Alpaca2-7B"):
+        (tmp_path / "data" / maker).mkdir(parents=True)
+        jsonl(tmp_path / "data" / maker / "test.jsonl", pointwise())
+    assert [example.id for example in read_examples(tmp_path, split="test")] == [
+        "Alpaca-7B-test-1",
+        "Alpaca2-7B-test-1",
+    ]
+
+
+def test_a_hub_name_may_name_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    asked: list[tuple[str, ...]] = []
+
+    def load_dataset(*name: str, split: str) -> Any:
+        asked.append((*name, split))
+        return datasets.Dataset.from_list([pointwise()])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert read_examples("princeton-nlp/LLMBar:LLMBar", split="Natural")[0].id == "LLMBar-1"
+    assert asked == [("princeton-nlp/LLMBar", "LLMBar", "Natural")]

@@ -1,0 +1,201 @@
+"""What `sre doctor` says about other machines than this one; its table of packages is the project's own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+import tomllib
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from recipe.doctor import checks as doctor
+from recipe.doctor.checks import PACKAGES, Check, diagnose, exit_status, render
+
+ROOT = Path(__file__).parents[2]
+TESTED = {package.name: package.tested for package in PACKAGES} | {
+    "unsloth": doctor.UNSLOTH_ON_CPU,
+    "unsloth_zoo": doctor.UNSLOTH_ON_CPU,
+}
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The versions that the doctor finds: all as tested, until a test changes some."""
+    versions = dict(TESTED)
+    monkeypatch.setattr(doctor, "_version", versions.get)
+    monkeypatch.setattr(doctor, "_nvidia_gpus", list)
+    return versions
+
+
+def row(name: str) -> Check:
+    return next(check for check in diagnose() if check.name.split(" (")[0] == name)
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_table_has_the_versions_of_constraints_txt() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    pins = {canonical(name): pin for name, pin in pins.items()}
+    assert {name: pins[canonical(name)] for name in TESTED} == TESTED
+
+
+def test_the_table_has_the_requirements_of_pyproject_toml() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {"": project["dependencies"], **project["optional-dependencies"]}
+    for extra in ("", "train", "serve", "eval", "openai", "ray"):
+        asked = {}
+        for requirement in extras[extra]:
+            match = re.match(r"([A-Za-z0-9_-]+)", requirement)
+            limit = re.search(r"<([\d.]+)", requirement)
+            assert match is not None
+            asked[match.group()] = limit.group(1) if limit else ""
+        if extra == "eval":
+            del asked["datasets"]  # listed once, under train
+        assert asked == {package.name: package.below for package in PACKAGES if package.extra == extra}
+
+
+def test_a_complete_installation_is_in_order(installed: dict[str, str]) -> None:
+    packages = [row(package.name) for package in PACKAGES]
+    assert [check.status for check in packages] == ["ok"] * len(PACKAGES)
+    assert exit_status(packages) == 0
+    assert row("unsloth").status == "ok"
+    assert "processor" in row("unsloth").detail
+
+
+def test_a_missing_base_package_fails_and_names_the_command(installed: dict[str, str]) -> None:
+    del installed["pydantic"]
+    check = row("pydantic")
+    assert (check.status, check.needed) == ("missing", True)
+    assert "pip install" in check.remedy
+    assert exit_status(diagnose()) == 1
+
+
+def test_a_missing_extra_is_named_and_does_not_fail(installed: dict[str, str]) -> None:
+    del installed["fastapi"]
+    check = row("fastapi")
+    assert (check.status, check.needed) == ("missing", False)
+    assert "[serve]" in check.remedy
+    assert exit_status([check]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "status"),
+    [
+        ("trl", "1.15.0", "warning"),
+        ("trl", "1.15.0rc1", "warning"),
+        ("trl", "1.14.9", "ok"),
+        ("trl", "2", "warning"),
+        ("datasets", "5.0.0", "warning"),
+        ("transformers", "5.18.0", "warning"),
+        ("torch", "2.13.0+cpu", "ok"),
+        ("torch", "2.15.0+cu130", "warning"),
+        ("llama-cpp-python", "0.4.0", "warning"),
+    ],
+)
+def test_versions_known_not_to_work(installed: dict[str, str], name: str, found: str, status: str) -> None:
+    installed[name] = found
+    check = row(name)
+    assert check.status == status
+    assert found in check.detail
+    assert bool(check.remedy) == (status == "warning")
+
+
+def test_trl_1_15_says_why(installed: dict[str, str]) -> None:
+    installed["trl"] = "1.15.0"
+    assert "Triton" in row("trl").remedy
+    assert "trl==1.14.2" in row("trl").remedy
+
+
+def test_another_version_than_the_tested_one_is_only_mentioned(installed: dict[str, str]) -> None:
+    installed["rich"] = "15.1.0"
+    assert (row("rich").status, row("rich").detail) == ("ok", "15.1.0; tested with 15.0.0")
+
+
+def test_without_unsloth_the_fallback_is_named(installed: dict[str, str]) -> None:
+    del installed["unsloth_zoo"]
+    check = row("unsloth")
+    assert (check.status, check.needed) == ("missing", False)
+    assert "plain TRL" in check.detail
+    assert "--no-deps" in check.remedy
+
+
+def test_an_unsloth_that_needs_a_gpu(installed: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    installed["unsloth"] = "2026.9.1"
+    assert row("unsloth").status == "warning"
+    monkeypatch.setattr(doctor, "_nvidia_gpus", lambda: ["NVIDIA L4, 23034, 570.1"])
+    assert row("unsloth").status == "ok"
+    assert "GPU" in row("unsloth").detail
+
+
+def test_a_cpu_build_of_torch_beside_a_gpu(installed: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_nvidia_gpus", lambda: ["NVIDIA L4, 23034, 570.1"])
+    assert row("GPU").status == "ok"
+    installed["torch"] = "2.13.0+cpu"
+    assert row("GPU").status == "warning"
+
+
+def test_gpus_are_read_from_the_drivers_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'NVIDIA L4, 23034, 570.1'\necho 'NVIDIA L4, 23034, 570.1'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert doctor._nvidia_gpus() == ["NVIDIA L4, 23034, 570.1"] * 2
+    program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
+    assert doctor._nvidia_gpus() == []
+
+
+def test_a_llama_build_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "llama_cpp"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
+    check = doctor._llama_library()
+    assert (check.status, check.needed) == ("missing", True)
+    assert "--force-reinstall" in check.remedy
+
+
+def test_little_memory_and_little_disk_are_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_container_limit", lambda: 2.0)
+    monkeypatch.setattr(doctor, "ENOUGH_DISK_GIB", 1e9)
+    assert (row("memory").status, row("disk").status) == ("warning", "warning")
+    assert exit_status([row("memory"), row("disk")]) == 0
+
+
+def test_the_printed_table_shows_every_row_and_keeps_brackets() -> None:
+    screen = Console(file=StringIO(), width=200)
+    checks = [
+        Check("alpha", "ok", "1.0"),
+        Check("beta (serve)", "missing", "not installed", "pip install -e '.[serve]'"),
+    ]
+    render(checks, screen)
+    text = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert "alpha" in text
+    assert ".[serve]" in text
+    assert "Judging works" in text
+    render([Check("gamma", "missing", "", needed=True)], screen)
+    assert "Judging does not work yet" in screen.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_it_is_fast_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from recipe import doctor; doctor.render(doctor.diagnose());"
+        "heavy = {'torch', 'transformers', 'llama_cpp', 'unsloth', 'numpy'} & set(sys.modules);"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    took = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+        took.append(time.perf_counter() - start)
+        if took[-1] < 0.5:
+            break
+    assert min(took) < 0.5, took

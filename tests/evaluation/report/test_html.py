@@ -1,0 +1,238 @@
+"""The report: every section, every judge, "not run" for what wasn't, and nothing that a model wrote acts as markup."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from click.testing import CliRunner
+
+from recipe.cli.main import main
+from recipe.errors import SreError
+from recipe.evaluation.report.html import Table, duration
+from recipe.pipeline.reports import report
+
+from ..conftest import HOSTILE, write_run
+
+SECTIONS = ("results", "training", "pairs", "labels", "errors", "reliability", "rationales", "costs")
+
+
+class Page(HTMLParser):
+    """The page's tags with attributes, its tables as rows of texts, and its text by section."""
+
+    VOID = ("meta", "br", "use", "path", "rect")
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.rows, self.sections, self.open = [], [], {}, []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append((tag, dict(attributes).get("id")))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        for tag, name in self.open:
+            if tag == "section":
+                self.sections[name] = self.sections.get(name, "") + data
+        if self.open and self.open[-1][0] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+    def row(self, *start):
+        (found,) = [row for row in self.rows if row[: len(start)] == list(start)]
+        return found
+
+
+def write(runs, tmp_path):
+    html, markdown = report(runs, tmp_path / "report.html")
+    return Page(html.read_text(encoding="utf-8")), html.read_text(encoding="utf-8"), markdown.read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def finished(finished_run, tmp_path_factory):
+    return write([finished_run], tmp_path_factory.mktemp("page"))
+
+
+def test_the_page_needs_nothing_beside_it(finished):
+    page, html, _ = finished
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object"}
+    for _, attributes in page.tags:
+        for name in ("src", "href", "xlink:href"):
+            assert attributes.get(name, "#").startswith("#")
+    assert "@import" not in html
+    assert "url(http" not in html
+
+
+def test_the_page_is_well_formed_and_has_every_section(finished):
+    page, _, _ = finished
+    assert page.open == []
+    assert set(SECTIONS) <= page.sections.keys()
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for tag, a in page.tags if tag == "a"} == set(SECTIONS)
+
+
+def test_the_tables_show_what_was_measured(finished):
+    page, _, markdown = finished
+    assert page.row("J2")[1:3] == ["24 + 24", "0 (0%)"]
+    assert page.row("J2")[6:] == ["1.00 [1.00, 1.00]"] * 2
+    assert page.row("seed", "24 + 24")[2] == "48 (100%)"
+    assert page.row("seed, label forced")[2] == "0 (0%)"
+    assert page.row("J2 − SFT")[1:].count("not run") == 0
+    assert page.row("sft-pointwise")[2] == "1,234"
+    assert "| J2 | 24 + 24 | 0 (0%) |" in markdown
+    assert "| sft-pointwise |" in markdown
+
+
+def test_what_models_wrote_is_shown_as_text(finished):
+    page, html, _ = finished
+    assert HOSTILE in page.sections["rationales"]
+    assert "<script" not in html
+
+
+def test_ten_rationales_of_either_judge_stand_side_by_side_with_right_and_wrong(finished):
+    page, html, _ = finished
+    assert [tag for tag, _ in page.tags].count("article") == 10
+    classes = [attributes.get("class", "") for _, attributes in page.tags]
+    assert classes.count("side") == 20
+    # J2 is right on all of them; SFT on some, and wrong or malformed on the others.
+    assert classes.count("label right") >= 10
+    assert classes.count("label right") + classes.count("label wrong") + classes.count("label malformed") == 20
+    assert classes.count("label right") < 20
+    assert "J2 on" not in html
+    assert "j2 on point-" in html
+
+
+def test_every_figure_names_every_judge_for_those_who_cannot_see_it(finished):
+    page, _, _ = finished
+    figures = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert len(figures) == 7
+    assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in figures)
+    for name in ("labels", "errors", "reliability"):
+        assert {"SFT", "J1", "J2"} <= set(page.sections[name].split())
+
+
+def test_what_was_not_run_says_so(begun_run, tmp_path):
+    page, _, markdown = write([begun_run], tmp_path)
+    assert page.row("J1")[1:] == ["not run"] * 7
+    assert page.row("J1 − SFT")[1:] == ["not run"] * 5
+    assert page.row("2") == ["2", *["not run"] * 6]
+    assert page.row("gguf")[1:] == ["not run"] * 3
+    assert page.row("iter-2:dpo")[1:] == ["not run"] * 3
+    assert "not run" in page.sections["rationales"]
+    for name in ("training", "labels", "errors", "reliability"):
+        assert "not run" in page.sections[name]
+    assert "| J1 | not run |" in markdown
+    assert all(cell for row in page.rows for cell in row)
+
+
+def test_a_run_folder_with_nothing_in_it_but_its_config_has_a_page(tiny_data, tmp_path):
+    folder = write_run(tmp_path / "empty", tiny_data, judges=(), iterations=())
+    for stage in ("sft-pointwise", "sft-pairwise"):
+        shutil.rmtree(folder / stage)
+    page, _, _ = write([folder], tmp_path)
+    assert page.row("SFT")[1:] == ["not run"] * 7
+    assert page.row("all finished stages")[1] == "0.0 s"
+
+
+def test_several_runs_stand_side_by_side_and_seeds_are_pooled(finished_run, begun_run, tiny_data, tmp_path):
+    second = write_run(tmp_path / "again", tiny_data, judges=("sft", "j2"), iterations=(), seed=1)
+    page, _, markdown = write([finished_run, second, begun_run], tmp_path)
+    assert page.row("tiny, seeds 0, 1", "SFT")[2] == "48 + 48"
+    assert page.row("tiny, seeds 0, 1", "J1 (1 of 2 seeds)")[2] == "24 + 24"
+    assert page.row("begun", "SFT")[2] == "24 + 24"
+    assert page.row("begun", "J2")[2] == "not run"
+    assert "| begun | SFT |" in markdown
+    assert page.row("again", "1")[2] == "not run"
+
+
+def test_the_folder_of_an_experiment_is_all_its_seeds(tiny_data, tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / "all" / f"seed-{seed}", tiny_data, judges=("sft",), iterations=(), seed=seed)
+    page, _, _ = write([tmp_path / "all"], tmp_path)
+    assert page.row("SFT")[1] == "48 + 48"
+
+
+def test_without_its_rows_a_run_still_has_its_figures_and_what_is_missing_is_not_called_not_run(tiny_data, tmp_path):
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    runs = [write_run(tmp_path / f"s{k}", data, judges=("sft", "j1"), iterations=(), seed=k) for k in (0, 1)]
+    shutil.rmtree(data)
+    page, html, _ = write(runs[:1], tmp_path)
+    assert page.row("SFT")[1] == "24 + 24"
+    assert page.row("J1 − SFT")[1:] == ["rows missing"] * 5
+    assert page.row("J2 − SFT")[1:] == ["not run"] * 5
+    assert "can't be read" in html
+    assert str(data) in page.sections["rationales"]
+    pooled, _, _ = write(runs, tmp_path)
+    assert pooled.row("SFT")[1:] == ["rows missing"] * 7
+    assert pooled.row("J2")[1:] == ["not run"] * 7
+
+
+def test_rows_that_changed_since_are_not_mixed_with_old_verdicts(tiny_data, tmp_path):
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    folder = write_run(tmp_path / "changed", data, iterations=())
+    path = data / "test" / "pointwise.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    page, _, _ = write([folder], tmp_path)
+    assert "changed since seed was measured" in page.sections["rationales"]
+    assert [tag for tag, _ in page.tags].count("article") == 0
+
+
+def test_the_report_changes_nothing_in_the_run_but_its_own_files(tiny_data, tmp_path):
+    folder = write_run(tmp_path / "run", tiny_data, judges=("sft",), iterations=(1,))
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    html, markdown = report([folder], None)
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert {html, markdown} == {folder / "report.html", folder / "report.md"}
+    assert {path: when for path, when in after.items() if path not in (html, markdown)} == before
+
+
+def test_a_folder_that_is_no_run_and_an_unclear_place_are_refused(finished_run, begun_run, tmp_path):
+    with pytest.raises(SreError, match="not a run folder"):
+        report([tmp_path], tmp_path / "x.html")
+    with pytest.raises(SreError, match="-o FILE"):
+        report([finished_run, begun_run], None)
+    with pytest.raises(SreError, match=r"ends in \.html"):
+        report([finished_run], tmp_path / "x.txt")
+
+
+def test_the_command_says_what_it_wrote(begun_run, tmp_path):
+    shown = CliRunner().invoke(main, ["report", str(begun_run), "-o", str(tmp_path / "page.html")])
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.split() == [str(tmp_path / "page.html"), str(tmp_path / "page.md")]
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+
+
+def test_a_bar_in_a_name_does_not_break_the_markdown():
+    assert Table(("a", "b"), [("x|y", "1")]).markdown().splitlines()[2] == r"| x\|y | 1 |"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(7.24, "7.2 s"), (306.4, "5 min 6 s"), (7384, "2 h 3 min")])
+def test_durations_are_words(seconds, text):
+    assert duration(seconds) == text
+
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_a_browser_lays_the_page_out_without_running_over(finished_run, tmp_path):
+    html, _ = report([finished_run], tmp_path / "report.html")
+    probe = tmp_path / "probe.html"
+    script = "<script>document.title = document.documentElement.scrollWidth <= innerWidth ? 'fits' : 'wide'</script>"
+    probe.write_text(html.read_text(encoding="utf-8").replace("</body>", f"{script}</body>"), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=500,900", f"--user-data-dir={tmp_path}/p"]
+    done = subprocess.run(
+        [str(BROWSER), *options, "--dump-dom", probe.as_uri()], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert re.search(r"<title>fits</title>", done.stdout), done.stdout[:500]

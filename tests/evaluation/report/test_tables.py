@@ -1,0 +1,74 @@
+"""What a terminal shows: every judge, every interval, and "-" where nothing can be told."""
+
+import io
+
+from rich.console import Console
+
+from recipe.data.records import Example, Judgement, Message, Rubric
+from recipe.evaluation.report.tables import (
+    figure_text,
+    judged_example,
+    show_rationale_votes,
+    show_results,
+    stages_table,
+)
+
+FIGURE = {"value": 0.414, "low": -0.05, "high": 0.6, "n": 50}
+NOTHING = {"value": None, "low": None, "high": None, "n": 7}
+
+
+def shown(thing):
+    console = Console(width=160, record=True, file=io.StringIO())
+    thing(console)
+    return console.export_text()
+
+
+def test_figures_are_short_and_honest():
+    assert figure_text(FIGURE) == ".41 [-.05, .60]"
+    assert figure_text(FIGURE, with_n=True).endswith("n=50")
+    assert figure_text(NOTHING, with_n=True) == "- n=7"
+    assert figure_text({"value": 1.0, "low": 1.0, "high": 1.0, "n": 3}) == "1.00 [1.00, 1.00]"
+
+
+def test_the_table_names_every_judge_and_difference():
+    task = {"n": 50, "malformed": 5, "accuracy": FIGURE}
+    models = {name: {"pointwise": {**task, "pearson": NOTHING}, "pairwise": task} for name in ("seed", "sft", "j2")}
+    accuracies = {"accuracy": FIGURE, "accuracy_all": FIGURE}
+    gains = {"j2 - sft": {"pointwise": {**accuracies, "pearson": FIGURE}, "pairwise": accuracies}}
+    text = shown(lambda console: show_results({"models": models, "differences": gains}, console))
+    for part in ("seed", "SFT", "J2", "50 + 50", "10 (10%)", "- n=7", "j2 - sft", ".41 [-.05, .60]"):
+        assert part in text
+
+
+def test_stages_show_what_is_unfinished():
+    stages = {"seed": {"wall_s": 3.21, "tokens": 0, "peak_rss_mb": 900}, "merged": {"hash": "ab"}}
+    text = shown(lambda console: console.print(stages_table(stages)))
+    assert "3.2 s" in text
+    assert "unfinished" in text
+
+
+def test_a_judged_example_shows_evidence_label_and_truth():
+    example = Example("a", "pairwise", (Message("user", "Ask."),), ("one", "two"), Rubric("Better?"), 2)
+    judgement = Judgement("j", "a", "pairwise", "", "Since two.", 2, label_logprobs={1: -1.6, 2: -0.2}, origin="judge")
+    text = shown(lambda console: console.print(judged_example(example, judgement)))
+    for part in ("Better?", "user: Ask.", "response 2: two", "Since two.", "[RESULT] 2 (truth: 2)", "80%"):
+        assert part in text
+
+
+def test_rationale_votes_by_people_and_by_a_meta_judge():
+    votes = {"outcomes": {"win": 3, "both bad": 1}, "win_rate": FIGURE}
+    people = votes | {
+        "judges": ["sft", "j2"],
+        "raters": {"1": votes, "2": votes},
+        "agreement": 0.614,
+        "skipped": 2,
+        "reasons": {"sft": {"too general": 3}, "j2": {}},
+    }
+    text = shown(lambda console: show_rationale_votes(people, console))
+    for part in ("J2's", "SFT's", "all", "rater 2", ".41 [-.05, .60] n=50", "alpha: 0.61", "Skipped: 2", "nothing"):
+        assert part in text
+    assert "can't be told" in shown(lambda console: show_rationale_votes(people | {"agreement": None}, console))
+    model = votes | {"judges": ["sft", "j2"], "meta_judge": "other", "not_judged": {"0001": "too long"}}
+    text = shown(lambda console: show_rationale_votes(model, console))
+    assert "other" in text
+    assert "Not judged: 1 items" in text

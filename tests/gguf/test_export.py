@@ -1,0 +1,233 @@
+"""Exported models are run by llama.cpp and compared with transformers: logits, and token ids."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipe.errors import SreError
+from recipe.gguf.export import ExportReport, read_metadata, write_gguf
+
+CASES = ["llama", "llama-3", "llama-biased", "mistral", "qwen2", "qwen2-untied", "qwen3", "qwen3-untied"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_family_matches_transformers(
+    case: str,
+    models: Any,
+    load: Any,
+    inputs_for: Any,
+    llama_logits: Any,
+    mean_kl: Any,
+    strings: list[str],
+    tmp_path: Path,
+) -> None:
+    folder = models(case)
+    model, tokenizer = load(folder)
+    inputs = inputs_for(tokenizer)
+    bounds = {"F32": 1e-5, "F16": 1e-3, "BF16": 2e-2}
+    for type_name, bound in bounds.items():
+        report = write_gguf(folder, tmp_path / "out.gguf", type_name=type_name)
+        assert report.bytes == (tmp_path / "out.gguf").stat().st_size
+        running, logits = llama_logits(tmp_path / "out.gguf", inputs)
+        assert mean_kl(model, inputs, logits) < bound, type_name
+    assert_same_ids(tokenizer, running, [*strings, "x<tool>y"])
+    assert running.token_eos() == tokenizer.eos_token_id
+    assert running.metadata["tokenizer.chat_template"] == tokenizer.chat_template
+    assert running.metadata["tokenizer.ggml.padding_token_id"] == str(tokenizer.pad_token_id)
+
+
+def assert_same_ids(tokenizer: Any, running: Any, texts: list[str]) -> None:
+    differing = [
+        text
+        for text in texts
+        if running.tokenize(text.encode(), add_bos=False, special=True)
+        != tokenizer(text, add_special_tokens=False).input_ids
+        or running.tokenize(text.encode(), add_bos=True, special=True) != tokenizer(text).input_ids
+    ]
+    assert not differing
+
+
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ADAPTERS = {
+    "all": ("llama", {"target_modules": ALL}, 14),
+    "rslora": ("qwen3", {"target_modules": ["q_proj", "k_proj", "down_proj"], "use_rslora": True}, 6),
+    "patterns": (
+        "qwen2-untied",
+        {
+            "target_modules": [*ALL, "lm_head"],
+            "rank_pattern": {"k_proj": 2, "layers.1.self_attn.v_proj": 8},
+            "alpha_pattern": {"q_proj": 16, "lm_head": 3},
+        },
+        15,
+    ),
+    "one-layer": ("llama-3", {"target_modules": ["q_proj"], "layers_to_transform": [1]}, 1),
+}
+
+
+@pytest.mark.parametrize("case", ADAPTERS)
+def test_adapter_is_merged_as_peft_does(
+    case: str,
+    models: Any,
+    load: Any,
+    inputs_for: Any,
+    make_adapter: Any,
+    llama_logits: Any,
+    mean_kl: Any,
+    tmp_path: Path,
+) -> None:
+    base, settings, modules = ADAPTERS[case]
+    folder = models(base)
+    merged = make_adapter(folder, tmp_path / "adapter", **settings)
+    plain, tokenizer = load(folder)
+    inputs = inputs_for(tokenizer)
+    report = write_gguf(folder, tmp_path / "out.gguf", adapter=tmp_path / "adapter", type_name="F32")
+    assert report.adapter_modules == modules
+    _, logits = llama_logits(tmp_path / "out.gguf", inputs)
+    assert mean_kl(merged, inputs, logits) < 1e-5
+    assert mean_kl(plain, inputs, logits) > 1e-2, "the adapter must matter"
+
+
+def test_sharded_weights_give_the_same_file(models: Any, tmp_path: Path) -> None:
+    import gguf
+
+    shards = models("llama", shard="60KB")
+    assert len(list(shards.glob("*.safetensors"))) > 2
+    for folder, name in ((shards, "a"), (models("llama"), "b")):
+        write_gguf(folder, tmp_path / name, type_name="F32", metadata={"general.name": "same"})
+    one, other = ({t.name: t.data for t in gguf.GGUFReader(tmp_path / name).tensors} for name in "ab")
+    assert one.keys() == other.keys()
+    assert all((one[name] == other[name]).all() for name in one)
+    assert read_metadata(tmp_path / "a") == read_metadata(tmp_path / "b")
+
+
+def sentencepiece(folder: Path, merges_for: Callable[[set[str]], list[tuple[str, str]]] | None = None) -> None:
+    """Put a sentencepiece-style tokeniser (as Llama 2's and Mistral's) in place of the model folder's."""
+    words = [" the", " judge", " writes", " why", "  ", " answer", "on", " 12", "日本", " a", "    "]
+    pieces = sorted({w.replace(" ", "▁")[:n] for w in words for n in range(2, len(w) + 1)}, key=len)
+    characters = sorted(set("▁abcdefghijklmnopqrstuvwxyzTD.,0123456789日本()"))
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *pieces, *characters]
+    vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    merges = [(p[:i], p[i:]) for p in pieces for i in range(1, len(p)) if p[:i] in vocab and p[i:] in vocab]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    data = {
+        "version": "1.0",
+        "added_tokens": [{"id": i, "content": tokens[i], **flags} for i in range(3)],
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]},
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [
+                {"SpecialToken": {"id": "<s>", "type_id": 0}},
+                {"Sequence": {"id": "A", "type_id": 0}},
+            ],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        },
+        "decoder": {"type": "ByteFallback"},
+        "model": {
+            "type": "BPE",
+            "unk_token": "<unk>",
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "vocab": vocab,
+            "merges": merges if merges_for is None else merges_for(set(pieces)),
+        },
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "unk_token": "<unk>"}))
+
+
+def test_sentencepiece_tokeniser(build: Any, load: Any, llama_logits: Any, strings: list[str], tmp_path: Path) -> None:
+    folder = build("mistral", "gpt-2", vocab_size=700)
+    sentencepiece(folder)
+    _, tokenizer = load(folder)
+    write_gguf(folder, tmp_path / "out.gguf")
+    running, _ = llama_logits(tmp_path / "out.gguf", [])
+    assert_same_ids(tokenizer, running, [text for text in strings if text.strip()])
+    assert_same_ids(tokenizer, running, ["The judge writes why.", "</s>the  answer<s> on 日本 12", "   a    the"])
+
+
+def test_sentencepiece_look_alike_is_refused(build: Any, tmp_path: Path) -> None:
+    folder = build("mistral", "gpt-2", vocab_size=700)
+    sentencepiece(
+        folder, lambda pieces: [(p[:-1], p[-1]) for p in sorted(pieces, key=lambda p: (len(p), p)) if len(p) > 2]
+    )
+    with pytest.raises(SreError, match="have no merge"):
+        write_gguf(folder, tmp_path / "out.gguf")
+
+
+@pytest.mark.real
+def test_smollm2_matches_transformers(
+    seed_model: Path, load: Any, llama_logits: Any, mean_kl: Any, strings: list[str], tmp_path: Path
+) -> None:
+    import llama_cpp
+
+    from recipe.training.seed import embedded_gguf
+
+    report = write_gguf(seed_model, tmp_path / "out.gguf")
+    assert report.tensors == 272
+    model, tokenizer = load(seed_model)
+    asked = [
+        "Name two fruits.",
+        "Is 17 prime? Say why.",
+        "Write a haiku about rain.",
+        "What does x**2 do in C++?",
+    ]
+    conversations = [[{"role": "user", "content": f"{q} ({n})"}] for q in asked for n in range(5)]
+    inputs = [tokenizer.apply_chat_template(c, add_generation_prompt=True).input_ids for c in conversations]
+    running, logits = llama_logits(tmp_path / "out.gguf", inputs)
+    assert len(inputs) == 20
+    assert mean_kl(model, inputs, logits) < 1e-3
+    assert_same_ids(tokenizer, running, strings)
+    shipped = llama_cpp.Llama(str(embedded_gguf()), vocab_only=True, verbose=False)
+    assert_same_ids(tokenizer, shipped, strings)
+
+
+def test_converter(
+    models: Any,
+    load: Any,
+    inputs_for: Any,
+    make_adapter: Any,
+    llama_logits: Any,
+    mean_kl: Any,
+    tmp_path: Path,
+) -> None:
+    """A script with convert_hf_to_gguf.py's command line: it gets the merged folder, its file gets our
+    metadata.
+    """
+    script = tmp_path / "convert_hf_to_gguf.py"
+    script.write_text(
+        textwrap.dedent("""
+            import sys
+            from pathlib import Path
+            from recipe.gguf.export import write_gguf
+            folder, _, out, _, kind = sys.argv[1:]
+            write_gguf(Path(folder), Path(out), type_name=kind.upper())
+        """)
+    )
+    (tmp_path / "out").mkdir()
+    out = tmp_path / "out" / "judge.gguf"
+    folder = models("qwen3")
+    merged = make_adapter(folder, tmp_path / "adapter", target_modules=ALL)
+    report = write_gguf(folder, out, adapter=tmp_path / "adapter", type_name="F32", converter=script,
+                        metadata={"sre.a": "ü", "sre.b": "x" * 70000})  # fmt: skip
+    assert isinstance(report, ExportReport)
+    assert read_metadata(out)["sre.b"] == "x" * 70000
+    inputs = inputs_for(load(folder)[1])
+    running, logits = llama_logits(out, inputs)
+    assert running.metadata["sre.a"] == "ü"
+    assert mean_kl(merged, inputs, logits) < 1e-5
+    out.unlink()
+    script.write_text("import sys; sys.exit('I do not know this model')")
+    for match, path in (("I do not know this model", script), ("no converter", tmp_path / "absent.py")):
+        with pytest.raises(SreError, match=match):
+            write_gguf(folder, out, converter=path)
+    assert not list(out.parent.iterdir())

@@ -1,0 +1,156 @@
+"""What can't be exported, or is interrupted, ends in an SreError that says so and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipe.errors import SreError
+from recipe.gguf.export import export_problem, read_metadata, write_gguf
+
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def change(folder: Path, name: str, **settings: Any) -> None:
+    data = json.loads((folder / name).read_text(encoding="utf-8"))
+    (folder / name).write_text(json.dumps({**data, **settings}), encoding="utf-8")
+
+
+def refused(match: str, out: Path, folder: Path, **arguments: Any) -> None:
+    before = sorted(out.parent.iterdir())
+    with pytest.raises(SreError, match=match):
+        write_gguf(folder, out, **arguments)
+    assert sorted(out.parent.iterdir()) == before, "nothing may be left behind"
+
+
+def test_adapter_of_another_base(models: Any, build: Any, make_adapter: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    make_adapter(models("qwen2"), tmp_path / "wide", target_modules=ALL)
+    refused("adapter of another base.*factors are", out, models("qwen3"), adapter=tmp_path / "wide")
+    for layers, match in ((3, "nothing for model.layers.2"), (1, "no model.layers.1")):
+        other = build("qwen2", "qwen2", num_hidden_layers=layers)
+        refused(f"adapter of another base.*{match}", out, other, adapter=tmp_path / "wide")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("use_dora", True), ("bias", "all"), ("modules_to_save", ["lm_head"]), ("fan_in_fan_out", True)],
+)
+def test_adapter_that_is_no_plain_sum(field: str, value: Any, models: Any, make_adapter: Any, tmp_path: Path) -> None:
+    make_adapter(models("llama"), tmp_path / "adapter", target_modules=["q_proj"])
+    change(tmp_path / "adapter", "adapter_config.json", **{field: value})
+    refused(field, tmp_path / "out.gguf", models("llama"), adapter=tmp_path / "adapter")
+
+
+def test_what_llama_cpp_can_not_hold_is_refused(build: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    folder = build("llama", "smollm")
+    config = json.loads((folder / "config.json").read_text())
+    refused("type_name", out, folder, type_name="Q4_0")
+    refused("string pairs", out, folder, metadata={"llama.block_count": "3"})
+    for match, changes in {
+        "LlamaForCausalLM, MistralForCausalLM.*--converter": {"architectures": ["GPT2LMHeadModel"]},
+        "not silu": {"hidden_act": "gelu"},
+        "'dynamic' is not supported": {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
+        "lack model.layers.2": {"num_hidden_layers": 3},
+        "no tensor 'model.layers.1": {"num_hidden_layers": 1},
+        "quantised": {"quantization_config": {"quant_method": "bitsandbytes"}},
+        "intermediate_size": {"intermediate_size": None},
+    }.items():
+        kept = {key: value for key, value in {**config, **changes}.items() if value is not None}
+        (folder / "config.json").write_text(json.dumps(kept))
+        refused(match, out, folder)
+        assert re.search(match, export_problem(folder))
+    (folder / "config.json").write_text(json.dumps(config))
+    assert export_problem(folder) == ""
+    write_gguf(folder, out)
+
+
+def test_unknown_tokeniser(build: Any, tmp_path: Path) -> None:
+    folder = build("llama", "smollm")
+    data = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    pieces = data["pre_tokenizer"]["pretokenizers"]
+    for changed in (
+        [pieces[1], pieces[0]],
+        [{"type": "Whitespace"}, pieces[1]],
+        [{**pieces[1], "use_regex": False}],
+    ):
+        data["pre_tokenizer"]["pretokenizers"] = changed
+        change(folder, "tokenizer.json", **data)
+        refused("no known name.*--converter", tmp_path / "out.gguf", folder)
+    (folder / "tokenizer.json").unlink()
+    refused(r"no tokenizer\.json", tmp_path / "out.gguf", folder)
+
+
+def test_values_too_large_for_f16(build: Any, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = build("llama", "smollm")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"] = torch.full((96, 64), 1e5)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    refused("F16 can't hold", tmp_path / "out.gguf", folder)
+    write_gguf(folder, tmp_path / "out.gguf", type_name="BF16")
+
+
+def test_metadata_comes_back(models: Any, tmp_path: Path) -> None:
+    pairs = {"sre.prompts.pointwise": "<BEGIN X>\n{{ é }}\n", "sre.empty": "", "general.name": "judge"}
+    write_gguf(models("llama"), tmp_path / "out.gguf", metadata=pairs)
+    read = read_metadata(tmp_path / "out.gguf")
+    assert {key: read[key] for key in pairs} == pairs
+    assert read["general.architecture"] == "llama"
+    assert all(key.startswith(("general.", "sre.")) for key in read)
+    (tmp_path / "cut.gguf").write_bytes((tmp_path / "out.gguf").read_bytes()[:5000])
+    (tmp_path / "no.gguf").write_bytes(b"PK" * 50)
+    for name, match in (("cut", "cut short"), ("no", "not a GGUF"), ("missing", "can't be read")):
+        with pytest.raises(SreError, match=match):
+            read_metadata(tmp_path / f"{name}.gguf")
+
+
+def test_interrupted_write_leaves_nothing(models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import recipe.gguf.export as module
+
+    out = tmp_path / "out.gguf"
+    write_gguf(models("llama"), out)
+    before = out.read_bytes()
+    calls = iter(range(3))
+    write = module._write
+
+    def interrupted(*arguments: Any) -> None:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(module, "_write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_gguf(models("llama"), out, type_name="F32")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
+    assert out.read_bytes() == before
+
+
+def test_full_disk(models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file-size limit of the process stands in for the disk's end: the write itself fails."""
+    script = f"""
+        import resource
+        from pathlib import Path
+        from recipe.gguf.export import write_gguf
+        from recipe.errors import SreError
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            write_gguf(Path({str(models("llama"))!r}), Path({str(tmp_path / "out.gguf")!r}))
+        except SreError as error:
+            print("refused:", error)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    assert "can't be written" in done.stdout
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    refused("GiB are needed", tmp_path / "out.gguf", models("llama"))

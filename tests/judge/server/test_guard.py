@@ -1,0 +1,208 @@
+"""What a server refuses, cuts short, counts and survives; how it begins and ends."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from recipe.cli.main import main
+from recipe.errors import SreError
+from recipe.inference.base import Request
+from recipe.judge.server.app import serve
+from recipe.judge.server.guard import Settings
+from recipe.judge.server.start import read_key
+
+WAIT = 10
+SCORE: dict[str, Any] = {"conversation": "Say mark-0 now", "rubric": "Is it said?", "response": "Fine."}
+
+
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    return dict(body["error"])
+
+
+# Limits.
+
+
+def test_a_body_over_the_limit_is_refused_with_and_without_its_length(running: Callable[..., Any], echo: Any) -> None:
+    with running(echo, Settings(max_body=2000)) as (address, _):
+        large = json.dumps({**SCORE, "response": "x" * 3000}).encode()
+        chunks = iter([large[:1500], large[1500:]])
+        for content in (large, chunks):
+            response = httpx.post(f"{address}/v1/judge/score", content=content)
+            assert (response.status_code, error_of(response)["code"]) == (413, "too_large")
+        assert httpx.post(f"{address}/v1/judge/score", json=SCORE).status_code == 200
+
+
+def test_a_body_that_does_not_come_and_an_answer_that_takes_too_long_time_out(
+    running: Callable[..., Any], echo: Any, events: Any, until: Any
+) -> None:
+    with running(echo, Settings(timeout=0.3), pace=0.01) as (address, app):
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=WAIT) as slow:
+            slow.sendall(b"POST /v1/judge/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{")
+            assert b" 408 " in slow.recv(4096)
+        body = {**SCORE, "conversation": "forever", "max_tokens": 5000}
+        response = httpx.post(f"{address}/v1/judge/score", json=body)
+        assert (response.status_code, error_of(response)["code"]) == (504, "timeout")
+        last = events(httpx.post(f"{address}/v1/judge/score", json={**body, "stream": True}).text)[-1]
+        assert (last[0], last[1]["error"]["code"]) == ("error", "timeout")
+        until(lambda: app.state.service.unfinished == 0)
+
+
+def test_a_full_queue_says_when_to_come_back_and_a_client_that_goes_away_frees_its_place(
+    running: Callable[..., Any], echo: Any, until: Any
+) -> None:
+    body = {**SCORE, "conversation": "forever", "max_tokens": 9000}
+    with running(echo, pace=0.005, queue=1) as (address, app):
+        service = app.state.service
+        for stream in (True, False):
+            text = json.dumps({**body, "stream": stream}).encode()
+            head = "POST /v1/judge/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            head += f"Content-Length: {len(text)}"
+            host, port = address.removeprefix("http://").split(":")
+            with socket.create_connection((host, int(port)), timeout=WAIT) as client:
+                client.sendall(head.encode() + b"\r\n\r\n" + text)
+                until(lambda: service.unfinished == 1)
+                refused = httpx.post(f"{address}/v1/judge/score", json={**SCORE, "stream": stream})
+                assert (refused.status_code, error_of(refused)["code"]) == (429, "queue_full")
+                assert int(refused.headers["retry-after"]) >= 1
+                assert "sre_queue_depth 1.0" in httpx.get(f"{address}/metrics").text
+            until(lambda: service.unfinished == 0)
+            assert httpx.post(f"{address}/v1/judge/score", json=SCORE).status_code == 200
+        assert 'status="499"' in httpx.get(f"{address}/metrics").text
+
+
+def test_a_key_is_asked_for_everywhere_but_at_the_page_and_never_logged(
+    running: Callable[..., Any], caplog: pytest.LogCaptureFixture, echo: Any
+) -> None:
+    with caplog.at_level(logging.DEBUG), running(echo, Settings(api_key="ouvre-sésame")) as (address, _):
+        for path in ("/v1/models", "/v1/judge/rubrics", "/metrics", "/nowhere"):
+            for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "ouvre-sésame".encode()}):
+                refused = httpx.get(f"{address}{path}", headers=given)
+                assert (refused.status_code, error_of(refused)["code"]) == (401, "invalid_api_key")
+                assert refused.headers["www-authenticate"] == "Bearer"
+        right = {"Authorization": "Bearer ouvre-sésame".encode()}
+        assert httpx.get(f"{address}/v1/models", headers=right).status_code == 200
+        for path in ("/", "/health", "/openapi.json"):
+            assert httpx.get(f"{address}{path}").status_code == 200
+    ours = [record.getMessage() for record in caplog.records if not record.name.startswith("http")]
+    assert not any("ouvre" in text for text in ours)
+
+
+def test_a_server_for_this_machine_answers_to_no_other_name(running: Callable[..., Any], echo: Any) -> None:
+    with running(echo, Settings(hosts=frozenset(("127.0.0.1", "[::1]")))) as (address, _):
+        for name, status in (("127.0.0.1:80", 200), ("[::1]:80", 200), ("[::1]", 200), ("evil.example:80", 400)):
+            assert httpx.get(f"{address}/health", headers={"Host": name}).status_code == status
+
+
+def test_an_engine_that_fails_is_a_503_from_then_on(running: Callable[..., Any]) -> None:
+    def script(request: Request) -> list[str]:
+        raise RuntimeError("no memory at /home/me")
+
+    with running(script) as (address, _):
+        assert httpx.get(f"{address}/health").json() == {"status": "ok", "model": "scripted"}
+        first = httpx.post(f"{address}/v1/judge/score", json=SCORE)
+        assert (first.status_code, error_of(first)["code"]) == (500, "internal")
+        assert "/home" not in first.text
+        second = httpx.post(f"{address}/v1/judge/score", json=SCORE)
+        assert (second.status_code, error_of(second)["code"]) == (503, "unavailable")
+        assert httpx.get(f"{address}/health").status_code == 503
+
+
+def test_metrics_count_routes_tokens_and_seconds(running: Callable[..., Any], echo: Any) -> None:
+    with running(echo) as (address, _):
+        httpx.post(f"{address}/v1/judge/score", json=SCORE)
+        httpx.post(f"{address}/v1/judge/score", json={})
+        httpx.get(f"{address}/a/path/of/someone")
+        text = httpx.get(f"{address}/metrics").text
+    assert 'sre_requests_total{route="/v1/judge/score",status="200"} 1.0' in text
+    assert 'sre_requests_total{route="/v1/judge/score",status="422"} 1.0' in text
+    assert 'sre_requests_total{route="other",status="404"} 1.0' in text
+    assert 'sre_request_seconds_count{route="/v1/judge/score"} 2.0' in text
+    assert 'sre_tokens_total{kind="new"} 5.0' in text
+    assert "someone" not in text
+
+
+# Starting and ending.
+
+
+def test_an_address_in_use_is_an_error_that_says_so(running: Callable[..., Any], echo: Any) -> None:
+    with running(echo) as (address, app), pytest.raises(SreError, match=r"can't listen on 127\.0\.0\.1"):
+        serve(app.state.service.owner, port=int(address.rpartition(":")[2]))
+
+
+def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "recipe.judge.server.app", None)
+    result = CliRunner().invoke(main, ["serve", "--model", str(tmp_path / "judge.gguf")])
+    assert result.exit_code == 2
+    assert "pip install 'self-rationalizing-evaluators[serve]'" in result.stderr
+
+
+def test_a_missing_model_is_named_before_anything_listens(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["serve", "--model", str(tmp_path / "judge.gguf")])
+    assert result.exit_code == 2
+    assert "judge.gguf: no such model file" in result.stderr
+
+
+def test_the_key_comes_from_a_file_or_else_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("from-file\n")
+    monkeypatch.setenv("SRE_API_KEY", "from-variable")
+    assert (read_key(file), read_key(None)) == ("from-file", "from-variable")
+    monkeypatch.delenv("SRE_API_KEY")
+    assert read_key(None) is None
+
+
+@pytest.mark.parametrize("text", ["", " \n", "two\nlines"])
+def test_a_key_file_must_hold_a_key(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "key"
+    file.write_text(text)
+    with pytest.raises(SreError, match="expected a key in one line") as caught:
+        read_key(file)
+    assert caught.value.file == file
+
+
+SERVER = """
+from recipe.inference.scripted import ScriptedGenerator
+from recipe.judge import Judge
+from recipe.judge.server.app import serve
+script = lambda request: ["w " * 10_000]
+serve(Judge(ScriptedGenerator(script, pace=0.01)), port=0, started=lambda address: print(address, flush=True))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_server_while_an_answer_is_being_written(number: signal.Signals) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            address = process.stdout.readline().strip()  # type: ignore[union-attr]
+            body = {**SCORE, "max_tokens": 9000, "stream": True}
+            with httpx.stream("POST", f"{address}/v1/judge/score", json=body, timeout=WAIT) as response:
+                next(response.iter_text())
+                process.send_signal(number)
+                process.wait(WAIT)
+        finally:
+            process.kill()
+        assert "Traceback" not in process.stderr.read()  # type: ignore[union-attr]
+        assert process.returncode in (0, -number)

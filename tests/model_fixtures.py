@@ -1,0 +1,274 @@
+"""Tiny random models of every family, and the embedded seed model, for the engines' tests."""
+
+from __future__ import annotations
+
+import json
+import random
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+_FRAGMENTS = [
+    "Hello", " world", "  two", "\n\n", "\t", " ", "   ", "I'm", "you'LL", "don't", "3", "42", "1234567",
+    " 7", "3.14", "½", "²", "٣٤", "é", "Straße", "naïve", "Ünïcödé", "日本語", "中文，。", "한국어",
+    "Привет", "שלום", "العربية", "हिन्दी", "ไทย", "😀", "👩\u200d👩\u200d👧", "🇫🇷", "…", "—",
+    "“quoted”", "def f(x):\n    return x**2", "for(i=0;i<10;i++){", "<html>", "</p>", "a_b", "__init__",
+    "C++", "#include", "http://x.y/?q=1&r=2", "{'k': [1, 2]}", "\\n", "$%^&*()", "!?!", "\r\n", " \n ",
+    "\u00a0", "\u200b", "[RESULT] 4", "<BEGIN RESPONSE>", "E = mc^2", "A.B.C.", "e\u0301", "\u3000",
+    "0x1F", "1,000,000",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def strings() -> list[str]:
+    """200 texts of code, digits, spaces, many scripts and the special tokens, in NFC (llama.cpp does not
+    normalise).
+    """
+    draw = random.Random(0)
+    pieces = _FRAGMENTS + SPECIAL[1:]
+    mixed = ["".join(draw.choices(pieces, k=draw.randint(2, 8))) for _ in range(200 - len(pieces))]
+    return [unicodedata.normalize("NFC", text) for text in [*pieces, *mixed]]
+
+
+@pytest.fixture(scope="session")
+def train_tokenizer() -> Callable[..., Any]:
+    """(pre-tokeniser name, vocabulary size) -> a transformers tokeniser, trained on Python's json package."""
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from recipe.gguf.tokenizer import pre_tokenizer_json
+
+    corpus = [p.read_text(encoding="utf-8") for p in sorted(Path(json.__file__).parent.glob("*.py"))]
+    corpus += [" ".join(_FRAGMENTS)] * 20
+
+    def train(pre: str, size: int = 500, **ends: Any) -> Any:
+        tokenizer = tokenizers.Tokenizer(models.BPE())
+        data = json.loads(tokenizer.to_str())
+        data["pre_tokenizer"] = pre_tokenizer_json(pre)
+        data["model"]["ignore_merges"] = pre == "llama-bpe"
+        data["normalizer"] = json.loads(normalizers.NFC().__getstate__()) if pre == "qwen2" else None
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(data))
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=size, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        )
+        tokenizer.train_from_iterator(corpus, trainer)
+        tokenizer.add_tokens(["<tool>"])
+        if pre == "llama-bpe":
+            tokenizer.post_processor = processors.TemplateProcessing(
+                single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+            )
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            chat_template=TEMPLATE,
+            **{"bos_token": SPECIAL[1], "eos_token": SPECIAL[2], "pad_token": SPECIAL[0], **ends},
+        )
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def build(train_tokenizer: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """(family, pre-tokeniser, further config) -> the folder of a tiny random float32 model, tokeniser
+    included.
+    """
+
+    def make(family: str, pre: str, *, shard: str = "5GB", **changes: Any) -> Path:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        tokenizer = train_tokenizer(pre)
+        settings: dict[str, Any] = {
+            "vocab_size": len(tokenizer) + 11,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+            **changes,
+        }
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings), dtype=torch.float32)
+        with torch.no_grad():
+            for name, values in model.named_parameters():
+                values.normal_(1.0 if "norm" in name else 0.0, 0.3)
+        folder = tmp_path_factory.mktemp(f"{family}-")
+        model.save_pretrained(folder, max_shard_size=shard)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+WIDE = {"head_dim": 32}
+CASES = {
+    "llama": ("llama", "smollm", {"tie_word_embeddings": True, "rope_parameters": PLAIN}),
+    "llama-3": ("llama", "llama-bpe", {"tie_word_embeddings": False, "rope_parameters": LLAMA3}),
+    "llama-biased": ("llama", "smaug-bpe", {"attention_bias": True, "mlp_bias": True}),
+    "mistral": ("mistral", "gpt-2", {"tie_word_embeddings": False, "sliding_window": None, **WIDE}),
+    "qwen2": ("qwen2", "qwen2", {"tie_word_embeddings": True, "rope_parameters": LINEAR}),
+    "qwen2-untied": ("qwen2", "qwen2", {"tie_word_embeddings": False, "rope_parameters": YARN}),
+    "qwen3": ("qwen3", "qwen2", {"tie_word_embeddings": True, **WIDE}),
+    "qwen3-untied": ("qwen3", "qwen2", {"tie_word_embeddings": False, **WIDE}),
+}
+
+
+@pytest.fixture(scope="session")
+def models(build: Callable[..., Path]) -> Callable[..., Path]:
+    """Case (and further arguments of `build`) -> its model folder, built once."""
+    made: dict[str, Path] = {}
+
+    def get(case: str, **further: Any) -> Path:
+        family, pre, changes = CASES[case]
+        if further:
+            return build(family, pre, **changes, **further)
+        if case not in made:
+            made[case] = build(family, pre, **changes)
+        return made[case]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def load() -> Callable[[Path], tuple[Any, Any]]:
+    """Model folder -> (its float32 model, its tokeniser)."""
+
+    def get(folder: Path) -> tuple[Any, Any]:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        return model, AutoTokenizer.from_pretrained(folder)
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def inputs_for() -> Callable[[Any], list[list[int]]]:
+    """Tokeniser -> the token ids of two texts."""
+    texts = ["The judge reads 2 answers, then writes why.", "def f(x):\n    return x ** 2  # 日本語 😀\n" * 3]
+    return lambda tokenizer: [tokenizer(text, add_special_tokens=False).input_ids[:200] for text in texts]
+
+
+@pytest.fixture(scope="session")
+def make_adapter(load: Callable[[Path], tuple[Any, Any]]) -> Callable[..., Any]:
+    """(base, folder, LoRA settings) -> the float32 model merged by PEFT; the random adapter is saved."""
+
+    def make(base: Path, out: Path, **settings: Any) -> Any:
+        import peft
+        import torch
+
+        config = peft.LoraConfig(task_type="CAUSAL_LM", **{"r": 4, "lora_alpha": 8, **settings})
+        adapted = peft.get_peft_model(load(base)[0], config)
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for name, values in adapted.named_parameters():
+                if "lora_" in name:
+                    values.normal_(0.0, 0.15)
+        adapted.save_pretrained(out)
+        return adapted.merge_and_unload()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def llama_logits() -> Callable[..., Any]:
+    """(GGUF file, lists of token ids) -> the llama.cpp model (for its tokeniser) and the logits (tokens,
+    rows) of each.
+    """
+    import llama_cpp
+    import numpy as np
+
+    from recipe.inference.llamacpp.kv_cache import open_llama
+
+    def run(path: Path, inputs: Sequence[list[int]]) -> tuple[Any, list[Any]]:
+        exact = llama_cpp.GGML_TYPE_F32  # the cache's type; its default, F16, hides what is tested
+        model = open_llama(
+            path,
+            n_ctx=512,
+            n_batch=512,
+            logits_all=True,
+            type_k=exact,
+            type_v=exact,
+            n_threads=1,  # more would spin against whatever else the machine runs
+            n_threads_batch=1,
+        )
+        outputs = []
+        for ids in inputs:
+            model.reset()
+            model.eval(ids)
+            outputs.append(np.array(model.scores[: len(ids)]))
+        return model, outputs
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def mean_kl() -> Callable[..., float]:
+    """(transformers model, lists of token ids, llama.cpp's logits) -> mean KL (nats a token) from the one to
+    the other.
+    """
+
+    def measure(model: Any, inputs: Sequence[list[int]], logits: Sequence[Any]) -> float:
+        import torch
+
+        sums, tokens = 0.0, 0
+        for ids, other in zip(inputs, logits, strict=True):
+            with torch.inference_mode():
+                p = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+            q = torch.from_numpy(other).double().log_softmax(-1)
+            sums += float((p.exp() * (p - q)).sum())
+            tokens += len(ids)
+        return sums / tokens
+
+    return measure
+
+
+@pytest.fixture(scope="session")
+def seed_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the embedded SmolLM2-135M-Instruct, converted once a session."""
+    from recipe.training.seed import run_seed
+
+    return run_seed("smollm2-135m", tmp_path_factory.mktemp("seed")).model
+
+
+@pytest.fixture(scope="session")
+def logprobs_after() -> Callable[..., Any]:
+    """(llama-cpp-python's high-level object, token ids) -> the log-probabilities (nats) of the token that follows, as
+    read in an empty cache: [vocabulary].
+    """
+    import llama_cpp
+    import numpy as np
+
+    def read(llama: Any, ids: Sequence[int]) -> Any:
+        llama.reset()
+        llama.eval(ids)
+        row = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(llama.ctx, -1), shape=(llama.n_vocab(),))
+        shifted = row.astype(np.float64) - row.max()
+        return shifted - np.log(np.exp(shifted).sum())
+
+    return read

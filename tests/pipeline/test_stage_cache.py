@@ -1,0 +1,315 @@
+"""The run folder: done markers, hashes, atomic writes, whole blocks."""
+
+import concurrent.futures
+import errno
+import json
+import multiprocessing
+import os
+import threading
+
+import pytest
+
+from recipe.errors import SreError
+from recipe.pipeline.stage_cache import RunFolder
+from recipe.storage import append_jsonl, atomic, atomic_folder, read_jsonl, whole_blocks, write_json
+
+
+def counting():
+    calls = []
+
+    def work(folder):
+        calls.append(folder)
+        (folder / "made.txt").write_text("made")
+        return {"tokens": 5}
+
+    return calls, work
+
+
+def test_a_stage_runs_once_and_its_marker_holds_the_facts(tmp_path):
+    calls, work = counting()
+    run = RunFolder(tmp_path / "run", seed=3)
+    first = run.do("merged", work, settings={"a": 1})
+    assert run.do("merged", work, settings={"a": 1}) == first
+    assert calls == [tmp_path / "run" / "merged"]
+    marker = json.loads((tmp_path / "run" / "merged" / "done.json").read_text())
+    assert {"hash", "versions", "seed", "wall_s", "tokens", "peak_rss_mb"} <= marker.keys()
+    assert (marker["tokens"], marker["seed"], marker["attempts"]) == (5, 3, 1)
+    assert sorted(p.name for p in (tmp_path / "run" / "merged").iterdir()) == ["done.json", "made.txt"]
+
+
+def test_another_setting_is_an_error_that_names_both_hashes_and_the_key(tmp_path):
+    _, work = counting()
+    run = RunFolder(tmp_path)
+    before = run.do("merged", work, settings={"merge": {"method": "exact", "weight": 0.5}})
+    with pytest.raises(SreError, match=r"differs in: merge\.method") as caught:
+        run.do("merged", work, settings={"merge": {"method": "svd", "weight": 0.5}})
+    assert before["hash"][:12] in str(caught.value)
+
+
+def test_no_fact_of_a_stage_takes_the_place_of_what_its_hash_stands_for(tmp_path):
+    run = RunFolder(tmp_path)
+    run.do("seed", counting()[1], settings={})
+    run.do("merged", lambda folder: {"inputs": 24, "hash": "x", "tokens": 7}, settings={"a": 1}, after=("seed",))
+    assert run.stages()[-1]["tokens"] == 7
+    with pytest.raises(SreError, match=r"differs in: a\)"):
+        run.do("merged", counting()[1], settings={"a": 2}, after=("seed",))
+
+
+def test_a_changed_input_stage_is_noticed_downstream(tmp_path):
+    _, work = counting()
+    run = RunFolder(tmp_path)
+    run.do("seed", work, settings={"model": "a"})
+    run.do("merged", work, settings={}, after=("seed",))
+    other = RunFolder(tmp_path)
+    (tmp_path / "seed" / "done.json").unlink()
+    other.do("seed", work, settings={"model": "b"})
+    with pytest.raises(SreError, match="differs in: seed"):
+        other.do("merged", work, settings={}, after=("seed",))
+
+
+def test_a_stage_needs_the_ones_before_it(tmp_path):
+    with pytest.raises(SreError, match="needs stage 'seed'"):
+        RunFolder(tmp_path).do("merged", counting()[1], settings={}, after=("seed",))
+
+
+def test_an_interrupted_stage_is_redone_and_counts_its_attempts(tmp_path):
+    calls, work = counting()
+    run = RunFolder(tmp_path)
+
+    def fail(folder):
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        run.do("merged", fail, settings={"a": 1})
+    assert not (tmp_path / "merged" / "done.json").exists()
+    with pytest.raises(SreError, match="differs in: a"):
+        run.do("merged", work, settings={"a": 2})
+    assert run.do("merged", work, settings={"a": 1})["attempts"] == 2
+    assert len(calls) == 1
+
+
+def test_steps_of_one_folder_have_markers_of_their_own(tmp_path):
+    _, work = counting()
+    run = RunFolder(tmp_path)
+    run.do("iter-1:sample", work, settings={})
+    run.do("iter-1:curate", work, settings={}, after=("iter-1:sample",))
+    assert (tmp_path / "iter-1" / "sample.done.json").exists()
+    assert [stage["stage"] for stage in run.stages()] == ["iter-1:sample", "iter-1:curate"]
+
+
+def test_a_stage_done_in_another_run_is_taken_over_when_its_hash_is_the_same(tmp_path):
+    calls, work = counting()
+    theirs = RunFolder(tmp_path / "theirs", seed=1)
+    made = theirs.do("merged", work, settings={"a": 1})
+    ours = RunFolder(tmp_path / "ours", lenders=(tmp_path / "none", theirs.path))
+    assert ours.do("merged", work, settings={"a": 1}) == {**made, "from": "../theirs"}
+    assert len(calls) == 1
+    assert (ours.path / "merged" / "made.txt").samefile(theirs.path / "merged" / "made.txt")
+    ours.do("sft", work, settings={})
+    RunFolder(tmp_path / "other", lenders=(theirs.path,)).do("merged", work, settings={"a": 2})
+    assert calls[1:] == [ours.path / "sft", tmp_path / "other" / "merged"]
+
+
+def test_of_a_shared_folder_only_what_the_step_makes_is_taken_over_and_rows_are_copied(tmp_path):
+    def work(folder):
+        for name in ("samples.jsonl", "preferences.jsonl"):
+            (folder / name).write_text("{}\n")
+        return {}
+
+    theirs = RunFolder(tmp_path / "theirs")
+    theirs.do("iter-1:sample", work, settings={}, makes=("samples.jsonl",))
+    theirs.do("iter-1:curate", work, settings={}, after=("iter-1:sample",))
+    ours = RunFolder(tmp_path / "ours", lenders=(theirs.path,))
+    ours.do("iter-1:sample", work, settings={}, makes=("samples.jsonl", "assessments.jsonl"))
+    folder = ours.path / "iter-1"
+    assert sorted(path.name for path in folder.iterdir()) == ["sample.done.json", "samples.jsonl"]
+    # Rows are appended in place: a link would let one run write into the other.
+    assert not (folder / "samples.jsonl").samefile(theirs.path / "iter-1" / "samples.jsonl")
+
+
+def test_a_stage_that_was_interrupted_is_taken_over_whole(tmp_path):
+    calls, work = counting()
+    theirs = RunFolder(tmp_path / "theirs")
+    theirs.do("merged", work, settings={})
+
+    def fail(folder):
+        (folder / "made.txt").write_text("half")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        RunFolder(tmp_path / "ours").do("merged", fail, settings={})
+    ours = RunFolder(tmp_path / "ours", lenders=(theirs.path,))
+    ours.do("merged", work, settings={})
+    assert len(calls) == 1
+    assert (ours.path / "merged" / "made.txt").read_text() == "made"
+    assert sorted(path.name for path in (ours.path / "merged").iterdir()) == ["done.json", "made.txt"]
+
+
+def test_no_space_leaves_the_old_file_whole_and_nothing_half_written(tmp_path, monkeypatch):
+    path = tmp_path / "figures.json"
+    write_json(path, {"old": 1})
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SreError, match="no space left"):
+        write_json(path, {"new": 2})
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_space_while_appending_takes_the_block_back(tmp_path, monkeypatch):
+    path = tmp_path / "samples.jsonl"
+    append_jsonl(path, [{"a": 1}])
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SreError, match="no space left"):
+        append_jsonl(path, [{"a": 2}, {"a": 3}])
+    assert read_jsonl(path) == [{"a": 1}]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_device_is_a_users_error():
+    with pytest.raises(SreError, match="no space left"):
+        append_jsonl(__import__("pathlib").Path("/dev/full"), [{"a": 1}])
+
+
+def test_a_failed_write_keeps_the_old_content(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("old")
+
+    def fail():
+        with atomic(path) as file:
+            file.write("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_folder_keeps_the_old_one(tmp_path):
+    path = tmp_path / "adapter"
+    with atomic_folder(path) as folder:
+        (folder / "a").write_text("old")
+
+    def fail():
+        with atomic_folder(path) as folder:
+            (folder / "a").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert (path / "a").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
+
+@pytest.mark.parametrize(
+    ("content", "blocks", "kept"),
+    [
+        ("", 0, ""),
+        ("1\n2\n", 1, "1\n2\n"),
+        ("1\n2\n3\n", 1, "1\n2\n"),
+        ("1\n2\n3\n4", 1, "1\n2\n"),
+        ("1\n2\n3\n4\n5", 2, "1\n2\n3\n4\n"),
+    ],
+)
+def test_a_half_written_block_is_cut_off(tmp_path, content, blocks, kept):
+    path = tmp_path / "samples.jsonl"
+    path.write_text(content)
+    assert whole_blocks(path, [2, 2, 2]) == blocks
+    assert path.read_text() == kept
+
+
+def test_a_line_that_is_not_json_is_named(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    path.write_text('{"a": 1}\n{"a"\n')
+    with pytest.raises(SreError, match=r"samples\.jsonl, line 2"):
+        read_jsonl(path)
+
+
+def _hold(path, held, release):
+    with RunFolder(path).locked():
+        held.set()
+        release.wait(20)
+
+
+def test_two_processes_do_not_share_a_run_folder(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(tmp_path, held, release))
+    process.start()
+    assert held.wait(20)
+    with pytest.raises(SreError, match="another process"), RunFolder(tmp_path).locked():
+        pass
+    release.set()
+    process.join()
+    with RunFolder(tmp_path).locked():
+        pass
+
+
+@pytest.fixture
+def second(tmp_path, monkeypatch):
+    """The same run folder as the second process of a launch sees it."""
+    with monkeypatch.context() as launched:
+        launched.setenv("RANK", "1")
+        launched.setenv("WORLD_SIZE", "2")
+        return RunFolder(tmp_path)
+
+
+def in_two_processes(main, second, stage, work, helping, **options):
+    """Both do the stage, the second from before the main one; what each got."""
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        waiting = threads.submit(second.do, stage, helping, **options)
+        assert not concurrent.futures.wait([waiting], timeout=0.5).done
+        return main.do(stage, work, **options), waiting.result(20)
+
+
+def test_the_main_process_does_a_stage_and_the_others_get_what_it_found(tmp_path, second):
+    (calls, work), (helped, helping) = counting(), counting()
+    ours, theirs = in_two_processes(RunFolder(tmp_path), second, "merged", work, helping, settings={})
+    assert ours == theirs
+    assert (len(calls), len(helped)) == (1, 0)
+
+
+def test_all_processes_work_on_a_stage_that_they_do_together_and_one_writes_its_marker(tmp_path, second):
+    (_, work), (helped, _) = counting(), counting()
+    begun = threading.Event()
+
+    def helping(folder):
+        helped.append(folder)
+        begun.set()
+        return {"tokens": 7}
+
+    def waits(folder):
+        assert begun.wait(20)
+        return work(folder)
+
+    ours, theirs = in_two_processes(RunFolder(tmp_path), second, "merged", waits, helping, settings={}, together=True)
+    assert ours == theirs
+    assert ours["tokens"] == 5
+    assert helped == [tmp_path / "merged"]
+
+
+def test_the_others_do_not_begin_what_the_main_process_refuses(tmp_path, second):
+    write_json(tmp_path / "merged" / "started.json", {"hash": "0" * 64, "settings": {}, "inputs": {}, "attempts": 1})
+    calls, work = counting()
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        waiting = threads.submit(second.do, "merged", work, settings={"a": 1}, together=True)
+        with pytest.raises(SreError, match="differs in: a"):
+            RunFolder(tmp_path).do("merged", work, settings={"a": 1}, together=True)
+        assert not concurrent.futures.wait([waiting], timeout=0.5).done
+        assert not calls
+        (tmp_path / "merged" / "started.json").unlink()  # lets the waiting process end
+        RunFolder(tmp_path).do("merged", work, settings={"a": 1})
+
+
+def test_each_process_of_a_launch_holds_the_folder(tmp_path, second):
+    held = RunFolder(tmp_path).locked(), second.locked()
+    with held[0], held[1], pytest.raises(SreError, match="another process"), second.locked():
+        pass

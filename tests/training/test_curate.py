@@ -1,0 +1,237 @@
+"""Curation: pairs of one input, different text, margin kept, nothing malformed chosen, drops explained."""
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recipe.config import CurateConfig
+from recipe.data.records import Judgement
+from recipe.storage import read_jsonl
+from recipe.training.curate import Assessments, curate, run_curate
+
+METHODS = [
+    "correct-answer",
+    "majority-vote",
+    "self-assessment",
+    "meta-judge",
+    "margin-0",
+    "random-equal",
+    "preference-reversal",
+]
+
+
+def judgement(example, sample, label, *, truth=3, task="pointwise", text=None, origin="sft", finish="stop"):
+    text = f"words {sample} [RESULT] {label}" if text is None else text
+    return Judgement(f"{example}:{origin}:{sample}", example, task, text, "words", label, truth, finish, origin=origin)
+
+
+@st.composite
+def pools(draw):
+    found = []
+    for number in range(draw(st.integers(1, 6))):
+        task = draw(st.sampled_from(["pointwise", "pairwise"]))
+        labels = (1, 2, 3, 4, 5) if task == "pointwise" else (1, 2)
+        truth = draw(st.sampled_from(labels))
+        for sample in range(draw(st.integers(1, 6))):
+            label = draw(st.sampled_from([*labels, None]))
+            words = draw(st.sampled_from(["same", f"own {sample}"]))
+            text = f"{words} [RESULT] {label}" if label else f"{words} and no label"
+            row = judgement(f"input-{number}", sample, label, truth=truth, task=task, text=text)
+            found.append(row)
+    return found
+
+
+@st.composite
+def configs(draw):
+    return CurateConfig(
+        method=draw(st.sampled_from(METHODS)),
+        margin=draw(st.integers(0, 3)),
+        balance_labels=draw(st.booleans()),
+        reject_malformed=draw(st.booleans()),
+        max_pairs_per_input=draw(st.sampled_from([None, 1, 2])),
+        max_pairs=draw(st.sampled_from([None, 1, 3])),
+    )
+
+
+def said(rows):
+    """What an assessor might have answered about the rows, at random but fixed."""
+    rng = random.Random(len(rows))
+    ratings = {row.id: rng.randint(1, 5) for row in rows}
+    sides = {}
+    for row in rows:
+        side = "right" if row.label == row.truth else "wrong"
+        sides.setdefault((row.example_id, side), {}).setdefault(row.text.strip(), row.id)
+    picks = {}
+    for key, texts in sides.items():
+        ids = list(texts.values())
+        picks[key] = tuple(rng.sample(ids, 2)) if len(ids) > 1 and rng.random() < 0.7 else None
+    reversals = {
+        row.example_id: [judgement(row.example_id, 0, row.truth, truth=row.truth, task=row.task, origin="reversal")]
+        for row in rows
+    }
+    return Assessments(ratings, picks, reversals)
+
+
+@settings(max_examples=300, deadline=None)
+@given(pools(), configs())
+def test_every_pair_keeps_the_rules_and_no_input_is_lost(rows, config):
+    preferences, dropped = curate(rows, config, said(rows), seed=1)
+    for pair in preferences:
+        assert pair.chosen.example_id == pair.rejected.example_id == pair.example_id
+        assert pair.chosen.text.strip() != pair.rejected.text.strip()
+        assert pair.chosen.label is not None
+        assert pair.rejected.label is not None or config.reject_malformed
+    assert len({pair.id for pair in preferences}) == len(preferences)
+    used, lost = {pair.example_id for pair in preferences}, [row.example_id for row in dropped]
+    assert used.isdisjoint(lost)
+    assert used | set(lost) == {row.example_id for row in rows}
+    assert len(set(lost)) == len(lost)
+    assert all(row.reason for row in dropped)
+    assert len(preferences) <= (config.max_pairs or len(preferences))
+    counts = Counter(pair.example_id for pair in preferences)
+    assert all(count <= (config.max_pairs_per_input or count) for count in counts.values())
+
+
+@settings(max_examples=200, deadline=None)
+@given(pools(), configs())
+def test_balanced_labels_come_with_their_mirror(rows, config):
+    preferences, _ = curate(rows, config.model_copy(update={"balance_labels": True}), said(rows))
+    counts = Counter((p.task, p.chosen.label, p.rejected.label) for p in preferences if p.rejected.label is not None)
+    for (task, chosen, rejected), count in counts.items():
+        assert counts[task, rejected, chosen] == count
+
+
+@settings(max_examples=200, deadline=None)
+@given(pools(), st.integers(0, 3))
+def test_correct_answer_chooses_the_truth_and_keeps_the_margin(rows, margin):
+    config = CurateConfig(method="correct-answer", margin=margin, balance_labels=False)
+    preferences, _ = curate(rows, config)
+    for pair in preferences:
+        needed = 1 if pair.task == "pairwise" else max(margin, 1)
+        assert pair.chosen.label == pair.chosen.truth
+        assert abs(pair.rejected.label - pair.chosen.label) >= needed
+    # All possible pairs: every right text with every text that is off by the margin.
+    expected = set()
+    for a in rows:
+        for b in rows:
+            needed = 1 if a.task == "pairwise" else max(margin, 1)
+            if a.example_id == b.example_id and a.label == a.truth and b.label and abs(b.label - a.truth) >= needed:
+                expected.add((a.example_id, a.text, b.text))
+    assert {(p.example_id, p.chosen.text, p.rejected.text) for p in preferences} == expected
+
+
+def plain(method, margin=2, **more):
+    return CurateConfig(method=method, margin=margin, balance_labels=False, **more)
+
+
+def test_margin_two_drops_near_misses():
+    rows = [judgement("a", 0, 3), judgement("a", 1, 4), judgement("a", 2, 5)]
+    preferences, _ = curate(rows, plain("correct-answer"))
+    assert [(p.chosen.label, p.rejected.label) for p in preferences] == [(3, 5)]
+
+
+def test_a_pairwise_label_is_right_or_wrong_whatever_the_margin():
+    rows = [judgement("a", 0, 1, truth=1, task="pairwise"), judgement("a", 1, 2, truth=1, task="pairwise")]
+    preferences, _ = curate(rows, plain("correct-answer", margin=3))
+    assert [(p.chosen.label, p.rejected.label) for p in preferences] == [(1, 2)]
+
+
+def test_majority_vote_takes_the_most_frequent_label_for_the_truth():
+    rows = [judgement("a", k, label, truth=3) for k, label in enumerate([5, 5, 3, 1])]
+    preferences, _ = curate(rows, plain("majority-vote"))
+    assert {(p.chosen.label, p.rejected.label) for p in preferences} == {(5, 3), (5, 1)}
+
+
+def test_majority_vote_yields_nothing_on_a_tie():
+    rows = [judgement("a", k, label) for k, label in enumerate([5, 5, 3, 3, 1])]
+    preferences, dropped = curate(rows, plain("majority-vote"))
+    assert not preferences
+    assert [row.reason for row in dropped] == ["tie for the most frequent label"]
+
+
+def test_self_assessment_goes_by_ratings_alone():
+    rows = [judgement("a", 0, 1), judgement("a", 1, 3)]
+    ratings = {rows[0].id: 5, rows[1].id: 2}
+    preferences, _ = curate(rows, plain("self-assessment", margin=3), Assessments(ratings))
+    assert [(p.chosen.label, p.rejected.label) for p in preferences] == [(1, 3)]
+    assert not curate(rows, plain("self-assessment", margin=4), Assessments(ratings))[0]
+
+
+def test_meta_judge_with_margin_takes_the_best_right_and_the_worst_wrong():
+    rows = [judgement("a", k, label) for k, label in enumerate([3, 3, 5, 1])]
+    picks = {("a", "right"): (rows[1].id, rows[0].id), ("a", "wrong"): (rows[2].id, rows[3].id)}
+    preferences, _ = curate(rows, plain("meta-judge"), Assessments(picks=picks))
+    assert [(p.chosen.id, p.rejected.id) for p in preferences] == [(rows[1].id, rows[3].id)]
+
+
+def test_margin_0_pairs_two_right_judgements_and_drops_disagreement():
+    rows = [judgement("a", 0, 3), judgement("a", 1, 3), judgement("b", 0, 3), judgement("b", 1, 3)]
+    picks = {("a", "right"): (rows[1].id, rows[0].id), ("b", "right"): None}
+    preferences, dropped = curate(rows, plain("margin-0"), Assessments(picks=picks))
+    assert [(p.chosen.id, p.rejected.id) for p in preferences] == [(rows[1].id, rows[0].id)]
+    assert [(row.example_id, row.reason) for row in dropped] == [("b", "the meta-judge disagreed with itself")]
+
+
+def test_random_equal_pairs_right_labels():
+    rows = [judgement("a", k, 3) for k in range(4)]
+    (pair,), _ = curate(rows, plain("random-equal"))
+    assert pair.chosen.label == pair.rejected.label == 3
+
+
+def test_preference_reversal_chooses_the_poor_rationale():
+    rows = [judgement("a", 0, 3)]
+    poor = [
+        judgement("a", 0, 3, origin="reversal", text="me like it [RESULT] 3"),
+        judgement("a", 1, 1, origin="reversal"),
+    ]
+    (pair,), _ = curate(rows, plain("preference-reversal"), Assessments(reversals={"a": poor}))
+    assert pair.chosen.text.startswith("me like it")
+    assert pair.rejected.id == rows[0].id
+
+
+def test_malformed_is_rejected_only_if_asked_for_and_engine_errors_never():
+    rows = [
+        judgement("a", 0, 3),
+        judgement("a", 1, None, text="no verdict"),
+        judgement("a", 2, None, text="", finish="error"),
+    ]
+    assert not curate(rows, plain("correct-answer"))[0]
+    (pair,), _ = curate(rows, plain("correct-answer", reject_malformed=True))
+    assert pair.rejected.id == rows[1].id
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        ([None, None], "no well-formed judgement"),
+        ([5, 1], "none right"),
+        ([3, 4], "none wrong by the margin"),
+    ],
+)
+def test_each_dropped_input_says_why(labels, reason):
+    _, dropped = curate([judgement("a", k, label) for k, label in enumerate(labels)], plain("correct-answer"))
+    assert [row.reason for row in dropped] == [reason]
+
+
+def test_a_cap_takes_one_pair_of_every_input_before_a_second_of_any():
+    rows = [judgement(f"in-{i}", k, label) for i in range(4) for k, label in enumerate([3, 3, 5, 1])]
+    preferences, _ = curate(rows, plain("correct-answer", max_pairs=4))
+    assert len({pair.example_id for pair in preferences}) == 4
+
+
+def test_the_same_seed_gives_the_same_pairs():
+    rows = [judgement(f"in-{i}", k, label) for i in range(5) for k, label in enumerate([3, 3, 5, 1])]
+    config = plain("correct-answer", max_pairs_per_input=2)
+    assert curate(rows, config, seed=4) == curate(rows, config, seed=4)
+
+
+def test_run_curate_writes_pairs_and_reasons(tmp_path):
+    rows = [judgement("a", 0, 3), judgement("a", 1, 5), judgement("b", 0, 1)]
+    facts = run_curate(tmp_path, judgements=rows, assessments=Assessments(), settings=plain("correct-answer"), seed=0)
+    assert facts["pairs"] == len(read_jsonl(tmp_path / "preferences.jsonl")) == 1
+    assert facts["labels"] == {"pointwise": {"3>5": 1}}
+    assert facts["dropped"] == {"none right": 1}
+    assert read_jsonl(tmp_path / "dropped.jsonl")[0]["example_id"] == "b"

@@ -1,0 +1,228 @@
+"""`sre publish` and `sre export --ollama`: exactly what would go up, and to whom; nothing here reaches a network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+from click.testing import CliRunner
+
+from recipe.cli.main import main
+from recipe.config import dump, load
+from recipe.errors import SreError
+from recipe.training.publish import collect, to_ollama, upload
+
+FIGURES = {
+    "pointwise": {"pearson": {"value": 0.52, "low": 0.24, "high": 0.73, "n": 40}, "accuracy": {"value": None, "n": 0}},
+    "pairwise": {"accuracy": {"value": 0.46, "low": 0.25, "high": 0.62, "n": 24}},
+}
+
+
+def make_run(folder: Path, *overrides: str) -> Path:
+    """The files of a finished run with Q8_0 (judge.gguf) and Q4_K_M."""
+    config = load("cpu-smollm2-135m", ("export.judge=Q8_0", *overrides))
+    contents = {
+        "config.toml": dump(config),
+        "results.json": json.dumps({"models": {"sft": FIGURES, "j2": FIGURES}, "differences": {}, "stages": {}}),
+        "judge.gguf": "a" * 3000,
+        "gguf/judge-Q8_0.gguf": "a" * 3000,
+        "gguf/judge-Q4_K_M.gguf": "b" * 2000,
+        "gguf/j2.gguf": "a snapshot",
+        "gguf/done.json": "{}",
+        "gguf/Modelfile": "FROM ../judge.gguf\n",
+        "gguf/README.md": "# quickstart: a self-rationalizing judge\n\n| rows | 64 |\n",
+        "merged/adapter/adapter_model.safetensors": "not the last",
+        "iter-2/adapter/adapter_model.safetensors": "the last",
+        "iter-2/adapter/adapter_config.json": json.dumps({"r": 32, "base_model_name_or_path": str(folder)}),
+        "seed/model/LICENSE": "Apache License",
+    }
+    for name, text in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run")
+
+
+class Hub:
+    """In place of huggingface_hub.HfApi: keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self.error: Exception | None = None
+
+    def __call__(self, token: str) -> Hub:
+        self.calls.append(("token", token))
+        return self
+
+    def create_repo(self, repo: str, **options: Any) -> None:
+        self.calls.append(("repo", (repo, options)))
+
+    def create_commit(self, repo: str, operations: list[Any], **_: Any) -> Any:
+        if self.error:
+            raise self.error
+        self.calls.append(("commit", {operation.path_in_repo: operation.path_or_fileobj for operation in operations}))
+        return SimpleNamespace(repo_url=f"https://hub/{repo}")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    fake = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", fake)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_secret")
+    return fake
+
+
+def test_the_judge_its_other_types_the_last_adapter_and_the_papers_go_up(run: Path) -> None:
+    bundle = collect(run, "me/judge")
+    assert set(bundle.files) == {
+        "README.md",
+        "LICENSE",
+        "Modelfile",
+        "config.toml",
+        "results.json",
+        "judge.gguf",
+        "judge-Q4_K_M.gguf",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+    }
+    adapter = bundle.files["adapter/adapter_model.safetensors"]
+    assert isinstance(adapter, Path)
+    assert adapter.read_text() == "the last"
+    assert bundle.files["Modelfile"] == "FROM ./judge.gguf\n"  # both lie in one folder there
+
+
+def test_without_iterations_the_merged_adapter_goes_up(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "iterations=0")
+    (run / "merged" / "adapter" / "adapter_config.json").write_text("{}")
+    assert collect(run, "me/judge").files["adapter/adapter_model.safetensors"] == (
+        run / "merged" / "adapter" / "adapter_model.safetensors"
+    )
+
+
+def test_the_card_says_base_licence_data_figures_and_settings(run: Path) -> None:
+    card = collect(run, "me/judge").card
+    header, _, body = card.removeprefix("---\n").partition("\n---\n")
+    assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in header
+    assert "license: apache-2.0" in header
+    assert body.lstrip().startswith("# quickstart: a self-rationalizing judge")
+    assert "pointwise: `seed-data`, 64 training rows" in body
+    assert "| j2 | 0.52 [0.24, 0.73] (n = 40) | - | 0.46 [0.25, 0.62] (n = 24) |" in body
+    assert "\nlearning_rate = 0.001\n" in body
+
+
+@pytest.mark.parametrize(
+    ("readme", "licence"),
+    [("---\nlicense: llama3.1\ntags:\n- a\n---\n# Llama", "llama3.1"), ("# no header", "other"), (None, "other")],
+)
+def test_the_licence_is_the_base_models_own_words(readme: str | None, licence: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path, "model.source=meta-llama/Llama-3.1-8B-Instruct")
+    if readme:
+        (run / "seed" / "model" / "README.md").write_text(readme)
+    card = collect(run, "me/judge").card
+    assert f"\nlicense: {licence}\n" in card
+    assert "base_model: meta-llama/Llama-3.1-8B-Instruct" in card
+    assert ("see what its makers say" in card) == (licence == "other")
+
+
+def test_no_folder_of_this_machine_goes_up(tmp_path: Path) -> None:
+    model, data = tmp_path / "secret" / "base-model", tmp_path / "secret" / "my-rows"
+    run = make_run(tmp_path / "run", f"model.source={model}", f"data.pointwise={data}")
+    files = collect(run, "me/judge").files
+    for name in ("README.md", "config.toml", "adapter/adapter_config.json"):
+        assert str(tmp_path) not in str(files[name]), name
+    assert "base-model" in str(files["adapter/adapter_config.json"])
+    assert 'pointwise = "my-rows"' in str(files["config.toml"])
+
+
+def test_the_dry_run_lists_everything_and_sends_nothing(run: Path, hub: Hub) -> None:
+    result = CliRunner().invoke(main, ["publish", str(run), "--repo", "me/judge", "--dry-run"])
+    assert result.exit_code == 0, result.output
+    for name in collect(run, "me/judge").files:
+        assert f" {name}\n" in result.output
+    assert "in 9 files" in result.output
+    assert "license: apache-2.0" in result.output
+    assert "Nothing was sent" in result.output
+    assert hub.calls == []
+
+
+def test_everything_goes_up_in_one_commit(run: Path, hub: Hub) -> None:
+    bundle = collect(run, "me/judge")
+    assert upload(bundle, private=True) == "https://hub/me/judge"
+    token, repo, commit = hub.calls
+    assert token == ("token", "hf_secret")
+    assert repo == ("repo", ("me/judge", {"private": True, "exist_ok": True}))
+    sent = commit[1]
+    assert set(sent) == set(bundle.files)
+    assert sent["README.md"] == bundle.card.encode()
+    assert Path(sent["judge.gguf"]) == run / "judge.gguf"
+
+
+def test_a_missing_token_says_how_to_get_one(run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    result = CliRunner().invoke(main, ["publish", str(run), "--repo", "me/judge"])
+    assert result.exit_code == 2
+    assert "no Hugging Face token" in result.stderr
+    assert "HF_TOKEN" in result.stderr
+    assert hub.calls == []
+
+
+def test_a_refusal_by_the_hub_is_one_line(run: Path, hub: Hub) -> None:
+    hub.error = RuntimeError("403 Forbidden\nmore")
+    with pytest.raises(SreError, match=r"the hub refused me/judge \(RuntimeError: 403 Forbidden\); no file there"):
+        upload(collect(run, "me/judge"), private=False)
+
+
+@pytest.mark.parametrize("repo", ["judge", "me/judge/more", "me/ judge", ""])
+def test_a_bad_repository_name_is_refused(run: Path, repo: str) -> None:
+    with pytest.raises(SreError, match="expected USER/NAME"):
+        collect(run, repo)
+
+
+@pytest.mark.parametrize("missing", ["judge.gguf", "gguf/done.json", "config.toml"])
+def test_an_unfinished_run_is_refused(run: Path, missing: str) -> None:
+    (run / missing).unlink()
+    with pytest.raises(SreError, match=f"no {missing} yet"):
+        collect(run, "me/judge")
+
+
+def test_a_lost_file_is_named(run: Path) -> None:
+    (run / "gguf" / "judge-Q4_K_M.gguf").unlink()
+    with pytest.raises(SreError, match=r"judge-Q4_K_M\.gguf: missing"):
+        collect(run, "me/judge")
+
+
+def fake_ollama(folder: Path, code: int) -> None:
+    folder.mkdir()
+    program = folder / "ollama"
+    program.write_text(f'#!/bin/sh\necho "$@" > {folder}/asked\necho "no such base" >&2\nexit {code}\n')
+    program.chmod(0o755)
+
+
+def test_ollama_is_asked_for_the_judge(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_ollama(tmp_path / "bin", 0)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    to_ollama(run, "my-judge")
+    assert (tmp_path / "bin" / "asked").read_text().split() == [
+        "create",
+        "my-judge",
+        "-f",
+        str(run / "gguf" / "Modelfile"),
+    ]
+
+
+def test_a_failing_or_missing_ollama_is_named(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SreError, match=r"no program `ollama`.*ollama create my-judge -f"):
+        to_ollama(run, "my-judge")
+    fake_ollama(tmp_path / "bin", 1)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
+    with pytest.raises(SreError, match="failed: no such base"):
+        to_ollama(run, "my-judge")

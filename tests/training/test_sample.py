@@ -1,0 +1,190 @@
+"""Sampling: N judgements of each input, in whole blocks, the same after a cut as without one."""
+
+import itertools
+
+import pytest
+
+from recipe.config import SampleConfig
+from recipe.data.records import Example, Message, Rubric
+from recipe.errors import SreError
+from recipe.inference.scripted import ScriptedGenerator
+from recipe.storage import read_jsonl
+from recipe.training.sample import choose_inputs, join_shards, run_sample
+
+
+def example(number, task="pointwise"):
+    responses = ("a",) if task == "pointwise" else ("a", "b")
+    return Example(f"{task}-{number}", task, (Message("user", f"ask {number}"),), responses, Rubric("Is it good?"), 1)
+
+
+EXAMPLES = [example(number) for number in range(5)]
+SETTINGS = SampleConfig(n=3, block=2)
+
+
+def sample(folder, generator=None, examples=EXAMPLES, settings=SETTINGS):
+    generator = generator or ScriptedGenerator()
+    return run_sample(folder, generator=generator, examples=examples, settings=settings, origin="sft", seed=0)
+
+
+def test_every_input_gets_n_judgements_in_its_order(tmp_path):
+    facts = sample(tmp_path)
+    rows = read_jsonl(tmp_path / "samples.jsonl")
+    assert [row["example_id"] for row in rows] == [e.id for e in EXAMPLES for _ in range(3)]
+    assert len({row["id"] for row in rows}) == len(rows) == facts["judgements"] == 15
+    assert facts["examples"] == 5
+    assert facts["malformed"] == 0
+    assert {row["origin"] for row in rows} == {"sft"}
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 10_000, 10_001])
+def test_a_cut_file_is_completed_to_the_same_bytes(tmp_path, kept):
+    (tmp_path / "whole").mkdir()
+    sample(tmp_path / "whole")
+    whole = (tmp_path / "whole" / "samples.jsonl").read_bytes()
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "samples.jsonl").write_bytes(whole[: len(whole) * kept // 10_000])
+    sample(tmp_path / "cut")
+    assert (tmp_path / "cut" / "samples.jsonl").read_bytes() == whole
+
+
+def test_finished_blocks_are_not_asked_for_again(tmp_path):
+    sample(tmp_path, examples=EXAMPLES[:4])
+    generator = ScriptedGenerator()
+    sample(tmp_path, generator)
+    assert [request.id for request in generator.seen] == ["pointwise-4"]
+
+
+@pytest.fixture
+def part(monkeypatch):
+    """`sample` as process `number` of `processes`."""
+
+    def run(folder, number, processes, *args, **options):
+        with monkeypatch.context() as launched:
+            launched.setenv("RANK", str(number))
+            launched.setenv("WORLD_SIZE", str(processes))
+            return sample(folder, *args, **options)
+
+    return run
+
+
+class Dies(ScriptedGenerator):
+    """Dies in its second block."""
+
+    def generate(self, requests, sampling):
+        if self.seen:
+            raise KeyboardInterrupt
+        return super().generate(requests, sampling)
+
+
+@pytest.fixture
+def whole(tmp_path):
+    (tmp_path / "whole").mkdir()
+    sample(tmp_path / "whole")
+    return (tmp_path / "whole" / "samples.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_several_processes_write_the_bytes_of_one(tmp_path, whole, part, processes):
+    (tmp_path / "shared").mkdir()
+    generators = [ScriptedGenerator() for _ in range(processes)]
+    for number in reversed(range(processes)):
+        facts = part(tmp_path / "shared", number, processes, generators[number])
+    assert (tmp_path / "shared" / "samples.jsonl").read_bytes() == whole
+    assert list((tmp_path / "shared").iterdir()) == [tmp_path / "shared" / "samples.jsonl"]
+    assert facts["judgements"] == 15
+    asked = [[request.id for request in generator.seen] for generator in generators]
+    assert asked[0] == ["pointwise-0", "pointwise-1", *(["pointwise-4"] if processes == 2 else [])]
+    assert sorted(itertools.chain(*asked)) == [row.id for row in EXAMPLES]
+
+
+def test_a_killed_process_goes_on_where_it_stopped(tmp_path, whole, part):
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    part(folder, 1, 2)
+    with pytest.raises(KeyboardInterrupt):
+        part(folder, 0, 2, Dies())
+    assert {path.name for path in folder.iterdir()} == {"samples-0-of-2.part", "samples-1-of-2.jsonl"}
+    generators = [ScriptedGenerator(), ScriptedGenerator()]
+    for number in (1, 0):
+        part(folder, number, 2, generators[number])
+    assert (folder / "samples.jsonl").read_bytes() == whole
+    assert [[request.id for request in generator.seen] for generator in generators] == [["pointwise-4"], []]
+
+
+def test_several_processes_go_on_from_what_one_began(tmp_path, whole, part):
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    (folder / "samples.jsonl").write_bytes(whole[: len(whole) // 2])
+    for number in (1, 0):
+        part(folder, number, 2)
+    assert (folder / "samples.jsonl").read_bytes() == whole
+
+
+def test_another_number_of_processes_is_told_which_part_is_there(tmp_path, part):
+    part(tmp_path, 1, 2)
+    for number, processes in ((0, 1), (2, 3)):
+        with pytest.raises(SreError, match=r"samples-1-of-2\.jsonl: 2 processes began this stage"):
+            part(tmp_path, number, processes)
+
+
+@pytest.mark.parametrize("lost", [1, 10_000])
+def test_a_part_that_lacks_a_block_is_named(tmp_path, part, lost):
+    part(tmp_path, 1, 2)
+    shard = tmp_path / "samples-1-of-2.jsonl"
+    shard.write_bytes(shard.read_bytes()[:-lost])
+    with pytest.raises(SreError, match=r"samples-1-of-2\.jsonl: .* holds 0 of its 1 blocks"):
+        part(tmp_path, 0, 2)
+    assert not (tmp_path / "samples.jsonl").exists()
+
+
+def test_a_missing_part_is_named(tmp_path):
+    (tmp_path / "samples-0-of-2.jsonl").write_text("1\n2\n")
+    with pytest.raises(SreError, match=r"samples-1-of-2\.jsonl: .* holds 0 of its 1 blocks"):
+        join_shards(tmp_path / "samples.jsonl", [tmp_path / f"samples-{k}-of-2.jsonl" for k in range(2)], [2, 2])
+
+
+def test_parts_left_over_after_the_join_are_removed(tmp_path, whole):
+    (tmp_path / "samples.jsonl").write_bytes(whole)
+    (tmp_path / "samples-0-of-2.jsonl").write_text("1\n")
+    sample(tmp_path)
+    assert not list(tmp_path.glob("samples-*"))
+
+
+def test_malformed_text_is_counted_and_gets_no_label(tmp_path):
+    generator = ScriptedGenerator(lambda request: ["no verdict", "good [RESULT] 1", "bad [RESULT] 9"])
+    facts = sample(tmp_path, generator)
+    assert facts["malformed"] == 10
+    assert facts["right"] == 5
+    assert facts["labels"] == {"pointwise": {"1": 5, "malformed": 10}}
+
+
+def test_an_input_the_engine_can_not_take_is_counted_as_an_error(tmp_path):
+    facts = sample(tmp_path, ScriptedGenerator(context=1))
+    assert facts["errors"] == facts["malformed"] == 15
+
+
+POINTWISE = [example(number) for number in range(20)]
+PAIRWISE = [example(number, "pairwise") for number in range(10)]
+
+
+def chosen(t, **settings):
+    rows = choose_inputs(POINTWISE, PAIRWISE, SampleConfig(**settings), iteration=t, seed=3)
+    return {row.id for row in rows}
+
+
+def test_iterations_see_different_inputs_while_there_are_enough():
+    first, second = chosen(1, inputs=(8, 6)), chosen(2, inputs=(8, 6))
+    assert (len(first), len(second)) == (8, 6)
+    assert first.isdisjoint(second)
+    assert sum(name.startswith("pairwise") for name in first) == 4
+
+
+def test_the_last_number_of_inputs_serves_further_iterations_and_rows_wrap_around():
+    third = chosen(3, inputs=(8, 6))
+    assert len(third) == 6
+    assert sum(name.startswith("pairwise") for name in third) == 3
+
+
+def test_the_pairwise_share_is_a_setting_and_no_more_rows_than_there_are_are_taken():
+    assert not any(name.startswith("pairwise") for name in chosen(1, inputs=(8,), pairwise_share=0.0))
+    assert len(chosen(1, inputs=(5000,))) == 30

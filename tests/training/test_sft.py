@@ -1,0 +1,128 @@
+"""SFT's rows: loss on the completion alone, nothing cut, batches of like length, padding-free equals padded."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recipe.config import LoraConfig, SftConfig
+from recipe.data.examples import read_examples
+from recipe.errors import SreError
+from recipe.inference.pytorch.transformers import TransformersEngine
+from recipe.storage import read_json
+from recipe.training.sft import by_length, run_sft, to_rows, unmasked
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=300), st.integers(1, 6), st.integers(0, 3))
+def test_by_length_takes_every_row_once_with_little_padding(lengths, batch, seed):
+    order = by_length(lengths, batch, seed)
+    assert sorted(order) == list(range(len(lengths)))
+    assert order == by_length(lengths, batch, seed)
+
+    def padded(indices):
+        starts = range(0, len(indices), batch)
+        return sum(max(lengths[k] for k in indices[s : s + batch]) * len(indices[s : s + batch]) for s in starts)
+
+    if len(lengths) <= 50 * batch:  # one part: no order wastes less than the sorted one, last batch aside
+        assert padded(order) <= padded(sorted(order, key=lengths.__getitem__)) + max(lengths) * batch
+
+
+def test_epochs_see_other_batches():
+    assert by_length(list(range(40)), 4, seed=0) != by_length(list(range(40)), 4, seed=1)
+
+
+def test_the_mask_covers_the_judgement_and_the_end_token_alone(tiny_model, tiny_data):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    examples = read_examples(tiny_data, task="pointwise", split="train")
+    rows, too_long = to_rows(tokenizer, examples, 4096, label_only=False)
+    assert (len(rows), too_long) == (len(examples), 0)
+    for row, example in zip(rows, examples, strict=True):
+        trained = [t for t, on in zip(row["input_ids"], row["completion_mask"], strict=True) if on]
+        assert trained[-1] == tokenizer.eos_token_id
+        assert tokenizer.decode(trained[:-1]).endswith(f"[RESULT] {example.label}")
+        assert row["completion_mask"] == sorted(row["completion_mask"])
+
+
+def test_rows_that_are_too_long_are_left_out_whole_and_counted(tiny_model, tiny_data):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    examples = read_examples(tiny_data, task="pointwise", split="train")
+    lengths = sorted(len(r["input_ids"]) for r in to_rows(tokenizer, examples, 4096, label_only=False)[0])
+    rows, too_long = to_rows(tokenizer, examples, lengths[len(lengths) // 2], label_only=False)
+    assert 0 < too_long == len(examples) - len(rows)
+    assert max(len(row["input_ids"]) for row in rows) <= lengths[len(lengths) // 2]
+
+
+def train(folder, tiny_model, tiny_data, limit=12, max_length=2048, **settings):
+    examples = read_examples(tiny_data, task="pointwise", split="train", limit=limit)
+    chosen = {"batch_size": 4, "accumulate": 1, "checkpoints": 0, "learning_rate": 1e-2, **settings}
+    facts = run_sft(
+        folder,
+        engine=TransformersEngine(),
+        model=tiny_model,
+        examples=examples,
+        dev=[],
+        settings=SftConfig(**chosen),
+        lora=LoraConfig(r=4, alpha=8),
+        quantization="none",
+        max_length=max_length,
+        gradient_checkpointing=False,
+        seed=0,
+    )
+    losses = [entry["loss"] for entry in read_json(folder / "training.json")["history"] if "loss" in entry]
+    return facts, losses
+
+
+def test_padding_free_gives_the_loss_of_padded_batches(tmp_path, tiny_model, tiny_data):
+    _, padded = train(tmp_path / "padded", tiny_model, tiny_data)
+    _, packed = train(tmp_path / "packed", tiny_model, tiny_data, batching="padding-free")
+    assert packed == pytest.approx(padded, rel=0.02)
+
+
+def test_rows_laid_end_to_end_do_not_see_each_other(tiny_model):
+    """What padding-free stands on: the model takes its rows apart by their position ids, FlashAttention or not."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    rows = [torch.arange(5, 17), torch.arange(9, 30)]
+    ids, places = torch.cat(rows), torch.cat([torch.arange(len(row)) for row in rows])
+    with torch.no_grad():
+        together = model(input_ids=ids[None], position_ids=places[None], use_cache=False).logits[0]
+        unparted = model(input_ids=ids[None], use_cache=False).logits[0]
+        apart = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in rows])
+    assert torch.allclose(together, apart, atol=1e-4)
+    assert not torch.allclose(unparted, apart, atol=1e-2)
+
+
+def test_positions_in_place_of_the_padding_mask_change_no_real_token(tiny_model):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    mask = torch.tensor([[1] * 12 + [0] * 9, [1] * 21])
+    masked = {"input_ids": torch.arange(5, 47).view(2, 21), "attention_mask": mask}
+    free = unmasked(dict, masked)
+    assert set(free) == {"input_ids", "position_ids"}
+    with torch.no_grad():
+        expected, found = (model(**batch, use_cache=False).logits[mask.bool()] for batch in (masked, free))
+    assert torch.allclose(expected, found, atol=1e-4)
+
+
+def test_by_length_trains_on_all_rows_of_every_epoch(tmp_path, tiny_model, tiny_data):
+    facts, losses = train(tmp_path, tiny_model, tiny_data, batching="by-length", epochs=2.0)
+    assert (facts["steps"], len(losses), facts["rows"]) == (6, 6, 12)
+
+
+def test_every_epoch_keeps_its_batches_of_like_length(tmp_path, tiny_model, tiny_data):
+    facts, _ = train(tmp_path, tiny_model, tiny_data, limit=11, batching="by-length", epochs=2.0)
+    assert (facts["steps"], facts["rows"]) == (6, 11)
+
+
+def test_nothing_left_to_train_on_is_an_error(tmp_path, tiny_model, tiny_data):
+    with pytest.raises(SreError, match=r"longer than model\.max_length = 64"):
+        train(tmp_path, tiny_model, tiny_data, max_length=64)
