@@ -91,6 +91,7 @@ class TrainConfig(_Section):
 
 class SftConfig(TrainConfig):
     label_only: bool = False  # ablation: train without rationales
+    both_orders: bool = True  # each training pair also with its responses exchanged
     # by-length: a batch's rows are of like length, so little of it is padding. padding-free: they are laid end to end,
     # which takes FlashAttention to pay off; Unsloth does so by itself on a GPU.
     batching: Literal["shuffled", "by-length", "padding-free"] = "shuffled"

@@ -116,7 +116,7 @@ def violations(module: str, source: str, known: set[str]) -> list[str]:
             fault = f"only {', '.join(sorted(HEAVY_OWNERS[top]))} imports it"
         elif top == "trl" and module not in TRL_ONLY:
             fault = f"only {', '.join(sorted(TRL_ONLY))} import it"
-        elif module == "recipe.data.records" and top not in sys.stdlib_module_names:
+        elif module in ("recipe.data.records", "recipe.data.naming") and top not in sys.stdlib_module_names:
             fault = "records is stdlib only"
         if fault:
             faults.append(f"{module} -> {name}: {fault}")

@@ -21,12 +21,13 @@ import itertools
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from recipe.data import benchmark_formats as layouts
+from recipe.data import records
 from recipe.data.columns import COLUMNS, DESCRIPTIONS, LABEL, RESPONSES, column_map, renamed
 from recipe.data.files import RawRow, open_rows
 from recipe.data.records import TASKS, Example, Message, Rubric, Task
@@ -64,15 +65,23 @@ def read_examples(
     to, as JSON lines {"file", "line", "field", "error", "row"} (in place of what it held; empty where all
     rows are good); they are counted in a warning of the logger "recipe.data.examples", and the good ones returned.
 
+    A pairwise rationale is rewritten to the prompt's names of the responses (see naming.py). With `need_rationale`,
+    rows whose rationale prefers the other response than the label are left out and counted in a warning.
+
     Raises SreError: nothing at `source`, no rows, a bad row (without `skip_bad_rows`), or only bad rows.
     `line` is the line of a JSONL file and the row (the header not counted) of a CSV or Parquet file, from 1.
     """
-    examples: list[Example] = []
-    bad: list[dict[str, Any]] = []
+    examples, bad = list[Example](), list[dict[str, Any]]()
+    rewritten = contradicting = 0
     options: dict[str, Any] = {"need_label": need_label, "need_rationale": need_rationale, "limit": limit}
     for row in read_rows(source, task=task, split=split, **options):
         if isinstance(row, Example):
-            examples.append(row)
+            named = records.in_prompt_names(row)
+            rewritten += named is not row
+            if need_rationale and records.contradicts_itself(named):
+                contradicting += 1
+            else:
+                examples.append(named)
         elif skip_bad_rows is None:
             raise row.error
         else:
@@ -80,6 +89,10 @@ def read_examples(
             bad.append({**place, "error": str(row.error), "row": row.raw.row})
     if skip_bad_rows is not None:
         _set_aside(skip_bad_rows, bad, str(source))
+    if rewritten and need_rationale:
+        _log.warning("%s: %d rationales now say Response 1 and Response 2, as the prompt does", source, rewritten)
+    if contradicting:
+        _log.warning("%s: set aside %d rows whose rationale prefers the other response", source, contradicting)
     if not examples:
         cause = f"all {len(bad)} rows are bad, see {skip_bad_rows}" if bad else "no rows; expected one or more"
         raise SreError(cause, file=source)
@@ -380,10 +393,9 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _set_aside(path: Path, bad: Iterable[Mapping[str, Any]], source: str) -> None:
+def _set_aside(path: Path, bad: Sequence[Mapping[str, Any]], source: str) -> None:
     # ASCII: a bad row may hold lone surrogates, which no encoding writes.
-    lines = [json.dumps(entry, default=str) + "\n" for entry in bad]
     with atomic(path) as file:
-        file.writelines(lines)
-    if lines:
-        _log.warning("%s: skipped %d bad rows, written to %s", source, len(lines), path)
+        file.writelines(json.dumps(entry, default=str) + "\n" for entry in bad)
+    if bad:
+        _log.warning("%s: skipped %d bad rows, written to %s", source, len(bad), path)

@@ -1,4 +1,4 @@
-"""The rows that travel through the recipe. Stdlib only; knows nothing of prompts, models or files.
+"""The rows that travel through the recipe. Standard library only; knows nothing of prompts, models or files.
 
 A literal pointwise row, as `Example.to_json()` writes it:
 
@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from recipe.data.naming import exchange_names, stated_winner, to_prompt_names
 
 Task = Literal["pointwise", "pairwise"]
 TASKS: tuple[Task, ...] = ("pointwise", "pairwise")
@@ -88,14 +91,42 @@ SWAPPED = ":swapped"
 
 
 def exchanged(example: Example) -> Example:
-    """The pair with its responses exchanged, its true label with them; the id ends in `:swapped`."""
+    """The pair in the other order, its label and the names in its rationale with it. Twice gives the pair back.
+
+    The id ends in `:swapped`.
+    """
+    swapped = example.id.endswith(SWAPPED)
     return dataclasses.replace(
         example,
-        id=example.id + SWAPPED,
+        id=example.id.removesuffix(SWAPPED) if swapped else example.id + SWAPPED,
         responses=example.responses[::-1],
         label=mirrored(example.label),
-        rationale="",
+        rationale=exchange_names(example.rationale),
     )
+
+
+def in_both_orders(examples: Iterable[Example]) -> list[Example]:
+    """Every pair followed by the same pair in the other order; pointwise examples once, as they are."""
+    return [
+        row
+        for example in examples
+        for row in ((example, exchanged(example)) if example.task == "pairwise" else (example,))
+    ]
+
+
+def in_prompt_names(example: Example) -> Example:
+    """The same example where its rationale names the responses as the prompt does, else one with it rewritten."""
+    if example.task == "pointwise" or not example.rationale:
+        return example
+    rationale = to_prompt_names(example.rationale)
+    return example if rationale == example.rationale else dataclasses.replace(example, rationale=rationale)
+
+
+def contradicts_itself(example: Example) -> bool:
+    """Whether a pairwise rationale clearly prefers the response that the label does not."""
+    if example.task == "pointwise" or example.label is None:
+        return False
+    return stated_winner(example.rationale) == mirrored(example.label)
 
 
 def mirrored(label: int | None) -> int | None:

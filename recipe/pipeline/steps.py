@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.config import Config, dump, load
-from recipe.data.records import TASKS, Example, Judgement, Preference, Task
+from recipe.data.records import TASKS, Example, Judgement, Preference, Task, in_both_orders
 from recipe.errors import NothingToTrainError, SreError
 from recipe.evaluation.evaluate import FORCED
 from recipe.pipeline.context import Job
@@ -131,6 +131,8 @@ def sft(job: Job, *tasks: Task) -> Facts:
     rows = [row for task in tasks for row in job.rows("train", task, need_rationale=need_rationale)]
     # A held-back row without a rationale serves as an input of evaluations; it has no loss to measure here.
     dev = [row for task in tasks for row in job.rows("dev", task) if row.rationale.strip() or not need_rationale]
+    if job.config.sft.both_orders:
+        rows, dev = in_both_orders(rows), in_both_orders(dev)
 
     def work(folder: Path) -> Facts:
         return _run_sft(job, folder, rows, dev)
