@@ -118,8 +118,7 @@ def read_rows(
     """
     if limit is not None and limit < 1:
         raise SreError(f"limit must be at least 1, not {limit}")
-    mapped = column_map(columns or {})
-    seen: dict[str, str] = {}
+    mapped, seen = column_map(columns or {}), dict[str, str]()
     raws = itertools.islice(open_rows(source, task, split, COLUMNS | layouts.COLUMNS | set(mapped.values())), limit)
     for raw in raws if mapped else layouts.unfolded(raws, rubrics or {}):
         place = f"line {raw.line}" if str(source) == raw.file else f"{raw.file}, line {raw.line}"

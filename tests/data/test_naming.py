@@ -12,13 +12,11 @@ from hypothesis import strategies as st
 from recipe.data.naming import exchange_names, stated_winner, to_prompt_names
 from recipe.data.records import Example, Message, Rubric, exchanged
 
-PIECES = st.sampled_from(
-    "Response A|response B's|Assistant A|answer (B)|Responses A and B|Response 1|responses 1 or 2|a|A better one|A and B|"
-    "than B.|B's answer|B vitamins|R&B|(A) list|option 2|`A and B`|```
-Response A
-```|Response 1.5|is|, |.|
-".split("|")
+NAMES = (
+    "Response A|response B's|Assistant A|answer (B)|Responses A and B|Response 1|responses 1 or 2|than B.|B's answer"
 )
+OTHERS = "a|A better one|A and B|B vitamins|R&B|(A) list|option 2|`A and B`|```Response A```|Response 1.5|is|,|.|\n"
+PIECES = st.sampled_from([*NAMES.split("|"), *OTHERS.split("|")])
 TEXTS = st.lists(PIECES, max_size=12).map(" ".join) | st.text(max_size=40)
 
 
