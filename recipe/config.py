@@ -51,6 +51,13 @@ class DataConfig(_Section):
     aspects: tuple[str, ...] = ()  # only rows of these kinds of rubric (column `aspect`); none named: all rows
     train_pointwise: int | None = Field(None, ge=1)
     train_pairwise: int | None = Field(None, ge=1)
+    # Pairs made of two scored responses to one prompt under one rubric; the higher score wins.
+    # inputs: they join the inputs of self-rationalization. rationales: SFT trains on train_pairs of them too, with a
+    # rationale composed of the two rows' own, beside train_pairwise rows of data.pairwise.
+    pairs_from_scores: Literal["off", "inputs", "rationales"] = "off"
+    pairs_per_prompt: int | None = Field(None, ge=1)
+    pairs_balance_length: bool = True  # keep as many pairs whose shorter response wins as pairs whose longer one does
+    train_pairs: int | None = Field(None, ge=1)
     dev_pointwise: int | None = Field(None, ge=0)
     dev_pairwise: int | None = Field(None, ge=0)
     test_pointwise: int | None = Field(None, ge=0)

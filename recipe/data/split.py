@@ -13,12 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, cycle, zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 from recipe.data.examples import read_examples
 from recipe.data.records import TASKS, Example, exchanged
 from recipe.errors import SreError
 from recipe.storage import atomic_folder, write_json, write_jsonl
 
+T = TypeVar("T")
 SPLITS = ("train", "dev", "test")
 
 
@@ -94,7 +96,7 @@ def spread(rows: Sequence[Example], seed: int) -> list[Example]:
         for row in random.Random(seed).sample(some, len(some)):
             by_label[row.label][row.prompt_id].append(row)
         labels = sorted(by_label, key=lambda label: -1 if label is None else label)
-        ordered += _in_turn(list(_in_turn(by_label[label].values())) for label in labels)
+        ordered += in_turn(list(in_turn(by_label[label].values())) for label in labels)
     return ordered
 
 
@@ -128,5 +130,6 @@ def write_splits(folder: Path, splits: Mapping[str, Mapping[str, Sequence[Exampl
     return counts
 
 
-def _in_turn(groups: Iterable[Sequence[Example]]) -> list[Example]:
+def in_turn(groups: Iterable[Sequence[T]]) -> list[T]:
+    """The first of each group, then the second of each, and so on."""
     return [row for turn in zip_longest(*groups) for row in turn if row is not None]

@@ -12,6 +12,7 @@ from typing import Any
 
 from recipe.config import Config, dump, load
 from recipe.data.examples import read_examples
+from recipe.data.pairs import pairs_from_scores
 from recipe.data.records import Example, Judgement, Task
 from recipe.errors import SreError
 from recipe.pipeline.stage_cache import RunFolder
@@ -144,7 +145,31 @@ class Job:
         return engine
 
     def rows(self, split: str, task: Task, *, need_rationale: bool = False, limited: bool = True) -> list[Example]:
-        """The rows of a split, as many as the config says; [] where the config takes none of it."""
+        """The rows of a split, as many as the config says; [] where the config takes none of it.
+
+        Pairwise training rows are followed by the pairs made from scores, if the config wants them.
+        """
+        rows = self._read(split, task, need_rationale=need_rationale, limited=limited)
+        if split != "train" or task != "pairwise":
+            return rows
+        pairs = [pair for pair in self.score_pairs if pair.rationale or not need_rationale]
+        return rows + (pairs[: self.config.data.train_pairs] if limited else pairs)
+
+    @cached_property
+    def score_pairs(self) -> list[Example]:
+        """Pairwise rows made of the pointwise training rows, whatever SFT's limits."""
+        data = self.config.data
+        if data.pairs_from_scores == "off":
+            return []
+        return pairs_from_scores(
+            self._read("train", "pointwise", limited=False),
+            seed=self.config.seed,
+            rationales=data.pairs_from_scores == "rationales",
+            per_prompt=data.pairs_per_prompt,
+            balance_length=data.pairs_balance_length,
+        )
+
+    def _read(self, split: str, task: Task, *, need_rationale: bool = False, limited: bool = True) -> list[Example]:
         data = self.config.data
         limit: int | None = getattr(data, f"{split}_{task}") if limited else None
         name = {"dev": data.dev_split, "test": data.test_split}.get(split, split)
