@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipe.config import load
+from recipe.data.naming import stated_winner
 from recipe.data.pairs import pairs_from_scores
 from recipe.data.records import Example, Message, Rubric
 from recipe.pipeline.context import Job
@@ -103,6 +104,7 @@ def test_a_composed_rationale_names_both_responses_and_ends_with_the_winner():
         assert "score" not in pair.rationale
         assert "Both" not in pair.rationale
         assert pair.rationale.index("Response 1") < pair.rationale.index("Response 2")
+        assert stated_winner(pair.rationale) == pair.label
         ending = pair.rationale.rsplit(". ", 1)[1]
         assert f"Response {pair.label}" in ending
         assert f"Response {3 - pair.label}" not in ending
