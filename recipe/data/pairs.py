@@ -14,6 +14,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
+from recipe.config import DataConfig
+from recipe.data.naming import stated_winner
 from recipe.data.records import Example
 from recipe.data.split import in_turn
 
@@ -43,26 +45,17 @@ _CONCLUSIONS = (
 )
 
 
-def pairs_from_scores(
-    rows: Sequence[Example],
-    *,
-    seed: int,
-    rationales: bool = False,
-    per_prompt: int | None = None,
-    balance_length: bool = True,
-) -> list[Example]:
-    """Every two rows of one prompt and rubric whose scores differ, as a pairwise row in an order drawn by `seed`.
+def pairs_from_scores(rows: Sequence[Example], settings: DataConfig, *, seed: int) -> list[Example]:
+    """Every two rows of one prompt and rubric whose scores differ, as a pairwise row; as many as the settings keep.
 
-    In any beginning of the list, half of the pairs have label 1 and prompts take turns. Rows without a score and
-    repeated responses are left out. Ids are those of the two rows, joined by "+".
-
-    Args:
-        rows: pointwise rows.
-        seed: draws the pairs that are kept, their order and the place of the better response.
-        rationales: compose a rationale of the two rows' own; it stays empty where one of them gives none.
-        per_prompt: keep at most so many pairs of one prompt.
-        balance_length: keep as many pairs whose longer response wins as pairs whose shorter one does.
+    `seed` draws which pairs are kept, their order and the place of the better response. In any beginning of the list
+    half of the pairs have label 1, and prompts take turns. Rows without a score and repeated responses are left out.
+    A pair's id is that of its first and second row, joined by "+". Its rationale is empty unless the settings ask for
+    rationales and both rows have one.
     """
+    if settings.pairs_from_scores == "off":
+        return []
+    limit, rationales = settings.pairs_per_prompt, settings.pairs_from_scores == "rationales"
     draw = random.Random(f"{seed}:pairs")
     pairs = list(_all_pairs(rows))
     draw.shuffle(pairs)
@@ -70,9 +63,9 @@ def pairs_from_scores(
     kinds: tuple[list[Pair], list[Pair]] = ([], [])
     for pair in in_turn([in_turn(_by_prompt(pairs, longer).values()) for longer in (False, True)]):
         taken[pair[0].prompt_id] += 1
-        if per_prompt is None or taken[pair[0].prompt_id] <= per_prompt:
+        if limit is None or taken[pair[0].prompt_id] <= limit:
             kinds[_longer_wins(pair)].append(pair)
-    if balance_length:
+    if settings.pairs_balance_length:
         kinds = (kinds[0][: len(kinds[1])], kinds[1][: len(kinds[0])])
     # Each kind has the labels in turn, so neither the place nor the length of a response tells the better one.
     labelled = [[(pair, 1 + (k + offset) % 2) for k, pair in enumerate(kind)] for offset, kind in enumerate(kinds)]
@@ -111,6 +104,7 @@ def _pairwise(pair: Pair, label: int, conclusion: str) -> Example:
     better, worse = pair
     first, second = (better, worse) if label == 1 else (worse, better)
     parts = [_about(number, row.rationale) for number, row in ((1, first), (2, second))]
+    rationale = " ".join([*parts, conclusion.format(label)]) if conclusion and all(parts) else ""
     return Example(
         id=f"{first.id}+{second.id}",
         task="pairwise",
@@ -118,7 +112,7 @@ def _pairwise(pair: Pair, label: int, conclusion: str) -> Example:
         responses=(first.responses[0], second.responses[0]),
         rubric=first.rubric,
         label=label,
-        rationale=" ".join([*parts, conclusion.format(label)]) if conclusion and all(parts) else "",
+        rationale=rationale if stated_winner(rationale) == label else "",
         reference=first.reference if first.reference == second.reference else "",
         prompt_id=first.prompt_id,
         origin=f"{first.origin}+{second.origin}",

@@ -159,15 +159,8 @@ class Job:
     def score_pairs(self) -> list[Example]:
         """Pairwise rows made of the pointwise training rows, whatever SFT's limits."""
         data = self.config.data
-        if data.pairs_from_scores == "off":
-            return []
-        return pairs_from_scores(
-            self._read("train", "pointwise", limited=False),
-            seed=self.config.seed,
-            rationales=data.pairs_from_scores == "rationales",
-            per_prompt=data.pairs_per_prompt,
-            balance_length=data.pairs_balance_length,
-        )
+        scored = [] if data.pairs_from_scores == "off" else self._read("train", "pointwise", limited=False)
+        return pairs_from_scores(scored, data, seed=self.config.seed)
 
     def _read(self, split: str, task: Task, *, need_rationale: bool = False, limited: bool = True) -> list[Example]:
         data = self.config.data

@@ -8,13 +8,14 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.config import load
+from recipe.config import DataConfig, load
 from recipe.data.naming import stated_winner
 from recipe.data.pairs import pairs_from_scores
 from recipe.data.records import Example, Message, Rubric
 from recipe.pipeline.context import Job
 from recipe.storage import write_jsonl
 
+ALL = DataConfig(pairs_from_scores="inputs", pairs_balance_length=False)
 RUBRICS = (Rubric("Is it right?"), Rubric("Is it kind?", {score: f"Level {score}" for score in range(1, 6)}))
 
 
@@ -50,7 +51,7 @@ def longer_wins(pair: Example) -> bool:
 @given(drawn_rows, st.integers(0, 3))
 def test_every_pair_of_unequal_scores_comes_once_with_the_higher_score_as_winner(rows, seed):
     scored = {found.responses[0]: found for found in rows}
-    pairs = pairs_from_scores(rows, seed=seed, balance_length=False)
+    pairs = pairs_from_scores(rows, ALL, seed=seed)
     for pair in pairs:
         one, other = (scored[text] for text in pair.responses)
         assert pair.label == (1 if one.label > other.label else 2)
@@ -69,8 +70,9 @@ def test_every_pair_of_unequal_scores_comes_once_with_the_higher_score_as_winner
 
 @given(drawn_rows, st.integers(0, 3), st.one_of(st.none(), st.integers(1, 6)))
 def test_place_and_length_tell_nothing_in_any_beginning_and_the_cap_holds(rows, seed, cap):
-    pairs = pairs_from_scores(rows, seed=seed, per_prompt=cap)
-    assert pairs == pairs_from_scores(rows, seed=seed, per_prompt=cap)
+    settings = DataConfig(pairs_from_scores="inputs", pairs_per_prompt=cap)
+    pairs = pairs_from_scores(rows, settings, seed=seed)
+    assert pairs == pairs_from_scores(rows, settings, seed=seed)
     assert sum(map(longer_wins, pairs)) * 2 == len(pairs)
     assert max(Counter(pair.prompt_id for pair in pairs).values(), default=0) <= (cap or len(pairs))
     for end in range(1, len(pairs), 5):
@@ -82,7 +84,7 @@ def test_place_and_length_tell_nothing_in_any_beginning_and_the_cap_holds(rows, 
 
 def test_unscored_rows_and_repeated_texts_make_no_pair():
     rows = [row(0, label=None, text="a"), row(1, label=2, text="b"), row(2, label=5, text="b")]
-    assert pairs_from_scores(rows, seed=0, balance_length=False) == []
+    assert pairs_from_scores(rows, ALL, seed=0) == []
 
 
 def test_a_composed_rationale_names_both_responses_and_ends_with_the_winner():
@@ -92,7 +94,8 @@ def test_a_composed_rationale_names_both_responses_and_ends_with_the_winner():
         row(1, label=1, text="It is ten to nine.", why="The date is wrong. Both answers miss the point."),
         row(2, label=2, text="Late.", why="Response A is short."),
     ]
-    by_texts = {pair.responses: pair for pair in pairs_from_scores(rows, seed=0, rationales=True, balance_length=False)}
+    settings = DataConfig(pairs_from_scores="rationales", pairs_balance_length=False)
+    by_texts = {pair.responses: pair for pair in pairs_from_scores(rows, settings, seed=0)}
     assert len(by_texts) == 3
     for texts, pair in by_texts.items():
         if "Late." in texts:  # its rationale already speaks of a pair
