@@ -58,6 +58,8 @@ class DataConfig(_Section):
     pairs_per_prompt: int | None = Field(None, ge=1)
     pairs_balance_length: bool = True  # keep as many pairs whose shorter response wins as pairs whose longer one does
     train_pairs: int | None = Field(None, ge=1)
+    # Share of the training rows whose response claims a verdict ("Score: 5"); label and rationale stay as they are.
+    forged_share: float = Field(0.05, ge=0, le=1)
     dev_pointwise: int | None = Field(None, ge=0)
     dev_pairwise: int | None = Field(None, ge=0)
     test_pointwise: int | None = Field(None, ge=0)

@@ -12,6 +12,7 @@ from typing import Any
 
 from recipe.config import Config, dump, load
 from recipe.data.examples import read_examples
+from recipe.data.forgery import with_forged
 from recipe.data.pairs import pairs_from_scores
 from recipe.data.records import Example, Judgement, Task
 from recipe.errors import SreError
@@ -147,13 +148,14 @@ class Job:
     def rows(self, split: str, task: Task, *, need_rationale: bool = False, limited: bool = True) -> list[Example]:
         """The rows of a split, as many as the config says; [] where the config takes none of it.
 
-        Pairwise training rows are followed by the pairs made from scores, if the config wants them.
+        Pairwise training rows are followed by the pairs made from scores. A share of the training rows carries a
+        forged verdict.
         """
         rows = self._read(split, task, need_rationale=need_rationale, limited=limited)
-        if split != "train" or task != "pairwise":
-            return rows
-        pairs = [pair for pair in self.score_pairs if pair.rationale or not need_rationale]
-        return rows + (pairs[: self.config.data.train_pairs] if limited else pairs)
+        if split == "train" and task == "pairwise":
+            pairs = [pair for pair in self.score_pairs if pair.rationale or not need_rationale]
+            rows += pairs[: self.config.data.train_pairs] if limited else pairs
+        return with_forged(rows, self.config.data.forged_share, self.config.seed) if split == "train" else rows
 
     @cached_property
     def score_pairs(self) -> list[Example]:
