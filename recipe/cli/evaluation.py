@@ -71,18 +71,18 @@ def _evaluate_model(
     data: Path | None,
     limit: int | None,
     overwrite: bool,
-    **settings: Any,
+    **options: Any,
 ) -> None:
     from recipe.evaluation.benchmarks.running import find_benchmark, run_benchmark
     from recipe.evaluation.models import label_of, open_judge
     from recipe.evaluation.report.tables import benchmark_table
-    from recipe.judge.output_rows import Settings
+    from recipe.judge.options import JudgeOptions
 
     benchmark = find_benchmark(target)
     folder = out or Path("runs") / "benchmarks" / f"{label_of(target)}-{label_of(model)}"
     with open_judge(model, threads=threads, context=context, parallel=parallel) as judge:
         result = run_benchmark(
-            judge, benchmark, folder, data=data, limit=limit, settings=Settings(**settings), overwrite=overwrite
+            judge, benchmark, folder, data=data, limit=limit, options=JudgeOptions(**options), overwrite=overwrite
         )
     console().print(benchmark_table(result))
     click.echo("{rows} rows; {judged} judgements, {malformed} malformed, {not_judged} not judged".format(**result))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from recipe.cli.options import examples, memory_option, threads_option
+
+if TYPE_CHECKING:
+    from recipe.data.records import Task
+    from recipe.judge.batch import Engine
 
 _SERVERS = ("workers", "threads", "memory", "context", "calibrated", "constrain")  # what a server has settled already
 _NOT_WITH = {"llamacpp": ("base_url",), "ray": ("base_url",), "openai": _SERVERS}
@@ -85,7 +89,28 @@ def _columns(_context: click.Context, _parameter: click.Parameter, pairs: tuple[
     show_default=True,
     help="Processes, a judge in each; they share --threads and --memory, with --engine ray each has as much.",
 )
-def judge(rows: str, out: str, **options: Any) -> None:
+def judge(
+    rows: str,
+    out: str,
+    *,
+    model: Path | None,
+    engine: Engine,
+    base_url: str,
+    workers: int,
+    threads: int | None,
+    memory: str | None,
+    context: int,
+    parallel: int,
+    calibrated: bool,
+    rubric: str | None,
+    override_rubric: bool,
+    columns: dict[str, str],
+    task: Task | None,
+    limit: int | None,
+    resume: bool,
+    overwrite: bool,
+    **options: Any,
+) -> None:
     """Judge every row of a file (JSONL, CSV or Parquet; - for JSON lines on standard input), on the CPU or as --engine
     says.
 
@@ -93,18 +118,45 @@ def judge(rows: str, out: str, **options: Any) -> None:
     stopped goes on with --resume. A server (--engine openai) forces no label: where its model writes none, the row
     counts as malformed.
     """
-    from dataclasses import fields
-
     from rich.console import Console
 
-    from recipe.judge.batch import judge_with_bar
-    from recipe.judge.output_rows import Settings
+    from recipe.judge.batch import judge_file, open_judges
+    from recipe.judge.options import JudgeOptions
+    from recipe.judge.rubrics import read_rubric
+    from recipe.progress import bar, follow
 
     _refuse_what_does_not_fit(click.get_current_context())
-    if options["engine"] == "openai":
+    if engine == "openai":
         options["constrain"] = False
-    settings = Settings(**{field.name: options.pop(field.name) for field in fields(Settings)})
-    Console(stderr=True).print(judge_with_bar(rows, out, settings=settings, **options).table())
+    chosen = JudgeOptions(**options)
+    named = read_rubric(rubric) if rubric else None
+    opened = open_judges(
+        model,
+        engine=engine,
+        base_url=base_url,
+        workers=workers,
+        threads=threads,
+        memory=memory,
+        context=context,
+        parallel=parallel,
+        calibrated=calibrated,
+    )
+    with opened as judges, bar(f"judging {rows}", 0, "rows") as advance:
+        summary = judge_file(
+            judges,
+            rows,
+            out,
+            options=chosen,
+            resume=resume,
+            overwrite=overwrite,
+            limit=limit,
+            task=task,
+            columns=columns,
+            rubric=named,
+            override_rubric=override_rubric,
+            progress=follow(advance),
+        )
+    Console(stderr=True).print(summary.table())
 
 
 def _refuse_what_does_not_fit(context: click.Context) -> None:

@@ -206,9 +206,10 @@ class _Smoke:
     def _judge_on_torch(self) -> str:
         self._need("merged adapter")
         from recipe.judge.judge import Judge
+        from recipe.judge.options import JudgeOptions
 
         with Judge(self._torch()) as judge:
-            return _labels(judge.judge(self._asked(), max_tokens=48))
+            return _labels(judge.judge(self._asked(), JudgeOptions(max_tokens=48)))
 
     def _graphs(self) -> str:
         self._need("merged adapter")
@@ -297,9 +298,10 @@ class _Smoke:
     def _judge(self) -> str:
         self._need("judge.gguf")
         from recipe.judge.judge import Judge
+        from recipe.judge.options import JudgeOptions
 
         with Judge.from_gguf(self.made["judge.gguf"], context=1280, parallel=4) as judge:
-            return _labels(judge.judge(self._rows("pointwise")[:2], max_tokens=48))
+            return _labels(judge.judge(self._rows("pointwise")[:2], JudgeOptions(max_tokens=48)))
 
 
 def _labels(judgements: Iterable[Judgement]) -> str:

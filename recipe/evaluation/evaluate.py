@@ -17,7 +17,8 @@ from recipe.evaluation.metrics import (
     pearson_figure,
     pointwise_figures,
 )
-from recipe.judge.judge import Judge, Options
+from recipe.judge.judge import Judge
+from recipe.judge.options import JudgeOptions
 from recipe.progress import bar
 from recipe.storage import read_jsonl, write_json, write_jsonl
 
@@ -45,15 +46,10 @@ def evaluate(
     temperature 1 by `seed`; the draws are kept in folder/samples.jsonl.
     """
     asked = 1 if label_only else samples
-    options: Options = {
-        "max_tokens": max_tokens,
-        "label_only": label_only,
-        "temperature": float(asked > 1),
-        "seed": seed,
-    }
+    options = JudgeOptions(max_tokens=max_tokens, label_only=label_only, seed=seed, samples=asked)
     pools: dict[str, list[Judgement]] = {example.id: [] for example in examples}
     with bar(f"judging with {judge.name}", len(examples) * asked, "judgements") as advance:
-        for judgement in judge.judge(examples, samples=asked, **options):
+        for judgement in judge.judge(examples, options):
             pools[judgement.example_id].append(judgement)
             advance()
     tokens = sum(judgement.tokens for pool in pools.values() for judgement in pool)

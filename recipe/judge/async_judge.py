@@ -1,4 +1,4 @@
-"""The Python API for asyncio: concurrent calls are batched together, and a cancelled task frees its place.
+"""The Python API for asyncio. Concurrent calls are batched together; a cancelled task frees its place.
 
 async with AsyncJudge.from_gguf("judge.gguf") as judge:
     first, second = await asyncio.gather(judge.score(question, a, rubric), judge.score(question, b, rubric))
@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Any, cast
 
 from recipe.data.records import Judgement
 from recipe.errors import SreError
 from recipe.judge.aggregate import BothOrders, Consensus, Tie
-from recipe.judge.judge import AnyRubric, Conversation, Judge, Options, to_example
+from recipe.judge.judge import AnyRubric, Conversation, Judge, to_example
+from recipe.judge.options import JudgeOptions
 from recipe.judge.service import QUEUE, Answer, Service
 
 
 class AsyncJudge:
-    """Judge's single calls as coroutines, with its arguments and results. Use with `async with`, or call `aclose`.
+    """Judge's calls for one example as coroutines, with its arguments and results. Use with `async with`.
 
-    queue: calls that may wait at once (a pair in both orders counts as two); one more raises QueueFull. The errors of
-    Judge are raised, and those of Service.
+    The errors of Judge are raised, and those of Service.
     """
 
     def __init__(self, judge: Judge, *, queue: int = QUEUE) -> None:
+        """`queue`: calls that may wait at once, a pair in both orders counted twice. One more raises QueueFull."""
         self.judge = judge
         self.service = Service(judge, queue=queue)
 
@@ -34,13 +35,7 @@ class AsyncJudge:
         return cls(Judge.from_gguf(path, **options), queue=queue)
 
     async def score(
-        self,
-        conversation: Conversation,
-        response: str,
-        rubric: AnyRubric,
-        *,
-        reference: str = "",
-        **options: Unpack[Options],
+        self, conversation: Conversation, response: str, rubric: AnyRubric, *, reference: str = "", **options: Any
     ) -> Judgement:
         """See `Judge.score`."""
         return cast(Judgement, await self._ask(conversation, (response,), rubric, reference, **options))
@@ -53,7 +48,7 @@ class AsyncJudge:
         rubric: AnyRubric,
         *,
         reference: str = "",
-        **options: Unpack[Options],
+        **options: Any,
     ) -> Judgement:
         """See `Judge.compare`."""
         return cast(Judgement, await self._ask(conversation, (response_a, response_b), rubric, reference, **options))
@@ -67,12 +62,11 @@ class AsyncJudge:
         *,
         reference: str = "",
         tie: Tie = "probability",
-        **options: Unpack[Options],
+        **options: Any,
     ) -> BothOrders:
         """See `Judge.compare_both_orders`."""
-        return cast(
-            BothOrders, await self._ask(conversation, (response_a, response_b), rubric, reference, tie=tie, **options)
-        )
+        options |= {"swap": True, "tie": tie}
+        return cast(BothOrders, await self._ask(conversation, (response_a, response_b), rubric, reference, **options))
 
     async def consensus(
         self,
@@ -82,7 +76,7 @@ class AsyncJudge:
         *,
         reference: str = "",
         samples: int = 5,
-        **options: Unpack[Options],
+        **options: Any,
     ) -> Consensus:
         """See `Judge.consensus`."""
         if samples < 2:
@@ -91,14 +85,14 @@ class AsyncJudge:
         return cast(Consensus, await self._ask(conversation, responses, rubric, reference, samples=samples, **options))
 
     async def _ask(
-        self, conversation: Conversation, responses: tuple[str, ...], rubric: AnyRubric, reference: str, **how: Any
+        self, conversation: Conversation, responses: tuple[str, ...], rubric: AnyRubric, reference: str, **options: Any
     ) -> Answer:
         example = to_example(conversation, responses, rubric, reference)
-        return await asyncio.wrap_future(self.service.ask(example, **how))
+        return await asyncio.wrap_future(self.service.ask(example, JudgeOptions(**options)))
 
     async def aclose(self) -> None:
         """End the service and free the model; unfinished calls raise Stopped. Calling it again does nothing."""
-        # In a thread: the service ends after the decode under way, and the loop must not wait for that.
+        # In a thread, because the service ends after the decode under way, and the loop must not wait for that.
         await asyncio.to_thread(self.service.close)
         self.judge.close()
 

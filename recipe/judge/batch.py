@@ -9,22 +9,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from recipe.data.examples import BadRow, read_rows
 from recipe.data.records import TASKS, Example, Rubric, Task
 from recipe.errors import SreError
 from recipe.inference.openai import OpenAIGenerator
 from recipe.judge.journal import STDOUT, Journal
-from recipe.judge.judge import Judge, to_bytes
-from recipe.judge.output_rows import Row, Settings, bad_row, input_hash, result_rows
+from recipe.judge.judge import DEFAULT, Judge, to_bytes
+from recipe.judge.options import JudgeOptions
+from recipe.judge.output_rows import JudgedRow, bad_row, input_hash, result_rows
 from recipe.judge.ray_pool import RayPool
-from recipe.judge.rubrics import NamedRubric, read_rubric
+from recipe.judge.rubrics import NamedRubric
 from recipe.judge.summary import Summary
 from recipe.judge.workers import Pool, Workers, identity
-from recipe.progress import bar, follow
 from recipe.system import peak_rss_mb, usable_cores
 
 BLOCK = 16
@@ -40,7 +39,7 @@ def judge_file(
     source: str | Path,
     out: str | Path,
     *,
-    settings: Settings | None = None,
+    options: JudgeOptions = DEFAULT,
     resume: bool = False,
     overwrite: bool = False,
     limit: int | None = None,
@@ -61,6 +60,8 @@ def judge_file(
     A row that can't be read or judged is written with its error and counted. Raises SreError: no row can be read;
     `out` exists and neither flag is given; a resume with another model, other prompts, settings or rows; no space.
     """
+    if override_rubric and rubric is None:
+        raise SreError("override-rubric needs a rubric")
     rubrics = _by_task(rubric)
     rows = list(
         read_rows(source, task=task, split=split, need_label=False, limit=limit, columns=columns, rubrics=rubrics)
@@ -70,7 +71,7 @@ def judge_file(
         raise first_bad.error if first_bad else SreError("no rows; expected one or more", file=source)
     if override_rubric:
         rows = [_overridden(row, rubrics) for row in rows]
-    return judge_rows(judge, rows, out, settings=settings, resume=resume, overwrite=overwrite, progress=progress)
+    return judge_rows(judge, rows, out, options=options, resume=resume, overwrite=overwrite, progress=progress)
 
 
 def judge_rows(
@@ -78,27 +79,26 @@ def judge_rows(
     rows: Sequence[Example | BadRow],
     out: str | Path,
     *,
-    settings: Settings | None = None,
+    options: JudgeOptions = DEFAULT,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
     """`judge_file` for rows that have been read: Examples of different ids, and what could not be read."""
-    settings = settings or Settings()
     if resume and (overwrite or str(out) == STDOUT):
         raise SreError(f"resume can't be combined with {'overwrite' if overwrite else 'standard output'}")
-    if settings.swap and not any(isinstance(row, Example) and row.task == "pairwise" for row in rows):
+    if options.swap and not any(isinstance(row, Example) and row.task == "pairwise" for row in rows):
         raise SreError("swap judges pairs in both orders, and no row is a pair")
     summary = Summary()
     who = identity(judge) if isinstance(judge, Judge) else judge.identity
     with Journal(out) as journal:
         inputs = {row.id: input_hash(row) for row in rows}
-        kept = journal.begin({**who, "settings": asdict(settings)}, inputs, resume=resume, overwrite=overwrite)
+        kept = journal.begin({**who, "settings": asdict(options)}, inputs, resume=resume, overwrite=overwrite)
         for row in kept:
             summary.count(row)
         summary.resumed = summary.rows
         done = {row["id"] for row in kept}
-        _judge(judge, [row for row in rows if row.id not in done], journal, settings, summary, progress)
+        _judge(judge, [row for row in rows if row.id not in done], journal, options, summary, progress)
         journal.finish()
     return summary
 
@@ -107,20 +107,20 @@ def _judge(
     judge: Judge | Pool,
     rows: Sequence[Example | BadRow],
     journal: Journal,
-    settings: Settings,
+    options: JudgeOptions,
     summary: Summary,
     progress: Progress | None,
 ) -> None:
     """Judge the rows and append what comes back, in blocks."""
     examples = [row for row in rows if isinstance(row, Example)]
     total = summary.rows + len(rows)
-    block: list[Row] = [bad_row(row) for row in rows if isinstance(row, BadRow)]
+    block: list[JudgedRow] = [bad_row(row) for row in rows if isinstance(row, BadRow)]
     for row in block:
         summary.count(row)
     make = partial(result_rows, judge) if isinstance(judge, Judge) else judge.rows
     start = written = time.monotonic()
     try:
-        for row in make(examples, settings, summary.usage) if examples else ():
+        for row in make(examples, options, summary.usage) if examples else ():
             block.append(row)
             summary.count(row)
             if len(block) >= BLOCK or time.monotonic() - written > FLUSH_S:
@@ -142,21 +142,6 @@ def _overridden(row: Example | BadRow, rubrics: Mapping[Task, Rubric]) -> Exampl
     if isinstance(row, BadRow) or row.task not in rubrics:
         return row
     return replace(row, rubric=rubrics[row.task], label=None)
-
-
-def judge_with_bar(source: str, out: str, model: Path | None, *, rubric: str | None = None, **options: Any) -> Summary:
-    """`judge_file` with the judge opened for it and a progress bar: what `sre judge` does.
-
-    rubric: a name or a file, see `rubrics.load_rubric`. The other options are those of `open_judges` and `judge_file`.
-    """
-    named = read_rubric(rubric) if rubric else None
-    if options.get("override_rubric") and named is None:
-        raise SreError("override-rubric needs a rubric")
-    how = {name: options.pop(name) for name in signature(open_judges).parameters if name in options}
-    with open_judges(model, **how) as judge:
-        name = judge.name if isinstance(judge, Judge) else Path(str(model)).stem
-        with bar(f"judging with {name}", 0, "rows") as advance:
-            return judge_file(judge, source, out, rubric=named, progress=follow(advance), **options)
 
 
 def open_judges(

@@ -22,7 +22,8 @@ from typing import Any
 from recipe.data.examples import to_rubric
 from recipe.data.records import Example, Judgement, Rubric
 from recipe.errors import SreError
-from recipe.judge.judge import MAX_TOKENS, Judge, Options, to_example
+from recipe.judge.judge import Judge, to_example
+from recipe.judge.options import JudgeOptions
 
 SCORE_RUBRIC_TEMPLATE = "[{criteria}]\n" + "\n".join(f"Score {k}: {{score{k}_description}}" for k in range(1, 6))
 ABSOLUTE_PROMPT = "{instruction} {response} {reference_answer} {rubric}"
@@ -158,7 +159,7 @@ class PrometheusEval:
     def _grade(self, examples: Sequence[Example], params: Mapping[str, Any] | None) -> Graded:
         options = _options(params or {}, self.constrain)
         found: dict[str, Judgement] = {}
-        for judgement in self.model.judge(examples, **options):
+        for judgement in self.model.judge(examples, options):
             found[judgement.example_id] = judgement
         judged = [found[example.id] for example in examples]
         feedbacks = [None if one.label is None else one.rationale for one in judged]
@@ -206,10 +207,9 @@ def _examples(
     return [to_example(instructions[k], responses[k], rubrics[k], answers[k] or "", id=str(k)) for k in range(number)]
 
 
-def _options(params: Mapping[str, Any], constrain: bool) -> Options:
-    options: Options = {"max_tokens": MAX_TOKENS, "temperature": 0.0, "seed": 0, "constrain": constrain}
-    ignored = sorted(params.keys() - {"max_tokens", "temperature", "seed"})
-    if ignored:
+def _options(params: Mapping[str, Any], constrain: bool) -> JudgeOptions:
+    known = {"max_tokens", "temperature", "seed"}
+    if ignored := sorted(params.keys() - known):
         _log.warning("ignored, as this engine draws without them: %s", ", ".join(ignored))
-    options.update({name: value for name, value in params.items() if name not in ignored and value is not None})  # type: ignore[typeddict-item]
-    return options
+    given = {name: value for name, value in params.items() if name in known and value is not None}
+    return JudgeOptions(constrain=constrain, **given)

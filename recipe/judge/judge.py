@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 from recipe.data.examples import conversation_id, to_conversation, to_rubric, to_text
 from recipe.data.records import Example, Judgement, Message, Rubric, Task, exchanged
@@ -21,37 +22,26 @@ from recipe.gguf.header import read_metadata
 from recipe.inference.base import Completion, Generator, Request, Sampling
 from recipe.inference.conversion import to_judgement, to_request
 from recipe.judge.aggregate import BothOrders, Consensus, Tie, both_orders, consensus
+from recipe.judge.options import JudgeOptions
 from recipe.prompts import Prompts
 from recipe.storage import hash_file
 
 PROMPT_KEY = "sre.prompts."
-MAX_TOKENS = 512
+DEFAULT = JudgeOptions()
 _log = logging.getLogger("recipe.judge")
 
 Conversation = str | Sequence[Message | Mapping[str, str]]
 AnyRubric = Rubric | Mapping[str, Any] | str
 
 
-class Options(TypedDict, total=False):
-    """How to judge; every method takes these by keyword.
-
-    max_tokens: of one judgement (512). temperature: 0, the default, takes the most probable token each time. seed: of
-    the draws at other temperatures (0). constrain: always end with a label (the default); False leaves the label None
-    where the model writes none. label_only: no rationale, the label is read from one prefill; faster, and less apt.
-    """
-
-    max_tokens: int
-    temperature: float
-    seed: int
-    constrain: bool
-    label_only: bool
-
-
 class Judge:
     """A model that judges, with its prompts. Use as a context manager, or call `close` (twice is fine).
 
-    `errors` maps the ids of examples that the engine could not judge (e.g. a prompt longer than the context)
-    to the reason; it is cleared by each call of `judge`.
+    Calls from several threads wait for each other; `AsyncJudge` batches them instead.
+
+    Attributes:
+        errors: example id -> why the engine could not judge it, e.g. a prompt longer than the context. Each call of
+            `judge` clears it.
     """
 
     def __init__(
@@ -63,8 +53,14 @@ class Judge:
         path: Path | None = None,
         temperatures: Mapping[str, float] | None = None,
     ) -> None:
-        """`name`: the judgements' origin (default: the generator's). `path`: the model's file, if any. temperatures:
-        by task, what label log-probabilities are divided by (a calibration); they are left as they are without.
+        """Make a judge of any generator.
+
+        Args:
+            generator: runs the model.
+            prompts: the package's own where left out.
+            name: the origin of the judgements. [default: the generator's name]
+            path: the model's file, if any.
+            temperatures: task -> what label log-probabilities are divided by (a calibration).
         """
         self.generator = generator
         self.prompts = prompts or Prompts()
@@ -73,6 +69,8 @@ class Judge:
         self.temperatures = dict(temperatures or {})
         self.errors: dict[str, str] = {}
         self._closed = False
+        self._lock = threading.RLock()
+        self._streaming: int | None = None  # the thread that reads a stream of `judge`
 
     @classmethod
     def from_gguf(
@@ -87,11 +85,17 @@ class Judge:
     ) -> Judge:
         """Open a GGUF file with llama.cpp. The prompts are the file's own (`sre.prompts.*`), if it has any.
 
-        threads: None takes the engine's default. context: tokens that one prompt with its judgement may take.
-        parallel: judgements decoded at once. memory: the most that the KV cache may take, in bytes or as "2GB" or
-        "512MiB"; None takes what `context` and `parallel` need. calibrated: divide label log-probabilities by the
-        temperatures that export fitted on held-out rows (`sre.calibration`); labels stay as they are. Raises SreError
-        when the file or llama-cpp-python is missing, the file is damaged, or `memory` is no size.
+        Args:
+            path: the file.
+            threads: CPU threads. [default: all cores]
+            context: the most tokens of one prompt with its judgement.
+            parallel: judgements decoded at once.
+            memory: the most that the KV cache may take, in bytes or as "2GB". [default: what the rest needs]
+            calibrated: divide label log-probabilities by the temperatures that export fitted on held-out rows
+                (`sre.calibration`). Labels stay as they are.
+
+        Raises:
+            SreError: the file or llama-cpp-python is missing, the file is damaged, or `memory` is no size.
         """
         path = Path(path)
         if not path.is_file():
@@ -113,22 +117,21 @@ class Judge:
     # --- one example ---
 
     def score(
-        self,
-        conversation: Conversation,
-        response: str,
-        rubric: AnyRubric,
-        *,
-        reference: str = "",
-        **options: Unpack[Options],
+        self, conversation: Conversation, response: str, rubric: AnyRubric, *, reference: str = "", **options: Any
     ) -> Judgement:
-        """Score one response by the rubric: label on the rubric's scale (1..5 where it describes none).
+        """Score one response by a rubric. The label is on the rubric's scale, 1 to 5 where it describes none.
 
-        conversation: one user turn as text, or a list of Message or {role, content}. rubric: a Rubric (see
-        `rubrics.load_rubric`), criteria as text, or {criteria, descriptions}. reference: an answer that deserves the
-        top score. Raises SreError for bad input and when the engine fails, e.g. on a prompt longer than the context.
+        Args:
+            conversation: one user turn as text, or a list of Message or {role, content}.
+            response: the text to judge.
+            rubric: a Rubric (see `rubrics.load_rubric`), criteria as text, or {criteria, descriptions}.
+            reference: an answer that deserves the top score.
+            **options: fields of JudgeOptions.
+
+        Raises:
+            SreError: bad input, or the engine fails, e.g. on a prompt longer than the context.
         """
-        (judgement,) = self.judge([to_example(conversation, (response,), rubric, reference)], **options)
-        return self._judged(judgement)
+        return self._one(to_example(conversation, (response,), rubric, reference), JudgeOptions(**options))
 
     def compare(
         self,
@@ -138,11 +141,11 @@ class Judge:
         rubric: AnyRubric,
         *,
         reference: str = "",
-        **options: Unpack[Options],
+        **options: Any,
     ) -> Judgement:
-        """Say which response is better: label 1 for `response_a`, 2 for `response_b`. The rest as `score`."""
-        (judgement,) = self.judge([to_example(conversation, (response_a, response_b), rubric, reference)], **options)
-        return self._judged(judgement)
+        """Say which response is better: label 1 for `response_a`, 2 for `response_b`. See `score` for the rest."""
+        example = to_example(conversation, (response_a, response_b), rubric, reference)
+        return self._one(example, JudgeOptions(**options))
 
     def compare_both_orders(
         self,
@@ -153,13 +156,14 @@ class Judge:
         *,
         reference: str = "",
         tie: Tie = "probability",
-        **options: Unpack[Options],
+        **options: Any,
     ) -> BothOrders:
-        """`compare`, then again with the responses exchanged: a judge may favour a place. `tie`: see `both_orders`."""
+        """`compare` in both orders, because a judge may favour a position. `tie`: see `aggregate.both_orders`."""
         example = to_example(conversation, (response_a, response_b), rubric, reference)
-        (found,) = self.judge_both_orders([example], tie=tie, **options)
-        self._judged(found.first)
-        self._judged(found.swapped)
+        with self._lock:
+            (found,) = self.judge_both_orders([example], JudgeOptions(swap=True, tie=tie, **options))
+            self._judged(found.first)
+            self._judged(found.swapped)
         return found
 
     def consensus(
@@ -170,17 +174,25 @@ class Judge:
         *,
         reference: str = "",
         samples: int = 5,
-        **options: Unpack[Options],
+        **options: Any,
     ) -> Consensus:
-        """Self-consistency: the majority of `samples` judgements of one response, or of a pair (a tuple).
+        """The majority of `samples` judgements of one response, or of a pair (a tuple): self-consistency.
 
-        They are drawn at temperature 1 unless another one is given. Raises SreError as `score` does.
+        They are drawn at temperature 1 unless `options` give another one. See `score` for the rest.
         """
         responses = (response,) if isinstance(response, str) else tuple(response)
         example = to_example(conversation, responses, rubric, reference)
-        (found,) = self.judge_consensus([example], samples=samples, **options)
-        self._judged(found.samples[0])
+        with self._lock:
+            (found,) = self.judge_consensus([example], JudgeOptions(samples=samples, **options))
+            self._judged(found.samples[0])
         return found
+
+    def _one(self, example: Example, options: JudgeOptions) -> Judgement:
+        if options.samples > 1 or options.swap:
+            raise SreError("this gives one judgement; `consensus` takes samples, `compare_both_orders` swaps")
+        with self._lock:
+            (judgement,) = self.judge([example], options)
+            return self._judged(judgement)
 
     def _judged(self, judgement: Judgement) -> Judgement:
         if judgement.finish == "error":
@@ -189,79 +201,76 @@ class Judge:
 
     # --- many ---
 
-    def judge(
-        self, examples: Sequence[Example], *, samples: int = 1, **options: Unpack[Options]
-    ) -> Iterator[Judgement]:
-        """Stream `samples` judgements of each example as they finish, in any order; `example_id` says whose.
+    def judge(self, examples: Sequence[Example], options: JudgeOptions = DEFAULT) -> Iterator[Judgement]:
+        """Stream `options.samples` judgements of each example as they finish, in any order; `example_id` says whose.
 
-        Where the engine fails the label is None, the finish "error", and the reason is in `errors`; nothing is
-        raised. Raises SreError, at once, for examples that share an id.
+        Where the engine fails, the label is None, the finish "error", and the reason is in `errors`.
+
+        Raises:
+            SreError: two examples share an id, or another thread reads a stream of this judge.
         """
         if self._closed:
             raise SreError("this judge is closed; open it again")
         by_id = {example.id: example for example in examples}
         if len(by_id) < len(examples):
             raise SreError("two examples have the same id; ids must differ")
+        self._refuse_other_threads()
         self.errors = {}
-        constrain, label_only = options.get("constrain", True), options.get("label_only", False)
-        requests = [self.request(example, constrain=constrain, label_only=label_only) for example in examples]
-        sampling = to_sampling(samples, **options)
+        requests = [self.request(example, options) for example in examples]
         return (
-            self.judgement(by_id[completion.request_id], completion, constrain=constrain, label_only=label_only)
-            for completion in self._complete(requests, sampling)
+            self.judgement(by_id[completion.request_id], completion, options)
+            for completion in self._complete(requests, options.sampling)
         )
 
-    def judge_consensus(
-        self, examples: Sequence[Example], *, samples: int = 5, **options: Unpack[Options]
-    ) -> Iterator[Consensus]:
-        """Stream one Consensus of `samples` judgements for each example, as its last one finishes.
-
-        They are drawn at temperature 1 unless another one is given. Raises SreError for settings under which all
-        samples would be equal (label_only, temperature 0).
-        """
-        temperature = options.setdefault("temperature", 1.0)
-        if samples < 2 or options.get("label_only") or not temperature:
-            raise SreError(
-                "a consensus needs two or more samples, a temperature above 0, and rationales (no label_only)"
-            )
-        groups = _grouped(self.judge(examples, samples=samples, **options), samples)
+    def judge_consensus(self, examples: Sequence[Example], options: JudgeOptions) -> Iterator[Consensus]:
+        """Stream one Consensus of `options.samples` (two or more) for each example, as its last one finishes."""
+        if options.samples < 2:
+            raise SreError(f"a consensus needs two or more samples, not {options.samples}", field="samples")
+        groups = _grouped(self.judge(examples, options), options.samples)
         return (consensus(sorted(group, key=lambda judgement: judgement.sample)) for group in groups)
 
-    def judge_both_orders(
-        self, examples: Sequence[Example], *, tie: Tie = "probability", **options: Unpack[Options]
-    ) -> Iterator[BothOrders]:
+    def judge_both_orders(self, examples: Sequence[Example], options: JudgeOptions = DEFAULT) -> Iterator[BothOrders]:
         """Stream one BothOrders for each pair, as its second order finishes. Raises SreError for a pointwise row."""
         alone = next((example.id for example in examples if example.task != "pairwise"), None)
         if alone is not None:
             raise SreError(f"both orders need pairs of responses; {alone!r} is a pointwise example")
         swapped = {exchanged(example).id: example.id for example in examples}
-        groups = _grouped(self.judge([*examples, *map(exchanged, examples)], **options), 2, swapped)
+        groups = _grouped(self.judge([*examples, *map(exchanged, examples)], options), 2, swapped)
         in_order = (sorted(group, key=lambda judgement: judgement.example_id in swapped) for group in groups)
-        return (both_orders(first, second, tie) for first, second in in_order)
+        return (both_orders(first, second, options.tie) for first, second in in_order)
 
     # --- the two halves of a judgement, for callers that run the generator themselves (service.py) ---
 
-    def request(self, example: Example, *, constrain: bool = True, label_only: bool = False) -> Request:
-        """What to ask the generator about `example`; its id is the example's. `to_sampling` goes with it."""
-        messages = self.prompts.judge(example, label_only=label_only)
-        return to_request(example, messages, force_label=constrain and not label_only, label_only=label_only)
+    def request(self, example: Example, options: JudgeOptions = DEFAULT) -> Request:
+        """What to ask the generator about `example`; its id is the example's. `options.sampling` goes with it."""
+        messages = self.prompts.judge(example, label_only=options.label_only)
+        force = options.constrain and not options.label_only
+        return to_request(example, messages, force_label=force, label_only=options.label_only)
 
-    def judgement(
-        self, example: Example, completion: Completion, *, constrain: bool = True, label_only: bool = False
-    ) -> Judgement:
+    def judgement(self, example: Example, completion: Completion, options: JudgeOptions = DEFAULT) -> Judgement:
         """What the generator's answer to `request`, with the same options, says about `example`."""
         if temperature := self.temperatures.get(example.task):
             scaled = {label: value / temperature for label, value in completion.label_logprobs.items()}
             completion = replace(completion, label_logprobs=scaled)
         # A constrained judgement always has its label, also where the model wrote no rationale before it.
-        return to_judgement(example, completion, self.name, need_rationale=not (constrain or label_only))
+        need_rationale = not (options.constrain or options.label_only)
+        return to_judgement(example, completion, self.name, need_rationale=need_rationale)
 
     def _complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
-        for completion in self.generator.generate(requests, sampling):
-            if completion.finish == "error":
-                self.errors[completion.request_id] = completion.error
-                _log.warning("%s: not judged: %s", completion.request_id, completion.error)
-            yield completion
+        self._refuse_other_threads()
+        self._streaming = threading.get_ident()
+        try:
+            for completion in self.generator.generate(requests, sampling):
+                if completion.finish == "error":
+                    self.errors[completion.request_id] = completion.error
+                    _log.warning("%s: not judged: %s", completion.request_id, completion.error)
+                yield completion
+        finally:
+            self._streaming = None
+
+    def _refuse_other_threads(self) -> None:
+        if self._streaming not in (None, threading.get_ident()):
+            raise SreError("another thread reads judgements of this judge; use AsyncJudge, or one Judge per thread")
 
     def close(self) -> None:
         """Free the model. Calling it again does nothing."""
@@ -281,7 +290,7 @@ def to_example(
 ) -> Example:
     """One response (pointwise) or two (pairwise) to judge, from what `score` and `compare` take.
 
-    id: the task's name if not given; draws are derived from it. Raises SreError that names the bad argument.
+    Samples are drawn by `id`; without one it is the task's name. Raises SreError that names the bad argument.
     """
     if len(responses) not in (1, 2):
         raise SreError(f"expected one response or two, not {len(responses)}", field="response")
@@ -295,17 +304,6 @@ def to_example(
         rubric=to_rubric(rubric),
         reference=to_text(reference, "reference"),
         prompt_id=conversation_id(turns),
-    )
-
-
-def to_sampling(samples: int = 1, **options: Unpack[Options]) -> Sampling:
-    """How to draw the judgements that `options` ask for: decoding stops right after a complete label."""
-    return Sampling(
-        temperature=options.get("temperature", 0.0),
-        n=samples,
-        max_tokens=options.get("max_tokens", MAX_TOKENS),
-        seed=options.get("seed", 0),
-        stop_at_label=True,
     )
 
 

@@ -1,4 +1,4 @@
-"""Examples -> the rows of an output file, under one set of settings. Knows no files.
+"""Examples -> the rows of an output file, under one set of options. Knows no files.
 
 A row, as its judgement finishes (`sre judge --samples` and `--swap` add the fields named below):
 
@@ -20,50 +20,12 @@ from typing import Any
 
 from recipe.data.examples import BadRow
 from recipe.data.records import Example, Judgement
-from recipe.errors import SreError
-from recipe.judge.aggregate import TIES, BothOrders, Consensus, Tie
-from recipe.judge.judge import MAX_TOKENS, Judge, Options
+from recipe.judge.aggregate import BothOrders, Consensus
+from recipe.judge.judge import Judge
+from recipe.judge.options import JudgeOptions
 from recipe.storage import hash_object
 
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a result depends on, beside model, prompts and row. See `judge.Options`.
-
-    temperature: None is 0, or 1 with samples. samples: more than one for a consensus. swap: judge pairs in both
-    orders, and combine them by `tie`. Raises SreError for settings that don't go together.
-    """
-
-    max_tokens: int = MAX_TOKENS
-    temperature: float | None = None
-    seed: int = 0
-    constrain: bool = True
-    label_only: bool = False
-    samples: int = 1
-    swap: bool = False
-    tie: Tie = "probability"
-
-    def __post_init__(self) -> None:
-        if self.temperature is None:
-            object.__setattr__(self, "temperature", 1.0 if self.samples > 1 else 0.0)
-        if self.tie not in TIES:
-            raise SreError(f"expected a tie rule of {', '.join(TIES)}, not {self.tie!r}")
-        if self.samples > 1 and (self.swap or self.label_only):
-            raise SreError(f"samples can't be combined with {'swap' if self.swap else 'label-only'}")
-        if self.samples > 1 and not self.temperature:
-            raise SreError("at temperature 0 all samples are equal; leave it out, or set one above 0")
-
-    @property
-    def options(self) -> Options:
-        return {
-            "max_tokens": self.max_tokens,
-            "temperature": self.temperature or 0.0,
-            "seed": self.seed,
-            "constrain": self.constrain,
-            "label_only": self.label_only,
-        }
+JudgedRow = dict[str, Any]
 
 
 @dataclass
@@ -83,25 +45,25 @@ class Usage:
         self.new_tokens += getattr(stats, "new_tokens", 0)
 
 
-def result_rows(judge: Judge, examples: Sequence[Example], settings: Settings, usage: Usage) -> Iterator[Row]:
+def result_rows(judge: Judge, examples: Sequence[Example], options: JudgeOptions, usage: Usage) -> Iterator[JudgedRow]:
     """Judge every example; yield one row each, as they finish, in any order. Adds to `usage` at the end."""
     by_id = {example.id: example for example in examples}
-    alone = [example for example in examples if not (settings.swap and example.task == "pairwise")]
-    pairs = [example for example in examples if settings.swap and example.task == "pairwise"]
-    if settings.samples > 1 and alone:
-        for agreed in judge.judge_consensus(alone, samples=settings.samples, **settings.options):
+    alone = [example for example in examples if not (options.swap and example.task == "pairwise")]
+    pairs = [example for example in examples if options.swap and example.task == "pairwise"]
+    if options.samples > 1 and alone:
+        for agreed in judge.judge_consensus(alone, options):
             yield _consensus_row(by_id[agreed.example_id], agreed, judge)
     elif alone:
-        for judgement in judge.judge(alone, **settings.options):
+        for judgement in judge.judge(alone, options):
             yield _row(by_id[judgement.example_id], judgement, [judgement], judge)
     usage.count(judge)
     if pairs:
-        for both in judge.judge_both_orders(pairs, tie=settings.tie, **settings.options):
+        for both in judge.judge_both_orders(pairs, options):
             yield _both_orders_row(by_id[both.example_id], both, judge)
         usage.count(judge)
 
 
-def bad_row(bad: BadRow) -> Row:
+def bad_row(bad: BadRow) -> JudgedRow:
     """The row of what could not be read."""
     return {
         "id": bad.id,
@@ -128,7 +90,7 @@ def input_hash(row: Example | BadRow) -> str:
 
 def _row(
     example: Example, answer: Judgement | Consensus | BothOrders, judgements: Sequence[Judgement], judge: Judge
-) -> Row:
+) -> JudgedRow:
     chosen = answer if isinstance(answer, Judgement) else answer.judgement or judgements[0]
     failed = next((j for j in judgements if j.finish == "error"), None)
     row = {
@@ -152,7 +114,7 @@ def _row(
     return row
 
 
-def _consensus_row(example: Example, agreed: Consensus, judge: Judge) -> Row:
+def _consensus_row(example: Example, agreed: Consensus, judge: Judge) -> JudgedRow:
     return {
         **_row(example, agreed, agreed.samples, judge),
         "samples": len(agreed.samples),
@@ -163,7 +125,7 @@ def _consensus_row(example: Example, agreed: Consensus, judge: Judge) -> Row:
     }
 
 
-def _both_orders_row(example: Example, both: BothOrders, judge: Judge) -> Row:
+def _both_orders_row(example: Example, both: BothOrders, judge: Judge) -> JudgedRow:
     return {
         **_row(example, both, (both.first, both.swapped), judge),
         "consistent": both.consistent,

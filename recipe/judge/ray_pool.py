@@ -17,7 +17,8 @@ from typing import Any
 from recipe.data.records import Example
 from recipe.errors import SreError, install
 from recipe.judge.judge import Judge
-from recipe.judge.output_rows import Row, Settings, Usage, result_rows
+from recipe.judge.options import JudgeOptions
+from recipe.judge.output_rows import JudgedRow, Usage, result_rows
 from recipe.judge.workers import OpenJudge, add_usage, identity, shares
 from recipe.storage import canonical
 from recipe.system import peak_rss_mb
@@ -50,7 +51,7 @@ class RayPool:
         if self._started:
             _start(ray, workers * threads)
 
-    def rows(self, examples: Sequence[Example], settings: Settings, usage: Usage) -> Iterator[Row]:
+    def rows(self, examples: Sequence[Example], options: JudgeOptions, usage: Usage) -> Iterator[JudgedRow]:
         """Like `result_rows`, in any order, each id once. Raises SreError when a worker fails or dies too often; what
         came before it is good."""
         import ray.data
@@ -65,7 +66,7 @@ class RayPool:
             results = blocks.map_batches(
                 _Worker,
                 batch_size=None,
-                fn_constructor_args=(self._open_judge, self.identity, settings),
+                fn_constructor_args=(self._open_judge, self.identity, options),
                 # One block each at a time: else the first worker that is up takes those of workers still opening.
                 compute=ray.data.ActorPoolStrategy(
                     min_size=1,
@@ -115,15 +116,15 @@ class RayPool:
 class _Worker:
     """One judge, in a process of Ray's. Opened at the first block, so that its failure is an answer."""
 
-    def __init__(self, open_judge: OpenJudge, expected: dict[str, str], settings: Settings) -> None:
-        self._open_judge, self._expected, self._settings = open_judge, expected, settings
+    def __init__(self, open_judge: OpenJudge, expected: dict[str, str], options: JudgeOptions) -> None:
+        self._open_judge, self._expected, self._options = open_judge, expected, options
         self._judge: Judge | None = None
 
     def __call__(self, block: dict[str, Any]) -> dict[str, list[str]]:
         examples = [Example.from_json(json.loads(text)) for text in block["example"]]
         usage = Usage()
         try:
-            rows = list(result_rows(self._opened(), examples, self._settings, usage))
+            rows = list(result_rows(self._opened(), examples, self._options, usage))
         except SreError as error:
             return {"answer": [canonical({"failed": str(error)})]}
         usage.peak_mb = peak_rss_mb()

@@ -17,13 +17,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any, Unpack
+from typing import Any
 
 from recipe.data.records import Example, Judgement, exchanged
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Piece, Request, Sampling, Session
-from recipe.judge.aggregate import BothOrders, Consensus, Tie, both_orders, consensus
-from recipe.judge.judge import Judge, Options, to_sampling
+from recipe.judge.aggregate import BothOrders, Consensus, both_orders, consensus
+from recipe.judge.judge import DEFAULT, Judge
+from recipe.judge.options import JudgeOptions
 from recipe.storage import hash_object
 
 QUEUE = 64
@@ -152,45 +153,32 @@ class Service:
         return job.future
 
     def ask(
-        self,
-        example: Example,
-        *,
-        samples: int = 1,
-        tie: Tie | None = None,
-        on_piece: OnPiece | None = None,
-        **options: Unpack[Options],
+        self, example: Example, options: JudgeOptions = DEFAULT, *, on_piece: OnPiece | None = None
     ) -> Future[Answer]:
-        """Queue one example to be judged: a Judgement, a Consensus for two or more samples (drawn at temperature 1
-        unless another is given), or BothOrders where `tie` names a rule for the pair.
+        """Queue one example: a Judgement, a Consensus for two or more samples, or BothOrders with `options.swap`.
 
-        Draws are derived from the seed and the example's content, its id apart. Errors as for `submit`; SreError for
-        settings that can't go together.
+        The samples that are drawn depend on the seed and the example's content, not on its id. Errors as for `submit`;
+        SreError for a pointwise example to be swapped.
         """
-        if samples > 1:
-            options.setdefault("temperature", 1.0)
-            if tie or options.get("label_only") or not options["temperature"]:
-                message = "two or more samples need a temperature above 0, rationales (no label_only) and one order"
-                raise SreError(message, field="samples")
-        if tie and example.task != "pairwise":
+        if options.swap and example.task != "pairwise":
             raise SreError("both orders need a pair of responses", field="swap")
         example = replace(example, id=self._name(example, options))
-        examples = {asked.id: asked for asked in ([example, exchanged(example)] if tie else [example])}
-        how = {"constrain": options.get("constrain", True), "label_only": options.get("label_only", False)}
+        examples = {asked.id: asked for asked in ([example, exchanged(example)] if options.swap else [example])}
 
         def read(completions: list[Completion]) -> Answer:
-            found = [self.owner.judgement(examples[c.request_id], c, **how) for c in completions]
-            if tie:
-                return both_orders(found[0], found[1], tie)
-            return consensus(found) if samples > 1 else found[0]
+            found = [self.owner.judgement(examples[c.request_id], c, options) for c in completions]
+            if options.swap:
+                return both_orders(found[0], found[1], options.tie)
+            return consensus(found) if options.samples > 1 else found[0]
 
-        requests = [self.owner.request(asked, **how) for asked in examples.values()]
-        return self.submit(requests, to_sampling(samples, **options), on_piece=on_piece, read=read)
+        requests = [self.owner.request(asked, options) for asked in examples.values()]
+        return self.submit(requests, options.sampling, on_piece=on_piece, read=read)
 
-    def _name(self, example: Example, options: Options) -> str:
-        """An id from what is judged, so that a seed gives the same draws again. Where nothing is drawn the id is
-        made unique, because requests of one id wait for each other."""
+    def _name(self, example: Example, options: JudgeOptions) -> str:
+        """An id made of what is judged, so that a seed gives the same samples again. At temperature 0 it is made
+        unique, because requests of one id wait for each other."""
         digest = hash_object(replace(example, id="").to_json())[:16]
-        return digest if options.get("temperature", 0.0) else f"{digest}-{next(self._numbers)}"
+        return digest if options.temperature else f"{digest}-{next(self._numbers)}"
 
     def close(self) -> None:
         """End the thread; unfinished futures raise Stopped. Calling it again does nothing."""

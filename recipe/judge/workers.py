@@ -16,7 +16,8 @@ from typing import Any, Protocol
 from recipe.data.records import Example
 from recipe.errors import SreError
 from recipe.judge.judge import Judge
-from recipe.judge.output_rows import Row, Settings, Usage, result_rows
+from recipe.judge.options import JudgeOptions
+from recipe.judge.output_rows import JudgedRow, Usage, result_rows
 from recipe.system import peak_rss_mb
 
 OpenJudge = Callable[[], Judge]
@@ -27,7 +28,7 @@ class Pool(Protocol):
 
     identity: dict[str, str]
 
-    def rows(self, examples: Sequence[Example], settings: Settings, usage: Usage) -> Iterator[Row]: ...
+    def rows(self, examples: Sequence[Example], options: JudgeOptions, usage: Usage) -> Iterator[JudgedRow]: ...
 
 
 class Workers(Pool):
@@ -60,11 +61,11 @@ class Workers(Pool):
     def pids(self) -> list[int]:
         return [process.pid or 0 for process in self._processes]
 
-    def rows(self, examples: Sequence[Example], settings: Settings, usage: Usage) -> Iterator[Row]:
+    def rows(self, examples: Sequence[Example], options: JudgeOptions, usage: Usage) -> Iterator[JudgedRow]:
         """Like `result_rows`, once. Raises SreError when a worker fails or dies; what came before it is good."""
         for link, share in zip(self._connections, shares(examples, len(self._connections)), strict=True):
             with contextlib.suppress(OSError):  # a dead worker is found below, with its reason
-                link.send((share, settings))
+                link.send((share, options))
         waiting = set(self._connections)
         while waiting:
             for link in waiting.intersection(wait(list(waiting))):
@@ -126,8 +127,8 @@ def _work(link: Connection, open_judge: OpenJudge) -> None:
         try:
             with open_judge() as judge:
                 link.send(("open", identity(judge)))
-                examples, settings = link.recv()
-                for row in result_rows(judge, examples, settings, usage) if examples else ():
+                examples, options = link.recv()
+                for row in result_rows(judge, examples, options, usage) if examples else ():
                     link.send(("row", row))
             usage.peak_mb = peak_rss_mb()
             link.send(("done", usage))

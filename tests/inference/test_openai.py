@@ -26,7 +26,7 @@ from recipe.inference.openai import OpenAIGenerator
 from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
-from recipe.judge.output_rows import Settings
+from recipe.judge.options import JudgeOptions
 
 pytest.importorskip("openai", reason="the extra openai brings it")
 uvicorn = pytest.importorskip("uvicorn", reason="the extra serve brings it")
@@ -165,9 +165,9 @@ def test_a_file_judged_by_our_own_server(tmp_path: Path, caplog: pytest.LogCaptu
 
 def test_samples_of_our_own_server_make_a_consensus(tmp_path: Path) -> None:
     texts = ["One. [RESULT] 3", "Two. [RESULT] 5", "Three. [RESULT] 3", "None."]
-    settings = Settings(samples=4, constrain=False)
+    settings = JudgeOptions(samples=4, constrain=False)
     with our_server(lambda request: texts) as address, Judge(OpenAIGenerator(address)) as judge:
-        judge_file(judge, write_rows(tmp_path / "rows.jsonl", 3), tmp_path / "out.jsonl", settings=settings)
+        judge_file(judge, write_rows(tmp_path / "rows.jsonl", 3), tmp_path / "out.jsonl", options=settings)
     row = lines(tmp_path / "out.jsonl")["r1"]
     assert (row["votes"], row["malformed"], row["label"]) == ({"3": 2, "5": 1}, 1, 3)
 
@@ -408,13 +408,13 @@ def test_llama_server_judges_as_the_file_does(smollm2: Callable[[str], Path]) ->
     model = smollm2("F16")
     rows = read_examples("seed-data", task="pointwise", split="test", limit=6)
     with Judge.from_gguf(model) as judge:
-        ours = {judgement.example_id: judgement for judgement in judge.judge(rows, constrain=False)}
+        ours = {judgement.example_id: judgement for judgement in judge.judge(rows, JudgeOptions(constrain=False))}
     options: dict[str, Any] = {"slots": 2, "cells": 2 * 1024, "threads": 2}
     with (
         llama_server(Path(binary), model, **options) as port,
         Judge(OpenAIGenerator(f"http://127.0.0.1:{port}", parallel=2)) as judge,
     ):
-        theirs = {judgement.example_id: judgement for judgement in judge.judge(rows, constrain=False)}
+        theirs = {judgement.example_id: judgement for judgement in judge.judge(rows, JudgeOptions(constrain=False))}
     assert sum(ours[row.id].rationale == theirs[row.id].rationale for row in rows) >= 4
     for row in rows:
         if ours[row.id].rationale == theirs[row.id].rationale and ours[row.id].label is not None:

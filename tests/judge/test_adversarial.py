@@ -21,7 +21,7 @@ from recipe.inference.llamacpp.generator import LlamaCppGenerator
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
 from recipe.judge.judge import to_example
-from recipe.judge.output_rows import Settings
+from recipe.judge.options import JudgeOptions
 from recipe.storage import append_jsonl
 from recipe.training.seed import embedded_gguf
 
@@ -56,12 +56,12 @@ def test_hostile_rows_beside_honest_ones_change_nothing_but_themselves(judge: Ju
         "forged-everywhere": row("forged-everywhere", FORGERY, orig_instruction=FORGERY, orig_criteria=FORGERY),
         "one-sign": row("one-sign", "😀" * 200),
     }
-    settings = Settings(max_tokens=8)
+    settings = JudgeOptions(max_tokens=8)
     files = {"alone.jsonl": honest, "among.jsonl": [*hostile.values(), honest[0], *judged.values(), honest[1]]}
     found: dict[str, dict[str, Any]] = {}
     for name, lines in files.items():
         (tmp_path / name).write_bytes(b"\n".join(lines) + b"\n")
-        judge_file(judge, tmp_path / name, tmp_path / f"out-{name}", settings=settings)
+        judge_file(judge, tmp_path / name, tmp_path / f"out-{name}", options=settings)
         written = [json.loads(line) for line in (tmp_path / f"out-{name}").read_text().splitlines()]
         found[name] = {line["id"]: line for line in written}
         assert len(written) == len(found[name]) == len(lines)

@@ -22,7 +22,7 @@ from recipe.inference.base import Completion, Request, Sampling
 from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
 from recipe.judge.batch import BLOCK, judge_file
-from recipe.judge.output_rows import Settings
+from recipe.judge.options import JudgeOptions
 from recipe.judge.rubrics import read_rubric
 from recipe.prompts import Prompts
 
@@ -111,7 +111,7 @@ def test_malformed_and_failed_rows_are_written_and_counted_apart(tmp_path: Path)
 
     out = tmp_path / "out.jsonl"
     rows = source(tmp_path, row("a"), row("b"), row("c"))
-    summary = judge_file(Judge(Fake(answer)), rows, out, settings=Settings(constrain=False))
+    summary = judge_file(Judge(Fake(answer)), rows, out, options=JudgeOptions(constrain=False))
     assert (summary.rows, summary.malformed, summary.errors, summary.labels) == (3, 1, 1, {4: 1})
     written = {line["id"]: line for line in lines(out)}
     assert (written["a"]["label"], written["a"]["text"]) == (None, "No idea.")
@@ -125,7 +125,7 @@ def test_malformed_and_failed_rows_are_written_and_counted_apart(tmp_path: Path)
 
 def test_the_sidecar_names_model_prompts_and_settings(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    judge_file(Judge(Fake()), source(tmp_path, row("a")), out, settings=Settings(max_tokens=99, label_only=True))
+    judge_file(Judge(Fake()), source(tmp_path, row("a")), out, options=JudgeOptions(max_tokens=99, label_only=True))
     assert json.loads((tmp_path / "out.jsonl.meta.json").read_text()) == {
         "model": "fake",
         "prompts": Prompts().digest,
@@ -239,7 +239,7 @@ def test_a_resume_with_anything_else_is_refused_by_name(
     judge_file(Judge(Fake()), rows, out, limit=1)
     before = out.read_bytes()
     with pytest.raises(SreError, match=rf"made with other {named} "):
-        judge_file(judge, rows, out, resume=True, settings=Settings(**options))
+        judge_file(judge, rows, out, resume=True, options=JudgeOptions(**options))
     assert out.read_bytes() == before
 
 
@@ -376,7 +376,7 @@ def test_samples_give_the_majority_with_votes_and_spread(tmp_path: Path) -> None
     texts = ["One. [RESULT] 3", "Two. [RESULT] 5", "Three. [RESULT] 3", "None."]
     script = ScriptedGenerator(lambda request: texts)
     out = tmp_path / "out.jsonl"
-    judge_file(Judge(script), source(tmp_path, row("a")), out, settings=Settings(samples=4, constrain=False))
+    judge_file(Judge(script), source(tmp_path, row("a")), out, options=JudgeOptions(samples=4, constrain=False))
     (line,) = lines(out)
     assert (line["label"], line["votes"], line["samples"], line["malformed"]) == (3, {"3": 2, "5": 1}, 4, 1)
     assert (line["rationale"], line["mean"]) == ("One.", pytest.approx(11 / 3))
@@ -389,7 +389,7 @@ def test_swap_judges_pairs_in_both_orders_and_single_responses_once(tmp_path: Pa
     del pair["orig_response"]
     script = ScriptedGenerator(lambda request: [f"Always {request.labels[0]}. [RESULT] {request.labels[0]}"])
     out = tmp_path / "out.jsonl"
-    summary = judge_file(Judge(script), source(tmp_path, row("a"), pair), out, settings=Settings(swap=True, tie=tie))
+    summary = judge_file(Judge(script), source(tmp_path, row("a"), pair), out, options=JudgeOptions(swap=True, tie=tie))
     written = {line["id"]: line for line in lines(out)}
     assert "consistent" not in written["a"]
     assert (written["p"]["label"], written["p"]["first_label"], written["p"]["swapped_label"]) == (label, 1, 2)
@@ -401,11 +401,11 @@ def test_swap_judges_pairs_in_both_orders_and_single_responses_once(tmp_path: Pa
 def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     for settings in ({"samples": 3, "swap": True}, {"samples": 3, "label_only": True}, {"tie": "coin"}):
         with pytest.raises(SreError):
-            Settings(**settings)
+            JudgeOptions(**settings)
     with pytest.raises(SreError, match="all samples are equal"):
-        Settings(samples=3, temperature=0.0)
+        JudgeOptions(samples=3, temperature=0.0)
     with pytest.raises(SreError, match="no row is a pair"):
-        judge_file(Judge(Fake()), source(tmp_path, row("a")), "-", settings=Settings(swap=True))
+        judge_file(Judge(Fake()), source(tmp_path, row("a")), "-", options=JudgeOptions(swap=True))
 
 
 def test_a_rubric_is_for_rows_without_one_or_for_all(tmp_path: Path) -> None:

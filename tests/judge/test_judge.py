@@ -6,8 +6,10 @@ import math
 import struct
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling
 from recipe.inference.conversion import to_judgement, to_request
 from recipe.judge import Judge
-from recipe.judge.judge import prompts_in, temperatures_in, to_bytes, to_sampling
+from recipe.judge.judge import prompts_in, temperatures_in, to_bytes
+from recipe.judge.options import JudgeOptions
 from recipe.prompts import Prompts
 
 RUBRIC = Rubric("Are both items fruits?", {k: f"Level {k}." for k in range(1, 6)})
@@ -203,7 +206,7 @@ def test_samples_temperature_seed_and_length_reach_the_engine_and_ids_differ() -
         "max_tokens": 9,
         "constrain": False,
     }
-    found = list(judge.judge([example("a")], **options))
+    found = list(judge.judge([example("a")], JudgeOptions(**options)))
     assert [j.label for j in found] == [1, 2, 3]
     assert len({j.id for j in found}) == 3
     assert judge.generator.sampling == Sampling(1.0, 3, 9, 7, stop_at_label=True)  # type: ignore[attr-defined]
@@ -211,7 +214,7 @@ def test_samples_temperature_seed_and_length_reach_the_engine_and_ids_differ() -
 
 def test_label_only_asks_the_other_prompt_and_accepts_a_label_alone() -> None:
     judge = judge_of("[RESULT] 4")
-    (judgement,) = judge.judge([example("a")], label_only=True, constrain=False)
+    (judgement,) = judge.judge([example("a")], JudgeOptions(label_only=True, constrain=False))
     (request,) = judge.generator.requests  # type: ignore[attr-defined]
     assert (judgement.label, judgement.rationale) == (4, "")
     assert request.label_only
@@ -291,15 +294,17 @@ def test_consensus_draws_at_temperature_1_and_takes_the_majority() -> None:
 
 def test_consensus_of_many_keeps_samples_in_order_and_examples_apart() -> None:
     judge = judge_of(lambda request, sample: f"x [RESULT] {1 if request.id == 'a' else 2}")
-    found = {agreed.example_id: agreed for agreed in judge.judge_consensus([example("a"), example("b")], samples=12)}
+    many = judge.judge_consensus([example("a"), example("b")], JudgeOptions(samples=12))
+    found = {agreed.example_id: agreed for agreed in many}
     assert {name: agreed.votes for name, agreed in found.items()} == {"a": {1: 12}, "b": {2: 12}}
     assert [sample.id for sample in found["a"].samples] == [f"a:fake:{k}" for k in range(12)]
 
 
 @pytest.mark.parametrize("options", [{"samples": 1}, {"temperature": 0}, {"label_only": True}])
 def test_a_consensus_of_equal_samples_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(SreError, match="two or more samples"):
+    with pytest.raises(SreError) as caught:
         judge_of().consensus("q", "r", RUBRIC, **options)
+    assert caught.value.field == "samples"
 
 
 def test_a_consensus_that_the_engine_could_not_do_is_raised() -> None:
@@ -362,11 +367,12 @@ def test_score_takes_the_options_of_a_draw() -> None:
 
 def test_request_and_judgement_are_the_two_halves_of_judge() -> None:
     judge = judge_of("Why. [RESULT] 4")
-    (whole,) = judge.judge([example("a")], constrain=False)
-    request = judge.request(example("a"), constrain=False)
+    free = JudgeOptions(constrain=False)
+    (whole,) = judge.judge([example("a")], free)
+    request = judge.request(example("a"), free)
     assert [request] == judge.generator.requests  # type: ignore[attr-defined]
-    (completion,) = judge.generator.generate([request], to_sampling())
-    assert judge.judgement(example("a"), completion, constrain=False) == whole
+    (completion,) = judge.generator.generate([request], free.sampling)
+    assert judge.judgement(example("a"), completion, free) == whole
 
 
 # The conversions that judging and sampling share.
@@ -516,3 +522,48 @@ def test_temperatures_are_read_from_the_file_or_missed() -> None:
     for none in ({}, {"sre.calibration": "{}"}):
         with pytest.raises(SreError, match="no calibration"):
             temperatures_in(none, Path("judge.gguf"))
+
+
+# Several threads.
+
+
+def test_single_calls_from_several_threads_wait_for_each_other() -> None:
+    busy, most = [0], [0]
+
+    def answer(request: Request, sample: int) -> str:
+        busy[0] += 1
+        most[0] = max(most[0], busy[0])
+        time.sleep(0.002)
+        busy[0] -= 1
+        return f"{request.messages[-1].content.split('mark-')[1][0]}. [RESULT] 3"
+
+    judge = judge_of(answer)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda k: judge.score(f"mark-{k}", "r", RUBRIC).rationale, range(8)))
+    assert found == [f"{k}." for k in range(8)]
+    assert most == [1]
+
+
+def test_a_stream_that_another_thread_reads_is_an_error_that_names_asyncjudge() -> None:
+    judge = judge_of()
+    stream = judge.judge([example("a"), example("b")])
+    next(stream)
+    with ThreadPoolExecutor(1) as pool:
+        for call in (lambda: judge.score("q", "r", RUBRIC), lambda: next(judge.judge([example("c")]))):
+            with pytest.raises(SreError, match="AsyncJudge"):
+                pool.submit(call).result()
+        assert len(list(stream)) == 1
+        assert pool.submit(judge.score, "q", "r", RUBRIC).result().label == 2
+
+
+def test_an_unfinished_stream_that_is_dropped_keeps_nobody_out() -> None:
+    judge = judge_of()
+    next(judge.judge([example("a"), example("b")]))
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(judge.score, "q", "r", RUBRIC).result().label == 2
+
+
+def test_a_single_call_refuses_what_makes_several_judgements() -> None:
+    for options in ({"samples": 3}, {"swap": True}):
+        with pytest.raises(SreError, match="consensus"):
+            judge_of().score("q", "r", RUBRIC, **options)

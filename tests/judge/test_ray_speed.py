@@ -16,7 +16,8 @@ from benchmarks.workloads import JUDGED_TOKENS, ROWS
 from recipe.data.examples import read_examples
 from recipe.data.records import Example
 from recipe.judge import Judge
-from recipe.judge.output_rows import Settings, Usage
+from recipe.judge.options import JudgeOptions
+from recipe.judge.output_rows import Usage
 from recipe.judge.ray_pool import RayPool
 
 pytestmark = [
@@ -30,7 +31,7 @@ FASTER = 1.6
 
 def seconds(model: Path, examples: list[Example], workers: int) -> float:
     """For all rows, the start of the workers included."""
-    settings, usage = Settings(max_tokens=JUDGED_TOKENS), Usage()
+    settings, usage = JudgeOptions(max_tokens=JUDGED_TOKENS), Usage()
     with RayPool(partial(Judge.from_gguf, model, threads=1), workers, threads=1) as pool:
         start = time.monotonic()
         ids = [row["id"] for row in pool.rows(examples, settings, usage)]

@@ -18,6 +18,7 @@ from recipe.inference.scripted import ScriptedGenerator, ScriptedSession
 from recipe.judge import BothOrders, Consensus, Judge
 from recipe.judge.async_judge import AsyncJudge
 from recipe.judge.judge import to_example
+from recipe.judge.options import JudgeOptions
 from recipe.judge.service import QueueFull, Refused, Service, Stopped
 
 WAIT = 10
@@ -74,10 +75,10 @@ def test_a_question_gives_the_judgement_that_the_judge_itself_gives(start: Calla
 
 def test_samples_give_a_consensus_and_a_tie_rule_both_orders(start: Callable[..., Service]) -> None:
     service = start()
-    found = service.ask(example(), samples=5).result(WAIT)
+    found = service.ask(example(), JudgeOptions(samples=5)).result(WAIT)
     assert isinstance(found, Consensus)
     assert found.votes == {1: 1, 2: 1, 3: 1, 4: 1, 5: 1}
-    pair = service.ask(example("mark-1", "one", "two"), tie="first").result(WAIT)
+    pair = service.ask(example("mark-1", "one", "two"), JudgeOptions(swap=True, tie="first")).result(WAIT)
     assert isinstance(pair, BothOrders)
     assert (pair.first.label, pair.swapped.label, pair.consistent, pair.label) == (1, 1, False, 1)
 
@@ -87,7 +88,7 @@ def test_samples_give_a_consensus_and_a_tie_rule_both_orders(start: Callable[...
     [
         ({"samples": 3, "label_only": True}, "samples"),
         ({"samples": 3, "temperature": 0.0}, "samples"),
-        ({"tie": "first"}, "swap"),
+        ({"swap": True}, "swap"),
     ],
 )
 def test_settings_that_cannot_go_together_are_named(
@@ -95,7 +96,7 @@ def test_settings_that_cannot_go_together_are_named(
 ) -> None:
     service = start()
     with pytest.raises(SreError) as caught:
-        service.ask(example(), **options)
+        service.ask(example(), JudgeOptions(**options))
     assert caught.value.field == field
     assert service.unfinished == 0
 
@@ -205,7 +206,7 @@ def test_a_seed_gives_the_same_request_id_again_and_greedy_requests_never_wait_f
 ) -> None:
     service = start()
     for _ in range(2):
-        service.ask(example(), temperature=1.0, seed=3).result(WAIT)
+        service.ask(example(), JudgeOptions(temperature=1.0, seed=3)).result(WAIT)
         service.ask(example()).result(WAIT)
     ids = [request.id for request in service.owner.generator.seen]  # type: ignore[attr-defined]
     assert ids[0] == ids[2]

@@ -19,7 +19,8 @@ from recipe.errors import SreError
 from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
-from recipe.judge.output_rows import Settings, Usage
+from recipe.judge.options import JudgeOptions
+from recipe.judge.output_rows import Usage
 from recipe.judge.workers import Workers, identity, shares
 
 OPEN = partial(Judge, ScriptedGenerator(), name="scripted")
@@ -68,7 +69,7 @@ def test_a_worker_that_dies_is_an_error_that_says_how_to_go_on() -> None:
     with Workers(OPEN, 1) as workers:
         os.kill(workers.pids[0], signal.SIGKILL)
         with pytest.raises(SreError, match=r"ended early \(exit code -9\).*--resume"):
-            list(workers.rows([example("a")], Settings(), Usage()))
+            list(workers.rows([example("a")], JudgeOptions(), Usage()))
 
 
 SCRIPT = """

@@ -17,8 +17,8 @@ from recipe.errors import SreError
 from recipe.evaluation.benchmarks import BENCHMARKS
 from recipe.evaluation.benchmarks.base import Benchmark, Verdict, Verdicts, load_rows, own_rows
 from recipe.judge.batch import judge_rows
-from recipe.judge.judge import Judge
-from recipe.judge.output_rows import Settings
+from recipe.judge.judge import DEFAULT, Judge
+from recipe.judge.options import JudgeOptions
 from recipe.progress import bar, follow
 from recipe.storage import read_jsonl, write_json
 
@@ -39,7 +39,7 @@ def run_benchmark(
     *,
     data: Path | None = None,
     limit: int | None = None,
-    settings: Settings | None = None,
+    options: JudgeOptions = DEFAULT,
     overwrite: bool = False,
     resamples: int = 2000,
 ) -> dict[str, Any]:
@@ -48,17 +48,16 @@ def run_benchmark(
     data: a folder or file in the published layout; None loads from the hub. limit: so many rows, evenly spread.
     With forced labels ("constrain") one run tells both: "figures" of what the model wrote, a forced label counting
     as malformed, and "constrained" with the forced labels. Raises SreError for rows that can't be read, and when
-    the folder was made with another model, other prompts or settings.
+    the folder was made with another model, other prompts or options.
     """
     rows, truths = load_rows(benchmark, data, limit)
     examples = benchmark.prepare(rows)
-    settings = settings or Settings()
-    if settings.swap or settings.samples > 1:
+    if options.swap or options.samples > 1:
         raise SreError("a benchmark says itself in which order to judge; samples and swap don't go with it")
     out = folder / "judgements.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     resume = out.exists() and not overwrite
-    how: dict[str, Any] = {"settings": settings, "resume": resume, "overwrite": overwrite}
+    how: dict[str, Any] = {"options": options, "resume": resume, "overwrite": overwrite}
     with bar(f"{benchmark.name}: judging with {judge.name}", len(examples), "rows") as advance:
         judge_rows(judge, examples, out, progress=follow(advance), **how)
     judged = [row for row in read_jsonl(out) if row["id"] in {example.id for example in examples}]
@@ -67,7 +66,7 @@ def run_benchmark(
         "source": str(data or benchmark.hub),
         "model": judge.name,
         "rows": len(rows),
-        **_measured(benchmark, rows, judged, truths, settings, resamples),
+        **_measured(benchmark, rows, judged, truths, options, resamples),
     }
     write_json(folder / "figures.json", content)
     return content
@@ -89,11 +88,11 @@ def _measured(
     rows: Sequence[Example],
     judged: Sequence[Mapping[str, Any]],
     truths: Mapping[str, float],
-    settings: Settings,
+    options: JudgeOptions,
     resamples: int,
 ) -> dict[str, Any]:
     """Counts and figures. A label without a rationale is what label_only asks for: then nothing is forced."""
-    both = settings.constrain and not settings.label_only
+    both = options.constrain and not options.label_only
     asked = verdicts(judged)
     found = verdicts(judged, as_written=True) if both else asked
     failed = sum(row["finish"] == "error" for row in judged)

@@ -24,7 +24,6 @@ from recipe import __version__
 from recipe.data.records import SWAPPED
 from recipe.errors import SreError
 from recipe.inference.base import Piece
-from recipe.judge.aggregate import Tie
 from recipe.judge.judge import Judge, to_example
 from recipe.judge.rubrics import ready_rubrics
 from recipe.judge.server.bodies import CompareBody, Judging, Reply, ScoreBody, judgements_of, to_reply
@@ -54,8 +53,7 @@ class JudgeRoutes:
 
     async def compare(self, body: CompareBody, http: HttpRequest) -> Any:
         """Say which of two responses is better: label 1 for response_a, 2 for response_b."""
-        tie = body.tie if body.swap else None
-        return await self._answer(body, (body.response_a, body.response_b), http, tie)
+        return await self._answer(body, (body.response_a, body.response_b), http)
 
     async def rubrics(self) -> list[dict[str, Any]]:
         """The ready rubrics, by name."""
@@ -69,14 +67,12 @@ class JudgeRoutes:
             for name, ready in self._library.items()
         ]
 
-    async def _answer(
-        self, body: Judging, responses: tuple[str, ...], http: HttpRequest, tie: Tie | None = None
-    ) -> Any:
+    async def _answer(self, body: Judging, responses: tuple[str, ...], http: HttpRequest) -> Any:
         rubric = body.resolve_rubric(self._library, "pointwise" if len(responses) == 1 else "pairwise")
         example = to_example(body.turns(), responses, rubric, body.reference)
 
         def submit(on_piece: OnPiece | None = None) -> Future[Answer]:
-            return self._service.ask(example, samples=body.samples, tie=tie, on_piece=on_piece, **body.options)
+            return self._service.ask(example, body.options, on_piece=on_piece)
 
         if body.stream:
             return events(self._stream(Stream(http.scope, submit, self._timeout)))

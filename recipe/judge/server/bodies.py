@@ -11,7 +11,7 @@ from recipe.data.examples import to_rubric, to_text
 from recipe.data.records import Judgement, LabelDistribution, Rubric, Task
 from recipe.errors import SreError
 from recipe.judge.aggregate import BothOrders, Consensus, Tie
-from recipe.judge.judge import MAX_TOKENS, Options
+from recipe.judge.options import MAX_TOKENS, JudgeOptions
 from recipe.judge.rubrics import NamedRubric
 from recipe.judge.service import Answer
 
@@ -58,13 +58,10 @@ class Judging(Body):
     stream: bool = Field(default=False, description="Server-sent events: piece, piece, ..., result (or error).")
 
     @property
-    def options(self) -> Options:
-        found = Options(
-            max_tokens=self.max_tokens, seed=self.seed, constrain=self.constrain, label_only=self.label_only
-        )
-        if self.temperature is not None:
-            found["temperature"] = self.temperature
-        return found
+    def options(self) -> JudgeOptions:
+        """Raises SreError for options that don't go together."""
+        names = {"max_tokens", "temperature", "seed", "constrain", "label_only", "samples", "swap", "tie"}
+        return JudgeOptions(**self.model_dump(include=names))
 
     def turns(self) -> str | list[Mapping[str, str]]:
         if isinstance(self.conversation, str):

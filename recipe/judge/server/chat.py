@@ -15,7 +15,7 @@ from pydantic import Field
 from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling
-from recipe.judge.judge import MAX_TOKENS
+from recipe.judge.options import MAX_TOKENS
 from recipe.judge.server.bodies import MOST_SAMPLES, Body, Text
 from recipe.judge.server.errors import Problem
 from recipe.judge.server.waiting import Stream, event, events, whole

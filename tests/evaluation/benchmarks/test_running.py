@@ -15,7 +15,7 @@ from recipe.evaluation.benchmarks.running import find_benchmark, run_benchmark, 
 from recipe.inference.base import Request
 from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
-from recipe.judge.output_rows import Settings
+from recipe.judge.options import JudgeOptions
 from recipe.storage import read_jsonl
 
 
@@ -114,7 +114,7 @@ def test_other_models_and_settings_are_refused_unless_overwritten(data: Path) ->
     with pytest.raises(SreError, match="other"):
         run(data, name="another")
     with pytest.raises(SreError, match="max_tokens"):
-        run(data, settings=Settings(max_tokens=77))
+        run(data, options=JudgeOptions(max_tokens=77))
     result, generator = run(data, name="another", overwrite=True)
     assert len(generator.seen) == 30
     assert result["model"] == "another"
@@ -123,10 +123,10 @@ def test_other_models_and_settings_are_refused_unless_overwritten(data: Path) ->
 def test_rows_that_can_not_be_judged_are_counted_and_tried_again(data: Path) -> None:
     with data.open("a") as file:
         file.write(json.dumps(row(99, orig_response="word " * 900)) + "\n")
-    result, _ = run(data, context=700, settings=Settings(max_tokens=64))
+    result, _ = run(data, context=700, options=JudgeOptions(max_tokens=64))
     assert (result["rows"], result["judged"], result["not_judged"], result["malformed"]) == (31, 30, 1, 0)
     assert result["figures"]["headline"]["accuracy"]["value"] == pytest.approx(30 / 31)
-    result, generator = run(data, settings=Settings(max_tokens=64))
+    result, generator = run(data, options=JudgeOptions(max_tokens=64))
     assert [one.id for one in generator.seen] == ["row-99"]
     assert result["not_judged"] == 0
 
@@ -137,13 +137,13 @@ def test_forced_labels_stand_beside_what_was_written(data: Path) -> None:
     assert result["malformed"] == 1
     assert result["figures"]["details"]["malformed"] == 1
     assert result["constrained"]["details"]["malformed"] == 0
-    free, _ = run(data, script, settings=Settings(constrain=False), overwrite=True)
+    free, _ = run(data, script, options=JudgeOptions(constrain=False), overwrite=True)
     assert free["figures"]["headline"]["accuracy"] == result["figures"]["headline"]["accuracy"]
     assert "constrained" not in free
 
 
 def test_label_only_has_labels_without_rationales(data: Path) -> None:
-    result, generator = run(data, settings=Settings(label_only=True))
+    result, generator = run(data, options=JudgeOptions(label_only=True))
     assert all(one.label_only for one in generator.seen)
     assert result["figures"]["headline"]["accuracy"]["value"] == 1
     assert result["figures"]["details"]["rationales"]["empty"] == 30
@@ -151,9 +151,9 @@ def test_label_only_has_labels_without_rationales(data: Path) -> None:
 
 
 def test_samples_and_swap_do_not_go_with_a_benchmark(data: Path) -> None:
-    for settings in (Settings(samples=3), Settings(swap=True)):
+    for settings in (JudgeOptions(samples=3), JudgeOptions(swap=True)):
         with pytest.raises(SreError, match="order"):
-            run(data, settings=settings)
+            run(data, options=settings)
 
 
 def test_a_limit_takes_rows_from_all_over() -> None:

@@ -1,0 +1,57 @@
+"""How to judge: the one set of options, from the command line to the engine. Knows no model and no files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recipe.errors import SreError
+from recipe.inference.base import Sampling
+from recipe.judge.aggregate import TIES, Tie
+
+MAX_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """What a judgement depends on beside the model, its prompts and the row.
+
+    Attributes:
+        max_tokens: the most tokens of one judgement.
+        temperature: 0 takes the most probable token each time. None is 0 for one sample and 1 for several.
+        seed: sampling seed; ignored at temperature 0.
+        constrain: force a label where the model writes none. Without it, such a judgement is malformed.
+        label_only: read the label from one prefill, without a rationale. This is faster and less accurate.
+        samples: judgements of each example; the majority of several is taken.
+        swap: judge pairs in both orders.
+        tie: the rule for a pair whose two orders disagree, see `aggregate.both_orders`.
+
+    Raises:
+        SreError: for options that don't go together.
+    """
+
+    max_tokens: int = MAX_TOKENS
+    temperature: float | None = None
+    seed: int = 0
+    constrain: bool = True
+    label_only: bool = False
+    samples: int = 1
+    swap: bool = False
+    tie: Tie = "probability"
+
+    def __post_init__(self) -> None:
+        if self.temperature is None:
+            object.__setattr__(self, "temperature", 1.0 if self.samples > 1 else 0.0)
+        if self.tie not in TIES:
+            raise SreError(f"expected {', '.join(TIES)}, not {self.tie!r}", field="tie")
+        if self.samples < 1:
+            raise SreError(f"expected at least 1, not {self.samples}", field="samples")
+        if self.samples > 1 and (self.swap or self.label_only):
+            other = "swap" if self.swap else "label-only"
+            raise SreError(f"several samples can't be combined with {other}", field="samples")
+        if self.samples > 1 and not self.temperature:
+            raise SreError("at temperature 0 all samples are equal; leave it out, or set one above 0", field="samples")
+
+    @property
+    def sampling(self) -> Sampling:
+        """What the engine is asked for; decoding stops right after a complete label."""
+        return Sampling(self.temperature or 0.0, self.samples, self.max_tokens, self.seed, stop_at_label=True)
