@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from .model_fixtures import *  # noqa: F403
+import recipe  # noqa: F401  (before any test loads torch: its threads then wait asleep)
 
-# The runs under test share two cores with pytest: threads that spin while they wait would only slow each other.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from .model_fixtures import *  # noqa: F403
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
