@@ -101,6 +101,7 @@ class TrainConfig(_Section):
 class SftConfig(TrainConfig):
     label_only: bool = False  # ablation: train without rationales
     both_orders: bool = True  # each training pair also with its responses exchanged
+    label_weight: float = Field(1.0, gt=0)  # weight of the label's tokens in the loss; all other tokens have 1
     # by-length: a batch's rows are of like length, so little of it is padding. padding-free: they are laid end to end,
     # which takes FlashAttention to pay off; Unsloth does so by itself on a GPU.
     batching: Literal["shuffled", "by-length", "padding-free"] = "shuffled"

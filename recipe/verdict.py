@@ -44,6 +44,12 @@ def parse_verdict(text: str, labels: Sequence[int], *, need_rationale: bool = Tr
     return Verdict(rationale, int(found[-1].group(1)))
 
 
+def label_span(text: str, labels: Sequence[int]) -> tuple[int, int] | None:
+    """Where the label that `parse_verdict` reads stands in `text`: (start, end) in characters, or None."""
+    found = [m for m in _VERDICT.finditer(text) if int(m.group(1)) in labels]
+    return found[-1].span(1) if found else None
+
+
 def parse_rating(text: str) -> int | None:
     """The last `Judgment rating: <1-5>` of a self-assessment (A.1.4), else None."""
     found = _RATING.findall(text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from recipe.progress import bar
 from recipe.prompts import Prompts
 from recipe.training.trainer import (
     completion_ids,
+    label_places,
     one_gpu,
+    output_logits,
     progress_callback,
     prompt_ids,
     run_trainer,
@@ -72,7 +74,11 @@ def run_sft(
 def to_rows(
     tokenizer: Any, examples: Sequence[Example], max_length: int, *, label_only: bool
 ) -> tuple[list[dict[str, list[int]]], int]:
-    """({"input_ids", "completion_mask"} per example that fits, number of those that don't)."""
+    """Tokenise the examples; returns (rows that fit, number of those that are too long).
+
+    A row has `input_ids`, TRL's `labels` (-100 at the prompt, where there is no loss) and `label_places`, the indices
+    of the tokens that spell the judgement's label.
+    """
     prompts = Prompts()
     rows = []
     for example in examples:
@@ -80,8 +86,14 @@ def to_rows(
         prompt = prompt_ids(tokenizer, prompts.judge(example, label_only=label_only))
         text = format_verdict("" if label_only else example.rationale.strip(), example.label)
         completion = completion_ids(tokenizer, text)
-        mask = [0] * len(prompt) + [1] * len(completion)
-        rows.append({"input_ids": prompt + completion, "completion_mask": mask})
+        places = label_places(tokenizer, text, example.labels)
+        rows.append(
+            {
+                "input_ids": prompt + completion,
+                "labels": [-100] * len(prompt) + completion,
+                "label_places": [len(prompt) + place for place in places],
+            }
+        )
     fitting = [row for row in rows if len(row["input_ids"]) <= max_length]
     return fitting, len(rows) - len(fitting)
 
@@ -144,16 +156,82 @@ def make_trainer(
         }
     if settings.batching == "padding-free":
         arguments["padding_free"] = True
-    trainer = SFTTrainer(
+    weight = settings.label_weight
+
+    class LabelTrainer(SFTTrainer):
+        def _get_num_items_in_batch(self, batches: list[Any], device: Any) -> Any:
+            count = super()._get_num_items_in_batch(batches, device)
+            if count is None or weight == 1:
+                return count
+            only = [{"labels": batch["labels"].masked_fill(~batch["label_mask"], -100)} for batch in batches]
+            return count + (weight - 1) * super()._get_num_items_in_batch(only, device)
+
+    trainer = LabelTrainer(
         model=peft_model,
-        args=one_gpu(TrlSftConfig(**arguments, completion_only_loss=True, loss_type="chunked_nll", packing=False)),
+        args=one_gpu(
+            TrlSftConfig(
+                **arguments,
+                completion_only_loss=True,
+                loss_type="chunked_nll",
+                packing=False,
+                dataset_kwargs={"skip_prepare_dataset": True},
+            )
+        ),
         train_dataset=Dataset.from_list(rows),
         eval_dataset=Dataset.from_list(dev_rows) if dev_rows and settings.checkpoints else None,
         processing_class=tokenizer,
     )
     if not torch.cuda.is_available():
         trainer.data_collator = partial(unmasked, trainer.data_collator)
+    if weight != 1:
+        trainer.data_collator = partial(mark_labels, trainer.data_collator)
+        weigh_labels(peft_model.get_base_model(), weight)
     return trainer
+
+
+def mark_labels(collate: Callable[[Any], dict[str, Any]], rows: Any) -> dict[str, Any]:
+    """A batch with `label_mask`: True at the tokens that spell a judgement's label. Rows may be laid end to end."""
+    import torch
+
+    batch = collate(rows)
+    mask = torch.zeros_like(batch["labels"], dtype=torch.bool)
+    start = 0
+    for number, row in enumerate(rows):
+        together = len(mask) == 1
+        mask[0 if together else number, [start + place for place in row["label_places"]]] = True
+        start += len(row["input_ids"]) if together else 0
+    return {**batch, "label_mask": mask}
+
+
+def weigh_labels(causal_lm: Any, weight: float) -> None:
+    """Make the loss of `causal_lm`, as TRL has patched it, a weighted mean over the tokens of the completions.
+
+    The loss becomes sum(w * nll) / sum(w), with w = `weight` at the label's tokens and 1 elsewhere. Dividing by the
+    sum of the weights keeps the size of a step, so that a learning rate keeps its meaning. TRL computes the plain sum
+    in chunks; what the labels' tokens add is computed from the same hidden states, a few places a row.
+    """
+    import torch
+
+    plain = causal_lm.forward
+    hidden: list[Any] = []
+    causal_lm.base_model.register_forward_hook(lambda _, __, output: hidden.append(output.last_hidden_state))
+
+    @wraps(plain)
+    def forward(*args: Any, label_mask: Any = None, num_items_in_batch: Any = None, **kwargs: Any) -> Any:
+        hidden.clear()
+        if label_mask is None:
+            return plain(*args, num_items_in_batch=num_items_in_batch, **kwargs)
+        mask, labels = label_mask[:, 1:], kwargs["labels"][:, 1:]
+        total = num_items_in_batch
+        if total is None:
+            total = (labels != -100).sum() + (weight - 1) * mask.sum()
+        output = plain(*args, num_items_in_batch=total, **kwargs)
+        logits = output_logits(causal_lm, hidden.pop()[:, :-1][mask])
+        at_labels = torch.nn.functional.cross_entropy(logits, labels[mask], reduction="sum")
+        output.loss = output.loss + (weight - 1) * at_labels / total
+        return output
+
+    causal_lm.forward = forward
 
 
 def unmasked(collate: Callable[[Any], dict[str, Any]], rows: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from recipe.errors import SreError
 from recipe.progress import Advance
 from recipe.storage import atomic_folder, write_json
 from recipe.system import process
+from recipe.verdict import label_span
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
@@ -32,6 +33,15 @@ def completion_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a judgement and the end token."""
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return [*ids, tokenizer.eos_token_id]
+
+
+def label_places(tokenizer: Any, text: str, labels: Sequence[int]) -> list[int]:
+    """Indices, among `completion_ids` of `text`, of the tokens that spell the label; [] where there is no label."""
+    span = label_span(text, labels)
+    if span is None:
+        return []
+    encoding = tokenizer(text, add_special_tokens=False)
+    return sorted({encoding.char_to_token(place) for place in range(*span)})
 
 
 def trainer_arguments(
@@ -79,6 +89,16 @@ def trainer_arguments(
         "remove_unused_columns": False,
         "max_length": None,
     }
+
+
+def output_logits(causal_lm: Any, hidden: Any) -> Any:
+    """float32 logits of hidden states by the model's output head, capped where the model caps them (Gemma 2)."""
+    head = causal_lm.get_output_embeddings()
+    logits = (hidden @ head.weight.to(hidden.dtype).t()).float()
+    if head.bias is not None:
+        logits = logits + head.bias.float()
+    cap = getattr(causal_lm.config.get_text_config(), "final_logit_softcapping", None)
+    return logits if cap is None else cap * (logits / cap).tanh()
 
 
 def one_gpu(arguments: Any) -> Any:

@@ -27,15 +27,19 @@ from recipe.training.sft import make_trainer, to_rows
 model, tokenizer = engine.load(Path(first), lora={**LoraConfig(r=4).model_dump(), "seed": 0})
 rows, _ = to_rows(tokenizer, read_examples(second, task="pointwise", split="train"), 4096, label_only=False)
 folder = Path(tempfile.mkdtemp())
-trainer = make_trainer(model, tokenizer, rows, [], folder, SftConfig(batch_size=4, checkpoints=0), 0, False)
-masks = {tuple(row["input_ids"]): row["completion_mask"] for row in rows}
+settings = SftConfig(batch_size=4, checkpoints=0, label_weight=9.0)
+trainer = make_trainer(model, tokenizer, rows, [], folder, settings, 0, False)
+known = {tuple(row["input_ids"]): row["labels"] for row in rows}
 found = []
 for batch in trainer.get_train_dataloader():
     for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist()):
-        (end,) = [k for k in range(len(ids) + 1) if tuple(ids[:k]) in masks]
+        (end,) = [k for k in range(len(ids) + 1) if tuple(ids[:k]) in known]
         assert set(ids[end:]) <= {tokenizer.pad_token_id} and set(labels[end:]) <= {-100}
-        found.append({"input_ids": ids[:end], "labels": labels[:end], "completion_mask": masks[tuple(ids[:end])]})
-said = {"rows": len(rows), "batches": found}
+        found.append({"input_ids": ids[:end], "labels": labels[:end], "expected": known[tuple(ids[:end])]})
+batches = list(trainer.get_train_dataloader())
+weights = [trainer._get_num_items_in_batch([batch], trainer.args.device) for batch in batches]
+losses = [trainer.compute_loss(trainer.model, b, num_items_in_batch=w) for b, w in zip(batches, weights)]
+said = {"rows": len(rows), "batches": found, "weights": list(map(float, weights)), "losses": list(map(float, losses))}
 """
 DRAWS = """
 import torch
@@ -107,8 +111,13 @@ def test_the_trainer_takes_the_loss_at_the_completions_tokens_alone(engine, tiny
     found = said_by(MASKS, engine, tiny_model, tiny_data)
     assert len(found["batches"]) == found["rows"] > 0
     for row in found["batches"]:
-        expected = [token if on else -100 for token, on in zip(row["input_ids"], row["completion_mask"], strict=True)]
-        assert row["labels"] == expected
+        assert row["labels"] == row["expected"]
+
+
+def test_both_engines_weigh_the_label_alike(tiny_model, tiny_data):
+    plain, fast = (said_by(MASKS, engine, tiny_model, tiny_data) for engine in ("transformers", "unsloth"))
+    assert plain["weights"] == fast["weights"]
+    assert fast["losses"] == pytest.approx(plain["losses"], rel=0.01)
 
 
 def test_both_engines_draw_the_same_from_a_trained_adapter(plain, tiny_model):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from recipe.data.examples import read_examples
 from recipe.errors import SreError
 from recipe.inference.pytorch.transformers import TransformersEngine
 from recipe.storage import read_json
-from recipe.training.sft import by_length, run_sft, to_rows, unmasked
+from recipe.training.sft import by_length, make_trainer, run_sft, to_rows, unmasked
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=300), st.integers(1, 6), st.integers(0, 3))
@@ -40,10 +42,11 @@ def test_the_mask_covers_the_judgement_and_the_end_token_alone(tiny_model, tiny_
     rows, too_long = to_rows(tokenizer, examples, 4096, label_only=False)
     assert (len(rows), too_long) == (len(examples), 0)
     for row, example in zip(rows, examples, strict=True):
-        trained = [t for t, on in zip(row["input_ids"], row["completion_mask"], strict=True) if on]
+        trained = [token for token in row["labels"] if token != -100]
         assert trained[-1] == tokenizer.eos_token_id
         assert tokenizer.decode(trained[:-1]).endswith(f"[RESULT] {example.label}")
-        assert row["completion_mask"] == sorted(row["completion_mask"])
+        assert row["input_ids"][-len(trained) :] == row["labels"][-len(trained) :] == trained
+        assert tokenizer.decode([row["input_ids"][place] for place in row["label_places"]]) == str(example.label)
 
 
 def test_rows_that_are_too_long_are_left_out_whole_and_counted(tiny_model, tiny_data):
@@ -111,6 +114,83 @@ def test_positions_in_place_of_the_padding_mask_change_no_real_token(tiny_model)
     with torch.no_grad():
         expected, found = (model(**batch, use_cache=False).logits[mask.bool()] for batch in (masked, free))
     assert torch.allclose(expected, found, atol=1e-4)
+
+
+@pytest.fixture
+def float32(monkeypatch):
+    """Everything in float32, so that a loss can be compared with plain arithmetic."""
+    import torch
+
+    for module in ("loading", "transformers"):
+        monkeypatch.setattr(f"recipe.inference.pytorch.{module}.compute_dtype", lambda: torch.float32)
+
+
+def weighted_trainer(folder, tiny_model, tiny_data, **settings):
+    """(trainer, the batches of its first step, their rows) with a label weight of 7 unless said otherwise."""
+    examples = read_examples(tiny_data, task="pointwise", split="train", limit=8)
+    lora = {**LoraConfig(r=4, alpha=8).model_dump(), "seed": 0}
+    model, tokenizer = TransformersEngine().load(tiny_model, lora=lora)
+    rows, _ = to_rows(tokenizer, examples, 2048, label_only=False)
+    chosen = {"batch_size": 3, "accumulate": 2, "checkpoints": 0, "label_weight": 7.0, **settings}
+    trainer = make_trainer(model, tokenizer, rows, [], folder, SftConfig(**chosen), 0, False)
+    return trainer, list(itertools.islice(trainer.get_train_dataloader(), 2)), rows
+
+
+def dense_loss(model, batches, label_places, weight):
+    """The weighted mean over all completion tokens of some batches, from whole logits in float64."""
+    import torch
+
+    total, weights = 0.0, 0.0
+    for batch in batches:
+        more = {key: batch[key] for key in ("attention_mask", "position_ids") if key in batch}
+        logits = model(input_ids=batch["input_ids"], use_cache=False, **more).logits.double()
+        logps = torch.log_softmax(logits[:, :-1], dim=-1)
+        for row, place in (batch["labels"][:, 1:] != -100).nonzero().tolist():
+            token = int(batch["labels"][row, place + 1])
+            w = weight if (row, place + 1) in label_places(batch) else 1.0
+            total, weights = total - w * logps[row, place, token], weights + w
+    return total / weights
+
+
+@pytest.mark.parametrize("batching", ["shuffled", "padding-free"])
+def test_the_label_weight_is_a_weighted_mean_over_the_step(tmp_path, tiny_model, tiny_data, float32, batching):
+    import torch
+
+    trainer, batches, rows = weighted_trainer(tmp_path, tiny_model, tiny_data, batching=batching)
+    model, accumulated = trainer.model, trainer._get_num_items_in_batch(batches, torch.device("cpu"))
+    completions = sum(int((batch["labels"] != -100).sum()) for batch in batches)
+    assert float(accumulated) == completions + 6.0 * 6  # six rows, each with a label of one token
+
+    def label_places(batch):
+        ids = batch["input_ids"].tolist()
+        starts = [0, *(k for k, p in enumerate(batch["position_ids"][0].tolist()) if p == 0 and k)]
+        known = [(row["input_ids"], row["label_places"]) for row in rows]
+        found = set()
+        for number, line in enumerate(ids):
+            for start in starts if batching == "padding-free" else [0]:
+                (places,) = [places for row, places in known if line[start : start + len(row)] == row]
+                found |= {(number, start + place) for place in places}
+        return found
+
+    expected = dense_loss(model, batches, label_places, 7.0)
+    (expected_gradient,) = torch.autograd.grad(expected, [a_lora_weight(model)])
+    losses = [trainer.compute_loss(model, dict(batch), num_items_in_batch=accumulated) for batch in batches]
+    (gradient,) = torch.autograd.grad(sum(losses), [a_lora_weight(model)])
+    assert float(sum(losses)) == pytest.approx(float(expected), rel=1e-5)
+    assert torch.allclose(gradient, expected_gradient.float(), rtol=1e-3, atol=1e-7)
+    assert float(expected) != pytest.approx(float(dense_loss(model, batches, label_places, 1.0)), rel=1e-2)
+
+
+def a_lora_weight(model):
+    return next(w for name, w in model.named_parameters() if "layers.0" in name and "v_proj.lora_B" in name)
+
+
+def test_a_label_weight_of_one_is_plain_training(tmp_path, tiny_model, tiny_data):
+    _, plain = train(tmp_path / "plain", tiny_model, tiny_data)
+    _, one = train(tmp_path / "one", tiny_model, tiny_data, label_weight=1.0)
+    _, five = train(tmp_path / "five", tiny_model, tiny_data, label_weight=5.0)
+    assert plain == one
+    assert plain != five
 
 
 def test_by_length_trains_on_all_rows_of_every_epoch(tmp_path, tiny_model, tiny_data):
