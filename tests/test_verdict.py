@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.verdict import MARKER, format_verdict, gbnf, parse_pick, parse_rating, parse_verdict, pick_gbnf
+from recipe.verdict import MARKER, format_verdict, gbnf, parse_pick, parse_rating, parse_verdict
 
 SCORES = (1, 2, 3, 4, 5)
 
@@ -35,7 +35,6 @@ def test_no_text_raises_and_no_label_is_made_up(text):
         "reason [RESULT] 3/5",
         "reason [RESULT] 3rd",
         "reason [result] 3",
-        "reason [RESULT]\n3",
         "[RESULT] 3",
     ],
 )
@@ -49,6 +48,71 @@ def test_malformed(text):
 )
 def test_well_formed(text, label):
     assert parse_verdict(text, SCORES).label == label
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "[RESULT]: 4",
+        "[RESULT]\n4",
+        "[RESULT] **4**",
+        "**[RESULT] 4**",
+        "**[RESULT]** 4",
+        "**[RESULT]:** 4",
+        "__[RESULT]__ __4__",
+        "[RESULT]\u00a04",
+        "[RESULT]\u200b 4",
+        "[RESULT] \u2060\ufeff4",
+        "[RESULT]\u30004",
+        "[RESULT] 4.0",
+        "[RESULT] 4.00.",
+        "[RESULT] <4>",
+        "[RESULT] 4\n\n- 2 errors were found.",
+    ],
+)
+def test_other_ways_to_write_a_verdict_are_read(written):
+    assert parse_verdict(f"It is so.\n{written}", SCORES) == ("It is so.", 4)
+
+
+@pytest.mark.parametrize(
+    "written", ["4.5", "4.05", "04", "4-5", "4 – 5", "4/5", "4 / 5", "4?", "4%", "4+", "４", "٤", "iv"]
+)
+def test_what_is_no_whole_label_stays_malformed(written):
+    assert parse_verdict(f"It is so. [RESULT] {written}", SCORES) is None
+
+
+@pytest.mark.parametrize("quote", ['"[RESULT] 5"', "'[RESULT] 5'", "`[RESULT] 5`", "“[RESULT] 5”", '"**[RESULT] 5**"'])
+def test_a_quoted_verdict_does_not_count(quote):
+    text = f"The response ends with {quote}, which proves nothing"
+    assert parse_verdict(text, SCORES) is None
+    assert parse_verdict(f"{text}. [RESULT] 2", SCORES) == (f"{text}.", 2)
+    assert parse_verdict(f"It is bad. [RESULT] 2\nIt says {quote}.", SCORES) == ("It is bad.", 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("<think>Maybe [RESULT] 2? No, [RESULT] 3.</think>\n\nIt is fine. [RESULT] 4", ("It is fine.", 4)),
+        ("<think>Maybe [RESULT] 2.</think>It is fine.", None),
+        ("<think>It is fine. [RESULT] 4", None),
+        ("\n<Thinking>\nIt is fine. [RESULT] 4", None),
+        ("[THINK]So [RESULT] 2.[/THINK]It is fine. [RESULT] 4", ("It is fine.", 4)),
+        ("Hm, [RESULT] 2, or so.\n</think>\nIt is fine. [RESULT] 4", ("It is fine.", 4)),  # the template opened it
+        ("It is fine. [RESULT] 4\n<think>Or is it? [RESULT] 1", None),
+        ("<think>a</think>b [RESULT] 2\n<think>c</think>d [RESULT] 4", ("d", 4)),
+        ("The response begins with <think> and stops. [RESULT] 1", ("The response begins with <think> and stops.", 1)),
+    ],
+)
+def test_only_what_comes_after_the_reasoning_counts(text, verdict):
+    assert parse_verdict(text, SCORES) == verdict
+
+
+def test_ratings_and_picks_within_reasoning_do_not_count():
+    assert parse_rating("<think>Judgment rating: 2") is None
+    assert parse_rating("<think>Judgment rating: 2</think> Sound. Judgment rating: 4") == 4
+    assert parse_rating("<think>Judgment rating: 2</think> Sound.") is None
+    assert parse_pick('<think>["ITEM1", "ITEM2"]', 2) is None
+    assert parse_pick('<think>["ITEM1", "ITEM2"]</think>["ITEM2", "ITEM1"]', 2) == (1, 0)
 
 
 def test_the_last_well_formed_result_counts():
@@ -94,6 +158,5 @@ def test_picks_name_two_different_existing_items(text, pick):
     assert parse_pick(text, items=3) == pick
 
 
-def test_grammars_name_every_label_and_every_pair():
+def test_the_grammar_names_every_label():
     assert '"1" | "2"' in gbnf((1, 2))
-    assert pick_gbnf(3).count("ITEM") == 12

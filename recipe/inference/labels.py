@@ -1,8 +1,7 @@
 """Where a label stands in token space: which tokens write it, and which lead up to it.
 
-Built once per set of labels; knows the vocabulary only through `tokenize` and `piece`. A scale whose labels
-need more than one token (10 under a tokenizer that splits digits) can't be read from one row of logits and is
-refused.
+Built once per set of labels; knows the vocabulary only through `tokenize` and `piece`. A label must be one token,
+because its probability is read from one row of logits: a scale with 10 is refused where the tokenizer splits digits.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from numpy.typing import NDArray
 
 from recipe.errors import SreError
 from recipe.inference.token_sampling import log_total
-from recipe.verdict import MARKER, parse_verdict
+from recipe.verdict import MARKER, awaits_label, find_verdict, open_reasoning
 
 _MARKER = MARKER.encode()
-_BLANKS = b" \t"  # what the grammar allows between marker and label
+_BLANKS = b" \t"  # what a tokenizer may put into one token with a label
 
 LabelTokens = dict[int, int]
 
@@ -34,31 +33,34 @@ class LabelPlaces:
         self._forms: dict[bytes, LabelTokens] = {}
         self._full = self._common(f" {MARKER} ", after_text=True)
         self._bare = self._common(f"{MARKER} ", after_text=False)
-        self.longest = max(len(self._full[0]), len(self._bare[0]))
+        # The last is the most that leads out of reasoning.
+        self.longest = max(len(self._full[0]), len(self._bare[0]) + len(self._tokenize(_close("<seed:reasoning>"))))
 
     def at(self, written: bytes | bytearray, piece: bytes) -> LabelTokens | None:
-        """The tokens of all labels, when `piece` drawn after `written` is a label at the label's place; else
-        None.
-        """
-        if piece.lstrip(_BLANKS) not in self._texts or not written.rstrip(_BLANKS).endswith(_MARKER):
+        """The tokens of all labels, when `piece` drawn after `written` is a label at the label's place; else None."""
+        if piece.lstrip(_BLANKS) not in self._texts or not awaits_label(written.decode("utf-8", "replace")):
             return None
         return self._form(piece[: len(piece) - len(piece.lstrip(_BLANKS))])
 
     def lead_in(self, written: bytes | bytearray) -> tuple[list[int], LabelTokens]:
-        """The tokens to append to `written` until a label must follow (maybe none), and the label tokens
-        there.
+        """The tokens to append to `written` until a label must follow (maybe none), and the label tokens there.
+
+        Reasoning that has not ended is closed first.
         """
+        text = written.decode("utf-8", "replace")
+        if tag := open_reasoning(text):
+            return [*self._tokenize(_close(tag)), *self._bare[0]], self._bare[1]
         if not written:
             return self._bare
-        if not written.rstrip(_BLANKS).endswith(_MARKER):
+        if not awaits_label(text):
             return self._full
         if not written.endswith(_MARKER):
             return [], self._form(b"")
         ids, tokens = self._bare
-        text = b""
+        marker = b""
         for index, token in enumerate(ids):
-            text += self._piece(token)
-            if text.strip() == _MARKER:
+            marker += self._piece(token)
+            if marker.strip() == _MARKER:
                 return ids[index + 1 :], tokens
         return self._full
 
@@ -116,11 +118,16 @@ def label_logprobs(row: NDArray[np.float32], tokens: LabelTokens) -> dict[int, f
 def last_well_formed(
     text: bytes, found: list[tuple[int, int, dict[int, float]]], labels: Sequence[int]
 ) -> dict[int, float]:
-    """Of the labels met while drawing, (begin of the label's token, its end, log-probabilities), those of the
-    one that `parse_verdict` reads: the last that no ".5" or "rd" spoils.
+    """Of the labels met while drawing, (begin of the label's token, its end, log-probabilities), those of the one that
+    `parse_verdict` reads; {} where it reads none of them.
     """
-    for begin, end, logprobs in reversed(found):
-        start = text.rindex(_MARKER, 0, begin)
-        if parse_verdict(text[start : end + 4].decode("utf-8", "replace"), labels, need_rationale=False):
-            return logprobs
-    return {}
+    written = text.decode("utf-8", "surrogateescape")
+    verdict = find_verdict(written, labels)
+    if verdict is None:
+        return {}
+    place = len(written[: verdict.end("label")].encode("utf-8", "surrogateescape"))
+    return next((logprobs for _, end, logprobs in reversed(found) if end == place), {})
+
+
+def _close(tag: str) -> str:
+    return f"\n{tag[0]}/{tag[1:]}\n\n"

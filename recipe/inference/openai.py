@@ -1,35 +1,54 @@
 """The Generator on a server that speaks OpenAI's chat API: vLLM, llama-server, `sre serve`, OpenAI's own.
 
-OpenAI's client does the talking and the retries: pauses that grow, or as long as the server's Retry-After says. Such a
-server forces no label and tells no token ids: a text comes back as the model wrote it, and `token_ids` are empty.
+OpenAI's client sends the requests and retries them, with pauses that grow or as long as Retry-After says. Its replies
+are read as plain JSON here, because servers differ in them: what can't be read is an error of its row. Such a server
+forces no label and tells no token ids, so a text comes back as the model wrote it and `token_ids` are empty.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import logging
+import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from queue import SimpleQueue
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any, Literal, TypeVar
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from recipe.data.records import Message
 from recipe.errors import SreError, install
 from recipe.inference.base import Completion, Generator, Request, Sampling
-from recipe.verdict import MARKER, parse_verdict
+from recipe.verdict import find_verdict
 
 Finish = Literal["stop", "length"]
+_Kind = TypeVar("_Kind")
 KEY_VARIABLE = "OPENAI_API_KEY"
 RETRIES = 6
 """Of one request, 20 s in all; longer where the server asks for it."""
-_ALTERNATIVES = 20  # the most that OpenAI's API and vLLM tell of one place
+_ALTERNATIVES = {20: 5, 5: 0}
+"""Alternatives asked for at each token; a server that refuses so many is asked for the next number."""
 _SAMPLES = 32  # asked for at once; some servers allow no more
 _NOT_THE_ROWS_FAULT = (401, 403, 404, 429, 502, 503)
 _log = logging.getLogger("recipe.inference")
+
+
+class _UnreadableError(Exception):
+    """A reply of another shape than the API's."""
+
+
+@dataclass(frozen=True)
+class _Token:
+    """A token that the server tells of; others: the alternatives at its place."""
+
+    piece: bytes
+    logprob: float
+    others: Mapping[bytes, float]
 
 
 @dataclass
@@ -44,9 +63,14 @@ class Stats:
 class OpenAIGenerator(Generator):
     """Asks the server at `base_url`, `parallel` requests at a time.
 
-    base_url: up to /v1, which is added where there is no path. model: None takes the only one that the server has.
-    api_key: None takes OPENAI_API_KEY, or none at all. Raises SreError when the server can't be reached or refuses the
-    key, here and while it generates; what it refuses of a single request is that request's "error".
+    Args:
+        base_url: up to /v1, which is added where there is no path. A user and password in it are sent, never shown.
+        model: None takes the only one that the server has.
+        api_key: None takes OPENAI_API_KEY, or none at all.
+        parallel: requests under way at once.
+
+    Raises SreError when the server can't be reached or refuses the key, here and while it generates. What the server
+    refuses of a single request is that request's "error".
     """
 
     def __init__(
@@ -57,18 +81,23 @@ class OpenAIGenerator(Generator):
         except ImportError:
             message = f"this engine needs the extra: {install('openai')}"
             raise SreError(message) from None
-        address = urlsplit(base_url)
-        if address.scheme not in ("http", "https") or not address.netloc:
-            raise SreError(f"expected an address such as http://127.0.0.1:8000/v1, not {base_url!r}", field="base-url")
-        self.base_url = base_url if address.path.strip("/") else f"{base_url.rstrip('/')}/v1"
+        address = _address(base_url)
+        user, _, host = address.netloc.rpartition("@")
+        path = address.path.rstrip("/") or "/v1"
+        self.base_url = f"{address.scheme}://{host}{path}"
         self.stats = Stats()
         self._openai = openai
         self._parallel = parallel
         self._connection: dict[str, Any] = {
             "base_url": self.base_url,
+            "default_query": dict(parse_qsl(address.query)),
             "api_key": api_key or os.environ.get(KEY_VARIABLE) or "none",
         }
-        self._tells_logprobs = True
+        if user:
+            login = base64.b64encode(unquote(user).encode()).decode()
+            self._connection["default_headers"] = {"Authorization": f"Basic {login}"}
+        self._alternatives = max(_ALTERNATIVES)
+        self._limit = "max_tokens"
         self._closed = False
         self.name = self._find_model(model)
 
@@ -123,7 +152,7 @@ class OpenAIGenerator(Generator):
             if wanted:
                 return wanted  # a server without a list
             raise self._trouble(error) from error
-        except (self._openai.OpenAIError, ValueError, AttributeError) as error:
+        except (self._openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
             raise self._trouble(error) from error
         if wanted is None and len(models) != 1:
             raise SreError(f"name one of the models of {self.base_url}: {', '.join(models) or 'none'}", field="model")
@@ -150,54 +179,83 @@ class OpenAIGenerator(Generator):
         found: list[Completion] = []
         error = ""
         try:
-            while len(found) < count and not error:
+            while len(found) < count:
                 reply = await self._ask(client, request, sampling, len(found), count - len(found))
-                choices = getattr(reply, "choices", None) or []
-                found += [_completion(request, len(found) + k, c, reply, sampling) for k, c in enumerate(choices)]
-                error = "" if choices else f"expected a chat completion, not {str(reply)[:80]!r}"
+                choices, size = _part(reply, "choices", list), self._count(reply)
+                if not choices:
+                    raise _UnreadableError(f"expected a chat completion, not {str(reply)[:80]!r}")
+                for choice in choices:
+                    found.append(_completion(request, len(found), choice, size, sampling))
         except self._openai.APIStatusError as refusal:
             if refusal.status_code in _NOT_THE_ROWS_FAULT:
                 raise self._trouble(refusal) from refusal
             error = f"the server refused it ({refusal.status_code}): {_message(refusal)}"
         except self._openai.APIConnectionError as gone:
             raise self._trouble(gone) from gone
-        except (self._openai.OpenAIError, json.JSONDecodeError) as unread:
+        except (self._openai.OpenAIError, ValueError, _UnreadableError) as unread:
             error = f"the server's answer can't be read: {unread}"
         lost = range(len(found), count)
         return found[:count] + [Completion(request.id, k, "", (), "error", 0, error=error) for k in lost]
 
-    async def _ask(self, client: Any, request: Request, sampling: Sampling, begin: int, count: int) -> Any:
-        options: dict[str, Any] = {
-            "model": self.name,
-            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
-            "max_tokens": sampling.max_tokens,
-            "temperature": sampling.temperature,
-            "seed": sampling.seed + begin,
-            "n": min(count, _SAMPLES),
-        }
-        more = {"logprobs": True, "top_logprobs": _ALTERNATIVES}
-        if self._tells_logprobs and (request.labels or sampling.logprobs):
+    async def _ask(self, client: Any, request: Request, sampling: Sampling, begin: int, count: int) -> object:
+        """The server's JSON. What a server doesn't offer is left out and asked for no more."""
+        while True:
+            asked: dict[str, Any] = {
+                "model": self.name,
+                "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+                self._limit: sampling.max_tokens,
+                "temperature": sampling.temperature,
+                "seed": sampling.seed + begin,
+                "n": min(count, _SAMPLES),
+            }
+            if self._alternatives and (request.labels or sampling.logprobs):
+                asked |= {"logprobs": True, "top_logprobs": self._alternatives}
             try:
-                reply = await client.chat.completions.create(**options, **more)
+                reply = await client.chat.completions.with_raw_response.create(**asked)
             except self._openai.APIStatusError as error:
-                if error.status_code not in (400, 403, 422) or "logprobs" not in f"{error.param} {_message(error)}":
+                if error.status_code not in (400, 403, 422) or not self._do_without(asked, _message(error)):
                     raise
-                if self._tells_logprobs:
-                    _log.warning("%s tells no log-probabilities: judgements have a label alone", self.base_url)
-                self._tells_logprobs = False
-                reply = await client.chat.completions.create(**options)
-        else:
-            reply = await client.chat.completions.create(**options)
-        self._count(getattr(reply, "usage", None))
-        return reply
+            else:
+                try:
+                    return json.loads(reply.content)
+                except ValueError:
+                    raise _UnreadableError(
+                        f"expected JSON, not {reply.content[:80].decode('utf-8', 'replace')!r}"
+                    ) from None
 
-    def _count(self, usage: Any) -> None:
-        if usage is None:
-            return
-        cached = getattr(usage.prompt_tokens_details, "cached_tokens", 0) or 0
-        self.stats.prompt_tokens_total += usage.prompt_tokens
-        self.stats.prompt_tokens_decoded += usage.prompt_tokens - cached
-        self.stats.new_tokens += usage.completion_tokens
+    def _do_without(self, asked: Mapping[str, Any], refusal: str) -> bool:
+        """Whether asking in another way may help. Other requests may have met the same refusal meanwhile."""
+        if "max_completion_tokens" in refusal and "max_tokens" in asked:
+            self._limit = "max_completion_tokens"
+            return True
+        if "logprobs" not in refusal or "top_logprobs" not in asked:
+            return False
+        fewer = _ALTERNATIVES[asked["top_logprobs"]]
+        if fewer < self._alternatives:
+            self._alternatives = fewer
+            if not fewer:
+                _log.warning("%s tells no log-probabilities: judgements have a label alone", self.base_url)
+        return True
+
+    def _count(self, reply: object) -> int:
+        """Add up the tokens that the server counted; those of the prompt."""
+        usage = _part(reply, "usage", dict)
+        prompt, new = (_part(usage, f"{kind}_tokens", int) or 0 for kind in ("prompt", "completion"))
+        self.stats.prompt_tokens_total += prompt
+        self.stats.prompt_tokens_decoded += prompt - (
+            _part(_part(usage, "prompt_tokens_details", dict), "cached_tokens", int) or 0
+        )
+        self.stats.new_tokens += new
+        return prompt
+
+
+def _address(url: str) -> SplitResult:
+    with contextlib.suppress(ValueError):  # e.g. a port that is no number
+        address = urlsplit(url)
+        if address.scheme in ("http", "https") and address.hostname and address.port != 0:
+            return address
+    shown = re.sub(r"//.*@", "//", url)
+    raise SreError(f"expected an address such as http://127.0.0.1:8000/v1, not {shown!r}", field="base-url")
 
 
 def _message(error: Any) -> str:
@@ -206,53 +264,79 @@ def _message(error: Any) -> str:
     return str(said or error)
 
 
-def _completion(request: Request, sample: int, choice: Any, reply: Any, sampling: Sampling) -> Completion:
-    text = (choice.message.content or "").encode("utf-8", "replace").decode()
-    size = reply.usage.prompt_tokens if reply.usage else 0
-    if choice.finish_reason == "content_filter":
+def _part(value: object, key: str, kind: type[_Kind]) -> _Kind | None:
+    """The value at `key`, if it is of that kind; servers leave parts out, or give null."""
+    found = value.get(key) if isinstance(value, dict) else None
+    return found if isinstance(found, kind) else None
+
+
+def _completion(request: Request, sample: int, choice: object, size: int, sampling: Sampling) -> Completion:
+    message = _part(choice, "message", dict)
+    if message is None:
+        raise _UnreadableError(f"expected a choice with a message, not {str(choice)[:80]!r}")
+    text = _text(message.get("content"))
+    reason = _part(choice, "finish_reason", str)
+    if reason == "content_filter":
         return Completion(request.id, sample, "", (), "error", size, error="the server's content filter withheld it")
-    tokens = (choice.logprobs and choice.logprobs.content) or []
-    finish: Finish = "length" if choice.finish_reason == "length" else "stop"
-    place = _label_place(text, request.labels, first=sampling.stop_at_label)
-    labels = _label_logprobs(tokens, text, place, request.labels) if place else {}
-    if place and sampling.stop_at_label:
-        text, finish = text[: place[1]], "stop"
+    tokens = _tokens(_part(choice, "logprobs", dict) or {})
+    finish: Finish = "length" if reason == "length" else "stop"
+    verdict = find_verdict(text, request.labels)
+    labels = _label_logprobs(tokens, text, verdict.span("label"), request.labels) if verdict else {}
+    if verdict and sampling.stop_at_label:
+        text, finish = text[: verdict.end("label")], "stop"
     drawn = tuple(token.logprob for token in tokens) if sampling.logprobs else ()
     return Completion(request.id, sample, text, (), finish, size, drawn, labels)
 
 
-def _label_place(text: str, labels: Sequence[int], *, first: bool) -> tuple[int, int] | None:
-    """Where the first (or the last) well-formed label begins and ends, None without one."""
-    markers = [found.start() for found in re.finditer(re.escape(MARKER), text)]
-    parts = list(zip(markers, [*markers, len(text)][1:], strict=True))
-    for begin, end in parts if first else reversed(parts):
-        if parse_verdict(text[begin:end], labels, need_rationale=False):
-            digits = re.compile(r"\d+").search(text, begin)
-            return digits.span() if digits else None
-    return None
+def _text(content: object) -> str:
+    """A message's text: a string, or a list of parts, of which those that are no text are left out."""
+    if isinstance(content, list):
+        content = "".join(_part(part, "text", str) or "" for part in content)
+    if not isinstance(content, str | None):
+        raise _UnreadableError(f"expected text, not {str(content)[:80]!r}")
+    return (content or "").encode("utf-8", "replace").decode()
+
+
+def _tokens(logprobs: Mapping[str, Any]) -> list[_Token]:
+    """The tokens told, as the chat API tells them or as the older completions API does; none where they can't be
+    read."""
+    try:
+        if "content" in logprobs:
+            return [_token(one, one.get("top_logprobs") or ()) for one in logprobs["content"] or ()]
+        lists = (logprobs["tokens"], logprobs["token_logprobs"], logprobs.get("top_logprobs") or ())
+        return [
+            _token({"token": text, "logprob": value}, [{"token": t, "logprob": v} for t, v in (others or {}).items()])
+            for text, value, others in zip_longest(*lists)
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return []
+
+
+def _token(told: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> _Token:
+    return _Token(_bytes(told), float(told["logprob"]), {_bytes(one): float(one["logprob"]) for one in others})
+
+
+def _bytes(token: Mapping[str, Any]) -> bytes:
+    return bytes(token["bytes"]) if token.get("bytes") else str(token["token"]).encode()
 
 
 def _label_logprobs(
-    tokens: Sequence[Any], text: str, place: tuple[int, int], labels: Sequence[int]
+    tokens: Sequence[_Token], text: str, place: tuple[int, int], labels: Sequence[int]
 ) -> dict[int, float]:
     """Those of the allowed labels that the server tells of at the label's place.
 
     {} where the label isn't a token of its own, and where no alternatives are told: one label alone would look certain.
     """
-    pieces = [_bytes(token) for token in tokens]
-    # The tokens may begin with more than the text: blanks, or thoughts that are kept apart.
+    pieces = [token.piece for token in tokens]
+    # The tokens may begin with more than the text: blanks, or reasoning that is kept apart.
     shift = b"".join(pieces).find(text.encode())
     if shift < 0:
         return {}
     end = shift + len(text[: place[1]].encode())
     written = text[slice(*place)].encode()
-    for token, piece, stop in zip(tokens, pieces, accumulate(map(len, pieces)), strict=True):
-        if stop == end and piece.strip(b" \t") == written and len(token.top_logprobs or ()) > 1:
-            told = {_bytes(other): other.logprob for other in (*token.top_logprobs, token)}
-            forms = {label: piece.replace(written, str(label).encode()) for label in labels}
-            return {label: told[form] for label, form in forms.items() if form in told}
+    for token, stop in zip(tokens, accumulate(map(len, pieces)), strict=True):
+        if stop == end and token.piece.strip(b" \t") == written and len(token.others) > 1:
+            told = {**token.others, token.piece: token.logprob}
+            forms = {label: token.piece.replace(written, str(label).encode()) for label in labels}
+            return {label: told[form] for label, form in forms.items() if math.isfinite(told.get(form, math.nan))}
     return {}
-
-
-def _bytes(token: Any) -> bytes:
-    return bytes(token.bytes) if token.bytes else str(token.token).encode()

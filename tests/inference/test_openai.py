@@ -246,6 +246,103 @@ def test_an_answer_that_is_none_is_an_error_of_its_row(monkeypatch: pytest.Monke
         assert said in completion.error
 
 
+ODD = {
+    "content that is a number": {"choices": [{"message": {"content": 4}}]},
+    "content that is an object": {"choices": [{"message": {"content": {"text": "Fine. [RESULT] 4"}}}]},
+    "no message": {"choices": [{"message": None}]},
+    "a choice that is null": {"choices": [None]},
+    "choices that are null": {"choices": None},
+    "choices that are an object": {"choices": {"0": GOOD}},
+    "a list": [1, 2],
+    "null": None,
+}
+
+
+@pytest.mark.parametrize("body", ODD.values(), ids=ODD)
+def test_a_reply_of_another_shape_is_an_error_of_its_row_alone(body: Any) -> None:
+    with serving(Fake((200, {}, json.dumps(body)), GOOD)) as address:
+        bad, good = ask(address, "a", "b", parallel=1)
+    assert (bad.finish, good.finish, good.label_logprobs) == ("error", "stop", {4: -0.2, 5: -2.0})
+    assert "can't be read" in bad.error
+
+
+LEGACY = {
+    "tokens": ["Fine.", " [RESULT]", " 4"],
+    "token_logprobs": [-0.1, None, -0.2],
+    "top_logprobs": [None, None, {" 4": -0.2, " 5": -2.0}],
+}
+READABLE = {
+    "usage that is empty": ({**GOOD}, {}, {4: -0.2, 5: -2.0}),
+    "usage that is partial": ({**GOOD}, {"completion_tokens": 3, "prompt_tokens": None}, {4: -0.2, 5: -2.0}),
+    "usage that is null": ({**GOOD}, None, {4: -0.2, 5: -2.0}),
+    "content in parts": (
+        {"message": {"content": [{"type": "thinking", "thinking": []}, {"type": "text", "text": "Fine. [RESULT] 4"}]}},
+        {},
+        {},
+    ),
+    "logprobs of the older API": (
+        {"message": {"content": "Fine. [RESULT] 4"}, "logprobs": {**LEGACY, "token_logprobs": [-0.1, -0.1, -0.2]}},
+        {},
+        {4: -0.2, 5: -2.0},
+    ),
+    "logprobs with nulls": ({"message": {"content": "Fine. [RESULT] 4"}, "logprobs": LEGACY}, {}, {}),
+    "logprobs of a third kind": ({"message": {"content": "Fine. [RESULT] 4"}, "logprobs": {"a": [1]}}, {}, {}),
+    "logprobs that are a list": ({"message": {"content": "Fine. [RESULT] 4"}, "logprobs": [0.5]}, {}, {}),
+    "no number as logprob": (
+        choice(token("Fine. [RESULT] "), token("4", math.nan, **{"4": math.nan, "5": -2.0})),
+        {},
+        {5: -2.0},
+    ),
+}
+
+
+@pytest.mark.parametrize(("one", "usage", "labels"), READABLE.values(), ids=READABLE)
+def test_an_unusual_reply_is_read_as_far_as_it_goes(one: Any, usage: Any, labels: dict[int, float]) -> None:
+    with serving(Fake((200, {}, json.dumps({"choices": [one], "usage": usage})))) as address:
+        (done,) = ask(address, "a")
+    assert (done.text, done.finish, done.label_logprobs) == ("Fine. [RESULT] 4", "stop", labels)
+
+
+def test_only_a_verdict_after_the_reasoning_counts() -> None:
+    texts = ["<think>Is it [RESULT] 2?</think>Fine. [RESULT] 4", "<think>Is it [RESULT] 2? It is [RESULT] 3."]
+    with serving(Fake(*(choice(text=text) for text in texts))) as address, Judge(OpenAIGenerator(address)) as judge:
+        whole, unfinished = (judge.score("q", "a", "c", constrain=False) for _ in texts)
+    assert (whole.label, whole.rationale) == (4, "Fine.")
+    assert (unfinished.label, unfinished.text) == (None, texts[1])
+
+
+def test_a_password_in_the_address_is_sent_and_never_shown(caplog: pytest.LogCaptureFixture) -> None:
+    seen = []
+
+    async def guarded(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            seen.append(dict(scope["headers"]).get(b"authorization"))
+            await Fake()._send(send, 403, {}, {"error": {"message": "no"}})
+
+    with serving(guarded) as address, caplog.at_level(logging.DEBUG), pytest.raises(SreError) as caught:
+        OpenAIGenerator(address.replace("//", "//me:open-sesame@"))
+    assert seen == [b"Basic bWU6b3Blbi1zZXNhbWU="]
+    assert "sesame" not in f"{caught.value} {caplog.text}"
+    for wrong in ("ftp://me:open-sesame@here/v1", "http://me:open-sesame@here:port/v1", "http://me:open/sesame@/v1"):
+        with pytest.raises(SreError, match="expected an address") as caught:
+            OpenAIGenerator(wrong)
+        assert "sesame" not in str(caught.value)
+
+
+def test_a_server_that_tells_fewer_alternatives_is_asked_for_those() -> None:
+    fake = Fake(refusal(400, "at most 5 top_logprobs"))
+    with serving(fake) as address:
+        (done,) = ask(address, "a")
+    assert ([body["top_logprobs"] for body in fake.seen], done.label_logprobs) == ([20, 5], {4: -0.2, 5: -2.0})
+
+
+def test_a_server_that_knows_only_max_completion_tokens_is_asked_with_those() -> None:
+    fake = Fake(refusal(400, "'max_tokens' is not supported here. Use 'max_completion_tokens' instead."))
+    with serving(fake) as address:
+        assert [done.finish for done in ask(address, "a", "b", parallel=1)] == ["stop", "stop"]
+    assert ["max_tokens" in body for body in fake.seen] == [True, False, False]
+
+
 def test_a_web_site_is_no_such_server() -> None:
     async def site(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
@@ -307,10 +404,10 @@ def test_label_logprobs_that_are_not_told_are_left_empty(reply: dict[str, Any]) 
     assert (done.text, done.label_logprobs) == ("Fine. [RESULT] 4", {})
 
 
-def test_the_first_well_formed_label_ends_a_judgement_and_else_the_last_counts() -> None:
+def test_the_last_well_formed_label_counts() -> None:
     text = "Not [RESULT] 9 nor [RESULT] 3.5. [RESULT] 2\n[RESULT] 5 é"
     with serving(Fake(choice(text=text), choice(text=text), choice(text="No label.", finish="length"))) as address:
-        assert ask(address, "a")[0].text == "Not [RESULT] 9 nor [RESULT] 3.5. [RESULT] 2"
+        assert ask(address, "a")[0].text == text.removesuffix(" é")
         assert ask(address, "a", sampling=Sampling())[0].text == text
         (without,) = ask(address, "a", force_label=True)
     assert (without.text, without.finish, without.label_logprobs) == ("No label.", "length", {})

@@ -83,7 +83,7 @@ class LlamaCppGenerator(SessionGenerator):
             cells=max(context, parallel * 1024),
             sequences=min(2 * parallel + KEPT + 1, MOST_SEQUENCES),
             # All samples may be led on to their labels at once, by some tokens each.
-            batch=max(batch, 8 * parallel),
+            batch=max(batch, 16 * parallel),
             micro_batch=micro_batch,
             threads=threads or usable_cores(),
             flash=flash,
