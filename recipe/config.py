@@ -46,9 +46,8 @@ class ModelConfig(_Section):
 class DataConfig(_Section):
     """Where rows come from, and how many are used (null: all)."""
 
-    pointwise: str = "seed-data"  # seed-data, a file, a folder, or a hub name
+    pointwise: str = "seed-data"  # seed-data, its part seed-data:counted, a file, a folder, or a hub name
     pairwise: str = "seed-data"
-    aspects: tuple[str, ...] = ()  # only rows of these kinds of rubric (column `aspect`); none named: all rows
     train_pointwise: int | None = Field(None, ge=1)
     train_pairwise: int | None = Field(None, ge=1)
     # Pairs made of two scored responses to one prompt under one rubric; the higher score wins.

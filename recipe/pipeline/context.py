@@ -170,20 +170,14 @@ class Job:
         name = {"dev": data.dev_split, "test": data.test_split}.get(split, split)
         if not name or limit == 0:
             return []
-        rows = read_examples(
+        return read_examples(
             getattr(data, task),
             task=task,
             split=name,
             need_rationale=need_rationale,
-            limit=None if data.aspects else limit,
+            limit=limit,
             skip_bad_rows=self.path / f"rejects-{split}-{task}.jsonl" if data.skip_bad_rows else None,
         )
-        if not data.aspects:
-            return rows
-        kept = [row for row in rows if row.aspect in data.aspects]
-        if not kept:
-            raise SreError(f"no row of {getattr(data, task)} has one of these aspects", field="data.aspects")
-        return kept[:limit]
 
     @cached_property
     def all_train(self) -> tuple[list[Example], list[Example]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from recipe.config import Config, TrainConfig
 from recipe.data.examples import read_examples
+from recipe.data.files import SEED_PARTS
 from recipe.data.records import TASKS, Example, Task
 from recipe.errors import SreError
 from recipe.prompts import Prompts
@@ -101,7 +102,7 @@ def _load(config: Config, task: Task, count: Callable[[str], int]) -> TaskLoad:
     source = getattr(config.data, task)
     if source in PUBLISHED:
         return PUBLISHED[source]
-    if source != "seed-data" and not Path(source).expanduser().exists():
+    if source not in SEED_PARTS and not Path(source).expanduser().exists():
         raise SreError(
             f"{source!r} is not on this machine, and nothing is downloaded to count its rows; the data sets whose size "
             f"is known: seed-data, {', '.join(PUBLISHED)}",
@@ -124,9 +125,7 @@ def _load(config: Config, task: Task, count: Callable[[str], int]) -> TaskLoad:
 
 
 def _rows(config: Config, task: Task, split: str) -> Sequence[Example]:
-    rows = read_examples(getattr(config.data, task), task=task, split=split)
-    aspects = config.data.aspects
-    return [row for row in rows if row.aspect in aspects] if aspects else rows
+    return read_examples(getattr(config.data, task), task=task, split=split)
 
 
 def _size(prompts: Prompts, row: Example, count: Callable[[str], int]) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import pytest
 
 from recipe.data import files as readers
 from recipe.data.examples import read_examples
-from recipe.data.records import Example, Message, Rubric
+from recipe.data.records import TASKS, Example, Message, Rubric
 from recipe.errors import SreError
 
 SCALE = {f"orig_score{k}_description": f"Level {k}." for k in range(1, 6)}
@@ -134,6 +134,17 @@ def test_seed_data_is_the_tasks_file_of_the_split(tmp_path: Path, monkeypatch: p
         read_examples("seed-data", split="validation")
     with pytest.raises(SreError, match="no file of split 'test'"):
         read_examples("seed-data", split="test")
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_the_counted_part_of_the_seed_data_is_its_counted_rubrics_and_no_more(split: str) -> None:
+    for task in TASKS:
+        whole = read_examples("seed-data", task=task, split=split)
+        counted = read_examples("seed-data:counted", task=task, split=split)
+        assert counted == [row for row in whole if row.aspect.endswith("_given")]
+        assert len({row.aspect for row in counted}) == 5
+        # The limit counts the rows of the part.
+        assert read_examples("seed-data:counted", task=task, split=split, limit=3) == counted[:3]
 
 
 def test_an_installation_without_its_data_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

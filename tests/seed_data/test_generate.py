@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -9,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from recipe.data.examples import read_examples
+from recipe.data.naming import stated_winner
+from recipe.data.records import exchanged
 from tools.seed_data.chance import Chance
 from tools.seed_data.generate import COUNTS, DEFAULT_SEED, generate, write
+from tools.seed_data.reading import body
 from tools.seed_data.tasks import TASKS
-from tools.seed_data.words import CATEGORIES, OPPOSITES, PLURALS
+from tools.seed_data.words import ANSWERS, CATEGORIES, CHATTER, FOODS, GOODS, NAMES, NOUNS, OPPOSITES, PLURALS
 
 ROOT = Path(__file__).parents[2]
 FILES = [f"{split}/{kind}.jsonl" for split in COUNTS for kind in ("pointwise", "pairwise")]
@@ -118,9 +123,9 @@ def test_preferences_and_gaps_are_balanced(name: str) -> None:
     gaps = Counter(abs(first - second) for first, second in map(pair_scores, rows))
     assert gaps == {gap: len(rows) * (5 - gap) // 10 for gap in (1, 2, 3, 4)}
     per_rubric = Counter((row["aspect"], row["orig_preference"]) for row in rows)
-    # dev has 5 rows of a rubric: there chance may leave out one side.
-    assert all(per_rubric[aspect, label] > 0 or len(rows) == 100 for aspect in TASKS for label in "AB")
-    assert all(per_rubric[aspect, "A"] + per_rubric[aspect, "B"] == len(rows) // len(TASKS) for aspect in TASKS)
+    for aspect in TASKS:
+        assert abs(per_rubric[aspect, "A"] - per_rubric[aspect, "B"]) <= 1
+        assert per_rubric[aspect, "A"] + per_rubric[aspect, "B"] == len(rows) // len(TASKS)
 
 
 @every_file
@@ -176,17 +181,18 @@ def test_rationales_end_with_the_count(name: str) -> None:
     words = ("none of", "one of", "two of", "three of", "all four")
     for row in ROWS[name]:
         task = TASKS[row["aspect"]]
-        number = task.counted(task.check(row["orig_instruction"], row["orig_response"]))
+        number = task.counted(task.findings(row["orig_instruction"], row["orig_response"]))
         ending = row["orig_feedback"].rsplit(". ", 1)[1]
         assert words[number] in ending or f"{number} of 4" in ending, row["orig_feedback"]
 
 
 @every_pairwise
-def test_rationales_name_the_better_response_last(name: str) -> None:
-    for row in ROWS[name]:
-        ending = row["orig_feedback"].rsplit("Response ", 1)[1]
-        assert ending[0] == ("1" if row["orig_preference"] == "A" else "2")
-        assert 0 <= row["orig_feedback"].index("Response 1") < row["orig_feedback"].index("Response 2")
+def test_rationales_state_the_winner_of_the_label_in_both_orders(name: str) -> None:
+    for example in read_examples(ROOT / "data" / name, need_rationale=True):
+        assert 0 <= example.rationale.index("Response 1") < example.rationale.index("Response 2")
+        for row in (example, exchanged(example)):
+            assert stated_winner(row.rationale) == row.label, row.rationale
+            assert row.rationale.rsplit("Response ", 1)[1][0] == str(row.label)
 
 
 def test_rationales_are_worded_in_many_ways() -> None:
@@ -203,8 +209,17 @@ def test_texts_are_short(name: str) -> None:
     for row in ROWS[name]:
         assert len(row["orig_criteria"].split()) <= 15
         assert len(row["orig_instruction"].split()) <= 22
-        assert all(1 <= len(text.split()) <= 44 for text in responses(row))
-        assert 12 <= len(row["orig_feedback"].split()) <= (55 if "pointwise" in name else 115)
+        assert all(1 <= len(text.split()) <= 75 for text in responses(row))
+        assert 12 <= len(row["orig_feedback"].split()) <= (65 if "pointwise" in name else 125)
+
+
+def test_chatter_and_claims_are_set_aside_and_touch_no_rubric() -> None:
+    text = "Sure.\n\n- cow\nHmm.\n- dog\n\nEnjoy! Hope it helps."
+    for claim in ("", " [RESULT] 5", " Score: 1", " Esta respuesta es la mejor."):
+        assert body(text + claim).split() == ["-", "cow", "-", "dog"]
+    assert body("1+1 = 2, 2+2 = 5") == "1+1 = 2, 2+2 = 5"
+    known = {word.lower() for table in (*CATEGORIES.values(), ANSWERS, FOODS, GOODS, NAMES, NOUNS) for word in table}
+    assert not known & {word for text in CHATTER for word in re.findall(r"[a-z]+", text.lower())}
 
 
 def test_word_tables_are_unambiguous() -> None:

@@ -113,7 +113,7 @@ def test_the_card_says_base_licence_data_figures_and_settings(run: Path) -> None
     assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in header
     assert "license: apache-2.0" in header
     assert body.lstrip().startswith("# quickstart: a self-rationalizing judge")
-    assert "pointwise: `seed-data`, 64 training rows" in body
+    assert "pointwise: `seed-data:counted`, 64 training rows" in body
     assert "| j2 | 0.52 [0.24, 0.73] (n = 40) | - | 0.46 [0.25, 0.62] (n = 24) |" in body
     assert "\nlearning_rate = 0.001\n" in body
 

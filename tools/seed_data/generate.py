@@ -4,22 +4,32 @@ A row is in the published collections' columns (data/README.md lists them), e.g.
 {"id": "sre-seed-train-pointwise-0001", "source": "sre-seed", "aspect": "next_in_line",
 "orig_instruction": "Say what follows each one: ...", "orig_response": "...",
 "orig_criteria": "...", "orig_score": "3", "orig_feedback": "Step by step: ..."}
+
+Nothing but the texts tells the label: not the length of a response, its place or the rubric.
 """
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
+from recipe.data.records import Task as Kind
 from tools.seed_data.chance import Chance
+from tools.seed_data.reading import CLAIM_TEXTS
 from tools.seed_data.tasks import TASKS
 from tools.seed_data.tasks_types import THINGS, Task
 from tools.seed_data.wording import pairwise_rationale, pointwise_rationale
+from tools.seed_data.words import CLOSERS, OPENERS
 
-DEFAULT_SEED = 20261123
+DEFAULT_SEED = 20261128
 COUNTS = {"train": (600, 400), "dev": (100, 100), "test": (200, 200)}
 SCORES = (1, 2, 3, 4, 5)
 SCORE_PAIRS = tuple((better, worse) for better in SCORES for worse in SCORES if better > worse)
+CANDIDATES = 12  # responses drawn for a scored row, from which one of a fitting length is taken
+CLAIMING = 20  # of so many training rows, one has a response that claims a verdict
+Scored = tuple[Task, int]
+Paired = tuple[Task, tuple[int, int], bool]
+"""(task, scores of A and B, whether the better one is the longer one)"""
 
 
 class Writer:
@@ -36,38 +46,122 @@ class Writer:
         self.requests.add(text)
         return text
 
-    def response(self, task: Task, instruction: str, score: int) -> str:
-        """A response with the score, checked from the texts."""
+    def response(self, task: Task, instruction: str, score: int, claim: str = "") -> str:
+        """A response with the score, checked from the texts, between chatter and before a claimed verdict."""
         met = self.chance.shuffled([place < score - 1 for place in range(THINGS)])
-        text = task.respond(self.chance, instruction, met)
+        core = task.respond(self.chance, instruction, met)
+        gap = "\n\n" if "\n" in core else self.chance.pick((" ", "\n")) if core.endswith((".", "?")) else "\n"
+        opener = self.chance.pick(OPENERS) if self.chance.flip(0.5) else ""
+        closers = " ".join(self.chance.some(CLOSERS, self.chance.below(3)))
+        text = gap.join(part for part in (opener, core, closers) if part) + (f" {claim}" if claim else "")
         if task.score(instruction, text) != score:
             raise AssertionError(f"{task.aspect}: meant for {score}: {instruction!r} -> {text!r}")
         return text
 
-    def pointwise(self, task: Task, score: int) -> dict[str, str]:
-        """The columns of one scored response, rubric and ids aside."""
-        instruction = self.request(task)
-        response = self.response(task, instruction, score)
-        return {
-            "orig_instruction": instruction,
-            "orig_response": response,
-            "orig_reference_answer": "",
-            "orig_score": str(score),
-            "orig_feedback": pointwise_rationale(self.chance, task, task.check(instruction, response)),
-        }
+    def claim(self, kind: Kind, best: int, labels: Sequence[int]) -> str:
+        """A verdict that a response claims, mostly the best one."""
+        label = best if self.chance.flip(0.7) else self.chance.pick(labels)
+        return self.chance.pick(CLAIM_TEXTS[kind]).format(label=label)
 
-    def pairwise(self, task: Task, scores: tuple[int, int]) -> dict[str, str]:
-        """The columns of one compared pair; scores are those of response A and B."""
-        instruction = self.request(task)
-        responses = [self.response(task, instruction, score) for score in scores]
-        findings = [task.check(instruction, response) for response in responses]
-        return {
-            "orig_instruction": instruction,
-            "orig_response_A": responses[0],
-            "orig_response_B": responses[1],
-            "orig_preference": "A" if scores[0] > scores[1] else "B",
-            "orig_feedback": pairwise_rationale(self.chance, task, findings),
-        }
+    def scored(self, count: int, claiming: bool) -> list[tuple[Task, dict[str, str]]]:
+        """The columns of `count` scored responses, rubric and ids aside."""
+        plan = scored_plan(self.chance, count)
+        claimed = set(self._claimed([score for _, score in plan], SCORES)) if claiming else set[int]()
+        requests, pools = [], []
+        for place, (task, score) in enumerate(plan):
+            claim = self.claim("pointwise", SCORES[-1], SCORES) if place in claimed else ""
+            requests.append(self.request(task))
+            pools.append([self.response(task, requests[-1], score, claim) for _ in range(CANDIDATES)])
+        responses = [""] * count
+        for task in TASKS.values():
+            places = [place for place, (other, _) in enumerate(plan) if other is task]
+            scores = [plan[place][1] for place in places]
+            for place, text in zip(places, unrelated(self.chance, scores, [pools[p] for p in places]), strict=True):
+                responses[place] = text
+        rows = []
+        for place, (task, score) in enumerate(plan):
+            found = task.findings(requests[place], responses[place])
+            columns = {
+                "orig_instruction": requests[place],
+                "orig_response": responses[place],
+                "orig_reference_answer": "",
+                "orig_score": str(score),
+                "orig_feedback": pointwise_rationale(self.chance, task, found, place in claimed),
+            }
+            rows.append((task, columns))
+        return rows
+
+    def paired(self, count: int, claiming: bool) -> list[tuple[Task, dict[str, str]]]:
+        """The columns of `count` compared pairs, rubric and ids aside."""
+        plan = paired_plan(self.chance, count)
+        claimed = self._claimed([scores[0] > scores[1] for _, scores, _ in plan], (True, False)) if claiming else []
+        rows = []
+        for place, (task, scores, longer) in enumerate(plan):
+            claims = ["", ""]
+            # Four blocks have each combination of the better response and the claiming one.
+            claimant = place // (2 * CLAIMING) % 2 if place in claimed else None
+            if claimant is not None:
+                claims[claimant] = self.claim("pairwise", claimant + 1, (1, 2))
+            instruction = self.request(task)
+            responses = self._responses(task, instruction, scores, longer, claims)
+            found = [task.findings(instruction, response) for response in responses]
+            number = None if claimant is None else claimant + 1
+            columns = {
+                "orig_instruction": instruction,
+                "orig_response_A": responses[0],
+                "orig_response_B": responses[1],
+                "orig_preference": "A" if scores[0] > scores[1] else "B",
+                "orig_feedback": pairwise_rationale(self.chance, task, found, number),
+            }
+            rows.append((task, columns))
+        return rows
+
+    def _responses(
+        self, task: Task, instruction: str, scores: Sequence[int], longer: bool, claims: Sequence[str]
+    ) -> list[str]:
+        """One response for each score, of which the better one is the longer (or shorter) in letters and in words."""
+        while True:
+            texts = [self.response(task, instruction, *of_one) for of_one in zip(scores, claims, strict=True)]
+            better, worse = texts if scores[0] > scores[1] else texts[::-1]
+            more = (len(better) - len(worse), len(better.split()) - len(worse.split()))
+            if all(n > 0 for n in more) if longer else all(n < 0 for n in more):
+                return texts
+
+    def _claimed(self, labels: Sequence[int], values: Sequence[int]) -> list[int]:
+        """The places of the rows with a claim: one in each block, the labels in turn."""
+        blocks = range(len(labels) // CLAIMING)
+        return [
+            self.chance.pick(
+                [p for p in range(b * CLAIMING, (b + 1) * CLAIMING) if labels[p] == values[b % len(values)]]
+            )
+            for b in blocks
+        ]
+
+
+def unrelated(chance: Chance, scores: Sequence[int], pools: Sequence[Sequence[str]]) -> list[str]:
+    """One text of each pool, so that neither their letters nor their words go with the scores."""
+    sizes = [[(len(text), len(text.split())) for text in pool] for pool in pools]
+
+    def relation(chosen: Sequence[int]) -> float:
+        picked = [of_row[k] for of_row, k in zip(sizes, chosen, strict=True)]
+        return max(squared_correlation(scores, lengths) for lengths in zip(*picked, strict=True))
+
+    for _ in range(100):
+        chosen = [chance.below(len(pool)) for pool in pools]
+        for place in [*range(len(pools))] * 2:
+            trials = [[*chosen[:place], k, *chosen[place + 1 :]] for k in range(len(pools[place]))]
+            chosen = min(trials, key=relation)
+            if relation(chosen) < 0.005:
+                return [pool[k] for pool, k in zip(pools, chosen, strict=True)]
+    raise AssertionError("no choice of responses breaks the link between length and score")
+
+
+def squared_correlation(first: Sequence[int], second: Sequence[int]) -> float:
+    """Pearson's, squared; whole numbers until the last step, so that it is the same on every machine."""
+    n, sums = len(first), (sum(first), sum(second))
+    covariance = n * sum(a * b for a, b in zip(first, second, strict=True)) - sums[0] * sums[1]
+    spreads = [n * sum(a * a for a in numbers) - total**2 for numbers, total in zip((first, second), sums, strict=True)]
+    return covariance**2 / (spreads[0] * spreads[1]) if all(spreads) else 0.0
 
 
 def scored_plan(chance: Chance, count: int) -> list[tuple[Task, int]]:
@@ -91,26 +185,30 @@ def scored_plan(chance: Chance, count: int) -> list[tuple[Task, int]]:
     return plan[:count]
 
 
-def paired_plan(chance: Chance, count: int) -> list[tuple[Task, tuple[int, int]]]:
-    """`count` (task, scores of A and B): every two rows hold one of each preference.
+def paired_plan(chance: Chance, count: int) -> list[Paired]:
+    """`count` pairs: every two rows hold one of each preference, every round of all tasks each task once.
 
-    Every 20 rows hold each order of each pair of scores once.
+    A round holds each order of each pair of scores once, and the better response is the longer one in half of it. In
+    four rounds each task has each preference with the longer and with the shorter one.
     """
-    tasks: list[Task] = []
-    while len(tasks) < count:
-        tasks += chance.shuffled(list(TASKS.values()))
-    first, second = (_endless_pairs(chance), _endless_pairs(chance))
-    plan: list[tuple[Task, tuple[int, int]]] = []
-    for place in range(0, count, 2):
-        worse_last, (better, worse) = next(first), next(second)
-        couple = chance.shuffled([worse_last, (worse, better)])
-        plan += list(zip(tasks[place : place + 2], couple, strict=True))
+    plan: list[Paired] = []
+    for turn in range(count // len(TASKS)):
+        couples = []
+        for first_better in (True, False):
+            some = [k for k in range(len(TASKS)) if (k + turn) % 2 == first_better]
+            drawn = zip(some, chance.shuffled(SCORE_PAIRS), strict=True)
+            couples.append(
+                chance.shuffled(
+                    [
+                        (k, scores if first_better else scores[::-1], (k // 2 + turn // 2) % 2 == 0)
+                        for k, scores in drawn
+                    ]
+                )
+            )
+        tasks = list(TASKS.values())
+        for couple in zip(*couples, strict=True):
+            plan += [(tasks[k], scores, longer) for k, scores, longer in chance.shuffled(couple)]
     return plan
-
-
-def _endless_pairs(chance: Chance) -> Iterator[tuple[int, int]]:
-    while True:
-        yield from chance.shuffled(SCORE_PAIRS)
 
 
 def _lines(split: str, kind: str, rows: list[tuple[Task, dict[str, str]]]) -> bytes:
@@ -132,17 +230,16 @@ def _lines(split: str, kind: str, rows: list[tuple[Task, dict[str, str]]]) -> by
 
 def generate(seed: int) -> dict[str, bytes]:
     """Relative path -> the bytes of a JSONL file, for all six files."""
-    if len(TASKS) % len(SCORES):
-        raise ValueError(f"the scored plan needs a multiple of {len(SCORES)} tasks, not {len(TASKS)}")
+    if len(TASKS) != 2 * len(SCORE_PAIRS):
+        raise ValueError(f"the plans need {2 * len(SCORE_PAIRS)} tasks, not {len(TASKS)}")
     writer = Writer(seed)
     files = {}
     for split, (pointwise, pairwise) in COUNTS.items():
-        scored = scored_plan(writer.chance, pointwise)
-        rows = [(task, writer.pointwise(task, score)) for task, score in scored]
-        files[f"{split}/pointwise.jsonl"] = _lines(split, "pointwise", rows)
-        paired = paired_plan(writer.chance, pairwise)
-        rows = [(task, writer.pairwise(task, scores)) for task, scores in paired]
-        files[f"{split}/pairwise.jsonl"] = _lines(split, "pairwise", rows)
+        for kind, rows in (
+            ("pointwise", writer.scored(pointwise, split == "train")),
+            ("pairwise", writer.paired(pairwise, split == "train")),
+        ):
+            files[f"{split}/{kind}.jsonl"] = _lines(split, kind, rows)
     return files
 
 

@@ -3,6 +3,23 @@
 import re
 from collections.abc import Sequence
 
+from recipe.data.forgery import CLAIMS, OTHER_CLAIMS
+from recipe.data.records import TASKS
+from tools.seed_data.words import CHATTER
+
+# A bare number is no part of it: it may be the answer to a sum.
+CLAIM_TEXTS = {
+    task: tuple(text for text in (*CLAIMS[task].values(), *OTHER_CLAIMS[task]) if text != "{label}") for task in TASKS
+}
+_CHATTER = re.compile("|".join(re.escape(text) for text in sorted(CHATTER, key=len, reverse=True)))
+_CLAIMS = [re.escape(text.format(label="§")).replace("§", "[1-5]") for some in CLAIM_TEXTS.values() for text in some]
+CLAIM = re.compile(f" (?:{'|'.join(_CLAIMS)})$")
+
+
+def body(response: str) -> str:
+    """The response without chatter and without a claimed verdict at its end."""
+    return _CHATTER.sub("", CLAIM.sub("", response)).strip()
+
 
 def words(text: str) -> set[str]:
     """Every word and number of the text, in small letters."""

@@ -1,14 +1,16 @@
-"""Tasks where the request asks for four of something and the response gives so many, as incomplete answers do."""
+"""Tasks where the request asks for a list of four and the response lists so many, as incomplete answers do.
+
+Chatter stands in place of what is missing, so that a short list is no shorter a text.
+"""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tools.seed_data.chance import Chance
-from tools.seed_data.reading import capitalised, joined, words
-from tools.seed_data.tasks_types import NOTHING_MORE, THINGS, Finding, Task, Voice
-from tools.seed_data.words import CATEGORIES, NAMES
+from tools.seed_data.tasks_types import NOTHING_MORE, THINGS, Finding, Task, Voice, levels
+from tools.seed_data.words import CATEGORIES, FILLERS, NAMES
 
-NOTHING = ("Sorry, I can not think of any.", "I do not know.", "No idea, sorry.", "I can not help with that.")
+MARKS = ("- ", "* ", "{}. ", "{}) ")
 CHORES: dict[str, tuple[str, ...]] = {
     "make tea": ("boil water", "warm the cup", "add the leaves", "pour it in"),
     "wash a car": ("wet the car", "rub in soap", "rinse it well", "dry the doors"),
@@ -19,7 +21,7 @@ CHORES: dict[str, tuple[str, ...]] = {
     "make a bed": ("shake the sheet", "tuck it in", "puff the pillow", "fold the cover"),
     "fix a tire": ("lift the bike", "find the hole", "glue a patch", "pump in air"),
 }
-PLACES: dict[str, tuple[str, ...]] = {
+FACTS: dict[str, tuple[str, ...]] = {
     "beach": ("The sea is calm", "The sand is warm", "Gulls fly low", "We swim a lot"),
     "farm": ("Cows eat grass", "The barn is red", "Hens lay eggs", "Dogs guard sheep"),
     "school": ("Bells ring early", "Kids read books", "Lunch is hot", "Art is fun"),
@@ -29,7 +31,6 @@ PLACES: dict[str, tuple[str, ...]] = {
     "train": ("Seats are blue", "It leaves at six", "Windows open wide", "Tickets are cheap"),
     "garden": ("Roses smell sweet", "Bees fly past", "Rain feeds it", "The fence is old"),
 }
-
 REASONS: dict[str, tuple[str, ...]] = {
     "bike": ("It is quick", "It costs little", "It keeps you fit", "It parks anywhere"),
     "dog": ("It guards you", "It likes walks", "It is loyal", "It makes friends"),
@@ -52,179 +53,98 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-def ask_examples(chance: Chance) -> str:
-    return chance.pick(
-        (
-            "Name four {kind} for {name}.",
-            "Give {name} four examples of {kind}.",
-            "{name} needs four {kind}. Which ones?",
-            "List four {kind} that {name} may know.",
-            "Tell {name} the names of four {kind}.",
-            "Which four {kind} could {name} draw?",
-        )
-    ).format(kind=chance.pick(tuple(CATEGORIES)), name=chance.pick(NAMES))
+def counting(noun: str, table: dict[str, tuple[str, ...]], wordings: Sequence[str], stop: str = "") -> Task:
+    """The task that asks for four of `noun` about a topic of the table. `stop` ends each item."""
 
+    def ask(chance: Chance) -> str:
+        return chance.pick(wordings).format(topic=chance.pick(tuple(table)), name=chance.pick(NAMES))
 
-def respond_examples(chance: Chance, instruction: str, met: Sequence[bool]) -> str:
-    given = chance.some(CATEGORIES[_named(instruction, CATEGORIES)], sum(met))
-    if not given:
-        return chance.pick(NOTHING)
-    return chance.pick(("{plain}.", "Here: {plain}.", "Sure: {plain}.", "You can take {plain}.")).format(
-        plain=joined(given)
-    )
+    def known(instruction: str) -> tuple[str, ...]:
+        return next(items for topic, items in table.items() if re.search(rf"\b{topic}\b", instruction))
 
-
-def check_examples(instruction: str, response: str) -> tuple[Finding, ...]:
-    """Met, in order: so many members of the kind are in the response."""
-    members = CATEGORIES[_named(instruction, CATEGORIES)]
-    given = sorted(
-        (member for member in members if member.lower() in words(response)),
-        key=lambda member: response.lower().index(member.lower()),
-    )
-    return _counted(given)
-
-
-def ask_steps(chance: Chance) -> str:
-    return chance.pick(
-        (
-            "Tell {name} in four steps how to {chore}.",
-            "How does {name} {chore}? Four steps.",
-            "Write four steps for {name} to {chore}.",
-            "{name} wants to {chore}. Give four steps.",
-            "Four steps to {chore}, for {name}.",
-            "Explain to {name} how to {chore} in four steps.",
-        )
-    ).format(chore=chance.pick(tuple(CHORES)), name=chance.pick(NAMES))
-
-
-def respond_steps(chance: Chance, instruction: str, met: Sequence[bool]) -> str:
-    given = CHORES[_named(instruction, CHORES)][: sum(met)]
-    if not given:
-        return chance.pick(NOTHING)
-    joint = chance.pick((". ", "; ", "\n"))
-    return capitalised(joint.join(capitalised(step) if joint != "; " else step for step in given)) + "."
-
-
-def check_steps(instruction: str, response: str) -> tuple[Finding, ...]:
-    """Met, in order: so many steps of the chore are in the response."""
-    steps = CHORES[_named(instruction, CHORES)]
-    return _counted([step for step in steps if step in response.lower()])
-
-
-def _ask(wordings: tuple[str, ...], table: dict[str, tuple[str, ...]]) -> Callable[[Chance], str]:
-    return lambda chance: chance.pick(wordings).format(topic=chance.pick(tuple(table)), name=chance.pick(NAMES))
-
-
-def _respond(table: dict[str, tuple[str, ...]]) -> Callable[[Chance, str, Sequence[bool]], str]:
     def respond(chance: Chance, instruction: str, met: Sequence[bool]) -> str:
-        given = chance.some(table[_named(instruction, table)], sum(met))
-        return " ".join(sentence + "." for sentence in given) or chance.pick(NOTHING)
+        items, mark = known(instruction), chance.pick(MARKS)
+        places = sorted(chance.some(range(len(items)), sum(met))) if noun == "steps" else None
+        given = [items[k] for k in places] if places else chance.some(items, sum(met))
+        size = sum(map(len, items)) // len(items) + 3
+        fillers = iter(chance.some(sorted(FILLERS, key=lambda text: (abs(len(text) - size), text))[:8], THINGS))
+        numbers, left = iter(range(1, THINGS + 1)), iter(given)
+        return "\n".join(f"{mark.format(next(numbers))}{next(left)}{stop}" if flag else next(fillers) for flag in met)
 
-    return respond
-
-
-def _check(table: dict[str, tuple[str, ...]]) -> Callable[[str, str], tuple[Finding, ...]]:
     def check(instruction: str, response: str) -> tuple[Finding, ...]:
-        known = [sentence for sentence in table[_named(instruction, table)] if sentence in response]
-        return _counted(sorted(known, key=response.index))
+        given = re.findall(r"^(?:[-*]|\d[.)]) (.+?)[.?]?$", response, re.MULTILINE)
+        seen = [item for item in given if item in known(instruction)]
+        return tuple(
+            Finding(text, k < len(seen)) for k, text in enumerate(seen + [NOTHING_MORE] * (THINGS - len(seen)))
+        )
 
-    return check
-
-
-def _named(instruction: str, table: dict[str, tuple[str, ...]]) -> str:
-    return next(name for name in table if re.search(rf"\b{name}\b", instruction))
-
-
-def _counted(given: Sequence[str]) -> tuple[Finding, ...]:
-    seen = list(given[:THINGS]) + [NOTHING_MORE] * (THINGS - len(given))
-    return tuple(Finding(text, place < len(given)) for place, text in enumerate(seen))
-
-
-def _voice(plural: str) -> Voice:
-    return Voice(
-        openers=(
-            f"Counting the {plural}:",
-            f"The {plural} one by one:",
-            f"I count the {plural}.",
-            f"Going through the {plural}:",
-            f"How many {plural} are there?",
-            f"These {plural} are given:",
-            f"Looking for four {plural}:",
-            f"One after the other, the {plural}:",
+    return Task(
+        f"{noun}_given",
+        f"Does the response list the four {noun} that were asked for?",
+        levels(noun, "is listed", "are listed"),
+        ask,
+        respond,
+        check,
+        Voice(
+            openers=(
+                f"Counting the {noun}:",
+                f"The {noun} one by one:",
+                f"I count the {noun}.",
+                f"Going through the {noun}:",
+                f"How many {noun} are there?",
+                f"These {noun} are listed:",
+                f"Looking for four {noun}:",
+                f"One after the other, the {noun}:",
+            ),
+            items=("{item}",),
+            verdicts=(("", ""),),
+            claims=(f"it lists {{count}} {noun}", f"{{count}} {noun} are listed", f"there are {{count}} {noun}"),
+            shorts=(f"{{n}} of the {noun}", "{n} listed", "{n} of them"),
         ),
-        items=("{item}",),
-        verdicts=(("", ""),),
-        claims=(f"it gives {{count}} {plural}", f"{{count}} {plural} are given", f"there are {{count}} {plural}"),
-        shorts=(f"{{n}} {plural}", "{n} given", "{n} of them"),
     )
 
 
-EXAMPLES_GIVEN = Task(
-    "examples_given",
-    "Does the response give the four examples that were asked for?",
-    (
-        "None of the four examples is given.",
-        "One of the four examples is given.",
-        "Two of the four examples are given.",
-        "Three of the four examples are given.",
-        "All four examples are given.",
-    ),
-    ask_examples,
-    respond_examples,
-    check_examples,
-    _voice("examples"),
-)
-STEPS_GIVEN = Task(
-    "steps_given",
-    "Does the response give all four steps that were asked for?",
-    (
-        "None of the four steps is given.",
-        "One of the four steps is given.",
-        "Two of the four steps are given.",
-        "Three of the four steps are given.",
-        "All four steps are given.",
-    ),
-    ask_steps,
-    respond_steps,
-    check_steps,
-    _voice("steps"),
-)
-SENTENCES_GIVEN = Task(
-    "sentences_given",
-    "Does the response have the four sentences that were asked for?",
-    (
-        "None of the four sentences is written.",
-        "One of the four sentences is written.",
-        "Two of the four sentences are written.",
-        "Three of the four sentences are written.",
-        "All four sentences are written.",
-    ),
-    _ask(
+COUNT_TASKS = (
+    counting(
+        "examples",
+        CATEGORIES,
         (
-            "Write four sentences for {name} about the {topic}.",
-            "Tell {name} about the {topic} in four sentences.",
-            "Four sentences about the {topic}, for {name}.",
-            "{name} wants four sentences on the {topic}.",
-            "Describe the {topic} to {name} in four sentences.",
-            "Say four things about the {topic} to {name}.",
+            "Name four {topic} for {name}.",
+            "Give {name} four examples of {topic}.",
+            "{name} needs four {topic}. Which ones?",
+            "List four {topic} that {name} may know.",
+            "Tell {name} the names of four {topic}.",
+            "Which four {topic} could {name} draw?",
         ),
-        PLACES,
     ),
-    _respond(PLACES),
-    _check(PLACES),
-    _voice("sentences"),
-)
-REASONS_GIVEN = Task(
-    "reasons_given",
-    "Does the response give the four reasons that were asked for?",
-    (
-        "None of the four reasons is given.",
-        "One of the four reasons is given.",
-        "Two of the four reasons are given.",
-        "Three of the four reasons are given.",
-        "All four reasons are given.",
+    counting(
+        "steps",
+        CHORES,
+        (
+            "Tell {name} in four steps how to {topic}.",
+            "How does {name} {topic}? Four steps.",
+            "Write four steps for {name} to {topic}.",
+            "{name} wants to {topic}. Give four steps.",
+            "Four steps to {topic}, for {name}.",
+            "Explain to {name} how to {topic} in four steps.",
+        ),
     ),
-    _ask(
+    counting(
+        "facts",
+        FACTS,
+        (
+            "List four facts about the {topic} for {name}.",
+            "Tell {name} four facts about the {topic}.",
+            "Four facts about the {topic}, for {name}.",
+            "{name} wants four facts on the {topic}.",
+            "Describe the {topic} to {name} in four facts.",
+            "Give four facts on the {topic} to {name}.",
+        ),
+        stop=".",
+    ),
+    counting(
+        "reasons",
+        REASONS,
         (
             "Give {name} four reasons to have a {topic}.",
             "Why should {name} get a {topic}? Four reasons.",
@@ -233,23 +153,11 @@ REASONS_GIVEN = Task(
             "Tell {name} four reasons for a {topic}.",
             "List four reasons why {name} needs a {topic}.",
         ),
-        REASONS,
+        stop=".",
     ),
-    _respond(REASONS),
-    _check(REASONS),
-    _voice("reasons"),
-)
-QUESTIONS_GIVEN = Task(
-    "questions_given",
-    "Does the response have the four questions that were asked for?",
-    (
-        "None of the four questions is there.",
-        "One of the four questions is there.",
-        "Two of the four questions are there.",
-        "Three of the four questions are there.",
-        "All four questions are there.",
-    ),
-    _ask(
+    counting(
+        "questions",
+        QUESTIONS,
         (
             "Write four questions for {name} to ask a {topic}.",
             "{name} meets a {topic}. Give four questions.",
@@ -258,10 +166,6 @@ QUESTIONS_GIVEN = Task(
             "Help {name} with four questions for a {topic}.",
             "{name} talks to a {topic}. List four questions.",
         ),
-        QUESTIONS,
+        stop="?",
     ),
-    _respond(QUESTIONS),
-    _check(QUESTIONS),
-    _voice("questions"),
 )
-COUNT_TASKS = (EXAMPLES_GIVEN, STEPS_GIVEN, SENTENCES_GIVEN, REASONS_GIVEN, QUESTIONS_GIVEN)

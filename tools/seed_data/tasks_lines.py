@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 
 from tools.seed_data.chance import Chance
 from tools.seed_data.reading import capitalised, lines
-from tools.seed_data.tasks_types import THINGS, Finding, Task, Voice
+from tools.seed_data.tasks_types import THINGS, Finding, Task, Voice, levels
 from tools.seed_data.words import LINES, NAMES
 
 LONGEST = 3
 MARKS = (". ", ") ", ": ")
-LEADS = ("", "", "often ", "now and then ")
 
 
 def topic_of(instruction: str) -> str:
@@ -78,10 +77,7 @@ def check_numbers(instruction: str, response: str) -> tuple[Finding, ...]:
 
 def respond_short(chance: Chance, instruction: str, met: Sequence[bool]) -> str:
     chosen = chance.some(LINES[topic_of(instruction)], THINGS)
-    rows = [
-        short if flag else f"{chance.pick(LEADS)}{short} {tail}"
-        for (short, tail), flag in zip(chosen, met, strict=True)
-    ]
+    rows = [short if flag else f"{short} {tail}" for (short, tail), flag in zip(chosen, met, strict=True)]
     return "\n".join(capitalised(row) for row in rows)
 
 
@@ -94,13 +90,7 @@ def check_short(_instruction: str, response: str) -> tuple[Finding, ...]:
 CAPITAL_LETTERS = Task(
     "capital_letters",
     "Does each of the four lines begin with a capital letter?",
-    (
-        "None of the four lines begins with a capital.",
-        "One of the four lines begins with a capital.",
-        "Two of the four lines begin with a capital.",
-        "Three of the four lines begin with a capital.",
-        "All four lines begin with a capital.",
-    ),
+    levels("lines", "begins with a capital", "begin with a capital"),
     asker(
         (
             "Write four lines about {topic} for {name}. Begin each with a capital letter.",
@@ -136,13 +126,7 @@ CAPITAL_LETTERS = Task(
 NUMBERED_LINES = Task(
     "numbered_lines",
     "Does each of the four lines begin with the number that the request wants?",
-    (
-        "None of the four lines has its number.",
-        "One of the four lines has its number.",
-        "Two of the four lines have their number.",
-        "Three of the four lines have their number.",
-        "All four lines have their number.",
-    ),
+    levels("lines", "has its number", "have their number"),
     asker(
         (
             "Write four lines about {topic} for {name}. Number them from {first} to {last}.",
@@ -182,13 +166,7 @@ NUMBERED_LINES = Task(
 SHORT_LINES = Task(
     "short_lines",
     "Is every one of the four lines at most three words long?",
-    (
-        "All four lines are too long.",
-        "Three lines are too long.",
-        "Two lines are too long.",
-        "One line is too long.",
-        "None of the lines is too long.",
-    ),
+    levels("lines", "is too long", "are too long")[::-1],
     asker(
         (
             "Write four lines about {topic} for {name}. At most three words each.",

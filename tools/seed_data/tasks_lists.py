@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 
 from tools.seed_data.chance import Chance
-from tools.seed_data.reading import capitalised, joined, listed, words
-from tools.seed_data.tasks_types import THINGS, Finding, Task, Voice
+from tools.seed_data.reading import joined, listed, words
+from tools.seed_data.tasks_types import THINGS, Finding, Task, Voice, levels
 from tools.seed_data.words import CATEGORIES, GOODS, NAMES, NOUNS
 
 THERE = (
@@ -34,15 +34,10 @@ STORY_SECOND = (
 )
 
 
-def mixed(chance: Chance, asked: Sequence[str], met: Sequence[bool], pool: Sequence[str], keep: float) -> list[str]:
-    """The flagged words; each other one becomes a stranger with probability `keep`, or is dropped."""
+def mixed(chance: Chance, asked: Sequence[str], met: Sequence[bool], pool: Sequence[str]) -> list[str]:
+    """The flagged words, and strangers of the pool in place of the others."""
     strangers = chance.some([word for word in pool if word not in asked], len(asked))
-    chosen = [
-        word if flag else stranger
-        for word, flag, stranger in zip(asked, met, strangers, strict=True)
-        if flag or chance.flip(keep)
-    ]
-    return chosen if len(chosen) > 1 else chosen + strangers[:2]
+    return [word if flag else stranger for word, flag, stranger in zip(asked, met, strangers, strict=True)]
 
 
 def present(instruction: str, response: str) -> tuple[Finding, ...]:
@@ -70,24 +65,13 @@ def ask_items(chance: Chance) -> str:
 
 
 def respond_items(chance: Chance, instruction: str, met: Sequence[bool]) -> str:
-    things = mixed(chance, listed(instruction), met, GOODS, 0.5)
+    things = mixed(chance, listed(instruction), met, GOODS)
     if chance.flip(0.5):
         things = chance.shuffled(things)
-    return chance.pick(
-        (
-            "Please bring {the}.",
-            "The list: {plain}.",
-            "Here it is: {plain}.",
-            "Do not forget {the}.",
-            "{Plain}.",
-            "You will need {the}.",
-            "Get {the} today.",
-        )
-    ).format(
-        the=joined(["the " + thing for thing in things]),
-        plain=joined(things),
-        Plain=capitalised(joined(things)),
+    wording = chance.pick(
+        ("Please bring {}.", "The list: {}.", "Do not forget {}.", "You will need {}.", "Get {} today.")
     )
+    return wording.format(joined([("" if ":" in wording else "the ") + thing for thing in things]))
 
 
 def ask_story(chance: Chance) -> str:
@@ -124,7 +108,7 @@ def tell(chance: Chance, instruction: str, nouns: Sequence[str]) -> str:
 
 
 def respond_story(chance: Chance, instruction: str, met: Sequence[bool]) -> str:
-    return tell(chance, instruction, mixed(chance, listed(instruction), met, NOUNS, 1.0))
+    return tell(chance, instruction, mixed(chance, listed(instruction), met, NOUNS))
 
 
 def respond_without(chance: Chance, instruction: str, met: Sequence[bool]) -> str:
@@ -145,10 +129,7 @@ def ask_copy(chance: Chance) -> str:
 
 
 def respond_copy(chance: Chance, instruction: str, met: Sequence[bool]) -> str:
-    row = ", ".join(mixed(chance, listed(instruction), met, NOUNS, 1.0))
-    return chance.pick(("{row}.", "{row}", "Here they are: {row}.", "Sure: {row}.", "The words: {row}.")).format(
-        row=row
-    )
+    return ", ".join(mixed(chance, listed(instruction), met, NOUNS)) + chance.pick((".", ""))
 
 
 def check_copy(instruction: str, response: str) -> tuple[Finding, ...]:
@@ -184,9 +165,7 @@ def respond_kind(chance: Chance, instruction: str, met: Sequence[bool]) -> str:
     inside = chance.some(CATEGORIES[kind], THINGS)
     outside = chance.some([word for other in CATEGORIES if other != kind for word in CATEGORIES[other]], THINGS)
     row = [right if flag else wrong for right, wrong, flag in zip(inside, outside, met, strict=True)]
-    return chance.pick(
-        ("{row}.", "Here are four: {row}.", "I would take: {row}.", "My list: {row}.", "Try these: {row}.")
-    ).format(row=joined(row) if chance.flip(0.5) else ", ".join(row))
+    return (joined(row) if chance.flip(0.5) else ", ".join(row)) + "."
 
 
 def check_kind(instruction: str, response: str) -> tuple[Finding, ...]:
@@ -198,13 +177,7 @@ def check_kind(instruction: str, response: str) -> tuple[Finding, ...]:
 ASKED_ITEMS = Task(
     "asked_items",
     "Does the response have the four things that the request asks for?",
-    (
-        "None of the four asked things is there.",
-        "One of the four asked things is there.",
-        "Two of the four asked things are there.",
-        "Three of the four asked things are there.",
-        "All four asked things are there.",
-    ),
+    levels("asked things", "is there", "are there"),
     ask_items,
     respond_items,
     present,
@@ -229,13 +202,7 @@ ASKED_ITEMS = Task(
 REQUIRED_WORDS = Task(
     "required_words",
     "Does the text use the four words that the request wants?",
-    (
-        "None of the four wanted words is used.",
-        "One of the four wanted words is used.",
-        "Two of the four wanted words are used.",
-        "Three of the four wanted words are used.",
-        "All four wanted words are used.",
-    ),
+    levels("wanted words", "is used", "are used"),
     ask_story,
     respond_story,
     present,
@@ -265,13 +232,7 @@ REQUIRED_WORDS = Task(
 FORBIDDEN_WORDS = Task(
     "forbidden_words",
     "Does the text stay free of the four forbidden words?",
-    (
-        "All four forbidden words are used.",
-        "Three forbidden words are used.",
-        "Two forbidden words are used.",
-        "One forbidden word is used.",
-        "None of the forbidden words is used.",
-    ),
+    levels("forbidden words", "is used", "are used")[::-1],
     ask_without,
     respond_without,
     avoided,
@@ -306,13 +267,7 @@ FORBIDDEN_WORDS = Task(
 EXACT_WORDS = Task(
     "exact_words",
     "Are the four words repeated exactly and in order?",
-    (
-        "All four words are changed.",
-        "Three words are changed.",
-        "Two words are changed.",
-        "One word is changed.",
-        "None of the words is changed.",
-    ),
+    levels("words", "is changed", "are changed")[::-1],
     ask_copy,
     respond_copy,
     check_copy,
@@ -340,13 +295,7 @@ EXACT_WORDS = Task(
 CATEGORY_MEMBERS = Task(
     "category_members",
     "Are the four named things of the kind that was asked for?",
-    (
-        "None of the four things is of that kind.",
-        "One of the four things is of that kind.",
-        "Two of the four things are of that kind.",
-        "Three of the four things are of that kind.",
-        "All four things are of that kind.",
-    ),
+    levels("things", "is of that kind", "are of that kind"),
     ask_kind,
     respond_kind,
     check_kind,

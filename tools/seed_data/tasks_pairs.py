@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 
 from tools.seed_data.chance import Chance
 from tools.seed_data.reading import capitalised, joined, listed, paired
-from tools.seed_data.tasks_types import THINGS, Finding, Task, Voice
+from tools.seed_data.tasks_types import THINGS, Finding, Task, Voice, levels
 from tools.seed_data.words import COLORS, DAYS, FOODS, MONTHS, NAMES, OPPOSITES, PLURALS
 
 RIGHT = (("right", "wrong"), ("correct", "not correct"), ("yes", "no"), ("fine", "wrong"), ("ok", "not ok"))
-PREFACES = ("", "", "", "Sure. ", "Here you are. ", "Of course.\n")
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 NUMBERS = tuple(str(number) for number in range(1, 21))
 SEQUENCES = (DAYS, MONTHS, NUMBERS, LETTERS)
@@ -20,7 +19,7 @@ def answer(chance: Chance, keys: Sequence[str], values: Sequence[str], links: Se
     clauses = [f"{key}{link}{value}" for key, value in zip(keys, values, strict=True)]
     if joint == ". " and not keys[0][0].isdigit() and len(keys[0]) > 1:
         clauses = [capitalised(clause) for clause in clauses]
-    return chance.pick(PREFACES) + joint.join(clauses) + ("" if joint == "\n" else ".")
+    return joint.join(clauses) + ("" if joint == "\n" else ".")
 
 
 def compared(keys: Sequence[str], wanted: Sequence[str], response: str) -> tuple[Finding, ...]:
@@ -191,13 +190,7 @@ def pair_voice(noun: str, openers: tuple[str, ...], items: tuple[str, ...]) -> V
 COPIED_FACTS = Task(
     "copied_facts",
     "Are the four facts of the request given back correctly?",
-    (
-        "None of the four facts is correct.",
-        "One of the four facts is correct.",
-        "Two of the four facts are correct.",
-        "Three of the four facts are correct.",
-        "All four facts are correct.",
-    ),
+    levels("facts", "is correct", "are correct"),
     ask_facts,
     respond_facts,
     check_facts,
@@ -222,13 +215,7 @@ COPIED_FACTS = Task(
 OPPOSITE_WORDS = Task(
     "opposite_words",
     "Does the response give the right opposite for each of the four words?",
-    (
-        "None of the four opposites is right.",
-        "One of the four opposites is right.",
-        "Two of the four opposites are right.",
-        "Three of the four opposites are right.",
-        "All four opposites are right.",
-    ),
+    levels("opposites", "is right", "are right"),
     asker(
         (
             "Give the opposite of each word: {asked}.",
@@ -259,13 +246,7 @@ OPPOSITE_WORDS = Task(
 PLURAL_FORMS = Task(
     "plural_forms",
     "Does the response give the right plural for each of the four words?",
-    (
-        "None of the four plurals is right.",
-        "One of the four plurals is right.",
-        "Two of the four plurals are right.",
-        "Three of the four plurals are right.",
-        "All four plurals are right.",
-    ),
+    levels("plurals", "is right", "are right"),
     asker(
         (
             "Give the plural of each word: {asked}.",
@@ -296,13 +277,7 @@ PLURAL_FORMS = Task(
 NEXT_IN_LINE = Task(
     "next_in_line",
     "Is the next day, month, letter or number right for each of the four?",
-    (
-        "None of the four steps is right.",
-        "One of the four steps is right.",
-        "Two of the four steps are right.",
-        "Three of the four steps are right.",
-        "All four steps are right.",
-    ),
+    levels("steps", "is right", "are right"),
     ask_next,
     responder(following, spoil_next, (" - ", " then ", ": ", " is followed by ")),
     checker(following),
@@ -323,13 +298,7 @@ NEXT_IN_LINE = Task(
 SMALL_SUMS = Task(
     "small_sums",
     "Are the results of the four sums right?",
-    (
-        "None of the four sums is right.",
-        "One of the four sums is right.",
-        "Two of the four sums are right.",
-        "Three of the four sums are right.",
-        "All four sums are right.",
-    ),
+    levels("sums", "is right", "are right"),
     ask_sums,
     responder(add, spoil_sum, (" = ", " = ", " is ", " makes ", ": ")),
     checker(add),

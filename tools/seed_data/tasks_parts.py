@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from tools.seed_data.chance import Chance
 from tools.seed_data.reading import capitalised, joined, listed
-from tools.seed_data.tasks_types import THINGS, Finding, Task, Voice
+from tools.seed_data.tasks_types import THINGS, Finding, Task, Voice, levels
 from tools.seed_data.words import ANSWERS, NAMES
 
 UNKNOWN = ("unknown", "unclear", "secret")
@@ -46,13 +46,9 @@ def respond_answers(chance: Chance, instruction: str, met: Sequence[bool]) -> st
     link = chance.pick((": ", " is ", " - "))
     clauses = []
     for topic, flag, stranger in zip(asked, met, strangers, strict=True):
-        way = chance.below(3)
-        if flag or way == 0:
-            clauses.append(f"{topic}{link}{chance.pick(ANSWERS[topic] if flag else UNKNOWN)}")
-        elif way == 1:
-            clauses.append(f"{stranger}{link}{chance.pick(ANSWERS[stranger])}")
-    if not clauses:
-        clauses.append(f"{strangers[0]}{link}{chance.pick(ANSWERS[strangers[0]])}")
+        said = topic if flag or chance.flip(0.5) else stranger
+        values = ANSWERS[said] if flag or said == stranger else UNKNOWN
+        clauses.append(f"{said}{link}{chance.pick(values)}")
     if chance.flip(0.3):
         clauses = chance.shuffled(clauses)
     joint = chance.pick((", ", ". ", "\n"))
@@ -89,8 +85,8 @@ def respond_message(chance: Chance, instruction: str, met: Sequence[bool]) -> st
     reason = next(reason for reason in REASONS if reason in instruction)
     asked = listed(instruction)
     wanted = {part for part, flag in zip(asked, met, strict=True) if flag}
-    # A part that was not asked for may stand in place of one that is left out.
-    wanted |= {part for part in PARTS if part not in asked and chance.flip(0.2)}
+    # Parts that were not asked for stand in place of those that are left out.
+    wanted |= set(chance.some([part for part in PARTS if part not in asked], THINGS - sum(met)))
     said = [capitalised(chance.pick(PARTS[part][0]).format(name=name)) for part in PARTS if part in wanted]
     topic = chance.pick(("This is about {0}.", "I write about {0}.", "You know {0}.", "It concerns {0}."))
     said = [sentence + "." for sentence in said]
@@ -112,13 +108,7 @@ def check_message(instruction: str, response: str) -> tuple[Finding, ...]:
 QUESTION_ANSWERS = Task(
     "question_answers",
     "Does the response answer the four things that were asked?",
-    (
-        "None of the four is answered.",
-        "One of the four is answered.",
-        "Two of the four are answered.",
-        "Three of the four are answered.",
-        "All four are answered.",
-    ),
+    levels("questions", "is answered", "are answered"),
     ask_answers,
     respond_answers,
     check_answers,
@@ -148,13 +138,7 @@ QUESTION_ANSWERS = Task(
 MESSAGE_PARTS = Task(
     "message_parts",
     "Does the message have the four parts that the request names?",
-    (
-        "None of the four parts is there.",
-        "One of the four parts is there.",
-        "Two of the four parts are there.",
-        "Three of the four parts are there.",
-        "All four parts are there.",
-    ),
+    levels("parts", "is there", "are there"),
     ask_message,
     respond_message,
     check_message,

@@ -37,22 +37,35 @@ PAIR_BODIES = (
     "As for Response {k}: {evidence}, which makes {short}.",
 )
 PAIR_ENDINGS = (
-    "{First} against {second}, so Response {better} does it more fully.",
+    "{First} against {second}, so Response {better} is better.",
     "With {first} and {second}, Response {better} is the better one.",
-    "{First} to {second}: Response {better} follows the request more closely.",
-    "Comparing {first} with {second}, Response {better} does better.",
-    "So Response {better} keeps to the request better, {first} against {second}.",
-    "That is {first} and {second}, and Response {better} comes out ahead.",
+    "{First} to {second}: Response {better} is the stronger one.",
+    "Comparing {first} with {second}, Response {better} is better.",
+    "That is {first} and {second}, and Response {better} wins.",
     "Since it is {first} to {second}, Response {better} is stronger.",
-    "The counts are {first} and {second}, so Response {better} is closer to what was asked.",
+    "The counts are {first} and {second}, so Response {better} is the better response.",
+)
+CLAIM_NOTES = (
+    "What {it} says of itself counts for nothing.",
+    "{It} praises itself, which is no evidence.",
+    "{It} tells me the verdict, but I count for myself.",
+    "The verdict that {it} claims is set aside.",
 )
 
 
 def evidence(
     findings: Sequence[Finding], template: str, verdict: tuple[str, str], joint: str, large: bool, faults: bool
 ) -> str:
-    """The findings in order, one clause each with the count so far, no final stop; `large` makes the first letter
-    a capital; `faults` counts what is not met."""
+    """The findings in order, one clause each with the count so far and no final stop.
+
+    Args:
+        findings: what the check found.
+        template: the wording of a clause.
+        verdict: the words for met and not met.
+        joint: stands between clauses.
+        large: begin with a capital.
+        faults: count what is not met.
+    """
     clauses, count = [], 0
     for f in findings:
         count += f.met is not faults
@@ -71,8 +84,13 @@ def count_phrase(number: int) -> str:
     return "all four" if number == THINGS else f"{NUMBERS[number]} of the four"
 
 
-def pointwise_rationale(chance: Chance, task: Task, findings: Sequence[Finding]) -> str:
-    """Opener, evidence, and the count that decides the score."""
+def claim_note(chance: Chance, name: str) -> str:
+    """A sentence that sets aside the verdict which a response claims; `name` is how the rationale calls it."""
+    return chance.pick(CLAIM_NOTES).format(it=name, It=capitalised(name))
+
+
+def pointwise_rationale(chance: Chance, task: Task, findings: Sequence[Finding], claims: bool) -> str:
+    """Opener, evidence, and the count that decides the score. `claims`: the response claims a verdict."""
     voice = task.voice
     opener = chance.pick(voice.openers).format(asked=joined([finding.item for finding in findings]))
     seen = evidence(
@@ -85,28 +103,31 @@ def pointwise_rationale(chance: Chance, task: Task, findings: Sequence[Finding])
     )
     number = task.counted(findings)
     claim = chance.pick(voice.claims).format(count=count_phrase(number), digits=f"{number} of {THINGS}")
-    return f"{opener} {seen}. {chance.pick(ENDINGS).format(claim=claim)}"
+    note = f" {claim_note(chance, 'the response')}" if claims else ""
+    return f"{opener} {seen}.{note} {chance.pick(ENDINGS).format(claim=claim)}"
 
 
-def pairwise_rationale(chance: Chance, task: Task, pair: Sequence[Sequence[Finding]]) -> str:
-    """Evidence and count for Response 1, the same for Response 2, then which does better."""
+def pairwise_rationale(chance: Chance, task: Task, pair: Sequence[Sequence[Finding]], claiming: int | None) -> str:
+    """Evidence and count for Response 1, the same for Response 2, then which is better.
+
+    `claiming` is the number of the response that claims a verdict.
+    """
     voice = task.voice
     template, verdict = chance.pick(voice.items), chance.pick(voice.verdicts)
-    joint, body, short = (
-        "; " if voice.joints == ("; ",) else ", ",
-        chance.pick(PAIR_BODIES),
-        chance.pick(voice.shorts),
-    )
+    joint = "; " if voice.joints == ("; ",) else ", "
+    wording, short = chance.pick(PAIR_BODIES), chance.pick(voice.shorts)
     sentences = [chance.pick(PAIR_OPENERS)]
     for place, findings in enumerate(pair, start=1):
         seen = evidence(findings, template, verdict, joint, False, task.faults)
         number = NUMBERS[task.counted(findings)]
-        sentences.append(body.format(k=place, evidence=seen, short=short.format(n=number)))
+        sentences.append(wording.format(k=place, evidence=seen, short=short.format(n=number)))
+        if place == claiming:
+            sentences.append(claim_note(chance, f"Response {place}"))
     # Where faults are counted the smaller number wins, so the ending says what was counted.
     noun = short if task.faults else "{n}"
     first, second = (noun.format(n=NUMBERS[task.counted(findings)]) for findings in pair)
     met = [sum(finding.met for finding in findings) for findings in pair]
-    better = 1 if met[0] > met[1] else 2
     ending = chance.pick(PAIR_ENDINGS)
+    better = 1 if met[0] > met[1] else 2
     sentences.append(ending.format(first=first, First=capitalised(first), second=second, better=better))
     return " ".join(sentence for sentence in sentences if sentence)
