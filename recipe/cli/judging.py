@@ -61,7 +61,7 @@ def _columns(_context: click.Context, _parameter: click.Parameter, pairs: tuple[
 @click.option(
     "--map", "columns", multiple=True, metavar="OURS=YOURS", callback=_columns, help="What a column is called here."
 )
-@click.option("--rubric", help="For rows without criteria: a name (see sre rubrics), or a .toml or .json file.")
+@click.option("--rubric", help="For rows without criteria: a name (see sre rubrics), a .toml or .json file, or a text.")
 @click.option("--override-rubric", is_flag=True, help="Use --rubric for every row, in place of its own criteria.")
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Judgements; majority label.")
 @click.option("--temperature", type=click.FloatRange(min=0), help="[default: 0; 1 with --samples]")

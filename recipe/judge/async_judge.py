@@ -13,8 +13,9 @@ from typing import Any, cast
 from recipe.data.records import Judgement
 from recipe.errors import SreError
 from recipe.judge.aggregate import BothOrders, Consensus, Tie
-from recipe.judge.judge import AnyRubric, Conversation, Judge, to_example
+from recipe.judge.judge import Conversation, Judge, to_example
 from recipe.judge.options import JudgeOptions
+from recipe.judge.rubrics import AnyRubric
 from recipe.judge.service import QUEUE, Answer, Service
 
 

@@ -15,14 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recipe.data.examples import conversation_id, to_conversation, to_rubric, to_text
-from recipe.data.records import Example, Judgement, Message, Rubric, Task, exchanged
+from recipe.data.examples import conversation_id, to_conversation, to_text
+from recipe.data.records import Example, Judgement, Message, Task, exchanged
 from recipe.errors import SreError
 from recipe.gguf.header import read_metadata
 from recipe.inference.base import Completion, Generator, Request, Sampling
 from recipe.inference.conversion import to_judgement, to_request
 from recipe.judge.aggregate import BothOrders, Consensus, Tie, both_orders, consensus
 from recipe.judge.options import JudgeOptions
+from recipe.judge.rubrics import AnyRubric, read_rubric
 from recipe.prompts import Prompts
 from recipe.storage import hash_file
 
@@ -31,7 +32,6 @@ DEFAULT = JudgeOptions()
 _log = logging.getLogger("recipe.judge")
 
 Conversation = str | Sequence[Message | Mapping[str, str]]
-AnyRubric = Rubric | Mapping[str, Any] | str
 
 
 class Judge:
@@ -124,7 +124,7 @@ class Judge:
         Args:
             conversation: one user turn as text, or a list of Message or {role, content}.
             response: the text to judge.
-            rubric: a Rubric (see `rubrics.load_rubric`), criteria as text, or {criteria, descriptions}.
+            rubric: a ready rubric's name, a file, criteria as text, a Rubric, or {criteria, descriptions}.
             reference: an answer that deserves the top score.
             **options: fields of JudgeOptions.
 
@@ -301,7 +301,7 @@ def to_example(
         task=task,
         conversation=turns,
         responses=tuple(to_text(text, "response") for text in responses),
-        rubric=to_rubric(rubric),
+        rubric=read_rubric(rubric, task).rubric,
         reference=to_text(reference, "reference"),
         prompt_id=conversation_id(turns),
     )

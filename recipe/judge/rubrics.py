@@ -1,33 +1,43 @@
-"""Rubric files (TOML, JSON) and the library of ready ones in recipe/rubrics/. Knows no rows and no model.
+"""Rubrics as users name or write them: a ready one's name, a file, a text, or criteria and descriptions.
+
+One string means the same on the command line, over HTTP and in Python: a word is a ready rubric's name, a path that
+ends in .toml or .json is a file, and anything else is a rubric as text (data/rubric_text.py). A file:
 
 name = "conciseness"
 task = "pointwise"                # left out: for both tasks
 criteria = "Does the response say what was asked for in as few words as it takes?"
 
-[descriptions]                    # scores 0 to 9, two or more of them, or none
+[descriptions]                    # two or more scores, or none
 1 = "Mostly padding."
 5 = "Every sentence is needed."
 """
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recipe.data.examples import to_rubric, to_text
 from recipe.data.records import TASKS, Rubric, Task
+from recipe.data.rubric_text import split_rubric
 from recipe.errors import SreError
 
 FOLDER = Path(__file__).resolve().parents[1] / "rubrics"
+AnyRubric = Rubric | Mapping[str, Any] | str | Path
 _KEYS = ("name", "task", "criteria", "descriptions")
+_NAME = re.compile(r"[\w./-]{3,}|", re.ASCII)
+_LEVEL = re.compile(r"score_?(\d{1,2})_description")
 
 
 @dataclass(frozen=True)
 class NamedRubric:
-    """A rubric as a file holds it. task: the only one it is worded for, or None for both."""
+    """A rubric and what it is called. task: the only one it is worded for, or None for both."""
 
     name: str
     rubric: Rubric
@@ -36,22 +46,45 @@ class NamedRubric:
 
 def ready_rubrics() -> dict[str, NamedRubric]:
     """The library, by name: worded by this project, each with descriptions of the scores 1 to 5."""
-    return {path.stem: read_rubric(path) for path in sorted(FOLDER.glob("*.toml"))}
+    return {path.stem: _checked(_content(path), path) for path in sorted(FOLDER.glob("*.toml"))}
 
 
-def load_rubric(name_or_path: str | Path) -> Rubric:
-    """The rubric of that name in the library (see `sre rubrics`), or in that .toml or .json file.
+def load_rubric(rubric: AnyRubric) -> Rubric:
+    """Like `read_rubric`, without name and task."""
+    return read_rubric(rubric).rubric
 
-    Raises SreError: it lists the library's names when it is neither, and names the field when a file is not as
-    expected.
+
+def read_rubric(rubric: AnyRubric, task: Task | None = None, *, files: bool = True) -> NamedRubric:
+    """The rubric that a user names or writes.
+
+    Args:
+        rubric: a ready rubric's name (see `sre rubrics`), a .toml or .json file, a rubric as text, a Rubric, or
+            {criteria, descriptions}.
+        task: what it must be for, if a ready rubric or a file says.
+        files: whether files may be read.
+
+    Raises:
+        SreError: for a name that is none (it says which is nearest), and for a rubric that can't be read.
     """
-    return read_rubric(name_or_path).rubric
+    named = _read(rubric.strip() if isinstance(rubric, str) else rubric, files)
+    if task and named.task not in (None, task):
+        raise SreError(f"the rubric {named.name!r} is for {named.task} judgements", field="rubric")
+    return named
 
 
-def read_rubric(name_or_path: str | Path) -> NamedRubric:
-    """Like `load_rubric`, with the rubric's name and task."""
-    path = rubric_file(name_or_path)
+def _read(rubric: AnyRubric, files: bool) -> NamedRubric:
+    if isinstance(rubric, Rubric | Mapping) or not isinstance(rubric, str | Path):
+        return NamedRubric("", to_rubric(rubric))
+    if isinstance(rubric, str) and not _NAME.fullmatch(rubric) and not _is_file(rubric):
+        return NamedRubric("", to_rubric(split_rubric(to_text(rubric, "rubric"))))
+    if _is_file(rubric) and not files:
+        raise SreError("expected a rubric or a ready one's name; files are not read here", field="rubric")
+    path = rubric_file(rubric)
     return _checked(_content(path), path)
+
+
+def _is_file(rubric: str | Path) -> bool:
+    return isinstance(rubric, Path) or ("\n" not in rubric and rubric.lower().endswith((".toml", ".json")))
 
 
 def rubric_file(name_or_path: str | Path) -> Path:
@@ -59,11 +92,14 @@ def rubric_file(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.suffix.lower() in (".toml", ".json"):
         return path
+    name = str(name_or_path)
     ready = {file.stem: file for file in sorted(FOLDER.glob("*.toml"))}
-    if str(name_or_path) not in ready:
-        expected = f"a .toml or .json file, or one of {', '.join(ready)}"
-        raise SreError(f"no ready rubric {str(name_or_path)!r}; expected {expected}")
-    return ready[str(name_or_path)]
+    if name not in ready:
+        near = difflib.get_close_matches(name.lower().replace("_", "-"), ready, 1, 0.7)
+        hint = f"did you mean {near[0]!r}? Expected" if near else "expected"
+        others = "a .toml or .json file, or criteria written as a sentence"
+        raise SreError(f"no ready rubric {name!r}; {hint} one of {', '.join(ready)}, {others}", field="rubric")
+    return ready[name]
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -82,9 +118,12 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _checked(content: dict[str, Any], path: Path) -> NamedRubric:
-    unknown = next((key for key in content if key not in _KEYS), None)
+    unknown = next((key for key in content if key not in _KEYS and not _LEVEL.fullmatch(key)), None)
     if unknown is not None:
-        raise SreError(f"unknown; expected only {', '.join(_KEYS)}", file=path, field=unknown)
+        expected = f"{', '.join(_KEYS)} (or score1_description and so on)"
+        raise SreError(f"unknown; expected only {expected}", file=path, field=unknown)
+    levels = {match[1]: text for key, text in content.items() if (match := _LEVEL.fullmatch(key))}
+    content = {"descriptions": levels, **content} if levels else content
     task = content.get("task")
     if task not in (None, *TASKS):
         raise SreError(f"expected {' or '.join(TASKS)}, or nothing for both, not {task!r}", file=path, field="task")

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from recipe.cli.main import main
 from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
+from recipe.judge.judge import to_example
 from recipe.judge.rubrics import load_rubric, ready_rubrics
 
 ROW = {"orig_instruction": "Name two fruits.", "orig_response": "apple and brick", "orig_criteria": "Are both fruits?"}
@@ -81,6 +82,16 @@ def test_a_files_own_columns_and_a_ready_rubric(tmp_path: Path, opened: dict[str
     assert load_rubric("conciseness").criteria in request.messages[-1].content
 
 
+def test_a_rubric_as_text_means_what_it_means_in_python(tmp_path: Path, opened: dict[str, Any]) -> None:
+    text = "Is it short?\n- Score 0: No.\n- Score 1: Yes."
+    row = {"orig_instruction": "q", "orig_response": "a"}
+    result = sre("judge", write(tmp_path / "rows.jsonl", row), "-o", "-", "--model", "m.gguf", "--rubric", text)
+    assert result.exit_code == 0, result.output
+    (request,) = opened["model"].seen
+    assert request.messages == Judge(ScriptedGenerator()).request(to_example("q", ["a"], text)).messages
+    assert request.labels == (0, 1)
+
+
 def test_swap_samples_and_the_rest_reach_the_judge(tmp_path: Path, opened: dict[str, Any]) -> None:
     rows = write(tmp_path / "rows.jsonl", PAIR)
     result = sre("judge", rows, "-o", "-", "--model", "m.gguf", "--swap", "--tie", "first", "--label-only")
@@ -96,6 +107,7 @@ def test_swap_samples_and_the_rest_reach_the_judge(tmp_path: Path, opened: dict[
         (["--samples", "3", "--swap"], "samples can't be combined with swap"),
         (["--samples", "3", "--temperature", "0"], "all samples are equal"),
         (["--rubric", "nope"], "no ready rubric 'nope'"),
+        (["--rubric", "helpfulnes"], "did you mean 'helpfulness'"),
         (["--override-rubric"], "needs a rubric"),
         (["--map", "answer=x"], "no column 'answer' to map onto"),
         (["--map", "response"], "OURS=YOURS"),

@@ -54,6 +54,8 @@ def test_toml_and_json_say_the_same(tmp_path: Path) -> None:
     content = {"criteria": "Is it kind?", "descriptions": {"1": "No.", "3": "Yes."}}
     assert load_rubric(write(tmp_path / "kind.json", json.dumps(content))) == expected
     assert load_rubric(str(tmp_path / "kind.json")) == expected
+    content = {"criteria": "Is it kind?", "score1_description": "No.", "score_3_description": "Yes."}
+    assert load_rubric(write(tmp_path / "kind.json", json.dumps(content))) == expected
 
 
 def test_name_and_task_are_optional_and_descriptions_too(tmp_path: Path) -> None:
@@ -81,6 +83,7 @@ def test_an_unknown_name_lists_the_library(name: str) -> None:
         ("r.toml", 'criteria = "c"\nscore1 = "x"', "score1", "only name, task, criteria, descriptions"),
         ("r.toml", 'criteria = "c"\ntask = "both"', "task", "pointwise or pairwise"),
         ("r.toml", 'criteria = "c"\nname = 3', "name", "a string"),
+        ("r.toml", 'criteria = "c"\nscore1_description = "x"', "rubric", "at least two"),
         ("r.toml", 'criteria = "c"\ndescriptions = "x"', "descriptions", "for each score"),
         ("r.toml", 'criteria = "c"\n[descriptions]\n1 = "x"', "rubric", "at least two"),
         ("r.toml", 'criteria = "c"\n[descriptions]\n1 = "x"\n10 = "y"', "rubric", "0 to 9"),
@@ -99,3 +102,25 @@ def test_a_file_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
     assert "can't be read" in str(failure(tmp_path / "gone.toml"))
     (tmp_path / "r.toml").write_bytes(b"\xff\xfe")
     assert failure(tmp_path / "r.toml").file == tmp_path / "r.toml"
+
+
+def test_a_text_is_a_rubric_and_a_misspelt_name_an_error() -> None:
+    assert load_rubric(" Is it kind? ") == load_rubric(Rubric("Is it kind?")) == Rubric("Is it kind?")
+    assert load_rubric("Is it kind?\nScore 0: No.\nScore 1: Yes.") == Rubric("Is it kind?", {0: "No.", 1: "Yes."})
+    assert load_rubric("回答是否简短") == Rubric("回答是否简短")
+    for name, nearest in (("helpfulnes", "helpfulness"), ("code_correctness", "code-correctness"), ("Tone", "tone")):
+        with pytest.raises(SreError, match=f"did you mean '{nearest}'"):
+            load_rubric(name)
+
+
+def test_a_ready_rubric_is_refused_for_another_task(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.toml", 'task = "pairwise"\ncriteria = "Which is kinder?"')
+    assert read_rubric(path, "pairwise").rubric.criteria == "Which is kinder?"
+    with pytest.raises(SreError, match="for pairwise"):
+        read_rubric(path, "pointwise")
+
+
+def test_files_are_read_only_where_they_may(tmp_path: Path) -> None:
+    path = write(tmp_path / "kind.toml", TOML)
+    with pytest.raises(SreError, match="not read here"):
+        read_rubric(str(path), files=False)

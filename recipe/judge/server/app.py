@@ -68,7 +68,7 @@ class JudgeRoutes:
         ]
 
     async def _answer(self, body: Judging, responses: tuple[str, ...], http: HttpRequest) -> Any:
-        rubric = body.resolve_rubric(self._library, "pointwise" if len(responses) == 1 else "pairwise")
+        rubric = body.resolve_rubric("pointwise" if len(responses) == 1 else "pairwise")
         example = to_example(body.turns(), responses, rubric, body.reference)
 
         def submit(on_piece: OnPiece | None = None) -> Future[Answer]:

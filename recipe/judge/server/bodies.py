@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from recipe.data.examples import to_rubric, to_text
+from recipe.data.examples import to_text
 from recipe.data.records import Judgement, LabelDistribution, Rubric, Task
 from recipe.errors import SreError
 from recipe.judge.aggregate import BothOrders, Consensus, Tie
 from recipe.judge.options import MAX_TOKENS, JudgeOptions
-from recipe.judge.rubrics import NamedRubric
+from recipe.judge.rubrics import read_rubric
 from recipe.judge.service import Answer
 
 MOST_SAMPLES = 32
@@ -47,7 +47,7 @@ class Judging(Body):
     """What both routes take."""
 
     conversation: Text | list[Turn] = Field(description="One user turn as text, or all turns.")
-    rubric: Text | RubricBody = Field(description="A ready rubric's name, criteria as text, or a whole rubric.")
+    rubric: Text | RubricBody = Field(description="A ready rubric's name, a rubric as text, or its parts.")
     reference: Text = Field(default="", description="An answer that deserves the top score.")
     samples: int = Field(default=1, ge=1, le=MOST_SAMPLES, description="Two or more: the majority of so many.")
     temperature: float | None = Field(default=None, ge=0, le=2, description="0; 1 where there are samples.")
@@ -68,16 +68,10 @@ class Judging(Body):
             return self.conversation
         return [turn.model_dump() for turn in self.conversation]
 
-    def resolve_rubric(self, library: Mapping[str, NamedRubric], task: Task) -> Rubric:
-        """Only the library is looked into, never a file. Raises SreError."""
-        if isinstance(self.rubric, RubricBody):
-            return to_rubric(self.rubric.model_dump())
-        found = library.get(self.rubric.strip())
-        if found is None:
-            return to_rubric(self.rubric)
-        if found.task not in (None, task):
-            raise SreError(f"the ready rubric {found.name!r} is for {found.task} judgements", field="rubric")
-        return found.rubric
+    def resolve_rubric(self, task: Task) -> Rubric:
+        """As in Python and on the command line, but no file is read. Raises SreError."""
+        given = self.rubric if isinstance(self.rubric, str) else self.rubric.model_dump()
+        return read_rubric(given, task, files=False).rubric
 
 
 class ScoreBody(Judging):

@@ -86,20 +86,22 @@ def test_a_rubric_is_text_an_object_or_a_ready_ones_name(running: Callable[..., 
     name, ready = next((k, v) for k, v in ready_rubrics().items() if v.task in (None, "pointwise"))
     whole = {"criteria": "Is it short?", "descriptions": {"0": "No.", "1": "Yes."}}
     with running(script) as (address, _):
-        for rubric in ("Is it said?", name, whole):
+        for rubric in ("Is it said?", name, whole, "Is it short?\n- Score 0: No.\n- Score 1: Yes."):
             httpx.post(f"{address}/v1/judge/score", json={**SCORE, "rubric": rubric}).raise_for_status()
     texts = [request.messages[-1].content for request in seen]
     assert "Is it said?" in texts[0]
     assert ready.rubric.criteria in texts[1]
     assert "Is it short?" in texts[2]
-    assert seen[2].labels == (0, 1)
+    assert seen[2].labels == seen[3].labels == (0, 1)
+    assert seen[2].messages == seen[3].messages
 
 
 def test_a_rubrics_name_never_opens_a_file(shared: httpx.Client, tmp_path: Any) -> None:
     file = tmp_path / "secret.toml"
     file.write_text('criteria = "mark-secret"')
-    reply = shared.post("/v1/judge/score", json={**SCORE, "rubric": str(file)}).json()
-    assert reply["rationale"] == "I saw mark-0."
+    reply = shared.post("/v1/judge/score", json={**SCORE, "rubric": str(file)})
+    assert (reply.status_code, error_of(reply)["param"]) == (400, "rubric")
+    assert "secret" not in reply.text
 
 
 def test_the_ready_rubrics_are_listed(shared: httpx.Client) -> None:
@@ -140,6 +142,8 @@ def test_a_seed_repeats_draws_and_a_conversation_may_have_turns(shared: httpx.Cl
         ("score", {"conversation": [{"role": "user"}]}, 422, "conversation.0.content"),
         ("score", {"conversation": [{"role": "robot", "content": "x"}]}, 422, "conversation.0.role"),
         ("score", {"rubric": ""}, 400, "rubric"),
+        ("score", {"rubric": "helpfulnes"}, 400, "rubric"),
+        ("score", {"rubric": "Is it said? Rate it from 1 to 10."}, 400, "rubric"),
         ("score", {"rubric": {"criteria": "c", "descriptions": {"1": "only one"}}}, 400, "rubric"),
         ("score", {"rubric": {"descriptions": {}}}, 422, "rubric.criteria"),
         ("score", {"max_tokens": 0}, 422, "max_tokens"),
