@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from recipe.config import Config, TrainConfig
 from recipe.data.examples import read_examples
 from recipe.data.files import SEED_PARTS
+from recipe.data.pairs import pairs_from_scores
 from recipe.data.records import TASKS, Example, Task
 from recipe.errors import SreError
 from recipe.prompts import Prompts
@@ -24,13 +25,17 @@ MEASURED_ROWS = 100
 
 @dataclass(frozen=True)
 class TaskLoad:
-    """One task's rows. prompt, completion: mean tokens; longest: of one row's prompt and completion."""
+    """One task's rows. prompt, completion: mean tokens; longest: of one row's prompt and completion.
+
+    made: how many of the training rows are pairs made from scores.
+    """
 
     train: int
     test: int
     prompt: float
     completion: float
     longest: int
+    made: int = 0
 
 
 # Not on this machine, so taken from their data cards (the rows) and from samples (the tokens, estimated).
@@ -48,9 +53,13 @@ class Workload:
     tasks: dict[Task, TaskLoad]
 
     def sft_rows(self, task: Task) -> int:
-        """Rows that SFT trains on."""
-        limit = getattr(self.config.data, f"train_{task}")
-        return min(self.tasks[task].train, limit or self.tasks[task].train)
+        """Rows that SFT trains on, each order of a pair counted."""
+        load, data = self.tasks[task], self.config.data
+        rows = min(load.train - load.made, getattr(data, f"train_{task}") or load.train)
+        if task == "pointwise":
+            return rows
+        made = min(load.made, data.train_pairs or load.made) if data.pairs_from_scores == "rationales" else 0
+        return (rows + made) * (2 if self.config.sft.both_orders else 1)
 
     def sft_tokens(self, task: Task) -> tuple[float, float]:
         """(all tokens, those of completions) of SFT over its epochs."""
@@ -108,7 +117,10 @@ def _load(config: Config, task: Task, count: Callable[[str], int]) -> TaskLoad:
             f"is known: seed-data, {', '.join(PUBLISHED)}",
             field=f"data.{task}",
         )
-    train = _rows(config, task, "train")
+    train, made = _rows(config, task, "train"), list[Example]()
+    if task == "pairwise" and config.data.pairs_from_scores != "off" and config.data.pointwise not in PUBLISHED:
+        made = pairs_from_scores(_rows(config, "pointwise", "train"), config.data, seed=config.seed)
+        train += made
     test = _rows(config, task, config.data.test_split) if config.data.test_split else []
     if not train:
         raise SreError(f"no training rows in {source!r}", field=f"data.{task}")
@@ -121,10 +133,11 @@ def _load(config: Config, task: Task, count: Callable[[str], int]) -> TaskLoad:
         prompt=sum(prompt for prompt, _ in sizes) / len(sizes),
         completion=sum(completion for _, completion in sizes) / len(sizes),
         longest=max(prompt + completion for prompt, completion in sizes),
+        made=len(made),
     )
 
 
-def _rows(config: Config, task: Task, split: str) -> Sequence[Example]:
+def _rows(config: Config, task: Task, split: str) -> list[Example]:
     return read_examples(getattr(config.data, task), task=task, split=split)
 
 
