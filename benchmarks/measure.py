@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,12 +42,16 @@ class Job:
     started: float = 0.0
 
 
-def measure(job: Job) -> dict[str, Any]:
-    """Run `job` in a new interpreter. Raises SreError that says why when it fails, or when it wrote another number of
-    tokens than the workload has: then nothing can be compared."""
+def measure(job: Job, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Run `job` in a new interpreter, with `environment` in addition to this process's own.
+
+    Raises SreError when it fails, or when it wrote another number of tokens than the workload has: then nothing can be
+    compared.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.measure"],
         input=pickle.dumps(replace(job, started=time.time())),
+        env={**os.environ, **(environment or {})},
         capture_output=True,
         check=False,
     )
@@ -165,6 +170,31 @@ def _transformers(job: Job) -> dict[str, Any]:
     return {"seconds": seconds, "new_tokens": new, "dtype": dtype}
 
 
+def _train(job: Job) -> dict[str, Any]:
+    """Steps of a random model as wide as SmolLM2-135M, in the precision that training takes here."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from recipe.inference.pytorch.loading import compute_dtype, use_threads
+
+    use_threads(job.threads)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
+    config = LlamaConfig(vocab_size=49_152, num_hidden_layers=6, tie_word_embeddings=True, **sizes)
+    model = LlamaForCausalLM(config).to(compute_dtype())
+    ids = torch.randint(config.vocab_size, (1, 512))
+
+    def step() -> None:
+        model(input_ids=ids, labels=ids).loss.backward()
+        model.zero_grad()
+
+    step()  # untimed
+    begin = time.perf_counter()
+    for _ in range(4):
+        step()
+    return {"seconds": time.perf_counter() - begin}
+
+
 def _generator(job: Job) -> LlamaCppGenerator:
     from recipe.inference.llamacpp.generator import LlamaCppGenerator
 
@@ -178,6 +208,7 @@ KINDS: dict[str, Callable[[Job], dict[str, Any]]] = {
     "loop": _loop,
     "convert": _convert,
     "transformers": _transformers,
+    "train": _train,
 }
 
 

@@ -58,7 +58,7 @@ def run_bench(
     peer or program; a peer that fails or writes other lengths; prompts longer than the model's context.
     """
     chosen = choose_peers(peers, llama_server)
-    tasks = _tasks(model, workloads, rows, cold=OURS in chosen)
+    tasks = make_tasks(model, workloads, rows, cold=OURS in chosen)
     job = Job("", model, next(iter(tasks.values())), threads or usable_cores(), parallel)
     plan = [(task, kind) for task in tasks.values() for kind in _kinds(task, chosen)]
     measured: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -108,7 +108,7 @@ def _kinds(task: Workload, peers: Sequence[str]) -> tuple[str, ...]:
     return (*peers, _CEILING) if OURS in peers else tuple(peers)
 
 
-def _tasks(model: Path, names: Sequence[str], rows: int | None, *, cold: bool) -> dict[str, Workload]:
+def make_tasks(model: Path, names: Sequence[str], rows: int | None, *, cold: bool = False) -> dict[str, Workload]:
     """The workloads, rendered and tokenised by the model's own template and vocabulary."""
     if not names:
         raise SreError(f"expected some of {', '.join(NAMES)}", field="workload")

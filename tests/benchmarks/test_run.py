@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 
 import pytest
 from click.testing import CliRunner
 
 from benchmarks import run
+from benchmarks.__main__ import bench as command
 from benchmarks.run import PEERS, choose_peers, run_bench
-from recipe.cli.main import main
 from recipe.errors import SreError
 
 
@@ -19,7 +20,7 @@ def test_a_run_measures_every_peer_in_a_process_of_its_own(tiny_gguf, tmp_path):
     out = tmp_path / "bench.json"
     options = ("--workload", "a,d", "--rows", 1, "--repeats", 1, "--threads", 1, "--parallel", 4, "--json", out)
     peers = ("--peers", "ours,loop")
-    result = CliRunner().invoke(main, [str(part) for part in ("bench", "--model", tiny_gguf, *options, *peers)])
+    result = CliRunner().invoke(command, [str(part) for part in ("--model", tiny_gguf, *options, *peers)])
     assert result.exit_code == 0, result.output
     for part in ("10 samples of 1 prompts", "1 rows, label only", "cold-full", "loop"):
         assert part in result.output
@@ -132,9 +133,8 @@ def test_by_default_every_peer_that_can_be_run_is(tmp_path, monkeypatch):
     ],
 )
 def test_a_bad_choice_is_refused_before_anything_runs(options, said, tiny_gguf, scripted):
-    result = CliRunner().invoke(main, ["bench", "--model", str(tiny_gguf), *options])
-    assert result.exit_code == 2
-    assert said in result.output
+    with pytest.raises(SreError, match=re.escape(said)):
+        command.main(["--model", str(tiny_gguf), *options], standalone_mode=False)
     assert scripted == []
 
 
