@@ -1,24 +1,24 @@
-"""Example -> messages, by the Jinja2 files in ../prompts (SPEC: Prompts; paper A.1). Knows no model and no tokenizer.
+"""Example -> messages, by the Jinja2 files in ../prompts. Knows no model and no tokenizer.
 
-A file is an optional system part, a line `---`, and the user part. A variable a file names and nobody gives is an
-error (StrictUndefined). Text given by users can't close its section, forge a label or write a chat-template token:
-what would do so is written with a look-alike bracket.
+A file is an optional system part, a line `---`, and the user part. A variable that a file names and nobody gives is an
+error (StrictUndefined). Text from data can't close its section or forge a result: the words of the output grammar are
+replaced in it. Each engine keeps its own vocabulary's special tokens out of the text (inference/special_tokens.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import jinja2
-import jinja2.sandbox
 
 from recipe.data.records import Example, Message
-from recipe.errors import SreError
 from recipe.system import resource
+from recipe.templates import LimitedEnvironment
 
 NAMES = (
     "pointwise",
@@ -30,19 +30,121 @@ NAMES = (
     "preference_reversal",
 )
 _SEPARATOR = "\n---\n"
-# Section tags, the result marker, and the control tokens of the chat templates in use (ChatML, Llama, Gemma, Mistral,
-# DeepSeek, whose bars are wide) and of code models' files (StarCoder, SmolLM).
+
+# Letters of other scripts that look like those of the grammar's words; a small letter is found by its capital.
+_LOOKALIKES = {
+    "A": "АΑᎪꓮ",
+    "B": "ВΒᏴꓐ",
+    "D": "ᎠꓓԀ",
+    "E": "ЕΕᎬꓰЄ",
+    "G": "ԌᏀꓖ",
+    "I": "ІΙӀꓲᏆ",
+    "J": "ЈᎫꓙ",
+    "L": "Ꮮꓡ",
+    "M": "МΜᎷꓟ",
+    "N": "Νꓠ",
+    "R": "ᎡᏒꓣ",
+    "S": "ЅՏᏚꓢ",
+    "T": "ТΤᎢꓔ",
+    "U": "Սꓴυ",
+}
+_CAPITALS = {like: letter for letter, likes in _LOOKALIKES.items() for like in likes}
+_NAMED = re.compile(r"LATIN (?:CAPITAL LETTER|SMALL LETTER|LETTER SMALL CAPITAL) ([A-Z])(?: WITH .*)?")
+_ENCLOSED = (0x1F150, 0x1F170, 0x1F1E6)  # where the capitals in black circles, in black squares, and of flags begin
+
+
+def _apart(letters: str) -> str:
+    """A pattern of these letters in any case, perhaps with spaces, dots, dashes or invisible characters before them."""
+    return "".join(rf"[\s\0-\x1f\x7f._*~\-]{{0,3}}[{letter}{letter.lower()}]" for letter in letters)
+
+
+# It begins with one set of characters, which makes the search fast. No letter stands before a word.
 _FORGERIES = re.compile(
-    r"<(?=/?(?:BEGIN |END |\||｜|(?:s|bos|eos|unk|pad|mask|start_of_turn|end_of_turn)>|<?/?SYS>"
+    r"[BEIJRbeijr](?<![A-Za-z].)(?:"
+    rf"(?P<result>(?<=[Rr]){_apart('ESULT')})(?![A-RT-Za-rt-z])"
+    r"(?=[Ss]?(?P<close>\s{0,2}[\])>}])?(?P<number>[\s:)\]>}*\-]{0,6}\d)?)"
+    rf"|(?P<edge>(?<=[Bb]){_apart('EGIN')}|(?<=[Ee]){_apart('ND')})(?=[\s_])"
+    rf"|(?<=[Jj]){_apart('UDG')}[Ee]?{_apart('MENT')}[\s_\-]{{1,3}}(?P<rating>[Rr]{_apart('ATING')})"
+    rf"|(?P<item>(?<=[Ii]){_apart('TEM')})(?=\s{{0,2}}\d))"
+)
+_OPENING = re.compile(r"(?:(?<![\w)\]])\[|[<({])\s{0,2}/?\s{0,2}\Z")
+_OTHER_WORDS = {"result": "outcome", "begin": "open", "end": "close", "rating": "grade", "item": "entry"}
+# Control tokens of well-known chat templates: for servers, whose vocabulary nobody can ask for.
+_CONTROLS = re.compile(
+    r"<(?=/?(?:\||｜|(?:s|bos|eos|unk|pad|mask|start_of_turn|end_of_turn)>|<?/?SYS>"
     r"|(?:repo_?name|file_?name|file_sep|gh_stars|empty_output|(?:issue|jupyter|fim)_[a-z_]+|commit_(?:before|msg|after))>))"
-    r"|\[(?=/?(?:RESULT|INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])",
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])",
     re.IGNORECASE,
 )
 
 
+class _Skeleton(dict[int, str]):
+    """For str.translate: each character as the plain ASCII one that it looks like, others as they are."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = _plain(chr(code))
+        return self[code]
+
+
+def _plain(char: str) -> str:
+    category = unicodedata.category(char)
+    if char.isascii():
+        return char
+    if category in ("Mn", "Me", "Cf"):
+        return "\0"
+    if char.isspace():
+        return " "
+    if (digit := unicodedata.digit(char, None)) is not None:
+        return str(digit)
+    if category in ("Ps", "Pi", "Pe", "Pf"):
+        return "<" if category in ("Ps", "Pi") else ">"
+    name = unicodedata.name(char, "")
+    upper = _CAPITALS.get(char) or _CAPITALS.get(char.upper())
+    if named := _NAMED.fullmatch(name):
+        upper = named.group(1)
+    for start in _ENCLOSED:
+        if start <= ord(char) < start + 26:
+            upper = chr(ord("A") + ord(char) - start)
+    if upper:
+        return upper.lower() if char.islower() and "SMALL CAPITAL" not in name else upper
+    first = unicodedata.normalize("NFKD", char)[0]
+    return first if first.isascii() else char
+
+
+_SKELETON = _Skeleton()
+
+
 def neutralise(text: str) -> str:
-    """Make text given by users unable to act as structure: `<END RESPONSE>` becomes `‹END RESPONSE>`, and so on."""
-    return _FORGERIES.sub(lambda m: "‹" if m.group() == "<" else "(", text)
+    """Replace in `text` what could act as structure: the words of the output grammar and of section tags, in any case,
+    bracket or look-alike script, and control tokens of well-known chat templates.
+
+    Ordinary uses of these words stay: a lower-case "result" is replaced only in [brackets] or before a number.
+    """
+    skeleton = text if text.isascii() else text.translate(_SKELETON)
+    parts, end = [], 0
+    for found in _FORGERIES.finditer(skeleton):
+        begin, stop, other = _replacement(found)
+        if other:
+            parts += [text[end:begin], other]
+            end = stop
+    return _CONTROLS.sub(lambda m: "‹" if m.group() == "<" else "(", "".join([*parts, text[end:]]))
+
+
+def _replacement(found: re.Match[str]) -> tuple[int, int, str]:
+    """Where in the text something is to be replaced, and by which word; "" where it may stay."""
+    kind = next(name for name in ("result", "edge", "rating", "item") if found[name])
+    start = found.start(kind) if kind == "rating" else found.start()
+    letters = re.sub(r"[^A-Za-z]", "", found.string[start : found.end(kind)])
+    other, shouted = _OTHER_WORDS[letters.lower()], letters.isupper()
+    opened = _OPENING.search(found.string, max(0, start - 7), start)
+    if kind == "edge":
+        other = f"‹{other.upper()}" if opened and opened.group()[0] == "<" else ""
+        return opened.start() if opened else start, found.end(kind), other
+    bracketed = found["close"] and opened and opened.group()[0] in "[<"
+    if not shouted and (kind == "item" or (kind == "result" and not found["number"] and not bracketed)):
+        other = ""
+    other = other.upper() if shouted else other.title() if letters.istitle() else other
+    return start, found.end(kind), other
 
 
 class Prompts:
@@ -50,7 +152,7 @@ class Prompts:
 
     def __init__(self, overrides: Mapping[str, str] | None = None) -> None:
         self.sources: dict[str, str] = {**_shipped(), **(overrides or {})}
-        self._environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        self._environment = LimitedEnvironment(
             loader=jinja2.FunctionLoader(self.sources.get),
             undefined=jinja2.StrictUndefined,
             keep_trailing_newline=True,
@@ -80,24 +182,20 @@ class Prompts:
 
     def _render(self, name: str, example: Example, **more: Any) -> tuple[Message, ...]:
         context = _context(example) | more
-        try:
-            parts = self._parts.get(name) or self._compile(name)
-            self._parts[name] = parts
-            return tuple(Message(role, template.render(context).strip()) for role, template in parts)
-        except jinja2.TemplateError as error:
-            raise SreError(f"{error}; check the template's variables", file=f"prompts/{name}.jinja") from None
+        file = f"prompts/{name}.jinja"
+        if name not in self._parts:
+            self._parts[name] = self._compile(name, file)
+        render = self._environment.render_limited
+        return tuple(Message(role, render(part, context, file).strip()) for role, part in self._parts[name])
 
-    def _compile(self, name: str) -> list[tuple[str, jinja2.Template]]:
-        source = self.sources[name]
+    def _compile(self, name: str, file: str) -> list[tuple[str, jinja2.Template]]:
+        source, compiled = self.sources[name], self._environment.compile_limited
         first, separator, second = source.partition(_SEPARATOR)
         if not separator:
-            return [("user", self._environment.from_string(source))]
+            return [("user", compiled(source, file))]
         # Both parts see what the first one imports.
         imports = "".join(re.findall(r"{%-? import .*?%}", first))
-        return [
-            ("system", self._environment.from_string(first)),
-            ("user", self._environment.from_string(imports + second)),
-        ]
+        return [("system", compiled(first, file)), ("user", compiled(imports + second, file))]
 
 
 def _context(example: Example) -> dict[str, Any]:

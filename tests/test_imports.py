@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     {"errors"},
     {"system"},
-    {"storage", "config", "progress"},
+    {"storage", "config", "progress", "templates"},
     {"data"},
     {"prompts", "verdict"},
     {"inference", "gguf"},

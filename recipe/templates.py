@@ -1,0 +1,171 @@
+"""Jinja templates that may come from a stranger's file: sandboxed, with a limit on the work of one rendering.
+
+Loops, calls, filters and operators are counted while a template runs. A template that loops for ever, or doubles a
+text until memory ends, is refused after the same number of steps on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from recipe.errors import SreError
+
+LIMIT = 10_000_000
+"""What one rendering may spend on characters, list items and steps; a prompt of 100,000 characters needs a twentieth.
+
+It is gone after two seconds at most.
+"""
+
+_STEP, _ITEM = 20, 5  # What one step and one item of a list cost; a character costs 1.
+# Their result can be as long as the product of what they are given.
+_MULTIPLYING = {"*", "%", "replace", "join", "center", "ljust", "rjust", "zfill", "expandtabs", "indent", "format"}
+_MULTIPLYING |= {"format_map", "tojson", "round", "batch", "slice", "truncate"}
+_REMOVED = ("lipsum", "pprint", "random", "striptags", "urlize", "wordwrap", "xmlattr")
+
+
+class _Compiler(CodeGenerator):
+    """Compiles templates such that the environment sees every pass of a loop and every `~`."""
+
+    def visit_For(self, node: nodes.For, frame: Frame) -> None:
+        if node.recursive:
+            self.fail("recursive loops are not allowed", node.lineno)
+        node.iter = nodes.Call(nodes.EnvironmentAttribute("counted"), [node.iter], [], None, None, lineno=node.lineno)
+        super().visit_For(node, frame)
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
+        self.write("environment.concatenate((")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write("))")
+
+
+class LimitedEnvironment(ImmutableSandboxedEnvironment):
+    """A sandbox that also limits the work of one rendering. Compile with `template`, then `render_limited`."""
+
+    code_generator_class = _Compiler
+    intercepted_binops = frozenset({"*", "**", "%", "+"})
+
+    def __init__(self, **options: Any) -> None:
+        self._budget = threading.local()
+        super().__init__(**options, finalize=_counted_output)
+        for name in _REMOVED:
+            self.filters.pop(name, None)
+            self.globals.pop(name, None)
+        self.filters = {name: self._limited(name, function) for name, function in self.filters.items()}
+
+    def compile_limited(self, source: str, file: str | Path, field: str | None = None) -> jinja2.Template:
+        """Raises SreError that names the file, and the field in it, when the template is broken."""
+        self._budget.left = LIMIT
+        if len(source) > LIMIT // 10:
+            raise SreError(f"a template of {len(source):,} characters is too long", file=file, field=field)
+        try:
+            return self.from_string(source)
+        except Exception as error:  # the compiler lets Python's own errors through
+            raise SreError(f"this template is broken: {_said(error)}", file=file, field=field) from None
+
+    def render_limited(
+        self, template: jinja2.Template, context: Mapping[str, Any], file: str | Path, field: str | None = None
+    ) -> str:
+        """The text of a template. Raises SreError that names file and field for whatever goes wrong in it."""
+        self._budget.left = LIMIT
+        try:
+            return template.render(context)
+        except Exception as error:  # a template can raise anything: a division by zero, too deep a recursion
+            raise SreError(f"this template can't be rendered: {_said(error)}", file=file, field=field) from None
+
+    def spend(self, name: str, values: Iterable[Any]) -> None:
+        """Count one step on `values`. Raises TemplateRuntimeError when the rendering has used up its limit."""
+        if name in _MULTIPLYING:
+            cost = math.prod(max(1, abs(v) if isinstance(v, int) else self._size(v)) for v in values)
+        else:
+            cost = sum(map(self._size, values))
+        self._budget.left -= _STEP + cost
+        self._check()
+
+    def _check(self) -> None:
+        if self._budget.left < 0:
+            raise jinja2.TemplateRuntimeError("it loops too often, or its text grows too long")
+
+    def _size(self, value: Any) -> int:
+        """Characters and items in `value`; raises as `spend` does where they alone are too many."""
+        if isinstance(value, str):
+            return len(value)
+        if not isinstance(value, list | tuple | dict):
+            return 1
+        self._budget.left -= _STEP  # Lists that share their items are large only when they are walked.
+        self._check()
+        items = value.values() if isinstance(value, dict) else value
+        return sum(map(self._size, items)) + _ITEM * len(value)
+
+    def counted(self, items: Iterable[Any]) -> Iterator[Any]:
+        """The items, each one counted."""
+        for item in items:
+            self.spend("", (item,))
+            yield item
+
+    def concatenate(self, values: tuple[Any, ...]) -> str:
+        """The operator `~`."""
+        self.spend("", values)
+        return "".join(map(str, values))
+
+    def _limited(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)  # keeps Jinja's mark of functions that take the context
+        def limited(*values: Any, **options: Any) -> Any:
+            self._spend_on_call(name, (*values, *options.values()))
+            return function(*(self.counted(v) if isinstance(v, Iterator) else v for v in values), **options)
+
+        return limited
+
+    def _spend_on_call(self, name: str, values: tuple[Any, ...]) -> None:
+        if name in ("format", "format_map", "%") and any(re.search(r"\d{5}", v) for v in values if isinstance(v, str)):
+            raise jinja2.TemplateRuntimeError("a width of five digits in a format is too wide")
+        self.spend(name, values)
+
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        # The sandbox wraps str.format.
+        owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)
+        values = (owner, *args, *kwargs.values()) if isinstance(owner, str) else ()
+        __self._spend_on_call(getattr(__obj, "__name__", ""), values)
+        return super().call(__context, __obj, *args, **kwargs)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if isinstance(left, int) and isinstance(right, int):
+            times = abs(right) if operator == "**" else 1
+            self.spend("*", (left.bit_length() + right.bit_length(), times))
+        else:
+            values = (left, *right) if operator == "%" and isinstance(right, tuple) else (left, right)
+            self._spend_on_call(operator, values)
+        return super().call_binop(context, operator, left, right)
+
+    def get_template(self, *args: Any, **kwargs: Any) -> jinja2.Template:
+        self.spend("", ())
+        return super().get_template(*args, **kwargs)
+
+
+@jinja2.pass_context
+def _counted_output(context: jinja2.runtime.Context, value: Any) -> Any:
+    environment = context.environment
+    assert isinstance(environment, LimitedEnvironment)
+    environment.spend("", (value,))
+    return value
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def raise_exception(message: str) -> NoReturn:
+    """What chat templates call to refuse messages."""
+    raise jinja2.TemplateError(message)
