@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -77,6 +79,48 @@ def test_a_batch_comes_back_in_its_order_whatever_the_engine_does() -> None:
     assert pairs[1] == ["A", "B"]
 
 
+def test_columns_pair_by_position_whatever_their_index() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {"q": [f"Question {k}" for k in range(4)], "a": [f"Answer {k}" for k in range(4)], "ref": ["R", None, "R", "R"]}
+    )
+    judge = PrometheusEval(judge_of("Fine. [RESULT] 3"))
+    shuffled, kept = frame.iloc[[2, 0, 1]], frame[frame.q != "Question 0"]
+    for questions, answers, references in (
+        (shuffled.q, ["Answer 2", "Answer 0", "Answer 1"], None),
+        (shuffled.q, shuffled.a, shuffled.ref),
+        (kept.q, kept.a, kept.ref.to_numpy()),
+        (frame.q.to_numpy(), frame.a.to_numpy(), frame.ref.tolist()),
+        (frame.q[::-1], tuple(frame.a[::-1]), iter(frame.ref[::-1])),
+    ):
+        seen(judge).clear()
+        number = len(questions)
+        found = judge.absolute_grade(
+            instructions=questions,
+            responses=answers,
+            rubric=pandas.Series(["c"] * number),
+            reference_answers=references,
+        )
+        assert found == (["Fine."] * number, [3] * number)
+        for request, question in zip(seen(judge), list(questions), strict=True):
+            text = request.messages[-1].content
+            assert question in text
+            assert question.replace("Question", "Answer") in text
+            assert "nan" not in text.lower()
+    pairs = judge.relative_grade(instructions=kept.q, responses_A=kept.a, responses_B=kept.a.iloc[::-1], rubric="c")
+    assert len(pairs[1]) == 3
+
+
+@pytest.mark.parametrize("column", ["one text", {"a": 1}, None, 7, [["nested"]]])
+def test_what_is_no_column_of_texts_is_a_value_error(column: Any) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        PrometheusEval(judge_of("x [RESULT] 3")).absolute_grade(instructions=column, responses=["r"], rubric="c")
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"q": ["a"]})
+    with pytest.raises(ValueError, match="DataFrame"):
+        PrometheusEval(judge_of("x [RESULT] 3")).absolute_grade(instructions=frame, responses=["r"], rubric="c")
+
+
 def test_what_could_not_be_judged_is_none_in_its_place(caplog: pytest.LogCaptureFixture) -> None:
     generator = ScriptedGenerator(lambda request: ["Fine. [RESULT] 3"], context=700)
     judge = PrometheusEval(Judge(generator))
@@ -91,6 +135,16 @@ def test_unconstrained_text_without_a_score_is_none() -> None:
     assert judge.single_absolute_grade("Q", "R", RUBRIC) == (None, None)
     assert judge.single_relative_grade("Q", "R", "S", "Better?") == (None, None)
     assert PrometheusEval(judge_of("I would say four.")).single_absolute_grade("Q", "R", RUBRIC)[1] is not None
+    assert PrometheusEval(judge_of("So so. Score: 3/5"), constrain=False).single_absolute_grade("Q", "R", RUBRIC) == (
+        "So so.",
+        3,
+    )
+    assert PrometheusEval(judge_of("So so. [Result: B]"), constrain=False).single_relative_grade(
+        "Q", "R", "S", "c"
+    ) == (
+        "So so.",
+        "B",
+    )
 
 
 def test_the_template_says_whether_the_reference_is_shown() -> None:
@@ -167,3 +221,210 @@ def test_a_model_that_was_opened_here_is_closed_here_and_no_other(monkeypatch: p
 def test_a_missing_model_file_is_named() -> None:
     with pytest.raises(SreError, match=r"gone\.gguf"):
         PrometheusEval("gone.gguf")
+
+
+# Calls that code written for prometheus-eval makes, its own tests' among them.
+
+
+def test_code_for_a_mock_model_runs() -> None:
+    judges = {
+        mode: PrometheusEval(
+            model=prometheus_eval.MockLLM(mode=mode),
+            absolute_grade_template=ABSOLUTE_PROMPT,
+            relative_grade_template=RELATIVE_PROMPT,
+        )
+        for mode in ("absolute", "relative")
+    }
+    for judge in judges.values():
+        assert judge.absolute_grade_template == ABSOLUTE_PROMPT
+        assert judge.relative_grade_template == RELATIVE_PROMPT
+        assert hasattr(judge, "model")
+    feedbacks, scores = judges["absolute"].absolute_grade(
+        instructions=["How do plants live?"],
+        responses=["By light."],
+        rubric="Is it true?",
+        reference_answers=None,
+        params={},
+    )
+    assert (feedbacks, scores) == (["Hello"], [5])
+    with pytest.raises(ValueError, match="responses"):
+        judges["absolute"].absolute_grade(
+            instructions=["Q"], responses=[], rubric="c", reference_answers=None, params={}
+        )
+    feedbacks, scores = judges["relative"].relative_grade(
+        instructions=["Q"], responses_A=["a"], responses_B=["b"], rubric="c", reference_answers=["r"], params={}
+    )
+    assert (feedbacks, scores) == (["Hello"], ["A"])
+    with pytest.raises(ValueError, match="responses_B"):
+        judges["relative"].relative_grade(instructions=["Q"], responses_A=["a"], responses_B=[], rubric="c", params={})
+
+
+def test_a_sample_with_a_comma_after_each_text_runs() -> None:
+    """The first sample in prometheus-eval's README makes tuples of one text."""
+    judge = PrometheusEval(model=judge_of("Warm. [RESULT] 4"), absolute_grade_template=ABSOLUTE_PROMPT)
+    instruction = ("A friend is sad.",)
+    found = judge.single_absolute_grade(
+        instruction=instruction,  # type: ignore[arg-type]
+        response=("I am sorry.",),  # type: ignore[arg-type]
+        rubric=RUBRIC,
+        reference_answer=("I am here.",),  # type: ignore[arg-type]
+    )
+    assert found == ("Warm.", 4)
+    assert "A friend is sad." in seen(judge)[0].messages[-1].content
+
+
+class Writer:
+    """A model of one's own: it answers with these texts, one call after the other."""
+
+    def __init__(self, *calls: list[str]) -> None:
+        self.calls, self.asked = list(calls), list[tuple[list[Any], dict[str, Any]]]()
+
+    def completions(self, prompts: list[Any], **params: Any) -> list[str]:
+        self.asked.append((prompts, params))
+        return self.calls.pop(0)
+
+
+def test_a_model_that_writes_text_gets_the_template_and_is_asked_again_where_it_gives_no_score() -> None:
+    writer = Writer(["Good. [RESULT] 4", "Hm.", "<think>Is it Score: 5?"], ["", "Fine. Score: 2/5"], ["Bad. [Score 1]"])
+    judge = PrometheusEval(writer, "{instruction}|{response}|{rubric}|{reference_answer}")
+    found = judge.absolute_grade(
+        instructions=["Q0", "Q1", "Q2"], responses=["a", "b", "c"], rubric="R", params={"temperature": 0.5}
+    )
+    assert found == (["Good.", "Bad.", "Fine."], [4, 1, 2])
+    assert [[prompt.rpartition("\n")[2] for prompt in prompts] for prompts, _ in writer.asked] == [
+        ["Q0|a|R|", "Q1|b|R|", "Q2|c|R|"],
+        ["Q1|b|R|", "Q2|c|R|"],
+        ["Q1|b|R|"],
+    ]
+    assert all(params == {"temperature": 0.5} for _, params in writer.asked)
+
+
+def test_a_model_that_never_gives_a_score_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    writer = Writer(*[["Hm."]] * 11)
+    with caplog.at_level(logging.WARNING, "recipe.judge"):
+        assert PrometheusEval(writer).single_relative_grade("Q", "a", "b", "c") == (None, None)
+    assert "1 of 1 answers have no score" in caplog.text
+
+
+def test_litellm_is_asked_with_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def completion(**call: Any) -> Any:
+        asked.append(call)
+        message = SimpleNamespace(content="Good. [RESULT] B")
+        return SimpleNamespace(choices=[SimpleNamespace(message=message)])
+
+    async def acompletion(**call: Any) -> Any:
+        return completion(**call)
+
+    monkeypatch.setitem(sys.modules, "litellm", SimpleNamespace(completion=completion, acompletion=acompletion))  # type: ignore[arg-type]
+    for model in (
+        prometheus_eval.LiteLLM("openai/judge", api_base="http://here/v1"),
+        prometheus_eval.AsyncLiteLLM("openai/judge", requests_per_minute=100, api_base="http://here/v1"),
+    ):
+        judge = PrometheusEval(model=model, relative_grade_template=prometheus_eval.RELATIVE_PROMPT_WO_REF)
+        found = judge.relative_grade(
+            instructions=["Q", "Q"], responses_A=["a", "b"], responses_B=["c", "d"], rubric="R"
+        )
+        assert found == (["Good.", "Good."], ["B", "B"])
+    assert len(asked) == 4
+    for call in asked:
+        assert (call["model"], call["api_base"]) == ("openai/judge", "http://here/v1")
+        assert [turn["role"] for turn in call["messages"]] == ["system", "user"]
+
+
+def test_without_litellm_its_name_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "litellm", None)
+    with pytest.raises(ValueError, match="pip install litellm"):
+        prometheus_eval.LiteLLM("gpt-4")
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("It names (Score 5) two. [RESULT] 3", 3),
+        ("It names (Score 5) two", None),
+        ("Right. [RESULT] 5 out of 5", 5),
+        ("Wrong. [RESULT] score of 1", 1),
+        ("Fine. [Result] 3", 3),
+        ("Weak. [Result] Score: 2", 2),
+        ("Good. [Result] Result: 4", 4),
+        ("So so. [Result] 4/5", 4),
+        ("Good. (Score 5)", 5),
+        ("Good. [Score 4]", 4),
+        ("Good. score: 3", 3),
+        ("Good. **Score: 3**", 3),
+        ("Good. score of 1", 1),
+        ("Good. [RESULT] (5)", 5),
+        ("The score is surely not 3.", None),
+        ("A perfect 10!", None),
+        ("Score: 2.5", None),
+        ("Score: 7", None),
+        ("Result: A", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_scores_are_read_in_many_forms(text: str | None, score: int | None) -> None:
+    assert prometheus_eval.parse_output(text, "absolute")[1] == score
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        ("[Response B is worse. [RESULT] A", "A"),
+        ("Result A or B, no results", None),
+        ("Response A is right. [RESULT] A", "A"),
+        ("They are alike... [Response B]", "B"),
+        ("Both are clear... [Result] Response B", "B"),
+        ("Both are clear... Response B Response A", None),
+        ("Both are clear... [RESULT: B]", "B"),
+        ("Both are clear... [Result: b]", "B"),
+        ("Both are clear.\nResult: B", "B"),
+        ("I select Response B.", None),
+        ("Response C is right.", None),
+        ("It is B... or is it A? Who knows.", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_choices_are_read_in_many_forms(text: str | None, choice: str | None) -> None:
+    assert prometheus_eval.parse_output(text, "relative")[1] == choice
+
+
+def test_parse_output_gives_the_feedback_and_refuses_other_modes() -> None:
+    assert prometheus_eval.parse_output("Fine. [RESULT] 3", "absolute") == ("Fine.", 3)
+    for kind in (AssertionError, ValueError):
+        with pytest.raises(kind):
+            prometheus_eval.parse_output("x", "both")
+
+
+def test_the_rubrics_and_templates_have_their_names() -> None:
+    for name in ("helpfulness", "harmlessness", "honesty", "factual_validity", "reasoning"):
+        text = prometheus_eval.load_rubric(name, "absolute")
+        assert text == getattr(prometheus_eval, f"{name.upper()}_RUBRIC")
+        assert parse_rubric(text).scores == (1, 2, 3, 4, 5)
+        assert text.startswith(prometheus_eval.load_rubric(name, "relative") + "\n")
+    for template, reference in ((ABSOLUTE_PROMPT, True), (ABSOLUTE_PROMPT_WO_REF, False)):
+        assert prometheus_eval.get_prompt_template("absolute", reference) == template
+        assert ("{reference_answer}" in template) == reference
+    assert prometheus_eval.get_prompt_template("relative", True) == RELATIVE_PROMPT
+    for call in ((prometheus_eval.load_rubric, "beauty", "absolute"), (prometheus_eval.load_rubric, "honesty", "both")):
+        with pytest.raises(ValueError, match="expected"):
+            call[0](*call[1:])
+    with pytest.raises(ValueError, match="expected"):
+        prometheus_eval.get_prompt_template("both", True)
+
+
+def test_every_error_is_a_value_error() -> None:
+    for make in (
+        lambda: PrometheusEval("gone.gguf"),
+        lambda: prometheus_eval.VLLM("gone.gguf"),
+        lambda: PrometheusEval(7),
+    ):
+        with pytest.raises(ValueError):  # noqa: PT011
+            make()
+    judge = PrometheusEval(judge_of("x [RESULT] 3"))
+    for rubric in ("helpfulnes", "c\nScore 1: a\nScore 5: b", "a\0b"):
+        with pytest.raises(ValueError, match="rubric"):
+            judge.single_absolute_grade("Q", "R", rubric)
