@@ -161,6 +161,7 @@ class EvaluateConfig(_Section):
     max_tokens: int = Field(256, ge=8)
     label_only: bool = False  # ablation: ask for the label alone
     samples: int = Field(1, ge=1)  # more than one: self-consistency, the majority of so many at temperature 1
+    both_orders: bool = True  # judge each pair of the test rows with its responses exchanged, too
     resamples: int = Field(2000, ge=100)
 
 

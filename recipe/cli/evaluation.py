@@ -89,6 +89,36 @@ def _evaluate_model(
     click.echo(f"All figures: {folder / 'figures.json'}")
 
 
+@click.command(
+    epilog=examples(
+        "sre audit runs/quickstart/evaluation --rows data/test/pointwise.jsonl --rows data/test/pairwise.jsonl",
+        "sre audit judged.jsonl --rows my-rows.jsonl --train my-train.jsonl",
+    )
+)
+@click.argument("verdicts", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--rows", multiple=True, required=True, help="Labelled rows that were judged. May be repeated.")
+@click.option("--train", multiple=True, help="The judges' training rows, for the rules that learn from them.")
+@click.option("--resamples", type=click.IntRange(min=100), default=2000, show_default=True, help="Of the bootstrap.")
+@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures here, as JSON.")
+def audit(
+    verdicts: tuple[Path, ...], rows: tuple[str, ...], train: tuple[str, ...], resamples: int, out: Path | None
+) -> None:
+    """Set judged rows beside rules that need no model: the longer response, the criterion's mean, a position.
+
+    VERDICTS are files that `sre judge` or `sre evaluate` wrote, or folders with files named judgements.jsonl. No model
+    is loaded. Files in folders seed-0, seed-1, ... that are otherwise named alike are pooled.
+    """
+    from recipe.evaluation.report.tables import show_audit
+    from recipe.evaluation.verdict_files import audit_files
+    from recipe.storage import write_json
+
+    found = audit_files(verdicts, rows, train, resamples=resamples)
+    for name, part in found["parts"].items():
+        show_audit(part, console(), name)
+    if out:
+        write_json(out, found)
+
+
 def _list_rows(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
         from recipe.pipeline.variants import VARIANTS
@@ -222,4 +252,4 @@ def meta_judge(folder: Path, model: Path, threads: int | None) -> None:
     show_rationale_votes(summary, console())
 
 
-COMMANDS: tuple[click.Command, ...] = (evaluate, experiment, report, annotate)
+COMMANDS: tuple[click.Command, ...] = (evaluate, audit, experiment, report, annotate)

@@ -106,12 +106,18 @@ def exchanged(example: Example) -> Example:
 
 
 def in_both_orders(examples: Iterable[Example]) -> list[Example]:
-    """Every pair followed by the same pair in the other order; pointwise examples once, as they are."""
-    return [
-        row
-        for example in examples
-        for row in ((example, exchanged(example)) if example.task == "pairwise" else (example,))
-    ]
+    """Every pair followed by the same pair in the other order; pointwise examples once, as they are.
+
+    A pair whose other order is among the examples stays as it is.
+    """
+    given = list(examples)
+    ids = {example.id for example in given}
+    found = []
+    for example in given:
+        found.append(example)
+        if example.task == "pairwise" and (other := exchanged(example)).id not in ids:
+            found.append(other)
+    return found
 
 
 def in_prompt_names(example: Example) -> Example:

@@ -7,6 +7,7 @@ kappa, from the contingency table of truth and label, which is a matrix of sums 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +66,18 @@ def group_sums(columns: Sequence[Any], groups: Sequence[str]) -> Matrix:
     return sums
 
 
-def correlation_moments(x: Matrix, y: Matrix, groups: Sequence[str]) -> Matrix:
-    """[groups, 6]: sums of 1, x, y, x², y², xy; whole numbers are exact, so a constant side is seen."""
+def correlation_moments(x: Matrix, y: Matrix, groups: Sequence[str], strata: Sequence[str] | None = None) -> Matrix:
+    """[groups, 6 * strata]: the sums of 1, x, y, x², y² and xy in each stratum; all rows are one stratum by default."""
     import numpy as np
 
-    return group_sums([np.ones_like(x), x, y, x * x, y * y, x * y], groups)
+    columns = [np.ones_like(x), x, y, x * x, y * y, x * y]
+    if strata is None:
+        return group_sums(columns, groups)
+    counts = Counter(strata)
+    # A row that is alone in its stratum says nothing about a correlation within it.
+    kept = [name for name in sorted(counts) if counts[name] > 1]
+    member = [np.array([stratum == name for stratum in strata], dtype=np.float64) for name in kept]
+    return group_sums([inside * column for inside in member for column in columns], groups)
 
 
 def mean(sums: Matrix) -> Matrix:
@@ -79,13 +87,19 @@ def mean(sums: Matrix) -> Matrix:
 
 
 def pearson(sums: Matrix) -> Matrix:
-    """Pearson's r of each row of sums [m, 6] (see `correlation_moments`); nan where a side is constant."""
+    """Pearson's r of each row of sums [m, 6 * strata] (see `correlation_moments`); nan where a side is constant.
+
+    Each stratum's own means are subtracted first, so with several strata this is the correlation within them.
+    """
     import numpy as np
 
-    n, x, y, xx, yy, xy = sums.T
-    spread = (n * xx - x * x) * (n * yy - y * y)
+    n, x, y, xx, yy, xy = sums.reshape(len(sums), -1, 6).transpose(2, 0, 1)
+    n = np.maximum(n, 1)  # an empty stratum adds nothing
+    over_x, over_y, both = ((side.sum(axis=1)) for side in (xx - x * x / n, yy - y * y / n, xy - x * y / n))
+    # What rounding leaves of a constant side is not a spread.
+    varied = (over_x > 1e-9 * xx.sum(axis=1)) & (over_y > 1e-9 * yy.sum(axis=1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        r: Matrix = np.where(spread > 0, (n * xy - x * y) / np.sqrt(spread), np.nan)
+        r: Matrix = np.where(varied, both / np.sqrt(over_x * over_y), np.nan)
     return np.clip(r, -1.0, 1.0)
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from recipe.data.records import TASKS, Example, Judgement
+from recipe.evaluation.audit import figures_by_task
 from recipe.evaluation.baselines import label_draws, self_consistency
 from recipe.evaluation.metrics import (
     FIGURES,
     Figure,
     paired_difference,
-    pairwise_figures,
     pearson_figure,
-    pointwise_figures,
 )
+from recipe.evaluation.trivial import Verdict
 from recipe.judge.judge import Judge
 from recipe.judge.options import JudgeOptions
 from recipe.progress import bar
@@ -92,17 +92,8 @@ def _voted(samples: Sequence[Judgement], n: int) -> list[Judgement]:
 
 
 def figures(examples: Sequence[Example], judgements: Sequence[Judgement], resamples: int) -> dict[str, Any]:
-    """{"pointwise": {...}, "pairwise": {...}} of metrics.py, over the rows of each task that have a label."""
-    found: dict[str, Any] = {}
-    for task in TASKS:
-        truth, labels, groups = _columns(examples, judgements, task)
-        if task == "pairwise":
-            found[task] = pairwise_figures(truth, labels, groups, resamples=resamples)
-            continue
-        kept = (j for e, j in zip(examples, judgements, strict=True) if e.task == task and e.label is not None)
-        expected = [judgement.expected_score for judgement in kept]
-        found[task] = pointwise_figures(truth, labels, groups, resamples=resamples, expected=expected)
-    return found
+    """{"pointwise": {...}, "pairwise": {...}} of audit.py, over the rows of each task that have a label."""
+    return figures_by_task(examples, [Verdict.of(judgement) for judgement in judgements], resamples)
 
 
 def differences(

@@ -44,7 +44,7 @@ MIN_PARSED = 20
 
 def pointwise_figures(
     truth: Sequence[int],
-    predicted: Sequence[int | None],
+    predicted: Sequence[float | None],
     groups: Sequence[str],
     seed: int = 0,
     resamples: int = 2000,
@@ -75,7 +75,7 @@ def pointwise_figures(
 
 def pairwise_figures(
     truth: Sequence[int],
-    predicted: Sequence[int | None],
+    predicted: Sequence[float | None],
     groups: Sequence[str],
     seed: int = 0,
     resamples: int = 2000,
@@ -107,17 +107,23 @@ def pearson_figure(
     groups: Sequence[str],
     seed: int = 0,
     resamples: int = 2000,
+    strata: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Pearson's r of the rows that have a prediction (a label, or an expected score), as in `pointwise_figures`."""
+    """Pearson's r over the rows that have a prediction (a label or an expected score), as in `pointwise_figures`.
+
+    With `strata` (each row's criterion) it is the correlation within them: each stratum's mean is subtracted from
+    truth and prediction, anew in each resample.
+    """
     import numpy as np
 
     _check(truth, predicted, groups)
-    rows = [(t, p, g) for t, p, g in zip(truth, predicted, groups, strict=True) if p is not None]
-    if not _can_correlate([t for t, _, _ in rows], [p for _, p, _ in rows]):
-        return nothing(len(rows))
-    x, y = np.array([row[:2] for row in rows], dtype=np.float64).T
-    moments = correlation_moments(x, y, [group for _, _, group in rows])
-    return bootstrap(moments, pearson, len(rows), seed, resamples)
+    given = {k: value for k, value in enumerate(predicted) if value is not None}
+    kept, t, p = list(given), [truth[k] for k in given], list(given.values())
+    if not _can_correlate(t, p):
+        return nothing(len(kept))
+    x, y = np.array([t, p], dtype=np.float64)
+    moments = correlation_moments(x, y, [groups[k] for k in kept], strata and [strata[k] for k in kept])
+    return bootstrap(moments, pearson, len(kept), seed, resamples)
 
 
 def paired_difference(
@@ -128,13 +134,14 @@ def paired_difference(
     figure: Figure = "accuracy",
     seed: int = 0,
     resamples: int = 2000,
+    strata: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The figure of the second judge minus that of the first on the same rows: {"value", "low", "high", "n"}.
 
     Both come from the same resample of groups. Accuracy uses all rows (malformed is wrong on either side), the
     others the rows that both parsed; None as in `pointwise_figures`. For "pearson" a side may be expected
-    scores. "mae" is an error: below zero the second judge is better. Raises ValueError when the sequences
-    differ in length or the figure is unknown.
+    scores, and `strata` makes it the correlation within them. "mae" is an error: below zero the second judge is better.
+    Raises ValueError when the sequences differ in length or the figure is unknown.
     """
     import numpy as np
 
@@ -144,20 +151,20 @@ def paired_difference(
         raise ValueError(f"expected one of {', '.join(FIGURES)}, not {figure!r}")
     if figure == "accuracy":
         return rate_figure(
-            [(s == t) - (f == t) for t, f, s in zip(truth, first, second, strict=True)], groups, seed, resamples
+            [credit(t, s) - credit(t, f) for t, f, s in zip(truth, first, second, strict=True)], groups, seed, resamples
         )
     rows = [
-        (t, f, s, group)
-        for t, f, s, group in zip(truth, first, second, groups, strict=True)
+        (t, f, s, group, None if strata is None else strata[k])
+        for k, (t, f, s, group) in enumerate(zip(truth, first, second, groups, strict=True))
         if f is not None and s is not None
     ]
     names = [row[3] for row in rows]
     if figure == "mae":
-        return rate_figure([abs(s - t) - abs(f - t) for t, f, s, _ in rows], names, seed, resamples)
+        return rate_figure([abs(s - t) - abs(f - t) for t, f, s, *_ in rows], names, seed, resamples)
     t, f, s = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
     if not _can_correlate(t, f, s):
         return nothing(len(rows))
-    one, other, statistic = _both_moments(t, f, s, names, figure)
+    one, other, statistic = _both_moments(t, f, s, names, figure, None if strata is None else [row[4] for row in rows])
     width = one.shape[1]
     moments = np.hstack([one, other])
     return bootstrap(
@@ -246,7 +253,7 @@ def _check(truth: Sequence[Any], predicted: Sequence[Any], groups: Sequence[str]
         raise ValueError(f"{len(truth)} truths, {len(predicted)} predictions and {len(groups)} groups differ")
 
 
-def _counts(predicted: Sequence[int | None]) -> dict[str, Any]:
+def _counts(predicted: Sequence[float | None]) -> dict[str, Any]:
     malformed = sum(p is None for p in predicted)
     return {
         "n": len(predicted),
@@ -260,13 +267,18 @@ def _can_correlate(*sides: Sequence[float]) -> bool:
 
 
 def _accuracy_figure(
-    truth: Sequence[int], predicted: Sequence[int | None], groups: Sequence[str], seed: int, resamples: int
+    truth: Sequence[int], predicted: Sequence[float | None], groups: Sequence[str], seed: int, resamples: int
 ) -> dict[str, Any]:
-    return rate_figure([int(t == p) for t, p in zip(truth, predicted, strict=True)], groups, seed, resamples)
+    return rate_figure([credit(t, p) for t, p in zip(truth, predicted, strict=True)], groups, seed, resamples)
+
+
+def credit(truth: int, label: float | None) -> float:
+    """1 for the true label, 1/2 for a tie between two responses (1.5), 0 for another label and for a malformed one."""
+    return 0.0 if label is None else max(0.0, 1.0 - abs(truth - label))
 
 
 def _rank_figures(
-    truth: Sequence[int], predicted: Sequence[int | None], groups: Sequence[str], seed: int, resamples: int
+    truth: Sequence[int], predicted: Sequence[float | None], groups: Sequence[str], seed: int, resamples: int
 ) -> dict[str, dict[str, Any]]:
     """Spearman, Kendall (tau-b) and quadratic-weighted kappa of the parsed rows.
 
@@ -275,7 +287,7 @@ def _rank_figures(
     """
 
     rows = [(t, p, g) for t, p, g in zip(truth, predicted, groups, strict=True) if p is not None]
-    t, p = [row[0] for row in rows], [row[1] for row in rows]
+    t, p = [row[0] for row in rows], [int(row[1]) for row in rows]
     if not _can_correlate(t, p):
         return {name: nothing(len(rows)) for name in ("spearman", "kendall", "qwk")}
     from scipy import stats
@@ -296,14 +308,19 @@ def _rank_figures(
 
 
 def _both_moments(
-    t: Sequence[Any], f: Sequence[Any], s: Sequence[Any], groups: Sequence[str], figure: Figure
+    t: Sequence[Any],
+    f: Sequence[Any],
+    s: Sequence[Any],
+    groups: Sequence[str],
+    figure: Figure,
+    strata: Sequence[Any] | None,
 ) -> tuple[Matrix, Matrix, Statistic]:
     """Sums of (truth, first) and of (truth, second), and the statistic that turns either into the figure."""
     import numpy as np
 
     if figure == "pearson":
         x, y, z = np.array([t, f, s], dtype=np.float64)
-        return correlation_moments(x, y, groups), correlation_moments(x, z, groups), pearson
+        return correlation_moments(x, y, groups, strata), correlation_moments(x, z, groups, strata), pearson
     low, scale = _scale(t, f, s)
     t, f, s = ([value - low for value in side] for side in (t, f, s))
     one, other = (table_moments(t, side, len(scale), groups) for side in (f, s))

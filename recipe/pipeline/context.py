@@ -14,7 +14,7 @@ from recipe.config import Config, dump, load
 from recipe.data.examples import read_examples
 from recipe.data.forgery import with_forged
 from recipe.data.pairs import pairs_from_scores
-from recipe.data.records import Example, Judgement, Task
+from recipe.data.records import TASKS, Example, Judgement, Task, in_both_orders
 from recipe.errors import SreError
 from recipe.pipeline.stage_cache import RunFolder
 from recipe.storage import atomic, hash_file, hash_object, read_json, read_jsonl, share
@@ -178,6 +178,12 @@ class Job:
             limit=limit,
             skip_bad_rows=self.path / f"rejects-{split}-{task}.jsonl" if data.skip_bad_rows else None,
         )
+
+    @cached_property
+    def test_rows(self) -> list[Example]:
+        """The rows that judges are measured on: pairs in both orders where the config says so."""
+        rows = [row for task in TASKS for row in self.rows("test", task)]
+        return in_both_orders(rows) if self.config.evaluate.both_orders else rows
 
     @cached_property
     def all_train(self) -> tuple[list[Example], list[Example]]:

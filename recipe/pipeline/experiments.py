@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from recipe.config import Config, load
-from recipe.data.records import TASKS, Example, Judgement
+from recipe.data.records import Example, Judgement
 from recipe.errors import NothingToTrainError, SreError
 from recipe.evaluation.evaluate import FORCED
 from recipe.pipeline.context import Job, judges_of
@@ -111,9 +112,10 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
     """results.json and results.md of all rows measured in the folder.
 
     {"seeds", "rows": {row: what it is}, "problems": {"row, seed n": why it could not be run}, "models", "differences",
-    "expected_score", "aspects": {aspect: the same three}, "per_seed": {seed: the same three}, "costs": {run folder:
-    {stage: …}}}; "aspects" and "per_seed" are empty where there is but one. The figures of a row that wasn't run are
-    None. Rows of one prompt are one group of the bootstrap, in whichever seed they were judged.
+    "expected_score", "baselines", "against_baselines", "aspects": {aspect: the same five}, "per_seed": {seed: the same
+    five}, "costs": {run folder: {stage: …}}}; "aspects" and "per_seed" are empty where there is but one. The figures
+    of a row that wasn't run are None. Rows of one prompt are one group of the bootstrap, in whichever seed they were
+    judged.
     """
     from recipe.evaluation.report.tables import experiment_markdown
 
@@ -123,7 +125,7 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
         why = "; ".join(problems.values()) or "nothing was measured here with these settings"
         raise SreError(f"no row to tell of: {why}", file=experiment.folder)
     base, job = load(experiment.preset, experiment.overrides), Job(runs[0].config, runs[0].path)
-    rows = [row for task in TASKS for row in job.rows("test", task)]
+    rows, train = job.test_rows, [*chain(*job.all_train)]
     measured = _verdicts(runs, rows)
     pairs, resamples = _comparisons(list(measured), judges_of(base)[-1]), base.evaluate.resamples
     seeds = sorted({run.seed for run in runs})
@@ -134,10 +136,10 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
         "seeds": seeds,
         "rows": {name: variant.description for name, variant in VARIANTS.items()},
         "problems": {where: why for where, why in {**known, **problems}.items() if where not in done},
-        **_tables(rows, measured, pairs, resamples),
-        "aspects": {aspect: _tables(*some, pairs, resamples) for aspect, some in _by_aspect(rows, measured)},
+        **_tables(rows, measured, pairs, resamples, train),
+        "aspects": {aspect: _tables(*some, pairs, resamples, train) for aspect, some in _by_aspect(rows, measured)},
         "per_seed": {
-            str(seed): _tables(rows, _of_seed(measured, seed), pairs, resamples)
+            str(seed): _tables(rows, _of_seed(measured, seed), pairs, resamples, train)
             for seed in (seeds if len(seeds) > 1 else ())
         },
         "costs": {str(run.path.relative_to(experiment.folder)): costs(RunFolder(run.path)) for run in runs},
@@ -179,20 +181,28 @@ def _comparisons(names: Sequence[str], last: str) -> list[tuple[str, str]]:
 
 
 def _tables(
-    rows: Sequence[Example], measured: Measured, pairs: Sequence[tuple[str, str]], resamples: int
+    rows: Sequence[Example],
+    measured: Measured,
+    pairs: Sequence[tuple[str, str]],
+    resamples: int,
+    train: Sequence[Example],
 ) -> dict[str, Any]:
-    """Figures of each row, differences, and what the expected score gives; over all its seeds."""
+    """Figures of each row, differences, what the expected score gives, and the shortcut audit; over all its seeds."""
+    from recipe.evaluation.audit import audit
     from recipe.evaluation.evaluate import differences, expected_score_gain, figures
 
     def pooled(name: str, seeds: Sequence[int]) -> list[Judgement]:
         return [verdict for seed in seeds for verdict in measured[name][seed]]
 
     found: dict[str, Any] = {"models": {}, "differences": {}, "expected_score": {}}
+    judged = {}
     for name, by_seed in measured.items():
         verdicts, repeated = pooled(name, list(by_seed)), [*rows] * len(by_seed)
         found["models"][name] = figures(repeated, verdicts, resamples) if by_seed else None
         if by_seed:
             found["expected_score"][name] = expected_score_gain(repeated, verdicts, resamples)
+            judged[name] = (repeated, verdicts)
+    found |= audit(rows, judged, train, resamples=resamples)
     for first, second in pairs:
         seeds = [seed for seed in measured[first] if seed in measured[second]]
         if seeds:

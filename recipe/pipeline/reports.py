@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recipe.config import load
-from recipe.data.records import TASKS
 from recipe.errors import SreError
 from recipe.evaluation.report.collect import RunData
 from recipe.pipeline.context import Job
@@ -62,7 +61,7 @@ def read_run(folder: Path) -> RunData:
     job = Job(config, folder)
     plan = tuple(steps(job))
     try:
-        examples = tuple(row for task in TASKS for row in job.rows("test", task))
+        examples = tuple(job.test_rows)
     except SreError as error:  # a run folder may have travelled without its data
         return RunData(folder, config, plan, None, str(error))
     run = RunData(folder, config, plan, examples)

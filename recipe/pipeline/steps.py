@@ -1,14 +1,11 @@
-"""The order of the stages, and the loop over t. The only file that knows either.
-
-`steps` is the recipe on one screen: seed, two SFT runs, their merge, T rounds of (sample, assess, curate, dpo),
-evaluation, export; and the baselines whose stages differ. Each stage runs once per run folder: done is done, and a
-changed setting is an error (run.py).
-"""
+"""The order of the stages and the loop over t; no other file knows either. `steps` is the recipe on one screen.
+A stage runs once per run folder. A setting that changed since then is an error (stage_cache.py)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -281,15 +278,15 @@ def best_of_n(job: Job, t: int) -> Facts:
 
 
 def evaluate(job: Job, judge: str) -> Facts:
-    rows = [row for task in TASKS for row in job.rows("test", task)]
-    settings = job.config.evaluate
+    rows, settings = job.test_rows, job.config.evaluate
+    how = settings.model_dump(exclude={"both_orders"})
 
     def work(folder: Path) -> Facts:
         from recipe.evaluation.evaluate import evaluate as measure
         from recipe.judge.judge import Judge
 
         with Judge(job.generator(judge), name=judge) as opened:
-            return measure(folder, judge=opened, examples=rows, seed=job.config.seed, **settings.model_dump())
+            return measure(folder, judge=opened, examples=rows, seed=job.config.seed, **how)
 
     used: dict[str, Any] = {"evaluate": settings.model_dump(), "rows": digest(rows)}
     used["snapshot"] = job.config.export.snapshot
@@ -326,6 +323,7 @@ def export(job: Job) -> Facts:
 
 def results(job: Job) -> dict[str, Any]:
     """Write and return results.json: figures of each evaluated judge, differences, the cost of each finished stage."""
+    from recipe.evaluation.audit import audit
     from recipe.evaluation.evaluate import differences, read_judgements
 
     stages = costs(job.run)
@@ -335,13 +333,15 @@ def results(job: Job) -> dict[str, Any]:
         found[judge] = read_json(job.path / name / "figures.json")
         if judge == "seed":
             found[FORCED] = found[judge]["constrained"]
-    gains: dict[str, Any] = {}
+    measured: dict[str, Any] = {"differences": {}}
     if found:
-        rows = [row for task in TASKS for row in job.rows("test", task)]
-        for first, second in comparisons(list(found)):
-            verdicts = read_judgements(job.path, first), read_judgements(job.path, second)
-            gains[f"{second} - {first}"] = differences(rows, *verdicts, job.config.evaluate.resamples)
-    content = {"models": found, "differences": gains, "stages": stages}
+        rows, resamples = job.test_rows, job.config.evaluate.resamples
+        verdicts = {judge: read_judgements(job.path, judge) for judge in found}
+        for one, two in comparisons(list(found)):
+            measured["differences"][f"{two} - {one}"] = differences(rows, verdicts[one], verdicts[two], resamples)
+        judged = {judge: (rows, said) for judge, said in verdicts.items()}
+        measured |= audit(rows, judged, [*chain(*job.all_train)], resamples=resamples)
+    content = {"models": found, **measured, "stages": stages}
     if job.run.main:
         write_json(job.path / "results.json", content)
     return content

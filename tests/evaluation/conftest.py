@@ -42,7 +42,7 @@ def write_run(folder, data, *, judges=("seed", "sft", "j1", "j2"), iterations=(1
     config = load("tiny", [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
     job = Job(config, folder)
     job.keep_config()
-    rows = [row for task in TASKS for row in job.rows("test", task)]
+    rows = job.test_rows
     by_id = {row.id: row for row in rows}
 
     def log(stage, **last):

@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from recipe.data.records import Example, Judgement
+from recipe.data.records import Example, Judgement, Task
 from recipe.evaluation.evaluate import FORCED
 
 NOT_RUN = "not run"
@@ -62,7 +62,7 @@ def differences_table(gains: Mapping[str, Any]) -> Table:
 def results_markdown(results: Mapping[str, Any]) -> str:
     """The tables of judges and of differences in Markdown."""
     grids = [_results(results["models"]), _differences(results["differences"])]
-    return "\n".join(markdown_table(grid) for grid in grids if len(grid) > 1)
+    return "\n".join([*(markdown_table(grid) for grid in grids if len(grid) > 1), audit_markdown(results)])
 
 
 def _results(models: Mapping[str, Any]) -> list[list[str]]:
@@ -81,6 +81,61 @@ def _results(models: Mapping[str, Any]) -> list[list[str]]:
 
 def _differences(gains: Mapping[str, Any]) -> list[list[str]]:
     return [["difference", *GAINS], *([name, *gain_texts(gain)] for name, gain in gains.items())]
+
+
+AUDIT: dict[Task, dict[str, str]] = {
+    "pointwise": {
+        "Pearson": "pearson",
+        "Pearson within criteria": "pearson_within",
+        "expected score, within criteria": "expected_within",
+        "accuracy": "accuracy",
+        "share of the commonest label": "top_label",
+    },
+    "pairwise": {
+        "accuracy": "accuracy",
+        "accuracy, orders averaged": "both_orders",
+        "accuracy where the longer response is worse": "longer_is_worse",
+        "first position picked": "first",
+        "rationale prefers the labelled winner": "stated",
+    },
+}
+"""Columns of the shortcut audit -> figures of audit.py."""
+AGAINST: dict[Task, str] = {"pointwise": "pearson_within", "pairwise": "both_orders"}
+
+
+def audit_grids(part: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
+    """(title, table) of each task: the judges, then the rules; each judge minus the best rule."""
+    found = []
+    for task, columns in AUDIT.items():
+        rules = {name: result for name, result in part.get("baselines", {}).items() if task in result}
+        judges = {name: result for name, result in part["models"].items() if result and result[task]["n"]}
+        if not judges or not rules:
+            continue
+        grid = [["judge or rule", "n", "malformed", *columns, "minus the best rule"]]
+        for name, result in [*judges.items(), *rules.items()]:
+            figures = result[task]
+            cells = [figure_text(figures.get(key), with_n=key in NARROWER) for key in columns.values()]
+            against = part["against_baselines"].get(name, {}).get(task, {})
+            difference = against.get(AGAINST[task]) or against.get("accuracy")
+            beaten = f"{figure_text(difference)} ({difference['baseline']})" if difference else "-"
+            shown = name if name in rules else judge_name(name)
+            grid.append([shown, str(figures["n"]), str(figures["malformed"]), *cells, beaten])
+        found.append((f"Shortcut audit, {task}", grid))
+    return found
+
+
+NARROWER = ("both_orders", "longer_is_worse", "stated")
+"""Figures over some of the rows only: their cells give the number."""
+
+
+def audit_markdown(part: Mapping[str, Any]) -> str:
+    return "\n".join(f"{title}\n\n{markdown_table(grid)}" for title, grid in audit_grids(part))
+
+
+def show_audit(part: Mapping[str, Any], console: Console, title: str = "") -> None:
+    """Print the tables of the shortcut audit."""
+    for name, grid in audit_grids(part):
+        console.print(_table(f"{title}: {name}" if title else name, grid))
 
 
 def experiment_markdown(results: Mapping[str, Any]) -> str:
@@ -115,6 +170,7 @@ def _details(results: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
     found = [("Expected score against label (pointwise rows that have both)", grid)]
     for aspect, part in results["aspects"].items():
         found.append((f"Test rows of {aspect or 'no aspect'}", _against_sft(part)))
+        found += [(f"{title}, test rows of {aspect or 'no aspect'}", grid) for title, grid in audit_grids(part)]
     if len(results["seeds"]) > 1:
         per_seed = {
             f"{judge_name(name)}, seed {seed}": part["models"][name]
@@ -224,6 +280,7 @@ def show_results(results: Mapping[str, Any], console: Console | None = None) -> 
     console.print(results_table(results["models"]))
     if results["differences"]:
         console.print(differences_table(results["differences"]))
+    show_audit(results, console)
 
 
 def show_rationale_votes(summary: Mapping[str, Any], console: Console | None = None) -> None:

@@ -163,7 +163,7 @@ def test_the_configuration_is_well_formed_and_names_only_what_the_tasks_have(tmp
 def test_a_run_folder_is_exported_with_its_last_judge(finished_run, begun_run, tmp_path):
     counts = export_annotations(finished_run, tmp_path / "out", first="sft", second=None, n=100, seed=0)
     assert key(tmp_path / "out")["judges"] == ["sft", "j2"]
-    assert 0 < counts["tasks"] == counts["same_label"] < counts["rows"] == 48
+    assert 0 < counts["tasks"] == counts["same_label"] < counts["rows"] == 72
     for first, second in (("sft", "j3"), ("sft", "sft"), ("nobody", "j2")):
         with pytest.raises(SreError, match="two different judges"):
             export_annotations(finished_run, tmp_path / "x", first=first, second=second, n=1, seed=0)

@@ -110,7 +110,7 @@ def test_forced_labels_are_kept_apart(folder: Path) -> None:
     result = run(REWARDBENCH, folder, scores)
     assert values(result["constrained"])["Safety"] == pytest.approx((100 * 0.75 + 250 * 0.75) / 350)
     assert result["constrained"]["details"]["malformed"] == 0
-    alone = run(REWARDBENCH, folder, scores, settings=None, overwrite=True)
+    alone = run(REWARDBENCH, folder, scores, overwrite=True)
     assert alone == result
 
 

@@ -84,13 +84,13 @@ def test_the_page_is_well_formed_and_has_every_section(finished):
 
 def test_the_tables_show_what_was_measured(finished):
     page, _, markdown = finished
-    assert page.row("J2")[1:3] == ["24 + 24", "0 (0%)"]
+    assert page.row("J2")[1:3] == ["24 + 48", "0 (0%)"]
     assert page.row("J2")[6:] == ["1.00 [1.00, 1.00]"] * 2
-    assert page.row("seed", "24 + 24")[2] == "48 (100%)"
+    assert page.row("seed", "24 + 48")[2] == "72 (100%)"
     assert page.row("seed, label forced")[2] == "0 (0%)"
     assert page.row("J2 − SFT")[1:].count("not run") == 0
     assert page.row("sft-pointwise")[2] == "1,234"
-    assert "| J2 | 24 + 24 | 0 (0%) |" in markdown
+    assert "| J2 | 24 + 48 | 0 (0%) |" in markdown
     assert "| sft-pointwise |" in markdown
 
 
@@ -148,9 +148,9 @@ def test_a_run_folder_with_nothing_in_it_but_its_config_has_a_page(tiny_data, tm
 def test_several_runs_stand_side_by_side_and_seeds_are_pooled(finished_run, begun_run, tiny_data, tmp_path):
     second = write_run(tmp_path / "again", tiny_data, judges=("sft", "j2"), iterations=(), seed=1)
     page, _, markdown = write([finished_run, second, begun_run], tmp_path)
-    assert page.row("tiny, seeds 0, 1", "SFT")[2] == "48 + 48"
-    assert page.row("tiny, seeds 0, 1", "J1 (1 of 2 seeds)")[2] == "24 + 24"
-    assert page.row("begun", "SFT")[2] == "24 + 24"
+    assert page.row("tiny, seeds 0, 1", "SFT")[2] == "48 + 96"
+    assert page.row("tiny, seeds 0, 1", "J1 (1 of 2 seeds)")[2] == "24 + 48"
+    assert page.row("begun", "SFT")[2] == "24 + 48"
     assert page.row("begun", "J2")[2] == "not run"
     assert "| begun | SFT |" in markdown
     assert page.row("again", "1")[2] == "not run"
@@ -160,7 +160,7 @@ def test_the_folder_of_an_experiment_is_all_its_seeds(tiny_data, tmp_path):
     for seed in (0, 1):
         write_run(tmp_path / "all" / f"seed-{seed}", tiny_data, judges=("sft",), iterations=(), seed=seed)
     page, _, _ = write([tmp_path / "all"], tmp_path)
-    assert page.row("SFT")[1] == "48 + 48"
+    assert page.row("SFT")[1] == "48 + 96"
 
 
 def test_without_its_rows_a_run_still_has_its_figures_and_what_is_missing_is_not_called_not_run(tiny_data, tmp_path):
@@ -168,7 +168,7 @@ def test_without_its_rows_a_run_still_has_its_figures_and_what_is_missing_is_not
     runs = [write_run(tmp_path / f"s{k}", data, judges=("sft", "j1"), iterations=(), seed=k) for k in (0, 1)]
     shutil.rmtree(data)
     page, html, _ = write(runs[:1], tmp_path)
-    assert page.row("SFT")[1] == "24 + 24"
+    assert page.row("SFT")[1] == "24 + 48"
     assert page.row("J1 − SFT")[1:] == ["rows missing"] * 5
     assert page.row("J2 − SFT")[1:] == ["not run"] * 5
     assert "can't be read" in html

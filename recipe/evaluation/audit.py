@@ -1,0 +1,183 @@
+"""The shortcut audit: what a judge's agreement is worth beside rules that need no model. Pure; runs no model.
+
+`shortcut_figures` adds to a judge's or rule's figures those that a shortcut can't raise. `audit` returns
+
+    {"baselines": {"longer response": {"pointwise": {figures}, "pairwise": {figures}}, ...},
+     "against_baselines": {"j1": {"pairwise": {"both_orders": {"baseline": "longer response",
+                                                               "value": -0.2, "low": -0.3, "high": -0.1, "n": 75}}}}}
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recipe.data.naming import stated_winner, to_prompt_names
+from recipe.data.records import SWAPPED, TASKS, Example, Judgement, Task
+from recipe.evaluation.bootstrap import nothing
+from recipe.evaluation.metrics import credit, paired_difference, pairwise_figures, pearson_figure, pointwise_figures
+from recipe.evaluation.metrics import rate_figure as rate
+from recipe.evaluation.trivial import TIE, Verdict, longer_response, trivial_baselines
+
+COMPARED: dict[Task, tuple[str, ...]] = {
+    "pointwise": ("pearson", "pearson_within", "expected_within"),
+    "pairwise": ("accuracy", "both_orders"),
+}
+"""The figures by which a judge is set against the best rule."""
+
+
+def task_figures(task: Task, rows: Sequence[Example], verdicts: Sequence[Verdict], resamples: int) -> dict[str, Any]:
+    """All figures of the verdicts on labelled rows of a task: those of metrics.py and, of any rows, the shortcuts'."""
+    truth, labels, groups = _truth(rows), [v.label for v in verdicts], [row.prompt_id for row in rows]
+    if task == "pairwise":
+        found = pairwise_figures(truth, labels, groups, resamples=resamples)
+    else:
+        expected = [verdict.expected for verdict in verdicts]
+        found = pointwise_figures(truth, labels, groups, resamples=resamples, expected=expected)
+    return found | (shortcut_figures(rows, verdicts, resamples) if rows else {})
+
+
+def figures_by_task(rows: Sequence[Example], verdicts: Sequence[Verdict], resamples: int) -> dict[str, Any]:
+    """{"pointwise": {...}, "pairwise": {...}}: `task_figures` of the rows of each task that have a label."""
+    found: dict[str, Any] = {}
+    for task in TASKS:
+        kept = [k for k, row in enumerate(rows) if row.task == task and row.label is not None]
+        found[task] = task_figures(task, [rows[k] for k in kept], [verdicts[k] for k in kept], resamples)
+    return found
+
+
+def shortcut_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resamples: int) -> dict[str, Any]:
+    """What shows a shortcut, of verdicts on labelled rows of one task.
+
+    Pointwise: "pearson_within" and "expected_within", the correlations of label and expected score within criteria.
+    Pairwise: "both_orders", accuracy of the preference averaged over both orders, of the pairs that were judged in
+    both (malformed in either is wrong); "longer_is_worse", accuracy on the pairs whose longer response is the worse
+    one; "first", the share of first-position picks; "stated", how often the response that the rationale's words
+    prefer is the one that the label names, where they prefer one. Both: "top_label", the share of the label given
+    most often. Each is {"value", "low", "high", "n"}.
+    """
+    truth, groups = _truth(rows), [row.prompt_id for row in rows]
+
+    def rate_of(outcomes: Mapping[int, float]) -> dict[str, Any]:
+        return rate(list(outcomes.values()), [groups[k] for k in outcomes], resamples=resamples)
+
+    labels = {k: verdict.label for k, verdict in enumerate(verdicts) if verdict.label is not None}
+    counts = Counter(labels.values())
+    top = max(counts, key=lambda label: (counts[label], -label), default=None)
+    found = {"top_label": rate_of({k: label == top for k, label in labels.items()})}
+    if rows[0].task == "pointwise":
+        criteria = [row.rubric.criteria for row in rows]
+        for name, said in (("pearson_within", [v.label for v in verdicts]), ("expected_within", _finer(verdicts))):
+            found[name] = pearson_figure(truth, said, groups, resamples=resamples, strata=criteria)
+        return found
+    against_length = [k for k, row in enumerate(rows) if longer_response(row) == 3 - truth[k]]
+    stated = {k: stated_winner(to_prompt_names(verdicts[k].rationale)) for k in labels}
+    averaged = both_orders(rows, verdicts)
+    return found | {
+        "both_orders": rate_of({k: credit(truth[k], label) for k, label in averaged.items()}),
+        "longer_is_worse": rate_of({k: credit(truth[k], verdicts[k].label) for k in against_length}),
+        "first": rate_of({k: label == 1 for k, label in labels.items()}),
+        "stated": rate_of({k: winner == labels[k] for k, winner in stated.items() if winner is not None}),
+    }
+
+
+def both_orders(rows: Sequence[Example], verdicts: Sequence[Verdict]) -> dict[int, float | None]:
+    """Place of each pair that was judged in both orders -> the label that both say on average, in the pair's order.
+
+    None where either is malformed; TIE where they are even. Without probabilities the labels are averaged.
+    """
+    exchanged: dict[str, list[int]] = defaultdict(list)
+    for k, row in enumerate(rows):
+        if row.id.endswith(SWAPPED):
+            exchanged[row.id.removesuffix(SWAPPED)].append(k)
+    found: dict[int, float | None] = {}
+    for k, row in enumerate(rows):
+        # The rows of several random seeds repeat their ids, in the same order.
+        if waiting := exchanged.get(row.id):
+            one, other = verdicts[k], verdicts[waiting.pop(0)]
+            if one.label is None or other.label is None:
+                found[k] = None
+                continue
+            finer = one.expected is not None and other.expected is not None
+            first, second = (one.expected, other.expected) if finer else (one.label, other.label)
+            mean = TIE + ((first or 0) - (second or 0)) / 2
+            found[k] = TIE + ((mean > TIE) - (mean < TIE)) / 2
+    return found
+
+
+def audit(
+    rows: Sequence[Example],
+    judged: Mapping[str, tuple[Sequence[Example], Sequence[Judgement | Verdict]]],
+    train: Sequence[Example] = (),
+    *,
+    resamples: int,
+) -> dict[str, Any]:
+    """The rules' figures on `rows`, and what each judge gains over the best of them: the dict of the docstring above.
+
+    Args:
+        rows: What was judged; rows without a label are left out.
+        judged: A judge's name -> the rows that it judged, of `rows`, once for each random seed, and its verdicts.
+        train: The training rows, where they are known; see `trivial_baselines`.
+        resamples: Of the bootstrap.
+    """
+    baselines: dict[str, Any] = {}
+    against: dict[str, Any] = {name: {} for name in judged}
+    for task in TASKS:
+        mine = [row for row in rows if row.task == task and row.label is not None]
+        rules = trivial_baselines(mine, train)
+        for name, guesses in rules.items():
+            baselines.setdefault(name, {})[task] = _rule_figures(mine, guesses, resamples)
+        said = {name: {r.id: v for r, v in zip(mine, guesses, strict=True)} for name, guesses in rules.items()}
+        for judge, (theirs, verdicts) in judged.items():
+            kept = [k for k, row in enumerate(theirs) if row.task == task and row.label is not None]
+            for figure in COMPARED[task] if kept else ():
+                values = {name: baselines[name][task][figure]["value"] for name in rules}
+                known = [name for name in rules if values[name] is not None]
+                if known:
+                    best = max(known, key=lambda name, values=values: values[name])  # type: ignore[misc]
+                    pairs = [(Verdict.of(verdicts[k]), said[best][theirs[k].id]) for k in kept]
+                    difference = _difference(figure, [theirs[k] for k in kept], pairs, resamples)
+                    against[judge].setdefault(task, {})[figure] = {"baseline": best, **difference}
+    return {"baselines": baselines, "against_baselines": against}
+
+
+def _rule_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resamples: int) -> dict[str, Any]:
+    """A rule's figures: its correlations are those of its score, and without labels it has no accuracy."""
+    found = task_figures(rows[0].task, rows, verdicts, resamples)
+    if rows[0].task == "pointwise":
+        if verdicts[0].label is None:
+            found |= {"malformed": 0, "malformed_rate": 0.0, "accuracy": nothing(len(rows))}
+        truth, groups = _truth(rows), [row.prompt_id for row in rows]
+        said, criteria = [verdict.expected for verdict in verdicts], [row.rubric.criteria for row in rows]
+        found["pearson"] = found["pearson_expected"] = pearson_figure(truth, said, groups, resamples=resamples)
+        within = pearson_figure(truth, said, groups, resamples=resamples, strata=criteria)
+        found["pearson_within"] = found["expected_within"] = within
+    return found
+
+
+def _difference(
+    figure: str, rows: Sequence[Example], pairs: Sequence[tuple[Verdict, Verdict]], resamples: int
+) -> dict[str, Any]:
+    """The judge's figure minus the rule's; pairs: what both say about each row."""
+    truth, groups = _truth(rows), [row.prompt_id for row in rows]
+    judge, rule = [one for one, _ in pairs], [other for _, other in pairs]
+    if rows[0].task == "pointwise":
+        said = _finer(judge) if figure == "expected_within" else [verdict.label for verdict in judge]
+        strata = None if figure == "pearson" else [row.rubric.criteria for row in rows]
+        scores = [verdict.expected for verdict in rule]
+        return paired_difference(truth, scores, said, groups, "pearson", 0, resamples, strata)
+    labels, theirs = (dict(enumerate(verdict.label for verdict in side)) for side in (judge, rule))
+    if figure == "both_orders":
+        labels, theirs = both_orders(rows, judge), both_orders(rows, rule)
+    gains = [credit(truth[k], label) - credit(truth[k], theirs[k]) for k, label in labels.items()]
+    return rate(gains, [groups[k] for k in labels], resamples=resamples)
+
+
+def _truth(rows: Sequence[Example]) -> list[int]:
+    return [row.label for row in rows if row.label is not None]
+
+
+def _finer(verdicts: Sequence[Verdict]) -> list[float | None]:
+    """The expected scores of the rows that carry a label too, so that both figures are over the same rows."""
+    return [None if verdict.label is None else verdict.expected for verdict in verdicts]

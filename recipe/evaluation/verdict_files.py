@@ -1,0 +1,95 @@
+"""Figures and shortcut audit of verdicts that are in files already: no model is needed to make the tables again.
+
+A judge's name is its file's folder without "evaluation" and "seed-<n>": seed-0/evaluation/j1/judgements.jsonl and
+seed-1/evaluation/j1/judgements.jsonl are two random seeds of the judge j1, and are pooled.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recipe.data.examples import read_examples
+from recipe.data.records import Example, Judgement, in_both_orders
+from recipe.errors import SreError
+from recipe.evaluation.audit import audit, figures_by_task
+from recipe.evaluation.trivial import Verdict
+from recipe.storage import read_jsonl
+
+VERDICTS = "judgements.jsonl"
+
+Judged = dict[str, list[tuple[str, Verdict]]]  # judge -> (id of the row, verdict) of all its files
+
+
+def audit_files(
+    verdicts: Sequence[Path], rows: Sequence[str], train: Sequence[str] = (), *, resamples: int = 2000
+) -> dict[str, Any]:
+    """{"parts": {name of the rows' file: {"models", "baselines", "against_baselines"}}}; see audit.py.
+
+    Args:
+        verdicts: Files that `sre judge` or an evaluation wrote, or folders of such files named judgements.jsonl.
+        rows: Files with the labelled rows that were judged. A verdict's id is that of its row; a pair's other order
+            may have been judged too (its id ends in ":swapped").
+        train: Files with the judges' training rows.
+        resamples: Of the bootstrap.
+
+    Raises SreError where no verdict is about any of the rows.
+    """
+    judged = read_verdicts(verdicts)
+    learnt = [row for source in train for row in read_examples(source)]
+    seen = {id for found in judged.values() for id, _ in found}
+    parts = {}
+    for source in rows:
+        by_id = {row.id: row for row in in_both_orders(read_examples(source)) if row.id in seen}
+        if by_id:
+            parts[Path(source).stem] = _part(by_id, judged, learnt, resamples)
+    if not parts:
+        example = next(iter(seen), "none")
+        raise SreError(f"no verdict is about a row of {', '.join(rows)}; the first verdict's id is {example!r}")
+    return {"parts": parts}
+
+
+def read_verdicts(paths: Sequence[Path]) -> Judged:
+    """The verdicts by judge, as they were written: a label that was forced counts as malformed.
+
+    Raises SreError for a path without verdicts, and for a file of something else.
+    """
+    found: Judged = {}
+    for path in paths:
+        files = sorted(path.rglob(VERDICTS)) if path.is_dir() else [path]
+        if not files or not files[0].is_file():
+            raise SreError(f"expected a file of verdicts, or a folder with {VERDICTS} in it", file=path)
+        for file in files:
+            inside = file.relative_to(path).parts[:-1] if path.is_dir() else ()
+            kept = [part for part in inside if part != "evaluation" and not re.fullmatch(r"seed-\d+", part)]
+            alone = path.name if path.is_dir() else file.parent.name if file.name == VERDICTS else file.stem
+            rows = enumerate(read_jsonl(file), 1)
+            found.setdefault("/".join(kept) or alone, []).extend(_verdict(row, file, number) for number, row in rows)
+    return found
+
+
+def _verdict(row: Mapping[str, Any], file: Path, line: int) -> tuple[str, Verdict]:
+    """Of a row of `sre judge`, or of an evaluation's judgements (whose row is named by `example_id`)."""
+    try:
+        if "example_id" in row:
+            verdict, finish, id = Verdict.of(Judgement.from_json(dict(row))), row["finish"], row["example_id"]
+        else:
+            shares = {int(label): share for label, share in row["label_probabilities"].items()}
+            verdict = Verdict(row["label"], row["expected_score"], shares, row["rationale"])
+            finish, id = row["finish"], row["id"]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise SreError(f"not a verdict ({type(error).__name__}: {error})", file=file, line=line) from None
+    forced = finish == "forced" or (not verdict.rationale and finish != "label-only")
+    return id, verdict._replace(label=None) if forced else verdict
+
+
+def _part(by_id: Mapping[str, Example], judged: Judged, train: Sequence[Example], resamples: int) -> dict[str, Any]:
+    ours = {
+        name: ([by_id[id] for id, _ in found if id in by_id], [verdict for id, verdict in found if id in by_id])
+        for name, found in judged.items()
+    }
+    ours = {name: pair for name, pair in ours.items() if pair[0]}
+    models = {name: figures_by_task(*pair, resamples) for name, pair in ours.items()}
+    return {"models": models, **audit(list(by_id.values()), ours, train, resamples=resamples)}
