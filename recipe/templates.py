@@ -166,6 +166,13 @@ def _said(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def raise_exception(message: str) -> NoReturn:
-    """What chat templates call to refuse messages."""
-    raise jinja2.TemplateError(message)
+def chat_environment() -> LimitedEnvironment:
+    """For chat templates, with the settings that transformers has for them."""
+
+    def raise_exception(message: str) -> NoReturn:
+        raise jinja2.TemplateError(message)
+
+    environment = LimitedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment.globals["raise_exception"] = raise_exception
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
+    return environment

@@ -62,7 +62,8 @@ def train_tokenizer() -> Callable[..., Any]:
             vocab_size=size, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
         )
         tokenizer.train_from_iterator(corpus, trainer)
-        tokenizer.add_tokens(["<tool>"])
+        tokenizer.add_tokens(["<tool>", "<think>", "</think>", "[THINK]", "<h1>", "<turn|>", "\n\n\n", "covid"])
+        tokenizer.add_special_tokens(["[IMG]", "<start_of_image>", "<｜tool｜>"])
         if pre == "llama-bpe":
             tokenizer.post_processor = processors.TemplateProcessing(
                 single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]

@@ -23,6 +23,7 @@ from recipe.training.trainer import (
     label_places,
     one_gpu,
     output_logits,
+    plain_text,
     progress_callback,
     prompt_ids,
     run_trainer,
@@ -84,7 +85,8 @@ def to_rows(
     for example in examples:
         assert example.label is not None
         prompt = prompt_ids(tokenizer, prompts.judge(example, label_only=label_only))
-        text = format_verdict("" if label_only else example.rationale.strip(), example.label)
+        rationale = "" if label_only else plain_text(tokenizer, example.rationale.strip())
+        text = format_verdict(rationale, example.label)
         completion = completion_ids(tokenizer, text)
         places = label_places(tokenizer, text, example.labels)
         rows.append(

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from recipe.config import TrainConfig
 from recipe.data.records import Message
 from recipe.errors import SreError
+from recipe.inference.special_tokens import PromptEncoder, added_tokens
 from recipe.progress import Advance
+from recipe.prompts import neutralise
 from recipe.storage import atomic_folder, write_json
 from recipe.system import process
 from recipe.verdict import label_span
@@ -23,10 +26,24 @@ from recipe.verdict import label_span
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Token ids of a prompt, the chat template's opening of the assistant's turn included."""
-    turns = [{"role": message.role, "content": message.content} for message in messages]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+    return _encoder(tokenizer).encode(messages)
+
+
+@lru_cache(maxsize=2)
+def _encoder(tokenizer: Any) -> PromptEncoder:
+    def render(messages: Sequence[Message]) -> str:
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+    def tokenize(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    return PromptEncoder(render, tokenize, added_tokens(tokenizer).get, tokenizer.unk_token_id)
+
+
+def plain_text(tokenizer: Any, text: str) -> str:
+    """Text from data in which nothing acts as structure: neither the grammar's words nor the model's special tokens."""
+    return _encoder(tokenizer).plain(neutralise(text))
 
 
 def completion_ids(tokenizer: Any, text: str) -> list[int]:

@@ -12,11 +12,9 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import jinja2
 import numpy as np
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from numpy.typing import NDArray
 
 from recipe.data.records import Message
@@ -29,14 +27,19 @@ from recipe.inference.llamacpp.scheduler import Scheduler
 from recipe.inference.llamacpp.scoring import Trunk, all_logits, completion_logprobs, read_choice
 from recipe.inference.llamacpp.streams import StreamScheduler
 from recipe.inference.sequence import Prompt
+from recipe.inference.special_tokens import PromptEncoder
 from recipe.inference.stats import Stats
 from recipe.system import usable_cores
+from recipe.templates import chat_environment
 
 # Prompts that a session keeps in the cache for later ones to begin with.
 KEPT = 16
 MOST_SEQUENCES = 256  # of one llama.cpp context
 # From so many tokens in a batch on llama.cpp's attention goes by tiles, which scattered sequences hardly fill.
 TILE = 64
+
+_TEMPLATE = "tokenizer.chat_template"
+_ENVIRONMENT = chat_environment()
 
 
 def check_parallel(parallel: int, field: str = "parallel") -> None:
@@ -90,6 +93,8 @@ class LlamaCppGenerator(SessionGenerator):
             verbose=verbose,
         )
         self.metadata: dict[str, str] = self._cache.metadata()
+        unknown = int(self.metadata.get("tokenizer.ggml.unknown_token_id", -1))
+        self._encoder = PromptEncoder(self.render, self.tokenize, self._cache.special, unknown)
 
     @property
     def context(self) -> int:
@@ -115,18 +120,16 @@ class LlamaCppGenerator(SessionGenerator):
             self._template = _compile(self.metadata.get("tokenizer.chat_template"), self.path)
         turns = [{"role": m.role, "content": m.content} for m in messages]
         tokens = {f"{name}_token": self._cache.special_text(name) for name in ("bos", "eos")}
-        try:
-            return self._template.render(messages=turns, add_generation_prompt=True, **tokens)
-        except jinja2.TemplateError as error:
-            raise SreError(f"its chat template refuses the messages: {error}", file=self.path) from error
+        context = {"messages": turns, "add_generation_prompt": True, **tokens}
+        return _ENVIRONMENT.render_limited(self._template, context, self.path, _TEMPLATE)
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of `text` as it stands: special tokens written in it are recognised, none are added."""
         return self._cache.tokenize(text)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the rendered prompt."""
-        return len(self.tokenize(self.render(messages)))
+        """Tokens of the prompt."""
+        return len(self._encoder.encode(messages))
 
     # --- generation ---
 
@@ -210,7 +213,7 @@ class LlamaCppGenerator(SessionGenerator):
     def _prompt(self, request: Request, sampling: Sampling) -> Prompt:
         if (request.force_label or request.label_only) and not request.labels:
             raise SreError(f"request {request.id!r} wants a label and names no allowed ones")
-        ids = self.tokenize(self.render(request.messages))
+        ids = self._encoder.encode(request.messages)
         places = self._label_places(request.labels) if request.labels and not request.choices else None
         reserve, label_tokens = sampling.max_tokens, None
         if request.choices:
@@ -315,20 +318,8 @@ class LlamaCppSession(Session):
 def _compile(source: str | None, path: Path) -> jinja2.Template:
     """A chat template as transformers compiles it, but without the date of the day (`strftime_now`)."""
     if source is None:
-        raise SreError("the file carries no chat template (tokenizer.chat_template)", file=path)
-
-    def raise_exception(message: str) -> NoReturn:
-        raise jinja2.TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = raise_exception
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise SreError(f"its chat template is broken: {error}", file=path) from error
+        raise SreError("the file carries no chat template", file=path, field=_TEMPLATE)
+    return _ENVIRONMENT.compile_limited(source, path, _TEMPLATE)
 
 
 def quantize(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from recipe.errors import SreError
 from recipe.inference.llamacpp import kernels
+from recipe.inference.special_tokens import is_structure
 
 # ctypes structures are opaque to the type checker.
 _C: Any = llama_cpp.llama_cpp
@@ -100,6 +101,7 @@ class KVCache:
         self.sequences, self.batch = sequences, batch
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
+        self._special: dict[int, str | None] = {}
         self._micro_batch, self._threads, self.flash = min(micro_batch, batch), threads, flash
         self._shape: tuple[int, int] | None = None
         self._ctx: Any = None
@@ -220,6 +222,19 @@ class KVCache:
         if token not in self._ends:
             self._ends[token] = bool(_C.llama_vocab_is_eog(self._vocab, token))
         return self._ends[token]
+
+    def special(self, token: int) -> str | None:
+        """The text of a token that only a chat template may write (see special_tokens.py), None for any other."""
+        if token not in self._special:
+            self._check_open()
+            attributes = int(_C.llama_vocab_get_attr(self._vocab, token))
+            text = str(_C.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace"))
+            control = bool(attributes & (_C.LLAMA_TOKEN_ATTR_CONTROL | _C.LLAMA_TOKEN_ATTR_UNKNOWN)) or self.is_end(
+                token
+            )
+            added = control or bool(attributes & _C.LLAMA_TOKEN_ATTR_USER_DEFINED)
+            self._special[token] = text if added and is_structure(text, control=control) else None
+        return self._special[token]
 
     def special_text(self, name: str) -> str:
         """The written form of the "bos" or "eos" token, "" where there is none."""

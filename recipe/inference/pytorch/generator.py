@@ -28,6 +28,7 @@ from recipe.inference.labels import LabelPlaces
 from recipe.inference.pytorch.batch import Drawing, Question, Row, Vocabulary
 from recipe.inference.pytorch.decoder import Decoder, can_decode, left_padded
 from recipe.inference.pytorch.loading import free_memory
+from recipe.inference.special_tokens import PromptEncoder, added_tokens
 from recipe.inference.token_sampling import stream
 
 LAP = 96
@@ -60,6 +61,8 @@ class TorchGenerator(Generator):
         self.context = min(context, _trained_length(model) or context)
         self._model, tokenizer = self._load(adapter, quantization, engine)
         self._vocabulary = Vocabulary(tokenizer, self._model)
+        special = added_tokens(tokenizer)
+        self._encoder = PromptEncoder(self.render, self._vocabulary.tokenize, special.get, tokenizer.unk_token_id)
         self._places: dict[tuple[int, ...], LabelPlaces] = {}
         from transformers import GenerationConfig
 
@@ -99,8 +102,8 @@ class TorchGenerator(Generator):
             raise SreError(f"its chat template refuses the messages: {error}", file=self.path) from error
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the rendered prompt."""
-        return len(self._vocabulary.tokenize(self.render(messages)))
+        """Tokens of the prompt."""
+        return len(self._encoder.encode(messages))
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Stream completions, batch by batch, the longest prompts of a kind first.
@@ -112,7 +115,7 @@ class TorchGenerator(Generator):
         rows: list[Row] = []
         questions: list[Question] = []
         for request in requests:
-            ids = self._vocabulary.tokenize(self.render(request.messages))
+            ids = self._encoder.encode(request.messages)
             places, needed = self._needs(request, sampling)
             if not ids or len(ids) + needed > self.context:
                 yield from _refuse(request, len(ids), needed, self.context, sampling.n)
