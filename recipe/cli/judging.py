@@ -79,7 +79,12 @@ def _columns(_context: click.Context, _parameter: click.Parameter, pairs: tuple[
 @click.option("--max-tokens", type=click.IntRange(min=8), default=512, show_default=True, help="Of one judgement.")
 @click.option("--context", type=click.IntRange(min=64), default=4096, show_default=True, help="Tokens a row may take.")
 @click.option("--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Judgements side by side.")
-@click.option("--calibrated", is_flag=True, help="Label probabilities as calibrated on held-out rows by the export.")
+@click.option(
+    "--calibrated/--uncalibrated",
+    default=True,
+    show_default=True,
+    help="Read label probabilities as the export fitted them on held-out rows, where the model's file says how.",
+)
 @memory_option
 @threads_option
 @click.option(

@@ -154,7 +154,7 @@ def open_judges(
     memory: str | None = None,
     context: int = 4096,
     parallel: int = 16,
-    calibrated: bool = False,
+    calibrated: bool = True,
 ) -> Judge | Workers | RayPool:
     """A judge, or several of one kind; use as a context manager. Raises SreError where it can't be opened.
 

@@ -7,7 +7,6 @@ with Judge.from_gguf("judge.gguf") as judge:
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from recipe.errors import SreError
 from recipe.gguf.header import read_metadata
 from recipe.inference.base import Completion, Generator, Request, Sampling
 from recipe.inference.conversion import to_judgement, to_request
+from recipe.inference.readout import Readout, read_readouts, write_readouts
 from recipe.judge.aggregate import BothOrders, Consensus, Tie, both_orders, consensus
 from recipe.judge.options import JudgeOptions
 from recipe.judge.rubrics import AnyRubric, read_rubric
@@ -51,7 +51,7 @@ class Judge:
         *,
         name: str | None = None,
         path: Path | None = None,
-        temperatures: Mapping[str, float] | None = None,
+        readouts: Mapping[str, Readout] | None = None,
     ) -> None:
         """Make a judge of any generator.
 
@@ -60,13 +60,13 @@ class Judge:
             prompts: the package's own where left out.
             name: the origin of the judgements. [default: the generator's name]
             path: the model's file, if any.
-            temperatures: task -> what label log-probabilities are divided by (a calibration).
+            readouts: task -> the readout of its label log-probabilities. [default: they are taken as they are]
         """
         self.generator = generator
         self.prompts = prompts or Prompts()
         self.name = name or generator.name
         self.path = path
-        self.temperatures = dict(temperatures or {})
+        self.readouts = dict(readouts or {})
         self.errors: dict[str, str] = {}
         self._closed = False
         self._lock = threading.RLock()
@@ -81,7 +81,7 @@ class Judge:
         context: int = 4096,
         parallel: int = 16,
         memory: int | str | None = None,
-        calibrated: bool = False,
+        calibrated: bool = True,
     ) -> Judge:
         """Open a GGUF file with llama.cpp. The prompts are the file's own (`sre.prompts.*`), if it has any.
 
@@ -91,8 +91,8 @@ class Judge:
             context: the most tokens of one prompt with its judgement.
             parallel: judgements decoded at once.
             memory: the most that the KV cache may take, in bytes or as "2GB". [default: what the rest needs]
-            calibrated: divide label log-probabilities by the temperatures that export fitted on held-out rows
-                (`sre.calibration`). Labels stay as they are.
+            calibrated: take label probabilities, and expected scores with them, by the readout that export fitted on
+                held-out rows (`sre.readout`), where the file has one. Labels stay as they are.
 
         Raises:
             SreError: the file or llama-cpp-python is missing, the file is damaged, or `memory` is no size.
@@ -102,17 +102,17 @@ class Judge:
             raise SreError("no such model file; expected a .gguf file made by `sre export`", file=path)
         limit: dict[str, Any] = {} if memory is None else {"memory": to_bytes(memory)}
         metadata = read_metadata(path)
-        temperatures = temperatures_in(metadata, path) if calibrated else {}
+        readouts = read_readouts(metadata) if calibrated else {}
         from recipe.inference.llamacpp.generator import LlamaCppGenerator
 
         generator = LlamaCppGenerator(path, threads=threads, context=context, parallel=parallel, **limit)
-        return cls(generator, Prompts(prompts_in(metadata)), name=path.stem, path=path, temperatures=temperatures)
+        return cls(generator, Prompts(prompts_in(metadata)), name=path.stem, path=path, readouts=readouts)
 
     @property
     def fingerprint(self) -> str:
-        """What tells this judge from another: its file's SHA-256 or its generator's name, and its temperatures."""
+        """What tells this judge from another: its file's SHA-256 or its generator's name, and its readouts."""
         name = hash_file(self.path) if self.path else self.generator.name
-        return f"{name} at {self.temperatures}" if self.temperatures else name
+        return f"{name} with {write_readouts(self.readouts)}" if self.readouts else name
 
     # --- one example ---
 
@@ -249,9 +249,10 @@ class Judge:
 
     def judgement(self, example: Example, completion: Completion, options: JudgeOptions = DEFAULT) -> Judgement:
         """What the generator's answer to `request`, with the same options, says about `example`."""
-        if temperature := self.temperatures.get(example.task):
-            scaled = {label: value / temperature for label, value in completion.label_logprobs.items()}
-            completion = replace(completion, label_logprobs=scaled)
+        readout = self.readouts.get(example.task)
+        # It was fitted on labels that follow a rationale.
+        if readout and completion.label_logprobs and not options.label_only:
+            completion = replace(completion, label_logprobs=readout.apply(completion.label_logprobs))
         # A constrained judgement always has its label, also where the model wrote no rationale before it.
         need_rationale = not (options.constrain or options.label_only)
         return to_judgement(example, completion, self.name, need_rationale=need_rationale)
@@ -323,14 +324,6 @@ def to_bytes(size: int | str) -> int:
 def prompts_in(metadata: Mapping[str, object]) -> dict[str, str]:
     """The prompt templates in a GGUF file's metadata, by name: what stands under `sre.prompts.<name>`."""
     return {key.removeprefix(PROMPT_KEY): str(text) for key, text in metadata.items() if key.startswith(PROMPT_KEY)}
-
-
-def temperatures_in(metadata: Mapping[str, object], path: Path) -> dict[str, float]:
-    """Task -> temperature of `sre.calibration`. Raises SreError where the file brings none."""
-    found = json.loads(str(metadata.get("sre.calibration", "{}")))
-    if not found:
-        raise SreError("the file carries no calibration: export fits one on 20 or more held-out rows", file=path)
-    return {task: float(fitted["temperature"]) for task, fitted in found.items()}
 
 
 def _grouped(

@@ -19,8 +19,9 @@ from recipe.data.records import Example, Judgement, Message, Rubric
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling
 from recipe.inference.conversion import to_judgement, to_request
+from recipe.inference.readout import Readout
 from recipe.judge import Judge
-from recipe.judge.judge import prompts_in, temperatures_in, to_bytes
+from recipe.judge.judge import prompts_in, to_bytes
 from recipe.judge.options import JudgeOptions
 from recipe.prompts import Prompts
 
@@ -505,23 +506,36 @@ def test_importing_the_judge_loads_no_model_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_calibrated_judge_softens_its_probabilities_and_keeps_its_labels() -> None:
+HALVED = Readout((1, 2, 3, 4, 5), tuple(tuple((i == k) / 4 for k in range(5)) for i in range(5)), (0.0,) * 5)
+
+
+def test_a_readout_changes_probabilities_and_scores_but_no_label() -> None:
     answer = {"text": "Both. [RESULT] 5", "label_logprobs": {k: -8.0 + k for k in range(1, 6)}}
     plain = Judge(Fake(lambda request, sample: answer))
-    soft = Judge(Fake(lambda request, sample: answer), temperatures={"pointwise": 4.0})
-    before, after = (judge.score("Name two.", "A pear.", RUBRIC) for judge in (plain, soft))
+    read = Judge(Fake(lambda request, sample: answer), readouts={"pointwise": HALVED})
+    before, after = (judge.score("Name two.", "A pear.", RUBRIC) for judge in (plain, read))
     assert before.label == after.label == 5
     ratio = before.label_probabilities[5] / before.label_probabilities[4]
     assert after.label_probabilities[5] / after.label_probabilities[4] == pytest.approx(ratio ** (1 / 4))
-    assert plain.fingerprint != soft.fingerprint
+    assert (after.expected_score or 0) < (before.expected_score or 0)
+    assert plain.fingerprint != read.fingerprint
+    alone = read.score("Name two.", "A pear.", RUBRIC, label_only=True)
+    assert alone.label_probabilities == before.label_probabilities
 
 
-def test_temperatures_are_read_from_the_file_or_missed() -> None:
-    fitted = {"sre.calibration": '{"pairwise": {"temperature": 2.0, "rows": 40}}'}
-    assert temperatures_in(fitted, Path("judge.gguf")) == {"pairwise": 2.0}
-    for none in ({}, {"sre.calibration": "{}"}):
-        with pytest.raises(SreError, match="no calibration"):
-            temperatures_in(none, Path("judge.gguf"))
+def test_the_orders_of_a_pair_are_averaged_after_the_readout() -> None:
+    """The judge always adds two nats to the first place; the readout takes them off, and the pair is no tie."""
+    readout = Readout((1, 2), ((1.0, 0.0), (0.0, 1.0)), (0.0, 2.0))
+
+    def answer(request: Request, sample: int) -> dict[str, Any]:
+        better = 2.5 if request.id.endswith(":swapped") else 1.0  # what the first place is ahead by
+        return {"text": "So. [RESULT] 1", "label_logprobs": {1: 0.0, 2: -better}}
+
+    judge = Judge(Fake(answer), readouts={"pairwise": readout})
+    found = judge.compare_both_orders("Name two.", "A pear.", "A plum.", RUBRIC)
+    first, swapped = (1 / (1 + math.exp(-logit)) for logit in (1.0, -0.5))
+    assert found.preference == pytest.approx((first + 1 - swapped) / 2)
+    assert found.label == 2
 
 
 # Several threads.
