@@ -16,7 +16,14 @@ from typing import Any
 from recipe.data.naming import stated_winner, to_prompt_names
 from recipe.data.records import SWAPPED, TASKS, Example, Judgement, Task
 from recipe.evaluation.bootstrap import nothing
-from recipe.evaluation.metrics import credit, paired_difference, pairwise_figures, pearson_figure, pointwise_figures
+from recipe.evaluation.metrics import (
+    MIN_PARSED,
+    credit,
+    paired_difference,
+    pairwise_figures,
+    pearson_figure,
+    pointwise_figures,
+)
 from recipe.evaluation.metrics import rate_figure as rate
 from recipe.evaluation.trivial import TIE, Verdict, longer_response, trivial_baselines
 
@@ -54,8 +61,8 @@ def shortcut_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resam
     Pairwise: "both_orders", accuracy of the preference averaged over both orders, of the pairs that were judged in
     both (malformed in either is wrong); "longer_is_worse", accuracy on the pairs whose longer response is the worse
     one; "first", the share of first-position picks; "stated", how often the response that the rationale's words
-    prefer is the one that the label names, where they prefer one. Both: "top_label", the share of the label given
-    most often. Each is {"value", "low", "high", "n"}.
+    prefer is the one that the label names, where they prefer one. Both: "top_label", the share of the most frequent
+    label, which is in it, beside its share of the truth. Each is {"value", "low", "high", "n"}.
     """
     truth, groups = _truth(rows), [row.prompt_id for row in rows]
 
@@ -65,7 +72,8 @@ def shortcut_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resam
     labels = {k: verdict.label for k, verdict in enumerate(verdicts) if verdict.label is not None}
     counts = Counter(labels.values())
     top = max(counts, key=lambda label: (counts[label], -label), default=None)
-    found = {"top_label": rate_of({k: label == top for k, label in labels.items()})}
+    found = {"top_label": {**rate_of({k: label == top for k, label in labels.items()}), "label": top}}
+    found["top_label"]["in_truth"] = sum(label == top for label in truth) / len(truth)
     if rows[0].task == "pointwise":
         criteria = [row.rubric.criteria for row in rows]
         for name, said in (("pearson_within", [v.label for v in verdicts]), ("expected_within", _finer(verdicts))):
@@ -140,6 +148,33 @@ def audit(
                     difference = _difference(figure, [theirs[k] for k in kept], pairs, resamples)
                     against[judge].setdefault(task, {})[figure] = {"baseline": best, **difference}
     return {"baselines": baselines, "against_baselines": against}
+
+
+ONE_SIDED = 0.8
+"""A judge that gives one label in more than this share of the rows hardly judges."""
+
+
+def degenerate(figures: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a judge by its figures of both tasks, as ends of a sentence that begins with its name.
+
+    A judge is announced that gives one label, or picks one position, in more than ONE_SIDED of the rows where the
+    truth does not; and one whose interval does not lie above chance. Fewer than MIN_PARSED parsed rows say nothing.
+    """
+    found = []
+    for task in TASKS:
+        part = figures.get(task, {})
+        top = part.get("top_label") or nothing(0)
+        if part.get("n", 0) < MIN_PARSED or (part["malformed"] < part["n"] and top["n"] < MIN_PARSED):
+            continue
+        if top["value"] is not None and top["value"] > ONE_SIDED >= top["in_truth"]:
+            what = f"gives the score {top['label']}" if task == "pointwise" else f"picks response {top['label']}"
+            found.append(f"{what} in {top['value']:.0%} of the rows")
+        best = part["pearson"] if task == "pointwise" else part["accuracy"]
+        if task == "pairwise" and part.get("both_orders", {}).get("value") is not None:
+            best = part["both_orders"]
+        if (best["low"] if best["low"] is not None else -1.0) <= (0.0 if task == "pointwise" else 0.5):
+            found.append(f"is not shown to be above chance on {'scores' if task == 'pointwise' else 'pairs'}")
+    return found
 
 
 def _rule_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resamples: int) -> dict[str, Any]:

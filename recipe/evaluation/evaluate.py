@@ -7,16 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recipe.data.records import TASKS, Example, Judgement
-from recipe.evaluation.audit import figures_by_task
+from recipe.data.records import Example, Judgement
 from recipe.evaluation.baselines import label_draws, self_consistency
-from recipe.evaluation.metrics import (
-    FIGURES,
-    Figure,
-    paired_difference,
-    pearson_figure,
-)
-from recipe.evaluation.trivial import Verdict
+from recipe.evaluation.compare import figures
 from recipe.judge.judge import Judge
 from recipe.judge.options import JudgeOptions
 from recipe.progress import bar
@@ -89,51 +82,6 @@ def _voted(samples: Sequence[Judgement], n: int) -> list[Judgement]:
     """The majority of what was written; of the forced labels only where every sample is malformed."""
     pairs = zip(self_consistency(as_written(samples), n), self_consistency(samples, n), strict=True)
     return [forced if written.label is None else written for written, forced in pairs]
-
-
-def figures(examples: Sequence[Example], judgements: Sequence[Judgement], resamples: int) -> dict[str, Any]:
-    """{"pointwise": {...}, "pairwise": {...}} of audit.py, over the rows of each task that have a label."""
-    return figures_by_task(examples, [Verdict.of(judgement) for judgement in judgements], resamples)
-
-
-def differences(
-    examples: Sequence[Example], first: Sequence[Judgement], second: Sequence[Judgement], resamples: int
-) -> dict[str, Any]:
-    """Second judge minus the first on the rows that both parsed: accuracy, for scores every figure of metrics.py.
-
-    "accuracy_all": the same over all rows, malformed counting as wrong on either side.
-    """
-    found: dict[str, Any] = {}
-    for task in TASKS:
-        truth, one, groups = _columns(examples, first, task)
-        _, two, _ = _columns(examples, second, task)
-        both = [k for k in range(len(truth)) if one[k] is not None and two[k] is not None]
-        kept = ([truth[k] for k in both], [one[k] for k in both], [two[k] for k in both], [groups[k] for k in both])
-        names: tuple[Figure, ...] = FIGURES if task == "pointwise" else ("accuracy",)
-        found[task] = {name: paired_difference(*kept, name, 0, resamples) for name in names}
-        found[task]["accuracy_all"] = paired_difference(truth, one, two, groups, "accuracy", 0, resamples)
-    return found
-
-
-def expected_score_gain(examples: Sequence[Example], judgements: Sequence[Judgement], resamples: int) -> dict[str, Any]:
-    """Pearson of the scores given, of the expected scores of the same rows, and the second minus the first."""
-    rows = [(e, j) for e, j in zip(examples, judgements, strict=True) if e.task == "pointwise" and e.label is not None]
-    rows = [(e, j) for e, j in rows if j.label is not None and j.expected_score is not None]
-    truth, labels, groups = _columns([e for e, _ in rows], [j for _, j in rows], "pointwise")
-    expected = [judgement.expected_score for _, judgement in rows]
-    return {
-        "label": pearson_figure(truth, labels, groups, resamples=resamples),
-        "expected": pearson_figure(truth, expected, groups, resamples=resamples),
-        "difference": paired_difference(truth, labels, expected, groups, "pearson", 0, resamples),
-    }
-
-
-def _columns(
-    examples: Sequence[Example], judgements: Sequence[Judgement], task: str
-) -> tuple[list[int], list[int | None], list[str]]:
-    rows = [(e, j) for e, j in zip(examples, judgements, strict=True) if e.task == task and e.label is not None]
-    truth = [e.label for e, _ in rows if e.label is not None]
-    return truth, [j.label for _, j in rows], [e.prompt_id for e, _ in rows]
 
 
 def read_judgements(run: Path, judge: str) -> list[Judgement]:

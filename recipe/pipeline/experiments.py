@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from recipe.config import Config, load
 from recipe.data.records import Example, Judgement
 from recipe.errors import NothingToTrainError, SreError
+from recipe.evaluation.compare import Measured
 from recipe.evaluation.evaluate import FORCED
 from recipe.pipeline.context import Job, judges_of
 from recipe.pipeline.stage_cache import RunFolder
@@ -27,8 +29,6 @@ MEASURE = "sft"
 # Settings that change no measurement of the judges that were made.
 IMMATERIAL: dict[str, Any] = {"name": True, "threads": True, "iterations": True}
 IMMATERIAL["export"] = {"types", "judge", "source", "flip_rows", "converter"}
-
-Measured = Mapping[str, Mapping[int, Sequence[Judgement]]]  # row -> random seed -> a judgement of each test row
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
     of a row that wasn't run are None. Rows of one prompt are one group of the bootstrap, in whichever seed they were
     judged.
     """
+    from recipe.evaluation.compare import by_aspect, compare
     from recipe.evaluation.report.tables import experiment_markdown
 
     runs = [experiment.run(name, seed) for name in VARIANTS for seed in experiment.seeds()]
@@ -127,7 +128,8 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
     base, job = load(experiment.preset, experiment.overrides), Job(runs[0].config, runs[0].path)
     rows, train = job.test_rows, [*chain(*job.all_train)]
     measured = _verdicts(runs, rows)
-    pairs, resamples = _comparisons(list(measured), judges_of(base)[-1]), base.evaluate.resamples
+    pairs = _comparisons(list(measured), judges_of(base)[-1])
+    tables = partial(compare, pairs=pairs, train=train, resamples=base.evaluate.resamples)
     seeds = sorted({run.seed for run in runs})
     done = {f"{name}, seed {seed}" for name, by_seed in measured.items() for seed in by_seed}
     before = experiment.folder / "results.json"
@@ -136,12 +138,9 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
         "seeds": seeds,
         "rows": {name: variant.description for name, variant in VARIANTS.items()},
         "problems": {where: why for where, why in {**known, **problems}.items() if where not in done},
-        **_tables(rows, measured, pairs, resamples, train),
-        "aspects": {aspect: _tables(*some, pairs, resamples, train) for aspect, some in _by_aspect(rows, measured)},
-        "per_seed": {
-            str(seed): _tables(rows, _of_seed(measured, seed), pairs, resamples, train)
-            for seed in (seeds if len(seeds) > 1 else ())
-        },
+        **tables(rows, measured),
+        "aspects": {aspect: tables(some, part) for aspect, some, part in by_aspect(rows, measured)},
+        "per_seed": {str(seed): tables(rows, _of_seed(measured, seed)) for seed in (seeds if len(seeds) > 1 else ())},
         "costs": {str(run.path.relative_to(experiment.folder)): costs(RunFolder(run.path)) for run in runs},
     }
     write_json(before, results)
@@ -178,49 +177,6 @@ def _comparisons(names: Sequence[str], last: str) -> list[tuple[str, str]]:
     first = [name for name in others if name == last]
     against = [(MEASURE, name) for name in (*first, *others)]
     return list(dict.fromkeys([*against[: len(first)], (FORCED, MEASURE), *against, *COMPARED]))
-
-
-def _tables(
-    rows: Sequence[Example],
-    measured: Measured,
-    pairs: Sequence[tuple[str, str]],
-    resamples: int,
-    train: Sequence[Example],
-) -> dict[str, Any]:
-    """Figures of each row, differences, what the expected score gives, and the shortcut audit; over all its seeds."""
-    from recipe.evaluation.audit import audit
-    from recipe.evaluation.evaluate import differences, expected_score_gain, figures
-
-    def pooled(name: str, seeds: Sequence[int]) -> list[Judgement]:
-        return [verdict for seed in seeds for verdict in measured[name][seed]]
-
-    found: dict[str, Any] = {"models": {}, "differences": {}, "expected_score": {}}
-    judged = {}
-    for name, by_seed in measured.items():
-        verdicts, repeated = pooled(name, list(by_seed)), [*rows] * len(by_seed)
-        found["models"][name] = figures(repeated, verdicts, resamples) if by_seed else None
-        if by_seed:
-            found["expected_score"][name] = expected_score_gain(repeated, verdicts, resamples)
-            judged[name] = (repeated, verdicts)
-    found |= audit(rows, judged, train, resamples=resamples)
-    for first, second in pairs:
-        seeds = [seed for seed in measured[first] if seed in measured[second]]
-        if seeds:
-            both = pooled(first, seeds), pooled(second, seeds)
-            found["differences"][f"{second} - {first}"] = differences([*rows] * len(seeds), *both, resamples)
-    return found
-
-
-def _by_aspect(rows: Sequence[Example], measured: Measured) -> Iterator[tuple[str, tuple[list[Example], Measured]]]:
-    """The test rows of each aspect, where there are several."""
-    aspects = list(dict.fromkeys(row.aspect for row in rows))
-    for aspect in aspects if len(aspects) > 1 else ():
-        places = [k for k, row in enumerate(rows) if row.aspect == aspect]
-        of_aspect = {
-            name: {seed: [verdicts[k] for k in places] for seed, verdicts in by_seed.items()}
-            for name, by_seed in measured.items()
-        }
-        yield aspect, ([rows[k] for k in places], of_aspect)
 
 
 def _of_seed(measured: Measured, seed: int) -> Measured:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from recipe.config import load
@@ -64,7 +65,7 @@ def read_run(folder: Path) -> RunData:
         examples = tuple(job.test_rows)
     except SreError as error:  # a run folder may have travelled without its data
         return RunData(folder, config, plan, None, str(error))
-    run = RunData(folder, config, plan, examples)
+    run = RunData(folder, config, plan, examples, train=tuple(chain(*job.all_train)))
     ids = [row.id for row in examples]
     for judge in run.judges:
         verdicts = run.verdicts(judge)

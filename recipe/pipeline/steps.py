@@ -323,8 +323,8 @@ def export(job: Job) -> Facts:
 
 def results(job: Job) -> dict[str, Any]:
     """Write and return results.json: figures of each evaluated judge, differences, the cost of each finished stage."""
-    from recipe.evaluation.audit import audit
-    from recipe.evaluation.evaluate import differences, read_judgements
+    from recipe.evaluation.compare import compare
+    from recipe.evaluation.evaluate import read_judgements
 
     stages = costs(job.run)
     found: dict[str, Any] = {}
@@ -333,15 +333,12 @@ def results(job: Job) -> dict[str, Any]:
         found[judge] = read_json(job.path / name / "figures.json")
         if judge == "seed":
             found[FORCED] = found[judge]["constrained"]
-    measured: dict[str, Any] = {"differences": {}}
+    content: dict[str, Any] = {"models": {}, "differences": {}}
     if found:
-        rows, resamples = job.test_rows, job.config.evaluate.resamples
-        verdicts = {judge: read_judgements(job.path, judge) for judge in found}
-        for one, two in comparisons(list(found)):
-            measured["differences"][f"{two} - {one}"] = differences(rows, verdicts[one], verdicts[two], resamples)
-        judged = {judge: (rows, said) for judge, said in verdicts.items()}
-        measured |= audit(rows, judged, [*chain(*job.all_train)], resamples=resamples)
-    content = {"models": found, **measured, "stages": stages}
+        measured = {judge: {job.config.seed: read_judgements(job.path, judge)} for judge in found}
+        train, resamples = [*chain(*job.all_train)], job.config.evaluate.resamples
+        content = compare(job.test_rows, measured, comparisons(list(found)), train, resamples=resamples)
+    content |= {"models": found, "stages": stages}
     if job.run.main:
         write_json(job.path / "results.json", content)
     return content

@@ -38,7 +38,7 @@ def answers(judge, rows):
 
 def write_run(folder, data, *, judges=("seed", "sft", "j1", "j2"), iterations=(1, 2), **settings):
     """A run folder of the tiny preset: these judges measured by a script, these iterations sampled and trained."""
-    overrides = {"data.pointwise": str(data), "data.pairwise": str(data), **settings}
+    overrides = {"data.pointwise": str(data), "data.pairwise": str(data), "evaluate.resamples": 100, **settings}
     config = load("tiny", [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
     job = Job(config, folder)
     job.keep_config()

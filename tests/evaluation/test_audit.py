@@ -10,7 +10,7 @@ import pytest
 
 from recipe.config import load
 from recipe.data.records import Example, Judgement, Message, Rubric, exchanged, in_both_orders
-from recipe.evaluation.audit import audit, both_orders, figures_by_task, shortcut_figures
+from recipe.evaluation.audit import audit, both_orders, degenerate, figures_by_task, shortcut_figures
 from recipe.evaluation.report.tables import results_markdown
 from recipe.evaluation.trivial import CRITERION, FITTED, LONGER, TIE, Verdict
 from recipe.pipeline.context import Job
@@ -145,3 +145,32 @@ def test_the_results_of_a_run_set_every_judge_against_the_rules(finished_run: Pa
     assert found["models"]["j2"]["pairwise"]["both_orders"]["value"] == 1
     tables = results_markdown(found)
     assert tables.count(f"| {LONGER} |") == 2
+
+
+def faults(rows: list[Example], said: list[Verdict]) -> list[str]:
+    return degenerate(figures_by_task(rows, said, 200))
+
+
+def test_a_judge_of_one_score_or_one_position_is_announced() -> None:
+    scores = [scored(k, 1 + k % 5) for k in range(40)]
+    one_score = faults(scores, [verdict(3) for _ in scores])
+    assert [text for text in one_score if "score 3" in text and "100%" in text]
+    assert any("above chance" in text for text in one_score)
+    pairs = in_both_orders(PAIRS)
+    second = faults(pairs, [verdict(1 if k % 10 == 0 else 2) for k in range(len(pairs))])
+    assert any("response 2" in text and "90%" in text for text in second)
+
+
+def test_a_judge_that_judges_is_not_announced_nor_is_one_of_few_rows() -> None:
+    rows = [*(scored(k, 1 + k % 5) for k in range(40)), *in_both_orders(PAIRS)]
+    assert faults(rows, [verdict(row.label) for row in rows]) == []
+    assert faults(rows[:10], [verdict(3) for _ in rows[:10]]) == []
+
+
+def test_a_truth_that_is_as_one_sided_is_no_fault_of_the_judge() -> None:
+    rows = [scored(k, 5 if k % 10 else 2) for k in range(60)]
+    assert faults(rows, [verdict(row.label) for row in rows]) == []
+
+
+def test_a_judge_without_any_well_formed_verdict_is_not_above_chance() -> None:
+    assert any("above chance" in text for text in faults(PAIRS, [verdict(None) for _ in PAIRS]))

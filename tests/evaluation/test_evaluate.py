@@ -3,10 +3,9 @@
 import pytest
 
 from recipe.data.records import Example, Message, Rubric
+from recipe.evaluation.compare import differences, expected_score_gain
 from recipe.evaluation.evaluate import (
-    differences,
     evaluate,
-    expected_score_gain,
     first_samples,
     headline,
     read_judgements,

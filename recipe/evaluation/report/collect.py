@@ -1,4 +1,4 @@
-"""What a report reads of run folders, and several seeds of one run taken together. Reads files; computes no model.
+"""What a report reads of run folders, and several seeds of one run taken together. Reads files; runs no model.
 
 Whatever isn't there is None, so that a page can say "not run".
 """
@@ -13,20 +13,28 @@ from typing import Any
 
 from recipe.config import Config
 from recipe.data.records import Example, Judgement
-from recipe.evaluation.evaluate import FORCED, differences, figures, read_judgements
+from recipe.evaluation.compare import compare
+from recipe.evaluation.evaluate import FORCED, read_judgements
 from recipe.storage import read_json, read_markers
+
+NO_ROWS = "rows missing"
+"""In the place of a figure that was measured, but takes rows that can't be read."""
 
 
 @dataclass(frozen=True, eq=False)
 class RunData:
-    """One run folder. `plan` names its stages in order; `examples` are the rows its judges were measured on, or
-    None with `problem` saying why they can't be read."""
+    """One run folder.
+
+    plan: its stages in order. examples: the rows that its judges were measured on, or None with `problem` saying why
+    they can't be read. train: all training rows.
+    """
 
     path: Path
     config: Config
     plan: tuple[str, ...]
     examples: tuple[Example, ...] | None
     problem: str = ""
+    train: tuple[Example, ...] = ()
 
     @property
     def title(self) -> str:
@@ -115,32 +123,27 @@ class Group:
         """The judgements of all seeds, one after the other."""
         return [row for run in self.measured(judge) for row in run.verdicts(judge) or ()]
 
-    def figures(self, judge: str) -> dict[str, Any] | None:
-        """Figures over all seeds that measured the judge; None where none did, or the rows can't be read."""
-        runs = self.measured(judge)
-        if len(runs) < 2:
-            return runs[0].figures(judge) if runs else None
-        return figures(self._rows(runs), self.verdicts(judge), self._resamples) if self._readable(runs) else None
-
-    def difference(self, first: str, second: str) -> dict[str, Any] | None:
-        """Second judge minus the first over the seeds that measured both; None where none did."""
-        runs = tuple(run for run in self.measured(first) if run in self.measured(second))
-        if not runs or not self._readable(runs):
-            return None
-        one, two = ([row for run in runs for row in run.verdicts(judge) or ()] for judge in (first, second))
-        return differences(self._rows(runs), one, two, self._resamples)
-
     @property
-    def _resamples(self) -> int:
-        return self.runs[0].config.evaluate.resamples
+    def rows(self) -> tuple[Example, ...] | None:
+        """The rows that all runs were measured on; None where they can't be read, or differ."""
+        first = self.runs[0].examples
+        return first if all(run.examples == first for run in self.runs) else None
 
-    @staticmethod
-    def _readable(runs: Sequence[RunData]) -> bool:
-        return all(run.examples is not None for run in runs)
+    def compared(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        """`compare` over all seeds, and {"models"} alone without the rows: what one run's evaluation wrote.
 
-    @staticmethod
-    def _rows(runs: Sequence[RunData]) -> list[Example]:
-        return [row for run in runs for row in run.examples or ()]
+        A judge that no run has measured is None.
+        """
+        if self.rows is None:
+            found = {judge: self.measured(judge) for judge in self.judges}
+            alone = {judge: runs[0].figures(judge) if runs else None for judge, runs in found.items()}
+            many = len(self.runs) > 1
+            return {"models": {judge: NO_ROWS if many and found[judge] else alone[judge] for judge in self.judges}}
+        measured = {
+            judge: {run.config.seed: run.verdicts(judge) or () for run in self.measured(judge)} for judge in self.judges
+        }
+        first = self.runs[0]
+        return compare(self.rows, measured, pairs, first.train, resamples=first.config.evaluate.resamples)
 
 
 def grouped(runs: Sequence[RunData]) -> list[Group]:

@@ -1,14 +1,12 @@
 """The report of finished runs: one HTML page that needs nothing beside it, and its tables in Markdown.
 
-What wasn't run says "not run"; nothing is computed that isn't in the run folders (runs.py). The page's words and style
-are in report.html.jinja, its figures in figures.py.
+What wasn't run says "not run". The page's words and style are in report.html.jinja.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,29 +16,21 @@ from recipe.evaluation.calibration import calibration_figures, error_histogram
 from recipe.evaluation.evaluate import FORCED
 from recipe.evaluation.metrics import histogram
 from recipe.evaluation.report.charts import Bars, Line, Lines, bar_panels, line_panels
-from recipe.evaluation.report.collect import Group, RunData, grouped
-from recipe.evaluation.report.tables import GAINS, NOT_RUN, figure_text, gain_texts, judge_name, markdown_table
+from recipe.evaluation.report.collect import NO_ROWS, Group, RunData, grouped
+from recipe.evaluation.report.tables import (
+    NOT_RUN,
+    Grid,
+    audit_grids,
+    differences_grid,
+    judge_name,
+    judges_grid,
+    markdown_table,
+    stages_grid,
+    warning_lines,
+)
 from recipe.storage import atomic
 
-NO_ROWS = "rows missing"  # measured, but the figure takes rows that can't be read
 _SIDE_BY_SIDE = 10
-
-
-@dataclass(frozen=True)
-class Table:
-    """A head and rows of texts; the first column is the rows' name."""
-
-    head: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-
-    def named_once(self) -> Table:
-        """Without the first column where all rows have the same name in it."""
-        if len({row[0] for row in self.rows}) > 1:
-            return self
-        return Table(self.head[1:], [row[1:] for row in self.rows])
-
-    def markdown(self) -> str:
-        return markdown_table([self.head, *self.rows])
 
 
 def write_page(runs: Sequence[RunData], comparisons: Sequence[tuple[str, str]], out: Path) -> Path:
@@ -50,20 +40,30 @@ def write_page(runs: Sequence[RunData], comparisons: Sequence[tuple[str, str]], 
     the differences to report.
     """
     groups = grouped(runs)
-    results, gains = results_table(groups).named_once(), differences_table(groups, comparisons).named_once()
-    curation = curation_table(runs).named_once()
-    costs = {run.path.resolve().name: costs_table(run) for run in runs}
+    compared = {group.title: group.compared(comparisons) for group in groups}
+    results = _joined({group.title: _judges(group, compared[group.title]) for group in groups})
+    gains = _joined({group.title: _gains(group, compared[group.title], comparisons) for group in groups})
+    audits = [(title, *table) for title, found in compared.items() for table in audit_grids(found)]
+    warnings = {title: warning_lines(_measured(found)) for title, found in compared.items()}
+    curation = _joined({run.path.resolve().name: curation_grid(run) for run in runs})
+    costs = {
+        run.path.resolve().name: stages_grid({stage: run.stages.get(stage, {}) for stage in run.plan}) for run in runs
+    }
     title = f"Report: {' and '.join(group.title for group in groups)}"
     with atomic(out.with_suffix(".md")) as file:
-        parts = [f"# {title}\n", results.markdown(), gains.markdown(), curation.markdown()]
-        parts += [f"{name}\n\n{table.markdown()}" for name, table in costs.items()]
+        parts = [f"# {title}\n", *(f"**{line}**\n" for lines in warnings.values() for line in lines)]
+        parts += [markdown_table(grid) for grid in (results, gains)]
+        parts += [f"{about}, {name}\n\n{markdown_table(grid)}" for name, about, grid in audits]
+        parts += [markdown_table(curation), *(f"{name}\n\n{markdown_table(grid)}" for name, grid in costs.items())]
         file.write("\n".join(parts))
     page = _template().render(
         title=title,
         about=[_about(group) for group in groups],
+        warnings={name: lines for name, lines in warnings.items() if lines},
         results=results,
         differences=gains,
-        curves=[(group.title, training_figures(group, k)) for k, group in enumerate(groups)],
+        audits=audits,
+        curves=[(group.title, training_charts(group, k)) for k, group in enumerate(groups)],
         curation=curation,
         dropped=[_dropped(run) for run in runs],
         judged=[_judged(group, k) for k, group in enumerate(groups)],
@@ -93,103 +93,55 @@ def _template() -> Any:
 # --- tables ---
 
 
-def results_table(groups: Sequence[Group]) -> Table:
-    """One row a run and judge: rows, malformed, Pearson, Spearman, kappa, both accuracies, with 95% intervals."""
-    head = ("run", "judge", "rows", "malformed", "Pearson", "Spearman", "kappa (quadratic)", "pointwise accuracy")
-    rows = []
-    for group in groups:
-        for judge in group.judges:
-            found = group.figures(judge)
-            cells = _figure_cells(found) if found else (NO_ROWS if group.measured(judge) else NOT_RUN,) * 7
-            rows.append((group.title, judge_name(judge) + _share_of_seeds(group, judge), *cells))
-    return Table((*head, "pairwise accuracy"), rows)
+def _joined(grids: Mapping[str, Grid]) -> Grid:
+    """Grids of one head below each other, each row led by its grid's name where there are several."""
+    head, *_ = [grid[0] for grid in grids.values()]
+    if len(grids) == 1:
+        return [head, *(row for grid in grids.values() for row in grid[1:])]
+    return [["run", *head], *([name, *row] for name, grid in grids.items() for row in grid[1:])]
 
 
-def _figure_cells(found: Mapping[str, Any]) -> tuple[str, ...]:
-    pointwise, pairwise = found["pointwise"], found["pairwise"]
-    n, malformed = pointwise["n"] + pairwise["n"], pointwise["malformed"] + pairwise["malformed"]
-    return (
-        f"{pointwise['n']} + {pairwise['n']}",
-        f"{malformed} ({malformed / max(n, 1):.0%})",
-        *(figure_text(pointwise[name]) for name in ("pearson", "spearman", "qwk", "accuracy")),
-        figure_text(pairwise["accuracy"]),
-    )
+def _judges(group: Group, compared: Mapping[str, Any]) -> Grid:
+    grid = judges_grid(compared["models"], ranks=True)
+    for row, judge in zip(grid[1:], group.judges, strict=True):
+        measured = len(group.measured(judge))
+        if 0 < measured < len(group.runs):
+            row[0] += f" ({measured} of {len(group.runs)} seeds)"
+    return grid
 
 
-def _share_of_seeds(group: Group, judge: str) -> str:
-    measured = len(group.measured(judge))
-    return f" ({measured} of {len(group.runs)} seeds)" if 0 < measured < len(group.runs) else ""
+def _gains(group: Group, compared: Mapping[str, Any], comparisons: Sequence[tuple[str, str]]) -> Grid:
+    found: dict[str, Any] = {}
+    for first, second in comparisons:
+        both = set(group.measured(first)) & set(group.measured(second))
+        gain = compared.get("differences", {}).get(f"{second} - {first}") or (NO_ROWS if both else NOT_RUN)
+        found[f"{judge_name(second)} − {judge_name(first)}"] = gain
+    return differences_grid(found)
 
 
-def differences_table(groups: Sequence[Group], comparisons: Sequence[tuple[str, str]]) -> Table:
-    """One row a run and comparison: the second judge minus the first, see report.GAINS."""
-    head = ("run", "difference", *GAINS)
-    rows = []
-    for group in groups:
-        for first, second in comparisons:
-            found = group.difference(first, second)
-            both = set(group.measured(first)) & set(group.measured(second))
-            cells = gain_texts(found) if found else [NO_ROWS if both else NOT_RUN] * len(GAINS)
-            rows.append((group.title, f"{judge_name(second)} − {judge_name(first)}", *cells))
-    return Table(head, rows)
+def _measured(compared: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: found for name, found in compared["models"].items() if isinstance(found, Mapping)}
 
 
-def curation_table(runs: Sequence[RunData]) -> Table:
-    """One row a run and iteration: what was sampled, and how many pairs came of it."""
-    head = ("run", "iteration", "inputs", "samples", "malformed", "right", "pairs", "inputs with 0, 1, 2 … pairs")
-    rows = []
-    for run in runs:
-        for t in range(1, run.config.iterations + 1):
-            found = run.curation(t)
-            cells: tuple[str, ...] = (NOT_RUN,) * 6
-            if found:
-                samples, spread = max(found["samples"], 1), found["pairs_per_input"]
-                cells = (
-                    str(found["inputs"]),
-                    str(found["samples"]),
-                    f"{found['malformed'] / samples:.0%}",
-                    f"{found['right'] / samples:.0%}",
-                    str(found["pairs"]),
-                    ", ".join(str(spread.get(k, 0)) for k in range(max(spread) + 1)),
-                )
-            rows.append((run.path.resolve().name, str(t), *cells))
-    return Table(head, rows)
-
-
-def costs_table(run: RunData) -> Table:
-    """Wall time, tokens and peak memory of each stage of the plan."""
-    rows = []
-    for stage in run.plan:
-        marker = run.stages.get(stage)
-        if marker is None or "finished" not in marker:
-            rows.append((stage, *((NOT_RUN if marker is None else "unfinished",) * 3)))
+def curation_grid(run: RunData) -> Grid:
+    """One row an iteration: what was sampled, and how many pairs came of it."""
+    grid = [["iteration", "inputs", "samples", "malformed", "right", "pairs", "inputs with 0, 1, 2 … pairs"]]
+    for t in range(1, run.config.iterations + 1):
+        found = run.curation(t)
+        if not found:
+            grid.append([str(t), *[NOT_RUN] * 6])
             continue
-        tokens = f"{marker['tokens']:,}" if marker["tokens"] else "none"
-        rows.append((stage, duration(marker["wall_s"]), tokens, _peak([marker])))
-    finished = [marker for marker in run.stages.values() if "finished" in marker]
-    total = duration(sum(marker["wall_s"] for marker in finished))
-    rows.append(("all finished stages", total, f"{sum(m['tokens'] for m in finished):,}", _peak(finished)))
-    return Table(("stage", "wall time", "tokens", "peak memory"), rows)
+        samples, spread = max(found["samples"], 1), found["pairs_per_input"]
+        shares = [f"{found[key] / samples:.0%}" for key in ("malformed", "right")]
+        counts = ", ".join(str(spread.get(k, 0)) for k in range(max(spread, default=0) + 1))
+        grid.append([str(t), str(found["inputs"]), str(found["samples"]), *shares, str(found["pairs"]), counts])
+    return grid
 
 
-def _peak(markers: Sequence[Mapping[str, Any]]) -> str:
-    """The most memory of those stages that recorded theirs."""
-    recorded = [marker["peak_rss_mb"] for marker in markers if "peak_rss_mb" in marker]
-    return f"{max(recorded):,} MiB" if recorded else "not recorded"
+# --- charts ---
 
 
-def duration(seconds: float) -> str:
-    """ "7.2 s", "5 min 6 s", "2 h 3 min"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-# --- figures ---
-
-
-def training_figures(group: Group, number: int) -> list[str]:
+def training_charts(group: Group, number: int) -> list[str]:
     """Loss per optimiser step of each training stage, one line a seed, dots for the dev loss; DPO's reward accuracy."""
     losses, rewards = [], []
     for stage in group.runs[0].trained:
@@ -215,7 +167,7 @@ def _points(log: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, flo
     return [(entry["step"], entry[key]) for entry in log if key in entry]
 
 
-def label_figure(group: Group, task: Task, name: str) -> str:
+def label_chart(group: Group, task: Task, name: str) -> str:
     """Share of each label that each judge gave, malformed last; marks are the truth's shares."""
     verdicts = _verdicts(group, task)
     seen = {label for rows in verdicts.values() for j in rows or () for label in (j.label, j.truth)} - {None}
@@ -234,7 +186,7 @@ def label_figure(group: Group, task: Task, name: str) -> str:
     return bar_panels(panels, name=name, title=title, x="label", y="share of rows")
 
 
-def error_figure(group: Group, name: str) -> str:
+def error_chart(group: Group, name: str) -> str:
     """Truth minus label of the pointwise rows, malformed last (the paper's Figure 5)."""
     panels = []
     for judge, rows in _verdicts(group, "pointwise").items():
@@ -252,7 +204,7 @@ def error_figure(group: Group, name: str) -> str:
     return bar_panels(panels, name=name, title=title, x="truth − label", y="share of rows")
 
 
-def reliability_figure(group: Group, task: Task, name: str) -> str:
+def reliability_chart(group: Group, task: Task, name: str) -> str:
     """How often the most probable label was right, against its probability; ECE is the mean gap."""
     panels = []
     for judge, rows in _verdicts(group, task).items():
@@ -307,9 +259,9 @@ def _dropped(run: RunData) -> dict[str, Any]:
 def _judged(group: Group, number: int) -> dict[str, Any]:
     return {
         "title": group.title,
-        "labels": {task: label_figure(group, task, f"labels-{task}-{number}") for task in TASKS},
-        "errors": error_figure(group, f"errors-{number}"),
-        "reliability": {task: reliability_figure(group, task, f"reliability-{task}-{number}") for task in TASKS},
+        "labels": {task: label_chart(group, task, f"labels-{task}-{number}") for task in TASKS},
+        "errors": error_chart(group, f"errors-{number}"),
+        "reliability": {task: reliability_chart(group, task, f"reliability-{task}-{number}") for task in TASKS},
     }
 
 

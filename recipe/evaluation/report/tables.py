@@ -1,4 +1,4 @@
-"""Results for a terminal: the table of judges, the differences, one judged example in colour."""
+"""Results as tables: grids of texts, shown on a terminal, in Markdown, or on the report's page."""
 
 from __future__ import annotations
 
@@ -11,30 +11,57 @@ from rich.table import Table
 from rich.text import Text
 
 from recipe.data.records import Example, Judgement, Task
+from recipe.evaluation.audit import degenerate
 from recipe.evaluation.evaluate import FORCED
+
+Grid = list[list[str]]
+"""A head and rows; the first column names the row."""
 
 NOT_RUN = "not run"
 BENCHMARK_PARTS = {"as written": "figures", "label forced": "constrained"}
 NAMES = {"seed": "seed", FORCED: "seed, label forced", "sft": "SFT"}
-
-
-def judge_name(name: str) -> str:
-    """A judge's name for readers: "SFT" for sft, "J2" for j2."""
-    return NAMES.get(name, name.upper() if name[0] == "j" else name)
-
-
 GAINS = {
     "Pearson, both parsed": ("pointwise", "pearson"),
+    "Pearson within criteria, both parsed": ("pointwise", "pearson_within"),
     "pointwise accuracy, both parsed": ("pointwise", "accuracy"),
     "pairwise accuracy, both parsed": ("pairwise", "accuracy"),
     "pointwise accuracy, all rows": ("pointwise", "accuracy_all"),
     "pairwise accuracy, all rows": ("pairwise", "accuracy_all"),
+    "pairwise accuracy, orders averaged": ("pairwise", "both_orders"),
 }
-"""Columns of a table of differences -> (task, figure): on the rows that both judges parsed, or malformed as wrong."""
+"""Columns of a table of differences -> (task, figure); see `compare.differences`."""
+AUDIT: dict[Task, dict[str, str]] = {
+    "pointwise": {
+        "Pearson": "pearson",
+        "Pearson within criteria": "pearson_within",
+        "expected score, within criteria": "expected_within",
+        "accuracy": "accuracy",
+        "share of the most frequent label": "top_label",
+    },
+    "pairwise": {
+        "accuracy": "accuracy",
+        "accuracy, orders averaged": "both_orders",
+        "accuracy where the longer response is worse": "longer_is_worse",
+        "first position picked": "first",
+        "rationale prefers the labelled winner": "stated",
+    },
+}
+"""Columns of the shortcut audit -> figures of audit.py."""
+AGAINST: dict[Task, tuple[str, ...]] = {
+    "pointwise": ("pearson_within", "pearson"),
+    "pairwise": ("both_orders", "accuracy"),
+}
+"""The figure by which a judge is set against the best rule, and the one in its place where it is undefined."""
+_OF_SOME_ROWS = ("both_orders", "longer_is_worse", "stated")
+
+
+def judge_name(name: str) -> str:
+    """A judge's name for readers: "SFT" for sft, "J2" for j2."""
+    return NAMES.get(name, name.upper() if name[0] == "j" and name[1:].isdigit() else name)
 
 
 def figure_text(figure: Mapping[str, Any] | None, *, with_n: bool = False) -> str:
-    """ ".41 [.30, .52]"; "-" where it can't be told; with the number of rows it is over if asked for."""
+    """ ".41 [.30, .52]", and the number of rows if asked for; "-" where the figure is undefined."""
     if not figure:
         return "-"
     n = f" n={figure['n']}" if with_n else ""
@@ -49,128 +76,87 @@ def _short(value: float) -> str:
     return f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
 
 
-def results_table(models: Mapping[str, Any]) -> Table:
-    """One row a judge: rows, malformed, Pearson, pointwise and pairwise accuracy, each with its 95% interval."""
-    return _table("Judges on the test rows (95% bootstrap intervals; malformed counts as wrong)", _results(models))
+# --- grids ---
 
 
-def differences_table(gains: Mapping[str, Any]) -> Table:
-    """One row a comparison: second judge minus the first, see GAINS."""
-    return _table("Differences (paired bootstrap by prompt)", _differences(gains))
+def judges_grid(models: Mapping[str, Any], *, ranks: bool = False) -> Grid:
+    """One row a judge: rows, malformed, Pearson and both accuracies; with `ranks` Spearman and kappa, too.
 
-
-def results_markdown(results: Mapping[str, Any]) -> str:
-    """The tables of judges and of differences in Markdown."""
-    grids = [_results(results["models"]), _differences(results["differences"])]
-    return "\n".join([*(markdown_table(grid) for grid in grids if len(grid) > 1), audit_markdown(results)])
-
-
-def _results(models: Mapping[str, Any]) -> list[list[str]]:
-    grid = [["judge", "n", "malformed", "Pearson (parsed rows)", "pointwise accuracy", "pairwise accuracy"]]
+    A judge's figures may be a text in their place, such as NOT_RUN; None is NOT_RUN.
+    """
+    columns = ["pearson", *(("spearman", "qwk") if ranks else ()), "accuracy"]
+    titles = {"pearson": "Pearson (parsed rows)", "spearman": "Spearman", "qwk": "kappa (quadratic)"}
+    heads = [titles.get(name, "pointwise accuracy") for name in columns]
+    grid = [["judge", "n", "malformed", *heads, "pairwise accuracy"]]
     for name, result in models.items():
-        if result is None:
-            grid.append([judge_name(name), *[NOT_RUN] * (len(grid[0]) - 1)])
+        if result is None or isinstance(result, str):
+            grid.append([judge_name(name), *[result or NOT_RUN] * (len(grid[0]) - 1)])
             continue
         pointwise, pairwise = result["pointwise"], result["pairwise"]
-        n, malformed = pointwise["n"] + pairwise["n"], pointwise["malformed"] + pairwise["malformed"]
-        figures = (figure_text(pointwise["accuracy"]), figure_text(pairwise["accuracy"]))
-        counts = (f"{pointwise['n']} + {pairwise['n']}", f"{malformed} ({malformed / max(n, 1):.0%})")
-        grid.append([judge_name(name), *counts, figure_text(pointwise["pearson"], with_n=True), *figures])
+        counts = [f"{pointwise['n']} + {pairwise['n']}", malformed_text(pointwise, pairwise)]
+        cells = [figure_text(pointwise[column], with_n=column == "pearson") for column in columns]
+        grid.append([judge_name(name), *counts, *cells, figure_text(pairwise["accuracy"])])
     return grid
 
 
-def _differences(gains: Mapping[str, Any]) -> list[list[str]]:
-    return [["difference", *GAINS], *([name, *gain_texts(gain)] for name, gain in gains.items())]
+def malformed_text(*parts: Mapping[str, Any]) -> str:
+    """ "12 (3%)" of all the parts' rows."""
+    n, malformed = (sum(part[key] for part in parts) for key in ("n", "malformed"))
+    return f"{malformed} ({malformed / max(n, 1):.0%})"
 
 
-AUDIT: dict[Task, dict[str, str]] = {
-    "pointwise": {
-        "Pearson": "pearson",
-        "Pearson within criteria": "pearson_within",
-        "expected score, within criteria": "expected_within",
-        "accuracy": "accuracy",
-        "share of the commonest label": "top_label",
-    },
-    "pairwise": {
-        "accuracy": "accuracy",
-        "accuracy, orders averaged": "both_orders",
-        "accuracy where the longer response is worse": "longer_is_worse",
-        "first position picked": "first",
-        "rationale prefers the labelled winner": "stated",
-    },
-}
-"""Columns of the shortcut audit -> figures of audit.py."""
-AGAINST: dict[Task, str] = {"pointwise": "pearson_within", "pairwise": "both_orders"}
+def differences_grid(gains: Mapping[str, Any]) -> Grid:
+    """One row a comparison, the second judge minus the first. Figures that no comparison has are left out.
+
+    A comparison may be a text in its place, such as NOT_RUN.
+    """
+    known = [gain for gain in gains.values() if not isinstance(gain, str)]
+    columns = [key for key, (task, name) in GAINS.items() if not known or any(name in gain[task] for gain in known)]
+    grid = [["difference", *columns]]
+    for name, gain in gains.items():
+        texts = [gain] * len(columns) if isinstance(gain, str) else []
+        grid.append([name, *(texts or [figure_text(gain[GAINS[c][0]].get(GAINS[c][1])) for c in columns])])
+    return grid
 
 
-def audit_grids(part: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
+def audit_grids(part: Mapping[str, Any]) -> list[tuple[str, Grid]]:
     """(title, table) of each task: the judges, then the rules; each judge minus the best rule."""
     found = []
     for task, columns in AUDIT.items():
         rules = {name: result for name, result in part.get("baselines", {}).items() if task in result}
-        judges = {name: result for name, result in part["models"].items() if result and result[task]["n"]}
-        if not judges or not rules:
+        judges = {name: result for name, result in part["models"].items() if result}
+        judges = {name: result for name, result in judges.items() if rules and result[task]["n"]}
+        if not judges:
             continue
         grid = [["judge or rule", "n", "malformed", *columns, "minus the best rule"]]
         for name, result in [*judges.items(), *rules.items()]:
             figures = result[task]
-            cells = [figure_text(figures.get(key), with_n=key in NARROWER) for key in columns.values()]
-            against = part["against_baselines"].get(name, {}).get(task, {})
-            difference = against.get(AGAINST[task]) or against.get("accuracy")
-            beaten = f"{figure_text(difference)} ({difference['baseline']})" if difference else "-"
+            cells = [figure_text(figures.get(key), with_n=key in _OF_SOME_ROWS) for key in columns.values()]
             shown = name if name in rules else judge_name(name)
-            grid.append([shown, str(figures["n"]), str(figures["malformed"]), *cells, beaten])
+            beaten = "" if name in rules else against_text(part, name, task)
+            grid.append([shown, str(figures["n"]), str(figures["malformed"]), *cells, beaten or "-"])
         found.append((f"Shortcut audit, {task}", grid))
     return found
 
 
-NARROWER = ("both_orders", "longer_is_worse", "stated")
-"""Figures over some of the rows only: their cells give the number."""
+def against_text(part: Mapping[str, Any], judge: str, task: Task) -> str:
+    """ "-.16 [-.27, -.06] (longer response)": a judge minus the best rule; "" where that is undefined."""
+    against = part.get("against_baselines", {}).get(judge, {}).get(task, {})
+    found = next((against[name] for name in AGAINST[task] if against.get(name, {}).get("value") is not None), None)
+    return f"{figure_text(found)} ({found['baseline']})" if found else ""
 
 
-def audit_markdown(part: Mapping[str, Any]) -> str:
-    return "\n".join(f"{title}\n\n{markdown_table(grid)}" for title, grid in audit_grids(part))
-
-
-def show_audit(part: Mapping[str, Any], console: Console, title: str = "") -> None:
-    """Print the tables of the shortcut audit."""
-    for name, grid in audit_grids(part):
-        console.print(_table(f"{title}: {name}" if title else name, grid))
-
-
-def experiment_markdown(results: Mapping[str, Any]) -> str:
-    """results.md of an experiment: the tables of judges and differences, those of `_details`, what the rows are."""
-    parts = [results_markdown(results), *(f"{title}\n\n{markdown_table(grid)}" for title, grid in _details(results))]
-    about = [f"- {name}: {description}\n" for name, description in results["rows"].items()]
-    about += [f"- Not run, {name}: {why}\n" for name, why in results["problems"].items()]
-    return "\n".join([*parts, "".join(about)])
-
-
-def show_experiment(results: Mapping[str, Any], console: Console) -> None:
-    """Print the tables of `experiment_markdown`; of the rows not run the names alone."""
-    ran = _ran(results)
-    show_results({**results, "models": ran}, console)
-    for title, grid in _details(results):
-        console.print(_table(title, grid))
-    console.print(f"Not run: {', '.join(name for name in results['models'] if name not in ran) or 'none'}.")
-    for name, why in results["problems"].items():
-        console.print(f"{name}: {why}")
-
-
-def _ran(part: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: result for name, result in part["models"].items() if result is not None}
-
-
-def _details(results: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
-    """(title, table): what the expected score gives; each aspect and each random seed, where there are several."""
+def details_grids(results: Mapping[str, Any]) -> list[tuple[str, Grid]]:
+    """(title, table) of an experiment: the expected score; each aspect and random seed, where there are several."""
     grid = [["judge", "Pearson of the label", "of the expected score", "difference"]]
     for name, gain in results["expected_score"].items():
         cells = [figure_text(gain[key]) for key in ("label", "expected")]
         grid.append([judge_name(name), *cells, figure_text(gain["difference"], with_n=True)])
     found = [("Expected score against label (pointwise rows that have both)", grid)]
     for aspect, part in results["aspects"].items():
-        found.append((f"Test rows of {aspect or 'no aspect'}", _against_sft(part)))
-        found += [(f"{title}, test rows of {aspect or 'no aspect'}", grid) for title, grid in audit_grids(part)]
+        rows = f"est rows of {aspect or 'no aspect'}"
+        found.append((f"T{rows}", _against_sft(part)))
+        found += [(f"{title}, t{rows}", audited) for title, audited in audit_grids(part)]
     if len(results["seeds"]) > 1:
         per_seed = {
             f"{judge_name(name)}, seed {seed}": part["models"][name]
@@ -178,14 +164,47 @@ def _details(results: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
             for seed, part in results["per_seed"].items()
             if part["models"][name] is not None
         }
-        found.append(("Each random seed", _results(per_seed)))
+        found.append(("Each random seed", judges_grid(per_seed)))
     return found
 
 
-def _against_sft(part: Mapping[str, Any]) -> list[list[str]]:
+def stages_grid(stages: Mapping[str, Mapping[str, Any]]) -> Grid:
+    """State, wall time, tokens and peak memory of each stage; a stage that did not begin has {}."""
+    grid = [["stage", "state", "wall time", "tokens", "peak memory"]]
+    for name, stage in stages.items():
+        if "wall_s" not in stage:
+            grid.append([name, *["unfinished" if stage else NOT_RUN] * 4])
+            continue
+        state = f"from {stage['from']}" if "from" in stage else "done"
+        grid.append([name, state, duration(stage["wall_s"]), f"{stage['tokens'] or 0:,}", _memory([stage])])
+    done = [stage for stage in stages.values() if "wall_s" in stage]
+    here = sum(stage["wall_s"] for stage in done if "from" not in stage)
+    tokens = sum(stage["tokens"] or 0 for stage in done)
+    return [*grid, ["all finished stages", "", duration(here), f"{tokens:,}", _memory(done)]]
+
+
+def _memory(stages: Sequence[Mapping[str, Any]]) -> str:
+    """The most memory of those stages that recorded theirs."""
+    recorded = [stage["peak_rss_mb"] for stage in stages if "peak_rss_mb" in stage]
+    return f"{max(recorded):,} MiB" if recorded else "not recorded"
+
+
+def duration(seconds: float) -> str:
+    """ "7.2 s", "5 min 6 s", "2 h 3 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _ran(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: result for name, result in part["models"].items() if result is not None}
+
+
+def _against_sft(part: Mapping[str, Any]) -> Grid:
     """One row a judge that was run: each task's measures, their differences from SFT, what the expected score gives."""
     ran, gains = _ran(part), part["differences"]
-    tasks = [task for task in ("pointwise", "pairwise") if any(result[task]["n"] for result in ran.values())]
+    tasks = [task for task in AUDIT if any(result[task]["n"] for result in ran.values())]
     columns = {
         "pointwise": ("Pearson", "- SFT", "of the expected score", "- of the label", "pointwise accuracy", "- SFT"),
         "pairwise": ("pairwise accuracy", "- SFT"),
@@ -193,17 +212,85 @@ def _against_sft(part: Mapping[str, Any]) -> list[list[str]]:
     grid = [["judge", "n", "malformed", *(title for task in tasks for title in columns[task])]]
     for name, result in ran.items():
         gain, finer = gains.get(f"{name} - sft", {}), part["expected_score"][name]
-        cells: dict[str, tuple[Any, ...]] = {}
+        cells: list[Any] = []
         for task in tasks:
             other = gain.get(task, {})
-            cells[task] = (result[task]["accuracy"], other.get("accuracy_all"))
             if task == "pointwise":
-                first = (result[task]["pearson"], other.get("pearson"))
-                cells[task] = (*first, finer["expected"], finer["difference"], *cells[task])
-        n, malformed = (sum(result[task][key] for task in tasks) for key in ("n", "malformed"))
-        counts = [judge_name(name), str(n), f"{malformed} ({malformed / max(n, 1):.0%})"]
-        grid.append([*counts, *(figure_text(cell) for task in tasks for cell in cells[task])])
+                cells += [result[task]["pearson"], other.get("pearson"), finer["expected"], finer["difference"]]
+            cells += [result[task]["accuracy"], other.get("accuracy_all")]
+        n = sum(result[task]["n"] for task in tasks)
+        counts = [judge_name(name), str(n), malformed_text(*(result[task] for task in tasks))]
+        grid.append([*counts, *map(figure_text, cells)])
     return grid
+
+
+# --- Markdown ---
+
+
+def markdown_table(grid: Sequence[Sequence[str]]) -> str:
+    lines = [grid[0], ["---"] * len(grid[0]), *grid[1:]]
+    cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+
+def results_markdown(results: Mapping[str, Any]) -> str:
+    """The tables of judges, of differences and of the shortcut audit."""
+    grids = [judges_grid(results["models"]), differences_grid(results["differences"])]
+    parts = [markdown_table(grid) for grid in grids if len(grid) > 1]
+    return "\n".join([*parts, *_titled(audit_grids(results))])
+
+
+def experiment_markdown(results: Mapping[str, Any]) -> str:
+    """results.md of an experiment: `results_markdown`, the details, and what the rows are."""
+    about = [f"- {name}: {description}\n" for name, description in results["rows"].items()]
+    about += [f"- Not run, {name}: {why}\n" for name, why in results["problems"].items()]
+    return "\n".join([results_markdown(results), *_titled(details_grids(results)), "".join(about)])
+
+
+def _titled(grids: Sequence[tuple[str, Grid]]) -> list[str]:
+    return [f"{title}\n\n{markdown_table(grid)}" for title, grid in grids]
+
+
+# --- the terminal ---
+
+
+def results_table(models: Mapping[str, Any]) -> Table:
+    title = "Judges on the test rows (95% bootstrap intervals; malformed counts as wrong)"
+    return _table(title, judges_grid(models))
+
+
+def show_results(results: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the tables of judges, of differences and of the audit, and what is wrong with a judge."""
+    console = console or Console()
+    console.print(results_table(results["models"]))
+    if results["differences"]:
+        console.print(_table("Differences (paired bootstrap by prompt)", differences_grid(results["differences"])))
+    show_audit(results, console)
+
+
+def show_audit(part: Mapping[str, Any], console: Console, title: str = "") -> None:
+    """Print the tables of the shortcut audit and, in red, what is wrong with a judge."""
+    for name, grid in audit_grids(part):
+        console.print(_table(f"{title}: {name}" if title else name, grid))
+    for line in warning_lines(part["models"]):
+        console.print(Text(line, style="bold red"))
+
+
+def warning_lines(models: Mapping[str, Any]) -> list[str]:
+    """One line for each judge whose figures show that it hardly judges, see `audit.degenerate`."""
+    found = {judge_name(name): degenerate(result) for name, result in models.items() if result}
+    return [f"{name} {' and '.join(faults)}." for name, faults in found.items() if faults]
+
+
+def show_experiment(results: Mapping[str, Any], console: Console) -> None:
+    """Print the tables of `experiment_markdown`; of the rows not run the names alone."""
+    ran = _ran(results)
+    show_results({**results, "models": ran}, console)
+    for title, grid in details_grids(results):
+        console.print(_table(title, grid))
+    console.print(f"Not run: {', '.join(name for name in results['models'] if name not in ran) or 'none'}.")
+    for name, why in results["problems"].items():
+        console.print(f"{name}: {why}")
 
 
 def _table(title: str, grid: Sequence[Sequence[str]]) -> Table:
@@ -215,47 +302,18 @@ def _table(title: str, grid: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def markdown_table(grid: Sequence[Sequence[str]]) -> str:
-    """A head and rows of texts as a Markdown table."""
-    lines = [grid[0], ["---"] * len(grid[0]), *grid[1:]]
-    cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
-    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
-
-
-def gain_texts(gain: Mapping[str, Any]) -> list[str]:
-    """One cell for each of GAINS."""
-    return [figure_text(gain[task][figure]) for task, figure in GAINS.values()]
+def stages_table(stages: Mapping[str, Any]) -> Table:
+    return _table("Stages", stages_grid(stages))
 
 
 def benchmark_table(result: Mapping[str, Any]) -> Table:
-    """The headline figures of one benchmark run (suites/running.py), as written and with forced labels."""
-    table = Table(title=f"{result['benchmark']}: {result['model']}")
+    """The headline figures of one benchmark run, as written and with forced labels."""
     parts = {name: result[key]["headline"] for name, key in BENCHMARK_PARTS.items() if key in result}
     if len(parts) == 1:
         parts = {"value": parts["as written"]}
-    table.add_column("figure")
-    for name in parts:
-        table.add_column(name, justify="right")
-    for figure in next(iter(parts.values())):
-        table.add_row(figure, *(figure_text(part[figure], with_n=True) for part in parts.values()))
-    return table
-
-
-def stages_table(stages: Mapping[str, Any]) -> Table:
-    """Wall time (s), tokens and peak memory (MiB) of each stage."""
-    table = Table(title="Stages")
-    for column in ("stage", "state", "wall time", "tokens", "peak memory"):
-        table.add_column(column, justify="right" if column in ("wall time", "tokens", "peak memory") else "left")
-    for name, stage in stages.items():
-        if "wall_s" not in stage:
-            table.add_row(name, "unfinished", "", "", "")
-            continue
-        state = f"from {stage['from']}" if "from" in stage else "done"
-        memory = f"{stage['peak_rss_mb']:,} MiB" if "peak_rss_mb" in stage else ""
-        table.add_row(name, state, f"{stage['wall_s']:.1f} s", f"{stage['tokens']:,}", memory)
-    total = sum(stage.get("wall_s", 0) for stage in stages.values() if "from" not in stage)
-    table.add_row("all", "", f"{total:.1f} s", "", "", style="bold")
-    return table
+    figures = next(iter(parts.values()))
+    rows = [[name, *(figure_text(part[name], with_n=True) for part in parts.values())] for name in figures]
+    return _table(f"{result['benchmark']}: {result['model']}", [["figure", *parts], *rows])
 
 
 def judged_example(example: Example, judgement: Judgement) -> Panel:
@@ -274,32 +332,20 @@ def judged_example(example: Example, judgement: Judgement) -> Panel:
     return Panel(Group(*parts), title=f"One judgement by {judgement.origin}", width=100)
 
 
-def show_results(results: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print the judges' table and the differences."""
-    console = console or Console()
-    console.print(results_table(results["models"]))
-    if results["differences"]:
-        console.print(differences_table(results["differences"]))
-    show_audit(results, console)
-
-
 def show_rationale_votes(summary: Mapping[str, Any], console: Console | None = None) -> None:
     """Print how the second judge's rationales fared: by all, by each rater; agreement, reasons, what wasn't judged."""
     console = console or Console()
     first, second = map(judge_name, summary["judges"])
-    table = Table(title=f"{second}'s rationales against {first}'s, same labels (a tie counts one half)")
-    table.add_column("by")
-    for column in ("better", "both good", "both bad", "orders disagree", "worse", "win rate"):
-        table.add_column(column, justify="right")
+    grid = [["by", "better", "both good", "both bad", "orders disagree", "worse", "win rate"]]
     raters = summary.get("raters", {})
     rows = {f"rater {name}": found for name, found in raters.items()} if len(raters) > 1 else {}
     for name, found in {"all" if raters else summary["meta_judge"]: summary, **rows}.items():
         counts = [str(found["outcomes"].get(k, 0)) for k in ("win", "both good", "both bad", "disagreed", "loss")]
-        table.add_row(name, *counts, figure_text(found["win_rate"], with_n=True))
-    console.print(table)
+        grid.append([name, *counts, figure_text(found["win_rate"], with_n=True)])
+    console.print(_table(f"{second}'s rationales against {first}'s, same labels (a tie counts one half)", grid))
     if raters:
         alpha = summary["agreement"]
-        told = "can't be told (it takes two raters on one item)" if alpha is None else f"{alpha:.2f}"
+        told = "undefined (it takes two raters on one item)" if alpha is None else f"{alpha:.2f}"
         console.print(f"Agreement between raters, Krippendorff's alpha: {told}. Skipped: {summary['skipped']}.")
         for judge, reasons in summary["reasons"].items():
             given = ", ".join(f"{reason} {n}" for reason, n in reasons.items()) or "nothing"

@@ -27,7 +27,9 @@ def test_what_was_not_run_is_none(begun_run):
     assert run.figures("sft") is not None
     assert run.figures("j1") is run.verdicts("j1") is run.history("iter-2") is run.curation(2) is None
     assert Group("", (run,)).last is None
-    assert Group("", (run,)).difference("sft", "j1") is None
+    compared = Group("", (run,)).compared([("sft", "j1")])
+    assert compared["models"]["j1"] is None
+    assert compared["differences"] == {}
 
 
 def test_a_measurement_that_was_interrupted_is_not_read(tiny_data, tmp_path):
@@ -67,10 +69,12 @@ def test_runs_that_differ_in_their_seed_alone_are_pooled(tiny_data, tmp_path):
     groups = grouped([read_run(folder) for folder in (*seeds, other)])
     assert [len(group.runs) for group in groups] == [2, 1]
     assert [group.title for group in groups] == ["tiny, seeds 0, 1", "other"]
-    one, pooled = groups[0].runs[0].figures("sft"), groups[0].figures("sft")
-    assert pooled["pointwise"]["n"] == 2 * one["pointwise"]["n"]
-    assert pooled["pointwise"]["accuracy"]["value"] == pytest.approx(one["pointwise"]["accuracy"]["value"])
-    assert groups[0].difference("sft", "j1")["pairwise"]["accuracy"]["value"] > 0
+    one, found = groups[0].runs[0].figures("sft"), groups[0].compared([("sft", "j1")])
+    pooled = found["models"]["sft"]["pointwise"]
+    assert pooled["n"] == 2 * one["pointwise"]["n"]
+    assert pooled["accuracy"]["value"] == pytest.approx(one["pointwise"]["accuracy"]["value"])
+    assert found["differences"]["j1 - sft"]["pairwise"]["accuracy"]["value"] > 0
+    assert found["baselines"]["criterion mean (train)"]["pointwise"]["n"] == one["pointwise"]["n"]
 
 
 def test_a_seed_that_lacks_a_judge_is_left_out_of_its_pool(tiny_data, tmp_path):
@@ -79,5 +83,8 @@ def test_a_seed_that_lacks_a_judge_is_left_out_of_its_pool(tiny_data, tmp_path):
     (group,) = grouped([read_run(whole), read_run(part)])
     assert len(group.measured("sft")) == 2
     assert group.measured("j1") == (group.runs[0],)
-    assert group.figures("j1") == group.runs[0].figures("j1")
-    assert group.difference("sft", "j1")["pointwise"]["accuracy"]["n"] <= 24
+    found = group.compared([("sft", "j1")])
+    written = group.runs[0].figures("j1")
+    for task in ("pointwise", "pairwise"):
+        assert found["models"]["j1"][task]["accuracy"]["value"] == written[task]["accuracy"]["value"]
+    assert found["differences"]["j1 - sft"]["pointwise"]["accuracy"]["n"] <= 24

@@ -10,12 +10,12 @@ from click.testing import CliRunner
 
 from recipe.cli.main import main
 from recipe.errors import SreError
-from recipe.evaluation.report.html import Table, duration
+from recipe.evaluation.report.tables import duration, markdown_table
 from recipe.pipeline.reports import report
 
 from ..conftest import HOSTILE, write_run
 
-SECTIONS = ("results", "training", "pairs", "labels", "errors", "reliability", "rationales", "costs")
+SECTIONS = ("results", "audit", "training", "pairs", "labels", "errors", "reliability", "rationales", "costs")
 
 
 class Page(HTMLParser):
@@ -49,8 +49,7 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
     def row(self, *start):
-        (found,) = [row for row in self.rows if row[: len(start)] == list(start)]
-        return found
+        return next(row for row in self.rows if row[: len(start)] == list(start))
 
 
 def write(runs, tmp_path):
@@ -89,7 +88,7 @@ def test_the_tables_show_what_was_measured(finished):
     assert page.row("seed", "24 + 48")[2] == "72 (100%)"
     assert page.row("seed, label forced")[2] == "0 (0%)"
     assert page.row("J2 − SFT")[1:].count("not run") == 0
-    assert page.row("sft-pointwise")[2] == "1,234"
+    assert page.row("sft-pointwise")[3] == "1,234"
     assert "| J2 | 24 + 48 | 0 (0%) |" in markdown
     assert "| sft-pointwise |" in markdown
 
@@ -125,15 +124,15 @@ def test_every_figure_names_every_judge_for_those_who_cannot_see_it(finished):
 def test_what_was_not_run_says_so(begun_run, tmp_path):
     page, _, markdown = write([begun_run], tmp_path)
     assert page.row("J1")[1:] == ["not run"] * 7
-    assert page.row("J1 − SFT")[1:] == ["not run"] * 5
+    assert page.row("J1 − SFT")[1:] == ["not run"] * 7
     assert page.row("2") == ["2", *["not run"] * 6]
-    assert page.row("gguf")[1:] == ["not run"] * 3
-    assert page.row("iter-2:dpo")[1:] == ["not run"] * 3
+    assert page.row("gguf")[1:] == ["not run"] * 4
+    assert page.row("iter-2:dpo")[1:] == ["not run"] * 4
     assert "not run" in page.sections["rationales"]
     for name in ("training", "labels", "errors", "reliability"):
         assert "not run" in page.sections[name]
     assert "| J1 | not run |" in markdown
-    assert all(cell for row in page.rows for cell in row)
+    assert all(cell for row in page.rows for cell in row if row[0] != "all finished stages")
 
 
 def test_a_run_folder_with_nothing_in_it_but_its_config_has_a_page(tiny_data, tmp_path):
@@ -142,7 +141,7 @@ def test_a_run_folder_with_nothing_in_it_but_its_config_has_a_page(tiny_data, tm
         shutil.rmtree(folder / stage)
     page, _, _ = write([folder], tmp_path)
     assert page.row("SFT")[1:] == ["not run"] * 7
-    assert page.row("all finished stages")[1] == "0.0 s"
+    assert page.row("all finished stages")[2] == "0.0 s"
 
 
 def test_several_runs_stand_side_by_side_and_seeds_are_pooled(finished_run, begun_run, tiny_data, tmp_path):
@@ -169,8 +168,8 @@ def test_without_its_rows_a_run_still_has_its_figures_and_what_is_missing_is_not
     shutil.rmtree(data)
     page, html, _ = write(runs[:1], tmp_path)
     assert page.row("SFT")[1] == "24 + 48"
-    assert page.row("J1 − SFT")[1:] == ["rows missing"] * 5
-    assert page.row("J2 − SFT")[1:] == ["not run"] * 5
+    assert page.row("J1 − SFT")[1:] == ["rows missing"] * 7
+    assert page.row("J2 − SFT")[1:] == ["not run"] * 7
     assert "can't be read" in html
     assert str(data) in page.sections["rationales"]
     pooled, _, _ = write(runs, tmp_path)
@@ -214,7 +213,7 @@ def test_the_command_says_what_it_wrote(begun_run, tmp_path):
 
 
 def test_a_bar_in_a_name_does_not_break_the_markdown():
-    assert Table(("a", "b"), [("x|y", "1")]).markdown().splitlines()[2] == r"| x\|y | 1 |"
+    assert markdown_table([["a", "b"], ["x|y", "1"]]).splitlines()[2] == r"| x\|y | 1 |"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(7.24, "7.2 s"), (306.4, "5 min 6 s"), (7384, "2 h 3 min")])

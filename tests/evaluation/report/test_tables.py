@@ -11,6 +11,7 @@ from recipe.evaluation.report.tables import (
     show_rationale_votes,
     show_results,
     stages_table,
+    warning_lines,
 )
 
 FIGURE = {"value": 0.414, "low": -0.05, "high": 0.6, "n": 50}
@@ -40,6 +41,18 @@ def test_the_table_names_every_judge_and_difference():
         assert part in text
 
 
+def test_a_judge_that_hardly_judges_is_announced_in_red():
+    top = {"value": 0.95, "low": 0.9, "high": 1.0, "n": 60, "label": 2, "in_truth": 0.5}
+    chance = {"value": 0.52, "low": 0.4, "high": 0.6, "n": 60}
+    scores = {"n": 0, "malformed": 0, "accuracy": NOTHING, "pearson": NOTHING}
+    models = {"j2": {"pointwise": scores, "pairwise": {"n": 60, "malformed": 0, "accuracy": chance, "top_label": top}}}
+    console = Console(width=160, record=True, file=io.StringIO())
+    show_results({"models": models, "differences": {}}, console)
+    text = console.export_text(styles=True)
+    assert "31m" in text[: text.index("J2 picks response 2 in 95%")][-12:]
+    assert warning_lines({"j2": None}) == []
+
+
 def test_stages_show_what_is_unfinished():
     stages = {"seed": {"wall_s": 3.21, "tokens": 0, "peak_rss_mb": 900}, "merged": {"hash": "ab"}}
     text = shown(lambda console: console.print(stages_table(stages)))
@@ -67,7 +80,7 @@ def test_rationale_votes_by_people_and_by_a_meta_judge():
     text = shown(lambda console: show_rationale_votes(people, console))
     for part in ("J2's", "SFT's", "all", "rater 2", ".41 [-.05, .60] n=50", "alpha: 0.61", "Skipped: 2", "nothing"):
         assert part in text
-    assert "can't be told" in shown(lambda console: show_rationale_votes(people | {"agreement": None}, console))
+    assert "undefined" in shown(lambda console: show_rationale_votes(people | {"agreement": None}, console))
     model = votes | {"judges": ["sft", "j2"], "meta_judge": "other", "not_judged": {"0001": "too long"}}
     text = shown(lambda console: show_rationale_votes(model, console))
     assert "other" in text

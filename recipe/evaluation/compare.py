@@ -1,0 +1,128 @@
+"""Several judges on the same rows, over random seeds: figures, differences, and the shortcut audit. Pure; no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from recipe.data.records import TASKS, Example, Judgement, Task
+from recipe.evaluation.audit import audit, both_orders, figures_by_task
+from recipe.evaluation.metrics import FIGURES, credit, paired_difference, pearson_figure, rate_figure
+from recipe.evaluation.trivial import Verdict
+
+Measured = Mapping[str, Mapping[int, Sequence[Judgement]]]
+"""Judge -> random seed -> its judgement of each row."""
+
+
+def compare(
+    rows: Sequence[Example],
+    measured: Measured,
+    pairs: Sequence[tuple[str, str]],
+    train: Sequence[Example] = (),
+    *,
+    resamples: int,
+) -> dict[str, Any]:
+    """Everything that the tables show of these judges.
+
+    Args:
+        rows: The rows that all of them judged.
+        measured: A judge without any seed was not run: its figures are None.
+        pairs: (first, second) judge of each difference; they are compared over the seeds that both have.
+        train: The judges' training rows, for the rules that learn from them.
+        resamples: Of the bootstrap. Rows of one prompt are one group of it, in whichever seed they were judged.
+
+    Returns:
+        {"models": {judge: figures}, "differences": {"second - first": differences}, "expected_score": {judge: what it
+        gains}, "baselines": ..., "against_baselines": ...}; see audit.py.
+    """
+    pooled = {name: _pooled(rows, by_seed, list(by_seed)) for name, by_seed in measured.items()}
+    ran = {name: both for name, both in pooled.items() if both[0]}
+    found: dict[str, Any] = {
+        "models": {name: figures(*pooled[name], resamples) if name in ran else None for name in measured},
+        "differences": {},
+        "expected_score": {name: expected_score_gain(*both, resamples) for name, both in ran.items()},
+    }
+    for first, second in pairs:
+        seeds = [seed for seed in measured.get(first, ()) if seed in measured.get(second, ())]
+        if seeds:
+            repeated, one = _pooled(rows, measured[first], seeds)
+            _, two = _pooled(rows, measured[second], seeds)
+            found["differences"][f"{second} - {first}"] = differences(repeated, one, two, resamples)
+    return found | audit(rows, ran, train, resamples=resamples)
+
+
+def figures(rows: Sequence[Example], judgements: Sequence[Judgement], resamples: int) -> dict[str, Any]:
+    """{"pointwise": {...}, "pairwise": {...}} of audit.py, over the rows of each task that have a label."""
+    return figures_by_task(rows, [Verdict.of(judgement) for judgement in judgements], resamples)
+
+
+def differences(
+    rows: Sequence[Example], first: Sequence[Judgement], second: Sequence[Judgement], resamples: int
+) -> dict[str, Any]:
+    """The second judge minus the first, by task: each a figure with its paired interval.
+
+    Both tasks: "accuracy" over the rows that both parsed, "accuracy_all" over all rows, malformed counting as wrong.
+    Pointwise, over the rows that both parsed: the other figures of metrics.py, and "pearson_within" and
+    "expected_within" criteria. Pairwise: "both_orders", where pairs were judged in both.
+    """
+    found: dict[str, Any] = {}
+    for task in TASKS:
+        kept, one, two = _of_task(rows, task, first, second)
+        truth, groups = [row.label or 0 for row in kept], [row.prompt_id for row in kept]
+        labels = [j.label for j in one], [j.label for j in two]
+        parsed = [k for k, pair in enumerate(zip(*labels, strict=True)) if None not in pair]
+        t, f, s = ([side[k] for k in parsed] for side in (truth, *labels))
+        g = [groups[k] for k in parsed]
+        names = FIGURES if task == "pointwise" else FIGURES[:1]
+        gains = found[task] = {name: paired_difference(t, f, s, g, name, 0, resamples) for name in names}
+        gains["accuracy_all"] = paired_difference(truth, *labels, groups, "accuracy", 0, resamples)
+        if task == "pointwise":
+            criteria = [row.rubric.criteria for row in kept]
+            for name, (a, b) in {"pearson_within": labels, "expected_within": (_expected(one), _expected(two))}.items():
+                gains[name] = paired_difference(truth, a, b, groups, "pearson", 0, resamples, criteria)
+        else:
+            agreed = [both_orders(kept, [Verdict.of(j) for j in side]) for side in (one, two)]
+            gain = {k: credit(truth[k], label) - credit(truth[k], agreed[0][k]) for k, label in agreed[1].items()}
+            gains["both_orders"] = rate_figure(list(gain.values()), [groups[k] for k in gain], resamples=resamples)
+    return found
+
+
+def expected_score_gain(rows: Sequence[Example], judgements: Sequence[Judgement], resamples: int) -> dict[str, Any]:
+    """Pearson of the scores given, of the expected scores of the same rows, and the second minus the first."""
+    kept, said = _of_task(rows, "pointwise", judgements)
+    truth, groups = [row.label or 0 for row in kept], [row.prompt_id for row in kept]
+    expected = _expected(said)
+    labels = [None if score is None else judgement.label for judgement, score in zip(said, expected, strict=True)]
+    return {
+        "label": pearson_figure(truth, labels, groups, resamples=resamples),
+        "expected": pearson_figure(truth, expected, groups, resamples=resamples),
+        "difference": paired_difference(truth, labels, expected, groups, "pearson", 0, resamples),
+    }
+
+
+def by_aspect(rows: Sequence[Example], measured: Measured) -> Iterator[tuple[str, list[Example], Measured]]:
+    """The rows of each aspect with their judgements, where there are several aspects."""
+    aspects = list(dict.fromkeys(row.aspect for row in rows))
+    for aspect in aspects if len(aspects) > 1 else ():
+        places = [k for k, row in enumerate(rows) if row.aspect == aspect]
+        part = {
+            name: {seed: [judgements[k] for k in places] for seed, judgements in by_seed.items()}
+            for name, by_seed in measured.items()
+        }
+        yield aspect, [rows[k] for k in places], part
+
+
+def _pooled(
+    rows: Sequence[Example], by_seed: Mapping[int, Sequence[Judgement]], seeds: Sequence[int]
+) -> tuple[list[Example], list[Judgement]]:
+    return [*rows] * len(seeds), [judgement for seed in seeds for judgement in by_seed[seed]]
+
+
+def _of_task(rows: Sequence[Example], task: Task, *sides: Sequence[Judgement]) -> tuple[Any, ...]:
+    """The labelled rows of a task, and each side's judgements of them."""
+    kept = [k for k, row in enumerate(rows) if row.task == task and row.label is not None]
+    return [rows[k] for k in kept], *([side[k] for k in kept] for side in sides)
+
+
+def _expected(judgements: Sequence[Judgement]) -> list[float | None]:
+    return [None if judgement.label is None else judgement.expected_score for judgement in judgements]
