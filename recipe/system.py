@@ -37,6 +37,11 @@ def resource(name: str) -> Path:
     raise FileNotFoundError(f"the installation lacks its {name!r} folder; reinstall self-rationalizing-evaluators")
 
 
+def cache_folder() -> Path:
+    """Where the package keeps what it can make again: ~/.cache/sre, or below XDG_CACHE_HOME."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "sre"
+
+
 def usable_cores() -> int:
     """The processors that this process may use: its part of them, where a launcher started several here."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -229,3 +229,17 @@ def test_no_drawer_for_everything() -> None:
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_no_file_is_over_400_lines(module: str) -> None:
     assert len(MODULES[module].splitlines()) <= 400
+
+
+def test_no_model_s_own_code_is_run() -> None:
+    """transformers runs Python that comes with a model only where it is told to; everywhere it is told not to."""
+    calls = [
+        (name, node)
+        for name, source in MODULES.items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".from_pretrained")
+    ]
+    assert calls
+    for name, node in calls:
+        told = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        assert told.get("trust_remote_code") == "False", f"{name}, line {node.lineno}"

@@ -20,6 +20,7 @@ from typing import Any
 from recipe.errors import SreError
 from recipe.gguf.architecture import Shape, architecture, heads_of, interleave, read_shape, tensor_names, write_shape
 from recipe.gguf.header import add_metadata, read_metadata
+from recipe.gguf.known import remember
 from recipe.gguf.tokenizer import Vocabulary, read_vocabulary, write_vocabulary
 from recipe.gguf.weights import Adapter, Checkpoint
 
@@ -232,6 +233,7 @@ def whole_file(out: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(out)
+        remember(out)
     except OSError as error:
         free = shutil.disk_usage(out.parent).free
         raise SreError(f"can't be written ({error}); {free / 2**30:.1f} GiB are free on this disk", file=out) from error

@@ -3,6 +3,8 @@
 A GGUF file is, little-endian: "GGUF", version (u32), tensor count (u64), pair count (u64); the pairs, each a
 string key, a value type (u32) and the value; the tensor infos; padding; the tensors' data, whose offsets
 count from the padding's end. So pairs can be added without touching a tensor.
+
+The file may come from anywhere: every count and size is compared with what is left of the file before it is used.
 """
 
 from __future__ import annotations
@@ -12,13 +14,18 @@ import shutil
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from recipe.errors import SreError
 
-STRING, ARRAY = 8, 9
+UINT32, STRING, ARRAY = 4, 8, 9
 # Bytes of a fixed-size value, by its type number (u8, i8, u16, i16, u32, i32, f32, bool, u64, i64, f64).
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _FIRST = 24  # bytes before the first pair
+_SMALLEST_PAIR, _SMALLEST_TENSOR, _LONGEST_NAME = 13, 32, 256  # bytes
+_MOST = {"pairs": 1 << 16, "tensors": 1 << 20, "strings": 1 << 23}  # beyond any model; reading them takes seconds
+# Keys that must hold text, beside all that begin with "sre.".
+_TEXTS = ("general.architecture", "general.name", "tokenizer.chat_template", "tokenizer.ggml.model")
 
 
 @dataclass(frozen=True)
@@ -34,78 +41,117 @@ class Header:
     alignment: int
 
 
-class _Cursor:
-    """Reads little-endian values from `data`, moving on; raises struct.error past the end."""
+class _Reader:
+    """Reads little-endian values from `data`, moving on."""
 
-    def __init__(self, data: mmap.mmap, at: int) -> None:
-        self.data, self.at = data, at
+    def __init__(self, data: mmap.mmap, path: Path) -> None:
+        self.data, self.path, self.at, self.key = data, path, 4, ""
+
+    def damaged(self, why: str) -> NoReturn:
+        field = self.key or None
+        raise SreError(f"this GGUF file is damaged or cut short ({why})", file=self.path, field=field)
+
+    def advance(self, size: int) -> int:
+        """Move on by `size` bytes and return where they begin."""
+        start, self.at = self.at, self.at + size
+        if self.at > len(self.data):
+            self.damaged(f"{size:,} bytes are wanted, {len(self.data) - start:,} are left")
+        return start
 
     def number(self, form: str) -> int:
-        (value,) = struct.unpack_from("<" + form, self.data, self.at)
-        self.at += struct.calcsize(form)
+        (value,) = struct.unpack_from("<" + form, self.data, self.advance(struct.calcsize(form)))
         return int(value)
 
-    def string(self) -> bytes:
+    def count(self, what: str, smallest: int) -> int:
+        """A number of things of at least `smallest` bytes each."""
+        value = self.number("Q")
+        if value > min(_MOST[what], (len(self.data) - self.at) // smallest):
+            self.damaged(f"{value:,} {what} can't be in it")
+        return value
+
+    def string(self, longest: int = 1 << 26) -> str:
         size = self.number("Q")
-        if size > len(self.data) - self.at:
-            raise struct.error("a string runs past the end")
-        self.at += size
-        return self.data[self.at - size : self.at]
+        if size > longest:
+            self.damaged(f"a text of {size:,} bytes")
+        return self.data[self.advance(size) : self.at].decode("utf-8", "replace")
 
     def skip(self, kind: int) -> None:
-        if kind == STRING:
-            size = self.number("Q")
-            self.at += size
+        if kind in _SIZES:
+            self.advance(_SIZES[kind])
         elif kind == ARRAY:
-            inner, count = self.number("I"), self.number("Q")
-            if inner in _SIZES:
-                self.at += _SIZES[inner] * count
-                return
-            for _ in range(count):
-                self.skip(inner)
-        elif kind in _SIZES:
-            self.at += _SIZES[kind]
+            self.skip_array()
         else:
-            raise struct.error(f"value type {kind} is unknown")
+            self.damaged(f"value type {kind} is unknown")
+
+    def skip_array(self) -> None:
+        kind = self.number("I")
+        if kind in _SIZES:
+            self.advance(_SIZES[kind] * self.number("Q"))
+        elif kind == STRING:
+            sizes, at = struct.Struct("<Q"), 0
+            end = len(self.data) - 8
+            count, at = self.count("strings", 8), self.at
+            for _ in range(count):  # a vocabulary has hundreds of thousands
+                if at > end:
+                    break
+                at += 8 + sizes.unpack_from(self.data, at)[0]
+            self.advance(at - self.at)
+        else:
+            self.damaged(f"an array of type {kind}")
 
 
 def read_header(path: Path) -> Header:
-    """Parse the head of `path`. Raises SreError for a file that is missing, no GGUF, or cut short."""
+    """Parse the head of `path`.
+
+    Raises SreError for a file that is missing, no GGUF, cut short, or holds a value of the wrong type where text is
+    needed; it names the key.
+    """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if data[:4] != b"GGUF":
                 raise SreError("this is not a GGUF file", file=path)
-            return _parse(data)
+            return _parse(_Reader(data, path))
     except OSError as error:
         raise SreError(f"can't be read: {error.strerror or error}", file=path) from error
-    except (struct.error, ValueError) as error:
-        raise SreError(f"this GGUF file is damaged or cut short ({error}); write it again", file=path) from error
+    except ValueError as error:  # an empty file
+        raise SreError("this is not a GGUF file: it is empty", file=path) from error
 
 
-def _parse(data: mmap.mmap) -> Header:
-    cursor = _Cursor(data, 4)
-    version = cursor.number("I")
+def _parse(reader: _Reader) -> Header:
+    version = reader.number("I")
     if version not in (2, 3):
-        raise struct.error(f"version {version}")
-    tensors, pairs = cursor.number("Q"), cursor.number("Q")
-    strings, alignment = {}, 32
+        reader.damaged(f"version {version}; 2 and 3 are known")
+    tensors, pairs = reader.count("tensors", _SMALLEST_TENSOR), reader.count("pairs", _SMALLEST_PAIR)
+    strings: dict[str, str] = {}
+    seen, alignment = set(), 32
     for _ in range(pairs):
-        key = cursor.string().decode("utf-8", "replace")
-        kind = cursor.number("I")
+        reader.key = ""
+        reader.key = key = reader.string(_LONGEST_NAME)
+        kind = reader.number("I")
+        if key in seen:
+            reader.damaged("the key stands there twice")
+        seen.add(key)
         if kind == STRING:
-            strings[key] = cursor.string().decode("utf-8", "replace")
-        elif key == "general.alignment":
-            alignment = cursor.number("I")
+            strings[key] = reader.string()
+        elif key in _TEXTS or key.startswith("sre."):
+            raise SreError(f"this key of the GGUF file must hold text, not type {kind}", file=reader.path, field=key)
+        elif key == "general.alignment" and kind == UINT32:
+            alignment = reader.number("I")
+            if alignment < 8 or alignment > 1 << 16 or alignment & (alignment - 1):
+                reader.damaged(f"an alignment of {alignment}")
         else:
-            cursor.skip(kind)
-    pairs_end = cursor.at
+            reader.skip(kind)
+    reader.key, pairs_end = "", reader.at
     for _ in range(tensors):
-        cursor.string()
-        dimensions = cursor.number("I")
-        cursor.at += 8 * dimensions + 12  # sizes, type and offset
-    if cursor.at > len(data):
-        raise struct.error("the tensor infos run past the end")
-    infos_end = cursor.at
+        reader.key = ""
+        reader.key = reader.string(_LONGEST_NAME)
+        dimensions = reader.number("I")
+        if dimensions > 4:
+            reader.damaged(f"a tensor of {dimensions} dimensions")
+        reader.advance(8 * dimensions + 4)
+        if reader.number("Q") > len(reader.data):
+            reader.damaged("its data lies beyond the file's end")
+    infos_end = reader.at
     data_start = -(-infos_end // alignment) * alignment
     return Header(tensors, pairs, strings, pairs_end, infos_end, data_start, alignment)
 
@@ -124,7 +170,7 @@ def add_metadata(source: Path, target: Path, metadata: dict[str, str]) -> None:
     header = read_header(source)
     taken = sorted(set(metadata) & set(header.strings))
     if taken:
-        raise SreError("the converter wrote this key already", file=source, field=taken[0])
+        raise SreError("the GGUF file has this key already", file=source, field=taken[0])
     added = b"".join(_string(key) + struct.pack("<I", STRING) + _string(value) for key, value in metadata.items())
     infos_end = header.infos_end + len(added)
     padding = -infos_end % header.alignment

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from recipe.data.records import Message
 from recipe.errors import SreError
+from recipe.gguf.known import remember
 from recipe.inference.base import Completion, Piece, Request, Sampling, Session, SessionGenerator
 from recipe.inference.labels import LabelPlaces
 from recipe.inference.llamacpp import kernels
@@ -346,6 +347,7 @@ def quantize(
     try:
         quantize_file(source, partial, name, threads or usable_cores(), requantize=requantize)
         os.replace(partial, target)
+        remember(target)
     except OSError as error:
         raise SreError(f"can't write it: {error}", file=target) from error
     finally:

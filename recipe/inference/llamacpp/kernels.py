@@ -25,6 +25,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from recipe.system import cache_folder
+
 FOLDER = Path(__file__).parent / "native"
 VARIABLE = "SRE_KERNELS"
 # The arguments of ggml's functions, and what they are asked to do, may change with its minor version.
@@ -165,7 +167,7 @@ def _compiled(include: Path, features: bytes) -> Path:
     files = [*sorted(FOLDER.iterdir()), include / "ggml.h"]
     parts = [*(file.read_bytes() for file in files), " ".join(flags).encode(), _cpu()]
     name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "sre"
+    folder = cache_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     target = folder / f"kernels-{name}.so"
     if not target.is_file():

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from recipe.errors import SreError
 from recipe.inference.llamacpp import kernels
+from recipe.inference.llamacpp.trial import ERROR
+from recipe.inference.llamacpp.untrusted import check_model, reason
 from recipe.inference.special_tokens import is_structure
 
 # ctypes structures are opaque to the type checker.
@@ -34,10 +36,10 @@ _started = False
 
 @_C.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
 def _on_log(level: int, text: bytes, _data: object) -> None:
-    """Keep the last warnings and errors for SreError's message; print them only when verbose."""
+    """Keep the last errors for SreError's message; print all only when verbose."""
     line = text.decode("utf-8", "replace")
-    if level in (2, 3) and line.strip():
-        _log_tail.append(line.strip())
+    if level == ERROR:
+        _log_tail.append(line)
     if _verbose:
         sys.stderr.write(line)
 
@@ -55,8 +57,8 @@ def start_backend(verbose: bool = False) -> None:
 
 
 def last_log() -> str:
-    """What llama.cpp said last, for an error message."""
-    return "; ".join(dict.fromkeys(_log_tail)) or "llama.cpp gave no reason"
+    """llama.cpp's last errors, for a message."""
+    return reason([*_log_tail])
 
 
 MIN_CELLS = 64
@@ -240,7 +242,7 @@ class KVCache:
         """The written form of the "bos" or "eos" token, "" where there is none."""
         self._check_open()
         token = int(getattr(_C, f"llama_vocab_{name}")(self._vocab))
-        return "" if token < 0 else str(_C.llama_vocab_get_text(self._vocab, token).decode("utf-8"))
+        return "" if token < 0 else str(_C.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace"))
 
     def metadata(self) -> dict[str, str]:
         """Every scalar key of the GGUF header, as text."""
@@ -353,11 +355,10 @@ def _free(ctx: Any, model: Any) -> None:
 
 
 def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise SreError("no such model file (a GGUF was expected)", file=path)
+    check_model(path)
     model = _C.llama_model_load_from_file(os.fsencode(path), model_params())
     if not model:
-        raise SreError(f"not a complete GGUF model that llama.cpp can load: {last_log()}", file=path)
+        raise SreError(f"llama.cpp can't load this file: {last_log()}", file=path)
     return model
 
 

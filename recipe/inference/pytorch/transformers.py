@@ -31,7 +31,7 @@ class TransformersEngine:
         from transformers import AutoTokenizer
 
         settings = read_adapter_settings(adapter) if adapter else dict(lora or {})
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         base = load_base(model, quantization)
         if quantization == "nf4":
             base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=gradient_checkpointing)
@@ -59,7 +59,8 @@ def load_for_inference(model: Path, adapter: Path | None, quantization: Quantiza
     if adapter:
         loaded, tokenizer = TransformersEngine().load(model, adapter=adapter, quantization=quantization)
     else:
-        loaded, tokenizer = load_base(model, quantization), AutoTokenizer.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        loaded = load_base(model, quantization)
     decode_grouped(loaded.get_base_model() if adapter else loaded)
     move = torch.cuda.is_available() and quantization == "none"
     return (loaded.to("cuda") if move else loaded).eval(), tokenizer
@@ -80,6 +81,6 @@ def load_base(model: Path, quantization: Quantization) -> Any:
             bnb_4bit_compute_dtype=dtype,
         )
     try:
-        return AutoModelForCausalLM.from_pretrained(model, **options)
+        return AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         raise SreError(f"not a model that transformers can load: {str(error).splitlines()[0]}", file=model) from None

@@ -101,6 +101,7 @@ def _load_base(model: Path, quantization: Quantization, max_length: int, **more:
             max_seq_length=max_length,
             dtype=compute_dtype(),
             load_in_4bit=quantization == "nf4",
+            trust_remote_code=False,
             **more,
         )
     except (OSError, ValueError, RuntimeError, ImportError) as error:

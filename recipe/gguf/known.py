@@ -1,0 +1,33 @@
+"""Which GGUF files llama.cpp has loaded on this machine before, so that the check of a stranger's file is done once.
+
+For each there is an empty file in the cache folder, named after the path, size and time of the GGUF file and the
+version of llama-cpp-python. Where the cache can't be written, nothing is known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+
+from recipe.system import cache_folder
+
+
+def is_known(path: Path) -> bool:
+    """Whether this very file was loaded here, or written here by this package."""
+    return _mark(path).is_file()
+
+
+def remember(path: Path) -> None:
+    """Note that llama.cpp can load `path`, or that it was written here."""
+    with contextlib.suppress(OSError):
+        mark = _mark(path)
+        mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mark.touch()
+
+
+def _mark(path: Path) -> Path:
+    found = path.stat()
+    parts = (path.resolve(), found.st_size, found.st_mtime_ns, found.st_ino, version("llama-cpp-python"))
+    return cache_folder() / "known-models" / hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
