@@ -1,6 +1,6 @@
-"""The settings of a run: frozen pydantic models, one TOML file, no unknown keys. Knows nothing of stages or models.
+"""The settings of a run: frozen pydantic models and one TOML file. Unknown keys are errors.
 
-The paper states only N = 10, temperature 1.0, 5000 and 500 inputs, margin >= 2; every other value here is ours.
+The paper states only N = 10, temperature 1.0, 5000 and 500 inputs, and a margin of 2 or more. All else is ours.
 """
 
 from __future__ import annotations
@@ -8,13 +8,15 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from recipe.errors import SreError
 
 CONFIGS = Path(__file__).parent / "configs"
+SEED_DATA = "seed-data"
+Task = Literal["pointwise", "pairwise"]
 
 CurationMethod = Literal[
     "correct-answer",
@@ -28,8 +30,26 @@ CurationMethod = Literal[
 MergeMethod = Literal["exact", "svd", "linear", "ties", "dare_linear"]
 
 
+# For a setting that changes no result, such as how progress is reported: changing it refuses no finished stage.
+IMMATERIAL: dict[str, Any] = {"json_schema_extra": {"immaterial": True}}
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def is_material(section: BaseModel, name: str) -> bool:
+    """Whether a setting of the section can change a result."""
+    extra = type(section).model_fields[name].json_schema_extra
+    return not (isinstance(extra, dict) and extra.get("immaterial"))
+
+
+S = TypeVar("S", bound=_Section)
+
+
+def only(section: S, *names: str) -> S:
+    """The section with these settings and all others at their defaults: as much of it as somebody may read."""
+    return type(section)(**{name: getattr(section, name) for name in names})
 
 
 class ModelConfig(_Section):
@@ -46,8 +66,11 @@ class ModelConfig(_Section):
 class DataConfig(_Section):
     """Where rows come from, and how many are used (null: all)."""
 
-    pointwise: str = "seed-data"  # seed-data, its part seed-data:counted, a file, a folder, or a hub name
-    pairwise: str = "seed-data"
+    # seed-data (or its part seed-data:counted), a file, a folder, or a hub name. "" is none: the judge then learns the
+    # other task alone. So does it where a task is left out beside rows of your own for the other one.
+    pointwise: str | None = None
+    pairwise: str | None = None
+    default: str = SEED_DATA  # the rows where both are left out
     train_pointwise: int | None = Field(None, ge=1)
     train_pairwise: int | None = Field(None, ge=1)
     # Pairs made of two scored responses to one prompt under one rubric; the higher score wins.
@@ -63,9 +86,35 @@ class DataConfig(_Section):
     dev_pairwise: int | None = Field(None, ge=0)
     test_pointwise: int | None = Field(None, ge=0)
     test_pairwise: int | None = Field(None, ge=0)
-    dev_split: str = "dev"  # the published collections have no dev split: "" takes none
-    test_split: str = "test"
+    dev_split: str = "dev"  # the split with rows that decide which judge is best; "" takes none
+    test_split: str = "test"  # the split with rows to measure the judges on; "" takes none
+    # Where the data has no such split, the rows of so many of the training prompts. They are not trained on.
+    dev_share: float = Field(0.1, ge=0, lt=1)
+    test_share: float = Field(0.1, ge=0, lt=1)
     skip_bad_rows: bool = False
+
+    def source(self, task: str) -> str:
+        """Where a task's rows come from; "" where the run has none."""
+        named, other = (self.pointwise, self.pairwise) if task == "pointwise" else (self.pairwise, self.pointwise)
+        if named is not None:
+            return named
+        seed_data = other is not None and other.partition(":")[0] == SEED_DATA
+        return self.default if not other else other if seed_data else ""
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks that the judge learns."""
+        scored = self.pairs_from_scores != "off"
+        kinds: tuple[Task, ...] = ("pointwise", "pairwise")
+        return tuple(task for task in kinds if self.source(task) or (scored and task == "pairwise"))
+
+    def has_dev(self) -> bool:
+        """Whether rows are held out to decide which judge is best."""
+        return bool(self.dev_split) and any(getattr(self, f"dev_{task}") != 0 for task in self.tasks)
+
+    def has_test(self) -> bool:
+        """Whether the judges are measured on test rows."""
+        return bool(self.test_split) and any(getattr(self, f"test_{task}") != 0 for task in self.tasks)
 
 
 class LoraConfig(_Section):
@@ -117,7 +166,7 @@ class MergeConfig(_Section):
 class SampleConfig(_Section):
     """Self-rationalization: N judgements of each input from J_t."""
 
-    inputs: tuple[int, ...] = (5000, 500)  # per iteration; the last one serves further iterations
+    inputs: tuple[int, ...] = (5000,)  # of each round; a round that isn't named takes a tenth of the one before it
     pairwise_share: float = Field(0.5, ge=0, le=1)
     n: int = Field(10, ge=1)
     temperature: float = Field(1.0, ge=0)
@@ -125,6 +174,12 @@ class SampleConfig(_Section):
     block: int = Field(16, ge=1)  # inputs sampled together and appended together
     engine: Literal["auto", "llamacpp", "torch", "vllm"] = "auto"  # auto: torch on a GPU, else llamacpp
     parallel: int = Field(16, ge=1, le=1024)  # llama.cpp takes up to 128
+
+    def inputs_of(self, t: int) -> int:
+        """How many inputs round t (from 1) samples."""
+        further = max(0, t - len(self.inputs))
+        named = self.inputs[t - further - 1]
+        return max(2, round(named / 10**further)) if further else named
 
 
 class CurateConfig(_Section):
@@ -148,11 +203,20 @@ class DpoConfig(TrainConfig):
     reference: Literal["auto", "recorded", "pass"] = "auto"
 
 
+class RoundsConfig(_Section):
+    """Which rounds of self-rationalization are kept. It takes dev rows; without them every round is."""
+
+    # better: the judge's dev figure is above that of the judge before. significant: the 95% interval of the difference
+    # is above 0 too. The loop ends at the first round that isn't kept. all: every round is kept.
+    keep: Literal["better", "significant", "all"] = "better"
+
+
 class ExportConfig(_Section):
     snapshot: Literal["F32", "F16", "BF16"] = "F16"  # the file each J_t is sampled and evaluated with
     types: tuple[str, ...] = ("Q8_0", "Q4_K_M")
     judge: str = "Q8_0"  # the type that becomes judge.gguf
-    source: str = ""  # which judge is exported: sft, j1, …; the last unless said otherwise
+    # Which judge becomes judge.gguf: sft, j1, …, or the best on the dev rows (the last where there are none).
+    source: str = "best"
     flip_rows: int = Field(40, ge=0)  # rows on which the verdict flip rate is measured
     converter: str | None = None
 
@@ -170,11 +234,11 @@ class Config(_Section):
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$")
     seed: int = Field(0, ge=0)
-    iterations: int = Field(2, ge=0)  # T
-    # What iteration 1 starts from. Ablations: mixed is one SFT on both tasks' rows; seed is no SFT at all.
+    iterations: int = Field(2, ge=0)  # rounds of self-rationalization at most
+    # What round 1 starts from. Ablations: mixed is one SFT on both tasks' rows; seed is no SFT at all.
     start: Literal["merged", "mixed", "seed"] = "merged"
     update: Literal["dpo", "best-of-n"] = "dpo"  # baseline best-of-n: SFT on the right samples instead of DPO on pairs
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1)  # of the CPU; null: all cores
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     lora: LoraConfig = LoraConfig()
@@ -183,6 +247,7 @@ class Config(_Section):
     sample: SampleConfig = SampleConfig()
     curate: CurateConfig = CurateConfig()
     dpo: DpoConfig = DpoConfig()
+    rounds: RoundsConfig = RoundsConfig()
     export: ExportConfig = ExportConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
@@ -192,7 +257,15 @@ class Config(_Section):
             raise ValueError("sample.inputs needs at least one number")
         if self.export.judge not in (*self.export.types, self.export.snapshot):
             raise ValueError(f"export.judge {self.export.judge!r} is not among export.types or export.snapshot")
+        if not self.data.tasks:
+            raise ValueError("data.pointwise and data.pairwise are both empty; name rows for one of them")
         return self
+
+
+def key_of(value: object) -> str | None:
+    """The name in the file ("sft") of a section of the settings; None for any other value."""
+    sections = Config.model_fields.items() if isinstance(value, _Section) else ()
+    return next((name for name, field in sections if field.annotation is type(value)), None)
 
 
 def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -204,10 +277,12 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     path = _find(source)
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SreError(f"not valid TOML: {error}", file=path) from None
     for override in overrides:
         _apply(raw, override)
+    if isinstance(raw.get("data"), dict) and raw["data"].get("aspects") == []:
+        del raw["data"]["aspects"]  # run folders of older versions have it
     return validate(raw, file=path)
 
 

@@ -159,6 +159,9 @@ class Prompts:
         )
         self._parts: dict[str, list[tuple[str, jinja2.Template]]] = {}
 
+    def __reduce__(self) -> tuple[type[Prompts], tuple[dict[str, str]]]:
+        return Prompts, (self.sources,)  # a compiled template can't be sent to another process
+
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of all templates: two judges with the same digest ask the same questions."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -29,19 +30,64 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def fingerprint(path: Path) -> str:
+    """A hash that tells whether a file has changed, cheap enough to be taken at every start of a run.
+
+    It covers all of a file up to 256 MB. Of a larger one it covers the size and 256 pieces of 64 KiB, evenly spread.
+    """
+    found = path.stat()
+    return _fingerprint(path, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _fingerprint(path: Path, size: int, changed: int) -> str:
+    if size <= 256_000_000:
+        return hash_file(path)
+    digest, piece, pieces = hashlib.sha256(str(size).encode()), 65_536, 256
+    with path.open("rb") as file:
+        for k in range(pieces):
+            file.seek(k * (size - piece) // (pieces - 1))
+            digest.update(file.read(piece))
+    return digest.hexdigest()
+
+
+_RESTORE = "restore the file, or remove it to make it again"
+
+
 def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises SreError, naming the file and what to do, for anything else in it."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise SreError(f"not valid JSON ({error}); remove the file to redo its stage", file=path) from None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # JSON's and Unicode's errors are ValueErrors
+        raise SreError(f"not valid JSON ({error}); {_RESTORE}", file=path) from None
+    if not isinstance(content, dict):
+        raise SreError(f"expected a JSON object, not {type(content).__name__}; {_RESTORE}", file=path)
+    return content
+
+
+# What a stage's marker must hold: the file may have been damaged, or be somebody else's.
+_MARKER: dict[str, Any] = {"stage": str, "hash": str}
+_FINISHED: dict[str, Any] = {"finished": (int, float), "wall_s": (int, float), "tokens": int}
+
+
+def read_marker(path: Path) -> dict[str, Any]:
+    """A stage's done.json or started.json. Raises SreError where it is no such thing."""
+    content = read_json(path)
+    needed = _MARKER | (_FINISHED if path.name.endswith("done.json") else {})
+    wrong = [key for key, kind in needed.items() if not isinstance(content.get(key), kind)]
+    wrong += [key for key in ("settings", "inputs", "made") if not isinstance(content.get(key, {}), dict)]
+    made = () if wrong else content.get("made", {}).values()
+    if wrong or not all(isinstance(facts, dict) and {"bytes", "hash"} <= facts.keys() for facts in made):
+        message = "not the marker of a stage; remove the file to run its stage again"
+        raise SreError(message, file=path, field=(wrong or ["made"])[0])
     return content
 
 
 def read_markers(run: Path) -> list[dict[str, Any]]:
     """The stage markers of a run folder: finished stages, oldest first, then unfinished ones, which lack "finished"."""
-    found = [read_json(path) for path in run.rglob("*done.json")]
+    found = [read_marker(path) for path in run.rglob("*done.json")]
     found.sort(key=lambda marker: marker["finished"])
-    return found + [read_json(path) for path in sorted(run.rglob("*started.json"))]
+    return found + [read_marker(path) for path in sorted(run.rglob("*started.json"))]
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

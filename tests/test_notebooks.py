@@ -170,11 +170,12 @@ def test_quickstart_colab_runs(tiny_model: Path, tiny_data: Path, tmp_path: Path
 @pytest.fixture
 def tiny_judge(tiny_model: Path, tmp_path: Path) -> Path:
     """The untrained tiny model as a GGUF file."""
-    from recipe.config import load
-    from recipe.training.export import run_snapshot
+    from recipe.prompts import Prompts
+    from recipe.training.export import judge_metadata, run_snapshot
 
     path = tmp_path / "judge.gguf"
-    run_snapshot(path, model=tiny_model, adapter=None, name="tiny", weights="", config=load("tiny"))
+    metadata = judge_metadata("tiny", "tiny", Prompts())
+    run_snapshot(path, model=tiny_model, adapter=None, type_name="F16", converter=None, metadata=metadata)
     return path
 
 

@@ -185,7 +185,7 @@ def experiment(
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: RUN/report.html]")
 def report(runs: tuple[Path, ...], out: Path | None) -> None:
     """Write one self-contained HTML page about finished runs, and its tables as Markdown beside it."""
-    from recipe.pipeline.reports import report as write
+    from recipe.pipeline.finished_runs import report as write
 
     for path in write(runs, out):
         click.echo(path)
@@ -211,7 +211,7 @@ def annotate() -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draw and of each task's order.")
 def export(run: Path, out: Path, first: str, second: str | None, n: int, seed: int) -> None:
     """Write Label Studio tasks and labelling configuration for rows that both judges gave the same label."""
-    from recipe.pipeline.reports import export_annotations
+    from recipe.pipeline.finished_runs import export_annotations
 
     counts = export_annotations(run, out, first=first, second=second, n=n, seed=seed)
     click.echo(

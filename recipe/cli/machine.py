@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from recipe.cli.options import console, examples, run_argument, set_option
+from recipe.errors import SreError
 
 if TYPE_CHECKING:
     from recipe.doctor.checks import Check
@@ -61,28 +62,46 @@ def _kernels() -> list[Check]:
 )
 @set_option
 def plan(config: str, gpu: str, overrides: tuple[str, ...]) -> None:
-    """Memory and time of each stage, and whether the run fits, before anything is downloaded."""
+    """Check the data, and show the memory and time of each stage, before anything is downloaded."""
+    from tempfile import TemporaryDirectory
+
     from recipe.config import load
+    from recipe.pipeline.context import RunContext
+    from recipe.pipeline.preflight import preflight
     from recipe.planning.plan import make_plan
     from recipe.planning.show import show_plan
 
-    show_plan(make_plan(load(config, overrides), gpu.lower()), console())
+    settings = load(config, overrides)
+    planned = make_plan(settings, gpu.lower())
+    with TemporaryDirectory() as scratch:
+        for line in preflight(RunContext(settings, Path(scratch)), offline=True):
+            click.echo(line)
+    show_plan(planned, console())
 
 
 @click.command(
     epilog=examples(
         "sre publish runs/quickstart --repo me/my-judge --dry-run",
         "sre publish runs/quickstart --repo me/my-judge --private",
+        "sre publish runs/quickstart --ollama my-judge",
     )
 )
 @run_argument
-@click.option("--repo", required=True, metavar="USER/NAME", help="The model repository; made where it is not there.")
+@click.option("--repo", metavar="USER/NAME", help="The model repository; it is made where there is none.")
+@click.option("--ollama", metavar="NAME", help="Make the judge a model of this machine's Ollama.")
 @click.option("--dry-run", is_flag=True, help="List what would be uploaded, and the model card; send nothing.")
 @click.option("--private", is_flag=True, help="A new repository is private.")
-def publish(run: Path, repo: str, dry_run: bool, private: bool) -> None:
-    """Upload a finished run's judge to the Hugging Face hub: GGUF files, adapter, model card."""
-    from recipe.training.publish import collect, upload
+def publish(run: Path, repo: str | None, ollama: str | None, dry_run: bool, private: bool) -> None:
+    """Take a finished run's judge to the Hugging Face hub (GGUF files, adapter, model card) or to Ollama."""
+    from recipe.training.publish import collect, to_ollama, upload
 
+    if (repo is None) == (ollama is None):
+        raise SreError("expected either --repo USER/NAME or --ollama NAME")
+    if ollama is not None:
+        to_ollama(run, ollama)
+        click.echo(f"Ollama has it: ollama run {ollama}")
+        return
+    assert repo is not None
     bundle = collect(run, repo)
     click.echo(bundle.listing)
     if dry_run:

@@ -1,4 +1,4 @@
-"""The command `sre`: the group and its error handling. The commands lie beside it, by what they are for."""
+"""The command `sre`: the group of commands and its error handling. The commands lie beside it, by their purpose."""
 
 from __future__ import annotations
 
@@ -14,9 +14,17 @@ from recipe.cli import evaluation, judging, machine, training
 from recipe.errors import SreError
 from recipe.system import process
 
+SECTIONS = {"Train": training, "Judge": judging, "Measure": evaluation, "Machine": machine}
+
 
 class _Group(click.Group):
     """A user's error is one line on standard error and exit code 2. Of several processes the main one answers."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = formatter.width - max(map(len, self.commands)) - 6
+        for title, module in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(str(c.name), c.get_short_help_str(width)) for c in module.COMMANDS])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -41,6 +49,6 @@ def main() -> None:
     """
 
 
-for _module in (training, judging, evaluation, machine):
+for _module in SECTIONS.values():
     for _command in _module.COMMANDS:
         main.add_command(_command)

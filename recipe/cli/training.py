@@ -1,7 +1,9 @@
-"""Train a judge: `sre run`, `quickstart`, one command per stage, `status`, `config`."""
+"""Train a judge: `sre quickstart`, `run`, `stage`, `status`, `config`, `split`."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,73 +86,83 @@ def quickstart(run_dir: Path | None, overrides: tuple[str, ...]) -> None:
     from recipe.evaluation.report.tables import judged_example
 
     console().print(judged_example(*judge_one(folder)))
-    click.echo(f"Your judge: {folder / 'judge.gguf'}")
-    click.echo(
-        f"Judge a file with it: sre judge data/test/pointwise.jsonl -o judged.jsonl --model {folder / 'judge.gguf'}"
-    )
 
 
 def _run_and_show(config: Config, run_dir: Path | None, until: str | None) -> Path:
     from recipe.pipeline.steps import run_pipeline
 
     folder = run_dir or Path("runs") / config.name
-    results = run_pipeline(config, folder, until=until)
+    results = run_pipeline(config, folder, until=until, say=click.echo)
     from recipe.evaluation.report.tables import show_results, stages_table
 
     console().print(stages_table(results["stages"]))
     if results["models"]:
         show_results(results, console())
+    _summarise(results, folder)
     return folder
 
 
-def _stage_command(
-    name: str, stage: str, text: str, *, task: bool = False, iteration: bool = False, export: bool = False
-) -> click.Command:
-    """The command of one stage. `stage` may hold {task} and {t}."""
+def _summarise(results: Mapping[str, Any], folder: Path) -> None:
+    """What the dev rows said of each round, which judge was taken, and how to use it."""
+    from recipe.evaluation.report.tables import judge_name, round_text
 
-    def body(run: Path, ollama: str | None = None, judge: str | None = None, **chosen: Any) -> None:
-        from recipe.pipeline.steps import run_stage
-
-        facts = run_stage(run, stage.format(**chosen), [f"export.source={judge}"] if judge else ())
-        shown = {key: value for key, value in facts.items() if key not in ("settings", "inputs", "versions", "figures")}
-        console().print_json(data=shown)
-        if ollama:
-            from recipe.training.publish import to_ollama
-
-            to_ollama(run, ollama)
-            click.echo(f"Ollama has it: ollama run {ollama}")
-
-    command = click.command(name, help=text)(run_argument(body))
-    example = f"sre {name} runs/quickstart"
-    if task:
-        kind = click.Choice(["pointwise", "pairwise"])
-        command = click.option("--task", type=kind, required=True, help="Which adapter to train.")(command)
-        example += " --task pointwise"
-    if iteration:
-        number = click.IntRange(min=1)
-        command = click.option("-t", "--iteration", "t", type=number, default=1, show_default=True)(command)
-        example += " -t 1"
-    more = []
-    if export:
-        command = click.option(
-            "--ollama", metavar="NAME", help="Make the judge a model of this machine's Ollama, too."
-        )(command)
-        command = click.option("--judge", help="Which judge: sft, j1, j2, … [default: the last]")(command)
-        more = [f"{example} --judge j1      where the second round made it worse", f"{example} --ollama my-judge"]
-    command.epilog = examples(example, *more)
-    return command
+    for found in results["rounds"]:
+        click.echo(round_text(found))
+    if results["judge"]:
+        click.echo(f"Your judge: {folder / 'judge.gguf'} ({judge_name(results['judge'])})")
+        click.echo(f"Judge a file with it: sre judge rows.jsonl -o judged.jsonl --model {folder / 'judge.gguf'}")
+    else:
+        click.echo(f"Not finished: run the same command again to go on, or see `sre status {folder}`")
 
 
-@click.command(epilog=examples("sre status runs/quickstart"))
+@click.command(
+    epilog=examples(
+        "sre stage iter-1:curate runs/quickstart",
+        "sre stage gguf runs/quickstart --set export.source=j1        another judge than the best becomes judge.gguf",
+        "sre stage iter-1:curate runs/quickstart --set curate.margin=2",
+    )
+)
+@click.argument("name")
 @run_argument
-def status(run: Path) -> None:
-    """What of a run is done, how long it took, its tokens and peak memory."""
-    from recipe.evaluation.report.tables import stages_table
-    from recipe.pipeline.stage_cache import RunFolder
+@set_option
+@click.option("--again", is_flag=True, help="Run the stage even if it is done.")
+def stage(name: str, run: Path, overrides: tuple[str, ...], again: bool) -> None:
+    """Run one stage of a run folder, by the name that `sre status` shows.
 
-    if not (run / "config.toml").is_file():
-        raise SreError("not a run folder (no config.toml)", file=run)
-    console().print(stages_table({stage["stage"]: stage for stage in RunFolder(run).stages()}))
+    For example seed, sft-pointwise, merged, iter-1:sample, iter-1:dpo, evaluation/j1 or gguf. The stages that it needs
+    must be done. With --set the stage runs again with other settings, which the folder keeps; the stages after it then
+    have to be made again.
+    """
+    from recipe.pipeline.steps import run_stage
+
+    facts = run_stage(run, name, overrides, again=again)
+    hidden = ("settings", "inputs", "versions", "figures", "made")
+    console().print_json(data={key: value for key, value in facts.items() if key not in hidden})
+
+
+@click.command(epilog=examples("sre status runs/quickstart", "sre status runs/quickstart --watch"))
+@run_argument
+@click.option("--watch", is_flag=True, help="Show it anew every two seconds until the run ends.")
+def status(run: Path, watch: bool) -> None:
+    """Show what of a run is done, how long it took, what is running, and which rounds were kept."""
+    from rich.console import Group
+    from rich.live import Live
+
+    from recipe.evaluation.report.tables import round_text, stages_table
+    from recipe.pipeline.finished_runs import Status, read_status
+
+    def view(found: Status) -> Group:
+        return Group(stages_table(found.stages), *map(round_text, found.rounds), *found.notes)
+
+    found = read_status(run)
+    if not watch:
+        console().print(view(found))
+        return
+    with Live(view(found), console=console(), auto_refresh=False) as live:
+        while found.running:
+            time.sleep(2)
+            found = read_status(run)
+            live.update(view(found), refresh=True)
 
 
 @click.command(epilog=examples("sre config", "sre config cpu-smollm2-135m", "sre config my.toml --set sample.n=4"))
@@ -163,20 +175,4 @@ def config(config: str | None, overrides: tuple[str, ...]) -> None:
     click.echo(dump(load(config, overrides)) if config else "\n".join(presets()))
 
 
-STAGES = (
-    _stage_command("seed", "seed", "Fetch or convert the seed model of a run folder."),
-    _stage_command("sft", "sft-{task}", "Train the pointwise or the pairwise adapter.", task=True),
-    _stage_command("merge", "merged", "Merge the two adapters and print every method's error."),
-    _stage_command("sample", "iter-{t}:sample", "Draw N judgements of each input from J_t.", iteration=True),
-    _stage_command("assess", "iter-{t}:assess", "Rate or pick judgements, where curation asks.", iteration=True),
-    _stage_command("curate", "iter-{t}:curate", "Make preference pairs of the judgements.", iteration=True),
-    _stage_command("dpo", "iter-{t}:dpo", "Train J_{t+1} on the preference pairs.", iteration=True),
-    _stage_command(
-        "export",
-        "gguf",
-        "Quantise the last judge or another; write judge.gguf, card and Modelfile.",
-        export=True,
-    ),
-)
-
-COMMANDS: tuple[click.Command, ...] = (run, quickstart, split, *STAGES, status, config)
+COMMANDS: tuple[click.Command, ...] = (quickstart, run, stage, status, config, split)

@@ -6,7 +6,9 @@ A reader yields one `RawRow` per row, and goes on after a row it can't read: `pr
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import functools
 import json
 import re
 import sys
@@ -67,7 +69,7 @@ def open_rows(source: str | Path, task: Task | None, split: str, columns: Set[st
         return (raw for raw in rows if raw.row["aspect"].endswith(end)) if end else rows
     if path.exists():
         return _read(path, columns)
-    if path.suffix.lower() not in _READERS and _HUB_NAME.fullmatch(name):
+    if is_hub_name(name):
         return _read_hub(name, split, columns)
     expected = f"a {', '.join(_READERS)} file, a folder, a hub name or {SEED_DATA!r}"
     raise SreError(f"no such file or folder; expected {expected}", file=source)
@@ -83,7 +85,7 @@ def _files_of(folder: Path, task: Task | None, split: str) -> list[Path]:
     places = (
         [*readable(folder, f"{split}.*"), *readable(folder, f"{split}-*")],
         [file for name in ((task,) if task else TASKS) for file in readable(inside, f"{name}.*")],
-        readable(inside, "*"),
+        [file for file in readable(inside, "*") if not task or file.stem not in TASKS],
         readable(folder / "data", f"{split}-*"),
         readable(folder / "data", f"*/{split}.*"),
     )
@@ -184,25 +186,58 @@ _READERS: dict[str, Callable[[Path, Set[str]], Iterator[RawRow]]] = {
 }
 
 
+def has_split(source: str, task: Task, split: str) -> bool:
+    """Whether a source has the rows of a split apart. A single file has training rows alone."""
+    path = Path(source)
+    if source in SEED_PARTS:
+        return split in SEED_SPLITS
+    if path.is_dir():
+        try:
+            return bool(_files_of(path, task, split))
+        except SreError:
+            return False
+    return is_hub_name(source) and split in _hub_splits(source)
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether a source is read from the Hugging Face hub."""
+    path = Path(source)
+    return not path.exists() and path.suffix.lower() not in _READERS and bool(_HUB_NAME.fullmatch(source))
+
+
+@functools.cache
+def _hub_splits(name: str) -> tuple[str, ...]:
+    with _from_hub(name, "a list of its splits") as datasets:
+        repository, *config = name.split(":")
+        return tuple(datasets.get_dataset_split_names(repository, *config))
+
+
 def _read_hub(name: str, split: str, columns: Set[str]) -> Iterator[RawRow]:
+    with _from_hub(name, f"split {split!r}") as datasets:
+        repository, *config = name.split(":")
+        table = datasets.load_dataset(repository, *config, split=split)
+        table = table.select_columns([column for column in table.column_names if column in columns])
+    for line, row in enumerate(table, 1):
+        yield RawRow(name, name.rpartition("/")[2].partition(":")[0], line, row)
+
+
+@contextlib.contextmanager
+def _from_hub(name: str, what: str) -> Iterator[Any]:
+    """The module `datasets`. Raises SreError, saying what to do, where it is missing or what it is asked for fails."""
     try:
         import datasets
     except ImportError:
         message = f"a hub name needs datasets: pip install datasets, or give a local {_names()} file"
         raise SreError(message, file=name) from None
     try:
-        repository, *config = name.split(":")
-        table = datasets.load_dataset(repository, *config, split=split)
-        table = table.select_columns([column for column in table.column_names if column in columns])
+        yield datasets
     except Exception as error:  # whatever the hub's client raises, the ways out are the same
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
         raise SreError(
-            f"no such folder, and split {split!r} can't be loaded from the hub ({reason}); check the name "
-            f"and the split, go online, or give a local {_names()} file",
+            f"no such folder, and {what} can't be loaded from the hub ({reason}); check the name and the split, go "
+            f"online, or give a local {_names()} file",
             file=name,
         ) from error
-    for line, row in enumerate(table, 1):
-        yield RawRow(name, name.rpartition("/")[2].partition(":")[0], line, row)
 
 
 def _names() -> str:

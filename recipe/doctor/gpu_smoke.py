@@ -22,6 +22,7 @@ from recipe.data.records import TASKS, Example, Judgement, Preference, Task
 from recipe.doctor.gpu_report import Report, Status, Step, device, found_versions
 from recipe.errors import SreError, install
 from recipe.inference.base import Generator
+from recipe.prompts import Prompts
 from recipe.system import in_own_process, peak_rss_mb
 
 ROWS = 8  # of each task: two optimiser steps
@@ -175,6 +176,7 @@ class _Smoke:
             model=self.model,
             examples=self._rows(task),
             dev=self._rows(task)[:1],
+            prompts=Prompts(),
             settings=self.config.sft,
             lora=self.config.lora,
             seed=0,
@@ -261,6 +263,7 @@ class _Smoke:
             lora=None,
             examples=examples,
             preferences=_pairs(samples),
+            prompts=Prompts(),
             settings=self.config.dpo,
             seed=0,
             **self._loading(),
@@ -285,12 +288,13 @@ class _Smoke:
     def _export(self) -> str:
         self._need("DPO adapter")
         from recipe.inference.llamacpp.generator import quantize
-        from recipe.training.export import run_snapshot
+        from recipe.training.export import judge_metadata, run_snapshot
 
         snapshot, judge = self.folder / "gguf" / "j1.gguf", self.folder / "judge.gguf"
         snapshot.parent.mkdir()
         adapter = self.made["DPO adapter"]
-        run_snapshot(snapshot, model=self.model, adapter=adapter, name="smoke", weights="smoke", config=self.config)
+        metadata = judge_metadata("smoke", self.config.model.source, Prompts())
+        run_snapshot(snapshot, model=self.model, adapter=adapter, type_name="F16", converter=None, metadata=metadata)
         quantize(snapshot, judge, "Q8_0")
         self.made["judge.gguf"] = judge
         return f"F16 {snapshot.stat().st_size / 1e6:.0f} MB, Q8_0 {judge.stat().st_size / 1e6:.0f} MB"
@@ -315,7 +319,7 @@ def _sampled(generator: Generator, rows: list[Example], config: Config) -> tuple
     from recipe.training.sample import sample_block
 
     start = time.monotonic()
-    judgements = sample_block(generator, rows, config.sample, origin="sft", seed=0)
+    judgements = sample_block(generator, rows, config.sample, prompts=Prompts(), origin="sft", seed=0)
     spent = time.monotonic() - start
     missing = [judgement.id for judgement in judgements if judgement.logprob is None]
     if missing:

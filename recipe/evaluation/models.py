@@ -25,7 +25,7 @@ def open_judge(model: str, *, threads: int | None = None, context: int = 4096, p
         return Judge.from_gguf(path, threads=threads, context=context, parallel=parallel)
     if (path / "config.toml").is_file():
         if not (path / "judge.gguf").is_file():
-            raise SreError("this run folder has no judge.gguf yet; finish it with `sre run` or `sre export`", file=path)
+            raise SreError("this run folder has no judge.gguf yet; finish it with `sre run`", file=path)
         judge = Judge.from_gguf(path / "judge.gguf", threads=threads, context=context, parallel=parallel)
         judge.name = path.name
         return judge

@@ -1,213 +1,229 @@
-"""One run's settings, folder and means: rows, engines, judges by name. Knows no order of stages (pipeline.py).
+"""One run: its settings, folder, rows and judges. It knows no order of stages (steps.py).
 
-A judge is named "seed", "sft" (J_SFT), or "j1", "j2", … after the iteration that made it.
+A judge is named "seed", "sft" (J_SFT), or "j1", "j2", … after the round that made it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from recipe.config import Config, dump, load
-from recipe.data.examples import read_examples
-from recipe.data.forgery import with_forged
-from recipe.data.pairs import pairs_from_scores
-from recipe.data.records import TASKS, Example, Judgement, Task, in_both_orders
+from recipe.data.records import TASKS, Example, Task, in_both_orders
+from recipe.data.selection import Split, select_rows
 from recipe.errors import SreError
-from recipe.pipeline.stage_cache import RunFolder
-from recipe.storage import atomic, hash_file, hash_object, read_json, read_jsonl, share
-from recipe.system import process, wait_for
+from recipe.pipeline.judge_model import JudgeModel, Loading
+from recipe.pipeline.stage_cache import Content, Made, RunFolder
+from recipe.prompts import Prompts
+from recipe.storage import atomic
+from recipe.system import process
 
 
 def judges_of(config: Config) -> tuple[str, ...]:
-    """The judges that a run makes, in order; no "sft" where iteration 1 starts from the seed model."""
+    """The judges that a run makes at most, in order; no "sft" where round 1 starts from the seed model."""
     first = ("seed",) if config.start == "seed" else ("seed", "sft")
     return (*first, *(f"j{t}" for t in range(1, config.iterations + 1)))
 
 
-class Job:
-    """What every stage stands on. `lenders` are run folders whose stages are taken over where they are the same."""
+class RunContext:
+    """Where stages are given things from. `lenders`: run folders whose stages are taken over where they are equal.
 
-    def __init__(self, config: Config, folder: Path, lenders: Sequence[Path] = ()) -> None:
+    No stage sees this object or the settings as a whole: it is handed what it may read, and its hash is made of that.
+    """
+
+    def __init__(self, config: Config, path: Path, lenders: Sequence[Path] = ()) -> None:
         self.config = config
-        self.path = folder
-        self.run = RunFolder(folder, seed=config.seed, lenders=lenders)
-        self.model = folder / "seed" / "model"
+        self.path = path
+        self.cache = RunFolder(path, seed=config.seed, lenders=lenders)
+        self.prompts = Prompts()
+
+    # --- the judges and the rounds that make them ---
 
     @property
     def judges(self) -> tuple[str, ...]:
-        return judges_of(self.config)
+        """The judges that the run makes, as far as is known: none after a round that wasn't kept."""
+        every = judges_of(self.config)
+        return every[: len(every) - self.config.iterations + self._rounds()]
+
+    def _rounds(self) -> int:
+        for t in range(1, self.config.iterations + 1):
+            if self.has_no_pairs(t):
+                return t - 1
+            if not self.kept(t):
+                return t
+        return self.config.iterations
+
+    def has_no_pairs(self, t: int) -> bool:
+        """Whether round t's judgements were curated and gave nothing to train on."""
+        return (self.cache.marker(f"iter-{t}:curate") or {}).get("pairs") == 0
+
+    def decision(self, t: int) -> Mapping[str, Any]:
+        """What the dev rows said of round t; {} where nothing was decided."""
+        return self.cache.marker(f"iter-{t}:decide") or {}
+
+    def kept(self, t: int) -> bool:
+        """Whether round t is kept, which it is until the dev rows say otherwise."""
+        return bool(self.decision(t).get("kept", True))
 
     @property
     def exported(self) -> str:
-        """The judge that becomes judge.gguf. Raises SreError where the run makes no such judge."""
-        source = self.config.export.source or self.judges[-1]
-        if source not in self.judges:
-            message = f"no judge {source!r} in this run; it makes {', '.join(self.judges)}"
+        """The judge that becomes judge.gguf. Raises SreError where the run has made no such judge."""
+        source, made = self.config.export.source, self.judges
+        if source in made:
+            return source
+        if source not in ("best", "last", ""):
+            message = f"no judge {source!r} in this run; it makes {', '.join(made)}"
             raise SreError(message, field="export.source")
-        return source
+        decided = [found for t in range(1, self._rounds() + 1) if (found := self.decision(t))]
+        if source != "best" or not decided:
+            return made[-1]
+        figures = {decided[0]["before"]: decided[0]["figures"]["before"]}
+        figures |= {found["judge"]: found["figures"]["after"] for found in decided if found["kept"]}
+        return str(max(figures, key=lambda judge: figures[judge]))
 
     def judge_before(self, t: int) -> str:
-        """The judge that iteration t starts from; t = T + 1 is the last judge."""
-        return self.judges[t - self.config.iterations - 2]
+        """The judge that round t starts from."""
+        return judges_of(self.config)[t - self.config.iterations - 2]
 
     def stage_of(self, judge: str) -> str:
         """The stage that makes a judge."""
+        tasks = self.config.data.tasks
         if judge == "seed":
             return "seed"
         if judge == "sft":
-            return "sft-mixed" if self.config.start == "mixed" else "merged"
+            mixed = "sft-mixed" if self.config.start == "mixed" else "merged"
+            return mixed if len(tasks) > 1 else f"sft-{tasks[0]}"
         return f"iter-{judge.removeprefix('j')}:{'dpo' if self.config.update == 'dpo' else 'sft'}"
 
-    def adapter(self, judge: str) -> Path | None:
-        """The adapter folder of a judge; the seed model has none."""
-        return None if judge == "seed" else self.path / self.stage_of(judge).partition(":")[0] / "adapter"
+    # --- what stages are given ---
 
-    def snapshot(self, judge: str) -> Path:
-        """The judge as one GGUF file, written when first asked for, and again when its weights have changed."""
-        from recipe.gguf.header import read_metadata
-
-        path, adapter = self.path / "gguf" / f"{judge}.gguf", self.adapter(judge)
-        if adapter:
-            weights = hash_file(adapter / "adapter_model.safetensors")
-        else:
-            made = read_json(self.path / "seed" / "done.json")
-            weights = hash_object([made["hash"], made["finished"]])
-        weights += f" {self.config.export.snapshot}"
-
-        def fits(file: Path) -> bool:
-            return file.exists() and read_metadata(file).get("sre.weights") == weights
-
-        if not self.run.main:
-            wait_for(lambda: fits(path))
-        if fits(path):
-            return path
-        lent = next((file for run in self.run.lenders if fits(file := run / "gguf" / path.name)), None)
-        if lent:
-            share(lent, path)
-        else:
-            from recipe.training.export import run_snapshot
-
-            name = f"{self.config.name}-{judge}"
-            run_snapshot(path, model=self.model, adapter=adapter, name=name, weights=weights, config=self.config)
-        return path
+    def made(self, stage: str, name: str) -> Made:
+        """What a stage of this run leaves."""
+        return Made(self.path, stage, name)
 
     @property
-    def samples_on_vllm(self) -> bool:
-        """Whether vLLM draws the samples. Raises SreError where several processes share the run."""
-        wanted = self.config.sample.engine == "vllm"
-        if wanted and process()[1] > 1:
-            raise SreError("vLLM can't share a launched run; take the engine torch", field="sample.engine")
-        return wanted
+    def model(self) -> Made:
+        """The seed model's folder."""
+        return self.made("seed", "model")
 
-    def sampler(self, judge: str) -> Any:
-        """What draws a judge's samples: vLLM where the config asks for it, else what runs the judge."""
-        return self._generator(judge, None, self._sampling_engine())
+    def adapter(self, judge: str) -> Made | None:
+        """The adapter folder of a judge; the seed model has none."""
+        return None if judge == "seed" else self.made(self.stage_of(judge), "adapter")
 
-    def generator(self, judge: str, other: str | None = None) -> Any:
-        """What runs a judge: llama.cpp on a CPU, the training engine's model on a GPU. `other`: a GGUF instead."""
-        engine = self._sampling_engine()
-        return self._generator(judge, other, "torch" if engine == "vllm" else engine)
-
-    def _generator(self, judge: str, other: str | None, engine: str) -> Any:
-        parallel = self.config.sample.parallel
-        context = self.config.model.max_length + max(self.config.sample.max_tokens, self.config.evaluate.max_tokens)
-        if other is None and engine != "llamacpp":
-            from recipe.inference.pytorch.generator import TorchGenerator
-            from recipe.inference.pytorch.loading import free_memory, resolve_quantization, take_share
-            from recipe.inference.pytorch.vllm import VllmGenerator
-
-            free_memory()
-            take_share(self.config.threads)
-            return (VllmGenerator if engine == "vllm" else TorchGenerator)(
-                self.model,
-                adapter=self.adapter(judge),
-                name=judge,
-                parallel=parallel,
-                context=context,
-                quantization=resolve_quantization(self.config.model.quantization),
-                engine=self.config.model.engine,
-            )
-        from recipe.inference.llamacpp.generator import LlamaCppGenerator
-
-        path = Path(other) if other else self.snapshot(judge)
-        return LlamaCppGenerator(path, threads=self.config.threads, context=context, parallel=parallel)
-
-    @cached_property
-    def engine(self) -> Any:
-        """The training engine, opened once."""
-        from recipe.inference.pytorch.loading import take_share
-        from recipe.training.engines import open_training_engine
-
-        engine = open_training_engine(self.config.model.engine)
-        take_share(self.config.threads)
-        return engine
-
-    def rows(self, split: str, task: Task, *, need_rationale: bool = False, limited: bool = True) -> list[Example]:
-        """The rows of a split, as many as the config says; [] where the config takes none of it.
-
-        Pairwise training rows are followed by the pairs made from scores. A share of the training rows carries a
-        forged verdict.
-        """
-        rows = self._read(split, task, need_rationale=need_rationale, limited=limited)
-        if split == "train" and task == "pairwise":
-            pairs = [pair for pair in self.score_pairs if pair.rationale or not need_rationale]
-            rows += pairs[: self.config.data.train_pairs] if limited else pairs
-        return with_forged(rows, self.config.data.forged_share, self.config.seed) if split == "train" else rows
-
-    @cached_property
-    def score_pairs(self) -> list[Example]:
-        """Pairwise rows made of the pointwise training rows, whatever SFT's limits."""
-        data = self.config.data
-        scored = [] if data.pairs_from_scores == "off" else self._read("train", "pointwise", limited=False)
-        return pairs_from_scores(scored, data, seed=self.config.seed)
-
-    def _read(self, split: str, task: Task, *, need_rationale: bool = False, limited: bool = True) -> list[Example]:
-        data = self.config.data
-        limit: int | None = getattr(data, f"{split}_{task}") if limited else None
-        name = {"dev": data.dev_split, "test": data.test_split}.get(split, split)
-        if not name or limit == 0:
-            return []
-        return read_examples(
-            getattr(data, task),
-            task=task,
-            split=name,
-            need_rationale=need_rationale,
-            limit=limit,
-            skip_bad_rows=self.path / f"rejects-{split}-{task}.jsonl" if data.skip_bad_rows else None,
+    def judge_model(self, judge: str, *, sampling: bool = False) -> JudgeModel:
+        """A judge and how it is run. `sampling`: for samples, which alone vLLM draws where the settings say so."""
+        config = self.config
+        return JudgeModel(
+            name=judge,
+            model=self.model,
+            adapter=self.adapter(judge),
+            prompts=self.prompts,
+            engine=self._engine(sampling=sampling),
+            training_engine=config.model.engine,
+            quantization=self._quantization(),
+            context=config.model.max_length + max(config.sample.max_tokens, config.evaluate.max_tokens),
+            parallel=config.sample.parallel,
+            snapshot=config.export.snapshot,
+            converter=config.export.converter,
+            file=self.path / "gguf" / f"{judge}.gguf",
+            lenders=self.cache.lenders,
+            threads=config.threads,
+            title=f"{config.name}-{judge}",
+            base_model=config.model.source,
         )
+
+    def _engine(self, *, sampling: bool) -> str:
+        import torch
+
+        engine = self.config.sample.engine
+        if engine == "vllm" and process()[1] > 1:
+            raise SreError("vLLM can't share a launched run; use the engine torch", field="sample.engine")
+        if engine == "auto":
+            return "torch" if torch.cuda.is_available() else "llamacpp"
+        return "torch" if engine == "vllm" and not sampling else engine
+
+    def _quantization(self) -> Any:
+        from recipe.inference.pytorch.loading import resolve_quantization
+
+        return resolve_quantization(self.config.model.quantization)
+
+    @property
+    def loading(self) -> Loading:
+        """How training stages load the model."""
+        import torch
+
+        model = self.config.model
+        checkpointing = model.gradient_checkpointing
+        return Loading(
+            engine=model.engine,
+            quantization=self._quantization(),
+            max_length=model.max_length,
+            gradient_checkpointing=torch.cuda.is_available() if checkpointing == "auto" else checkpointing,
+            threads=self.config.threads,
+        )
+
+    @property
+    def seed_content(self) -> Content | None:
+        """The seed model's own files. None for one from the hub, of which the seed stage notes what it fetched."""
+        from recipe.training.seed import source_files
+
+        files = source_files(self.config.model.source)
+        return Content(files[0].parent, files) if files else None
+
+    def origin(self, judge: str) -> Any:
+        """How a judge was made, for its card."""
+        from recipe.training.export import Origin
+
+        config, tasks = self.config, self.config.data.tasks
+        merged = config.start == "merged" and len(tasks) > 1 and judge != "seed"
+        return Origin(
+            name=config.name,
+            base_model=config.model.source,
+            data={task: config.data.source(task) for task in tasks},
+            merge=config.merge.method if merged else "",
+            rounds=int(judge[1:]) if judge.startswith("j") else 0,
+        )
+
+    @property
+    def assessor(self) -> Content | None:
+        """The GGUF file that assesses judgements in the place of the judge itself, if one is named."""
+        path = Path(self.config.curate.assessor) if self.config.curate.assessor else None
+        if path and not path.is_file():
+            raise SreError("no such file", file=path, field="curate.assessor")
+        return Content(path, (path,)) if path else None
+
+    # --- rows ---
+
+    def rows(self, split: Split, task: Task, *, need_rationale: bool = False, limited: bool = True) -> list[Example]:
+        """The rows of a split, as many as the settings say; [] where they take none of it."""
+        rejects = self.path / f"rejects-{split}-{task}.jsonl"
+        options: dict[str, Any] = {"need_rationale": need_rationale, "limited": limited}
+        return select_rows(self.config.data, task, split, seed=self.config.seed, rejects=rejects, **options)
 
     @cached_property
     def test_rows(self) -> list[Example]:
-        """The rows that judges are measured on: pairs in both orders where the config says so."""
+        """The rows that judges are measured on: pairs in both orders where the settings say so."""
         rows = [row for task in TASKS for row in self.rows("test", task)]
         return in_both_orders(rows) if self.config.evaluate.both_orders else rows
+
+    @cached_property
+    def dev_rows(self) -> list[Example]:
+        """The rows that decide which judge is best, each pair in both orders: a position must not win."""
+        rows = in_both_orders([row for task in TASKS for row in self.rows("dev", task)])
+        return list({row.id: row for row in rows}.values())
 
     @cached_property
     def all_train(self) -> tuple[list[Example], list[Example]]:
         """All training rows, pointwise and pairwise, whatever SFT's limits: self-rationalization needs labels only."""
         return self.rows("train", "pointwise", limited=False), self.rows("train", "pairwise", limited=False)
 
-    @cached_property
-    def examples(self) -> dict[str, Example]:
-        """All training inputs by id."""
-        found = {row.id: row for rows in self.all_train for row in rows}
-        if len(found) < sum(map(len, self.all_train)):
-            raise SreError("pointwise and pairwise rows share an id; ids must differ over both files", field="id")
-        return found
+    def inputs(self, t: int) -> list[Example]:
+        """The training rows whose judgements round t samples."""
+        from recipe.training.sample import choose_inputs
 
-    def samples(self, t: int) -> list[Judgement]:
-        """Iteration t's samples, those of one input together."""
-        return [Judgement.from_json(row) for row in read_jsonl(self.path / f"iter-{t}" / "samples.jsonl")]
-
-    def pools(self, t: int) -> dict[str, list[Judgement]]:
-        """Iteration t's samples by input."""
-        pools: dict[str, list[Judgement]] = {}
-        for judgement in self.samples(t):
-            pools.setdefault(judgement.example_id, []).append(judgement)
-        return pools
+        return choose_inputs(*self.all_train, self.config.sample, iteration=t, seed=self.config.seed)
 
     def keep_config(self) -> None:
         """Write the resolved config (one of several processes does).
@@ -220,40 +236,6 @@ class Job:
             theirs, ours = (f"{c.name!r} with seed {c.seed}" for c in (before, self.config))
             if theirs != ours:
                 raise SreError(f"this folder is of the run {theirs}, not {ours}; use another --run-dir", file=path)
-        if self.run.main:
+        if self.cache.main:
             with atomic(path) as file:
                 file.write(dump(self.config))
-
-    def loading(self) -> dict[str, Any]:
-        """How a training stage loads the model: quantization, max_length (tokens), gradient_checkpointing."""
-        import torch
-
-        from recipe.inference.pytorch.loading import free_memory, resolve_quantization
-
-        free_memory()
-        model = self.config.model
-        checkpointing = model.gradient_checkpointing
-        return {
-            "quantization": resolve_quantization(model.quantization),
-            "max_length": model.max_length,
-            "gradient_checkpointing": torch.cuda.is_available() if checkpointing == "auto" else checkpointing,
-        }
-
-    def check_later_stages(self) -> None:
-        """Raises SreError for what would end a later stage: better before hours of training than after."""
-        from recipe.gguf.export import export_problem
-
-        problem = "" if self.config.export.converter else export_problem(self.model)
-        if problem:
-            raise SreError(problem)
-        if self._sampling_engine() == "llamacpp":
-            from recipe.inference.llamacpp.generator import check_parallel
-
-            check_parallel(self.config.sample.parallel, "sample.parallel")
-
-    def _sampling_engine(self) -> str:
-        if self.config.sample.engine != "auto":
-            return self.config.sample.engine
-        import torch
-
-        return "torch" if torch.cuda.is_available() else "llamacpp"

@@ -19,9 +19,10 @@ from recipe.data.records import Example, Judgement
 from recipe.errors import NothingToTrainError, SreError
 from recipe.evaluation.compare import Measured
 from recipe.evaluation.evaluate import FORCED
-from recipe.pipeline.context import Job, judges_of
+from recipe.pipeline.context import RunContext, judges_of
+from recipe.pipeline.results import costs
 from recipe.pipeline.stage_cache import RunFolder
-from recipe.pipeline.steps import costs, run_judge
+from recipe.pipeline.steps import run_judge
 from recipe.pipeline.variants import COMPARED, VARIANTS, Variant
 from recipe.storage import atomic, read_json, write_json
 
@@ -125,8 +126,9 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
     if not runs:
         why = "; ".join(problems.values()) or "nothing was measured here with these settings"
         raise SreError(f"no row to tell of: {why}", file=experiment.folder)
-    base, job = load(experiment.preset, experiment.overrides), Job(runs[0].config, runs[0].path)
-    rows, train = job.test_rows, [*chain(*job.all_train)]
+    base = load(experiment.preset, experiment.overrides)
+    run = RunContext(runs[0].config, runs[0].path)
+    rows, train = run.test_rows, [*chain(*run.all_train)]
     measured = _verdicts(runs, rows)
     pairs = _comparisons(list(measured), judges_of(base)[-1])
     tables = partial(compare, pairs=pairs, train=train, resamples=base.evaluate.resamples)

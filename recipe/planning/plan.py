@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from recipe.config import Config
-from recipe.data.records import TASKS
 from recipe.errors import SreError
 from recipe.planning import memory, timing
 from recipe.planning.machines import CARDS, GIB, Machine, reference, this_cpu
@@ -107,20 +106,27 @@ class _Planner:
         self.on_torch = engine in ("torch", "vllm") or (engine == "auto" and machine.cuda)
 
     def stages(self) -> Iterator[StagePlan]:
-        """Each stage of the run."""
+        """Each stage of the run that takes time, with all its rounds."""
+        loads = self.work.tasks
         yield self._seed()
-        for task in TASKS:
+        for task in loads:
             yield self._sft(task)
-        rank = self.config.lora.r
-        spent = timing.merging(self.host, self.shape.adapter(rank, self.config.lora.target_modules), rank)
-        yield StagePlan("merged", Memory(runtime=memory.RUNTIME_CPU), spent, "six methods compared", host=True)
+        if len(loads) > 1:
+            rank = self.config.lora.r
+            spent = timing.merging(self.host, self.shape.adapter(rank, self.config.lora.target_modules), rank)
+            yield StagePlan("merged", Memory(runtime=memory.RUNTIME_CPU), spent, "six methods compared", host=True)
         for t in range(1, self.config.iterations + 1):
             yield self._sample(t)
             if self.config.curate.method not in ("correct-answer", "majority-vote", "random-equal"):
                 yield self._assess(t)
             yield self._dpo(t)
-        if self.config.data.test_split:
-            yield from self._evaluations()
+            if self.config.data.has_dev():
+                dev = {task: load.dev * (2 if task == "pairwise" else 1) for task, load in loads.items()}
+                for judge in ("sft", "j1") if t == 1 else (f"j{t}",):
+                    yield self._measure(f"dev/{judge}", dev)
+        if self.config.data.has_test():
+            for judge in ("seed", "sft", *(f"j{t}" for t in range(1, self.config.iterations + 1))):
+                yield self._measure(f"evaluation/{judge}", {task: load.test for task, load in loads.items()})
         yield self._export()
 
     def _seed(self) -> StagePlan:
@@ -135,7 +141,7 @@ class _Planner:
         tokens, scored = self.work.sft_tokens(task)
         # On a CPU most of a row's logits would be waste; chunked_nll computes the completion's alone.
         spent = self._training(settings, tokens, scored, steps(settings, rows), merged=False)
-        if task == "pointwise":
+        if task == next(iter(self.work.tasks)):
             start = timing.shares(self.machine).start_s
             unsloth = self.config.model.engine != "transformers" and not self.machine.cuda
             spent += (start + timing.UNSLOTH_START_S * unsloth) * self.machine.pace
@@ -213,18 +219,15 @@ class _Planner:
         needed = memory.training(self.work, self.shape, self.machine, dpo=True)
         return StagePlan(f"iter-{t}:dpo", needed, spent, f"about {pairs:,} pairs, {again / 1e6:.2f} M tokens")
 
-    def _evaluations(self) -> Iterator[StagePlan]:
-        counts: dict[Any, int] = {task: self.work.tasks[task].test for task in TASKS}
+    def _measure(self, stage: str, counts: dict[Any, int]) -> StagePlan:
         most = self.config.evaluate.max_tokens
-        spent = self._generating(counts, 1, most)
-        for judge in ("seed", "sft", *(f"j{t}" for t in range(1, self.config.iterations + 1))):
-            needed, words = self._generation_memory(most), f"{sum(counts.values()):,} rows"
-            yield StagePlan(f"evaluation/{judge}", needed, spent, words)
+        words = f"{sum(counts.values()):,} rows"
+        return StagePlan(stage, self._generation_memory(most), self._generating(counts, 1, most), words)
 
     def _export(self) -> StagePlan:
         """Quantising, and the flip rows judged by each type with llama.cpp on the processor."""
         rows, types = self.config.export.flip_rows, len(self.config.export.types)
-        prompt, completion = self.work.mean({"pointwise": 1, "pairwise": 1})
+        prompt, completion = self.work.mean(dict.fromkeys(self.work.tasks, 1))
         answer = self.work.drawn(completion, self.config.evaluate.max_tokens)
         spent = self.shape.parameters * (
             timing.WRITE_S_PER_PARAMETER + types * timing.QUANTISE_S_PER_PARAMETER * 2 / (self.host.flops / 105e9)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from recipe.config import Config, TrainConfig
-from recipe.data.examples import read_examples
 from recipe.data.files import SEED_PARTS
-from recipe.data.pairs import pairs_from_scores
-from recipe.data.records import TASKS, Example, Task
+from recipe.data.records import Example, Task
+from recipe.data.selection import Split, select_rows
 from recipe.errors import SreError
 from recipe.prompts import Prompts
 from recipe.verdict import format_verdict
@@ -21,27 +20,29 @@ from recipe.verdict import format_verdict
 CHARS_PER_TOKEN = 3.5  # the seed data under SmolLM2's tokeniser; English prose alone has 4 and more
 TEMPLATE_TOKENS = 25  # what a chat template adds to a system and a user turn
 MEASURED_ROWS = 100
+HELD_OUT: tuple[Split, Split] = ("dev", "test")
 
 
 @dataclass(frozen=True)
 class TaskLoad:
-    """One task's rows. prompt, completion: mean tokens; longest: of one row's prompt and completion.
+    """One task's rows, and their tokens.
 
-    made: how many of the training rows are pairs made from scores.
+    sft: how many of the training rows SFT takes. prompt, completion: mean tokens. longest: tokens of the longest row.
     """
 
     train: int
+    sft: int
+    dev: int
     test: int
     prompt: float
     completion: float
     longest: int
-    made: int = 0
 
 
 # Not on this machine, so taken from their data cards (the rows) and from samples (the tokens, estimated).
 PUBLISHED = {
-    "prometheus-eval/Feedback-Collection": TaskLoad(99_952, 0, 800, 130, 2048),
-    "prometheus-eval/Preference-Collection": TaskLoad(199_760, 0, 1000, 250, 2560),
+    "prometheus-eval/Feedback-Collection": TaskLoad(99_952, 0, 0, 0, 800, 130, 2048),
+    "prometheus-eval/Preference-Collection": TaskLoad(199_760, 0, 0, 0, 1000, 250, 2560),
 }
 
 
@@ -54,12 +55,7 @@ class Workload:
 
     def sft_rows(self, task: Task) -> int:
         """Rows that SFT trains on, each order of a pair counted."""
-        load, data = self.tasks[task], self.config.data
-        rows = min(load.train - load.made, getattr(data, f"train_{task}") or load.train)
-        if task == "pointwise":
-            return rows
-        made = min(load.made, data.train_pairs or load.made) if data.pairs_from_scores == "rationales" else 0
-        return (rows + made) * (2 if self.config.sft.both_orders else 1)
+        return self.tasks[task].sft * (2 if task == "pairwise" and self.config.sft.both_orders else 1)
 
     def sft_tokens(self, task: Task) -> tuple[float, float]:
         """(all tokens, those of completions) of SFT over its epochs."""
@@ -69,10 +65,12 @@ class Workload:
 
     def inputs(self, t: int) -> dict[Task, int]:
         """Inputs that iteration t samples, by task."""
-        sample = self.config.sample
-        wanted = sample.inputs[min(t, len(sample.inputs)) - 1]
-        shares = {"pointwise": 1 - sample.pairwise_share, "pairwise": sample.pairwise_share}
-        return {task: min(round(wanted * shares[task]), self.tasks[task].train) for task in TASKS}
+        wanted, pairs = self.config.sample.inputs_of(t), self.config.sample.pairwise_share
+        both = len(self.tasks) > 1
+        shares: dict[Task, float] = {"pointwise": 1 - pairs, "pairwise": pairs}
+        return {
+            task: min(round(wanted * (shares[task] if both else 1)), load.train) for task, load in self.tasks.items()
+        }
 
     def pairs(self, t: int) -> int:
         """Preference pairs expected of iteration t: four of five inputs give as many as they may."""
@@ -83,7 +81,7 @@ class Workload:
     def mean(self, counts: dict[Task, int]) -> tuple[float, float]:
         """(prompt, completion) tokens of a row, over rows of both tasks in these numbers."""
         total = max(1, sum(counts.values()))
-        loads = [(self.tasks[task], counts[task] / total) for task in TASKS]
+        loads = [(load, counts.get(task, 0) / total) for task, load in self.tasks.items()]
         return sum(load.prompt * part for load, part in loads), sum(load.completion * part for load, part in loads)
 
     def drawn(self, completion: float, most: int) -> float:
@@ -104,41 +102,49 @@ def steps(settings: TrainConfig, rows: int) -> int:
 def read_workload(config: Config) -> Workload:
     """Count and measure the rows. Raises SreError for data that is not on this machine and not in the table above."""
     count = _token_counter(config.model.source)
-    return Workload(config, {task: _load(config, task, count) for task in TASKS})
+    return Workload(config, {task: _load(config, task, count) for task in config.data.tasks})
 
 
 def _load(config: Config, task: Task, count: Callable[[str], int]) -> TaskLoad:
-    source = getattr(config.data, task)
+    source = config.data.source(task)
     if source in PUBLISHED:
-        return PUBLISHED[source]
-    if source not in SEED_PARTS and not Path(source).expanduser().exists():
+        return _held_out(config, task, PUBLISHED[source])
+    if source and source not in SEED_PARTS and not Path(source).expanduser().exists():
         raise SreError(
             f"{source!r} is not on this machine, and nothing is downloaded to count its rows; the data sets whose size "
             f"is known: seed-data, {', '.join(PUBLISHED)}",
             field=f"data.{task}",
         )
-    train, made = _rows(config, task, "train"), list[Example]()
-    if task == "pairwise" and config.data.pairs_from_scores != "off" and config.data.pointwise not in PUBLISHED:
-        made = pairs_from_scores(_rows(config, "pointwise", "train"), config.data, seed=config.seed)
-        train += made
-    test = _rows(config, task, config.data.test_split) if config.data.test_split else []
+    train = select_rows(config.data, task, "train", seed=config.seed, limited=False)
     if not train:
         raise SreError(f"no training rows in {source!r}", field=f"data.{task}")
+    explained = not config.sft.label_only
+    sft = len(select_rows(config.data, task, "train", seed=config.seed, need_rationale=explained))
+    dev, test = (len(select_rows(config.data, task, split, seed=config.seed)) for split in HELD_OUT)
     prompts = Prompts()
     sizes = [_size(prompts, row, count) for row in train[:: max(1, len(train) // MEASURED_ROWS)]]
-    limit = getattr(config.data, f"test_{task}")
     return TaskLoad(
         train=len(train),
-        test=len(test) if limit is None else min(limit, len(test)),
+        sft=sft,
+        dev=dev,
+        test=test,
         prompt=sum(prompt for prompt, _ in sizes) / len(sizes),
         completion=sum(completion for _, completion in sizes) / len(sizes),
         longest=max(prompt + completion for prompt, completion in sizes),
-        made=len(made),
     )
 
 
-def _rows(config: Config, task: Task, split: str) -> list[Example]:
-    return read_examples(getattr(config.data, task), task=task, split=split)
+def _held_out(config: Config, task: Task, load: TaskLoad) -> TaskLoad:
+    """A published collection, which has training rows only, with dev and test rows split off as the settings say."""
+    counts = {}
+    for split in HELD_OUT:
+        limit = getattr(config.data, f"{split}_{task}")
+        share = getattr(config.data, f"{split}_share") if getattr(config.data, f"{split}_split") else 0.0
+        counts[split] = (round(share * load.train), limit)
+    train = load.train - sum(count for count, _ in counts.values())
+    dev, test = (count if limit is None else min(count, limit) for count, limit in counts.values())
+    sft = min(train, getattr(config.data, f"train_{task}") or train)
+    return replace(load, train=train, sft=sft, dev=dev, test=test)
 
 
 def _size(prompts: Prompts, row: Example, count: Callable[[str], int]) -> tuple[int, int]:

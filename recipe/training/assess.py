@@ -35,6 +35,7 @@ def run_assess(
     sides: Callable[[Sequence[Judgement]], tuple[list[Judgement], list[Judgement]]],
     settings: CurateConfig,
     sampling: SampleConfig,
+    prompts: Prompts,
     seed: int,
 ) -> dict[str, Any]:
     """Assess the pools (example id -> distinct judgements) as `settings.method` needs; returns counts.
@@ -42,11 +43,11 @@ def run_assess(
     `sides` splits a pool into right and wrong judgements. The model is the generator's: J_t unless another is named.
     """
     if settings.method == "self-assessment":
-        rows = _rate(generator, examples, pools)
+        rows = _rate(generator, prompts, examples, pools)
     elif settings.method == "preference-reversal":
-        rows = _reverse(generator, examples, pools, sampling, seed)
+        rows = _reverse(generator, prompts, examples, pools, sampling, seed)
     else:
-        rows = _pick(generator, examples, pools, sides, both_sides=settings.method == "meta-judge")
+        rows = _pick(generator, prompts, examples, pools, sides, both_sides=settings.method == "meta-judge")
     write_jsonl(folder / "assessments.jsonl", rows)
     return {
         "assessor": generator.name,
@@ -58,9 +59,11 @@ def run_assess(
 
 
 def _rate(
-    generator: Generator, examples: Mapping[str, Example], pools: Mapping[str, Sequence[Judgement]]
+    generator: Generator,
+    prompts: Prompts,
+    examples: Mapping[str, Example],
+    pools: Mapping[str, Sequence[Judgement]],
 ) -> list[dict[str, Any]]:
-    prompts = Prompts()
     asked = [judgement for pool in pools.values() for judgement in pool]
     requests = [
         Request(j.id, prompts.self_assessment(examples[j.example_id], j.text)) for j in asked if j.label is not None
@@ -75,12 +78,12 @@ def _rate(
 
 def _reverse(
     generator: Generator,
+    prompts: Prompts,
     examples: Mapping[str, Example],
     pools: Mapping[str, Sequence[Judgement]],
     sampling: SampleConfig,
     seed: int,
 ) -> list[dict[str, Any]]:
-    prompts = Prompts()
     requests = [Request(key, prompts.preference_reversal(examples[key]), examples[key].labels) for key in pools]
     draw = Sampling(
         sampling.temperature, sampling.n, sampling.max_tokens, int(hash_object([seed, "reversal"])[:12], 16)
@@ -94,6 +97,7 @@ def _reverse(
 
 def _pick(
     generator: Generator,
+    prompts: Prompts,
     examples: Mapping[str, Example],
     pools: Mapping[str, Sequence[Judgement]],
     sides: Callable[[Sequence[Judgement]], tuple[list[Judgement], list[Judgement]]],
@@ -101,7 +105,6 @@ def _pick(
     both_sides: bool,
 ) -> list[dict[str, Any]]:
     """Each list is shown twice, in opposite orders; a pick counts when both runs name the same two rationales."""
-    prompts = Prompts()
     lists: dict[str, list[Judgement]] = {}
     requests = []
     for key, pool in pools.items():

@@ -44,6 +44,7 @@ def run_dpo(
     lora: dict[str, Any] | None,
     examples: dict[str, Example],
     preferences: Sequence[Preference],
+    prompts: Prompts,
     settings: DpoConfig,
     quantization: Quantization,
     max_length: int,
@@ -63,7 +64,6 @@ def run_dpo(
         max_length=max_length,
         gradient_checkpointing=gradient_checkpointing,
     )
-    prompts = Prompts()
     rows = [to_row(tokenizer, prompts.judge(examples[pair.example_id]), pair) for pair in preferences]
     fitting = [row for row in rows if _length(row) <= max_length]
     if not fitting:

@@ -1,4 +1,4 @@
-"""Stage export: a trained adapter becomes GGUF files that carry all a judge needs (SPEC: The recipe, 4).
+"""Stage export: a trained adapter becomes GGUF files that carry all a judge needs .
 
 gguf/j2.gguf             snapshot of J_2: what the loop samples from and evaluates
 gguf/judge-Q4_K_M.gguf   quantised by llama.cpp; Modelfile and README.md (the model card) lie beside it
@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipe.config import Config
+from recipe.config import ExportConfig
 from recipe.data.records import TASKS, Example, Judgement
 from recipe.gguf.export import add_metadata, whole_file, write_gguf
 from recipe.inference.base import Sampling
 from recipe.inference.conversion import to_judgement, to_request
-from recipe.inference.llamacpp.generator import LlamaCppGenerator, quantize
-from recipe.inference.pytorch.loading import resolve_quantization
+from recipe.inference.llamacpp.generator import quantize
 from recipe.progress import bar
 from recipe.prompts import Prompts
 from recipe.storage import atomic
@@ -30,65 +30,99 @@ CALIBRATED_ROWS = 10
 TEMPERATURES = [round(2 ** (step / 8), 3) for step in range(-16, 33)]  # 1/4 to 16
 
 
-def run_snapshot(out: Path, *, model: Path, adapter: Path | None, name: str, weights: str, config: Config) -> None:
-    """Write J_t (or the seed model, without an adapter) as one GGUF file with the judge's metadata.
+@dataclass(frozen=True)
+class Origin:
+    """How a judge was made, as its card tells it. merge: the method, "" where nothing was merged."""
 
-    `weights` names what it was made from; it is kept in the file, so that a stale snapshot can be told.
+    name: str
+    base_model: str
+    data: Mapping[str, str]
+    merge: str
+    rounds: int
+
+
+def run_snapshot(
+    out: Path, *, model: Path, adapter: Path | None, type_name: str, converter: str | None, metadata: dict[str, str]
+) -> None:
+    """Write a judge (or the seed model, without an adapter) as one GGUF file.
+
+    Args:
+        out: The file.
+        model: The seed model's folder.
+        adapter: The judge's adapter folder.
+        type_name: F32, F16 or BF16.
+        converter: llama.cpp's convert_hf_to_gguf.py, to be used in place of our own writer.
+        metadata: Its `sre.*` and `general.*` pairs. `sre.weights` names what the file was made from, so that a stale
+            one can be told.
     """
-    converter = Path(config.export.converter) if config.export.converter else None
-    write_gguf(
-        model,
-        out,
-        adapter=adapter,
-        type_name=config.export.snapshot,
-        metadata=judge_metadata(name, config) | {"sre.weights": weights},
-        converter=converter,
-    )
+    path = Path(converter) if converter else None
+    write_gguf(model, out, adapter=adapter, type_name=type_name, metadata=metadata, converter=path)
 
 
-def judge_metadata(name: str, config: Config) -> dict[str, str]:
-    """The `sre.*` pairs: prompt templates, output grammars, versions, and how the judge was made."""
-    prompts = {f"sre.prompts.{key}": text for key, text in Prompts().sources.items()}
+def judge_metadata(name: str, base_model: str, prompts: Prompts) -> dict[str, str]:
+    """A judge's `sre.*` pairs: prompt templates, output grammars, versions, base model."""
     return {
         "general.name": name,
-        **prompts,
+        **{f"sre.prompts.{key}": text for key, text in prompts.sources.items()},
         "sre.grammar.pointwise": gbnf((1, 2, 3, 4, 5)),
         "sre.grammar.pairwise": gbnf((1, 2)),
         "sre.versions": json.dumps(versions()),
-        "sre.base_model": config.model.source,
-        "sre.config": config.model_dump_json(),
+        "sre.base_model": base_model,
     }
 
 
 def run_export(
-    folder: Path, *, snapshot: Path, judge: Path, rows: Sequence[Example], config: Config, figures: Mapping[str, Any]
+    folder: Path,
+    *,
+    snapshot: Path,
+    judge: Path,
+    rows: Sequence[Example],
+    held_out: bool,
+    settings: ExportConfig,
+    max_tokens: int,
+    prompts: Prompts,
+    open_gguf: Callable[[Path], Any],
+    origin: Origin,
+    figures: Mapping[str, Any],
+    nf4: bool,
 ) -> dict[str, Any]:
-    """Quantise the last snapshot, measure how often the verdict flips, write judge.gguf, model card and Modelfile.
+    """Quantise a judge's snapshot, measure how often the verdict flips, write judge.gguf, model card and Modelfile.
 
-    `rows` are judged greedily with each type; the flip rate is the share whose label differs from the snapshot's.
+    Args:
+        folder: Where the files go.
+        snapshot: The judge in 16 or 32 bit.
+        judge: The file to take home.
+        rows: Judged greedily with each type. The flip rate is the share whose label differs from the snapshot's.
+        held_out: The judge was not trained on the rows. Only then is a calibration fitted on them.
+        settings: Which types are written, and which becomes the judge.
+        max_tokens: The most that one judgement may take.
+        prompts: The templates that the rows are shown in.
+        open_gguf: Opens a generator for a GGUF file.
+        origin: How the judge was made, for the card.
+        figures: What was measured, for the card.
+        nf4: The judge was trained on a 4-bit base, which the card must say.
     """
-    files: dict[str, Path] = {config.export.snapshot: snapshot}
-    with bar("quantising", len(config.export.types), "files") as advance:
-        for name in config.export.types:
+    files: dict[str, Path] = {settings.snapshot: snapshot}
+    with bar("quantising", len(settings.types), "files") as advance:
+        for name in settings.types:
             files[name] = folder / f"judge-{name}.gguf"
-            if name != config.export.snapshot:
+            if name != settings.snapshot:
                 quantize(snapshot, files[name], name)
             advance(1, name)
-    verdicts = {name: _verdicts(path, rows, config) for name, path in files.items()}
-    parent = verdicts[config.export.snapshot]
-    flips = {name: _flip_rate(parent, found) for name, found in verdicts.items() if name != config.export.snapshot}
-    calibration = calibrate(verdicts[config.export.judge])
+    verdicts = {name: _verdicts(path, rows, open_gguf, prompts, max_tokens) for name, path in files.items()}
+    parent = verdicts[settings.snapshot]
+    flips = {name: _flip_rate(parent, found) for name, found in verdicts.items() if name != settings.snapshot}
+    calibration = calibrate(verdicts[settings.judge]) if held_out else {}
     with whole_file(judge) as partial:
-        add_metadata(files[config.export.judge], partial, {"sre.calibration": json.dumps(calibration)})
+        add_metadata(files[settings.judge], partial, {"sre.calibration": json.dumps(calibration)})
     sizes = {name: path.stat().st_size for name, path in files.items()}
-    _write(folder / "Modelfile", modelfile(judge.name))
-    nf4 = resolve_quantization(config.model.quantization) == "nf4"
-    _write(folder / "README.md", model_card(config, figures, flips, sizes, len(rows), nf4=nf4))
+    _write(folder / "Modelfile", modelfile(judge.name, prompts))
+    _write(folder / "README.md", model_card(origin, settings.snapshot, figures, flips, sizes, len(rows), nf4=nf4))
     return {
         "flip_rate": flips,
         "flip_rows": len(rows),
         "bytes": sizes,
-        "judge": config.export.judge,
+        "judge": settings.judge,
         "calibration": calibration,
     }
 
@@ -114,18 +148,17 @@ def _surprise(judgement: Judgement, temperature: float) -> float:
     return total - scaled[judgement.truth or 0]
 
 
-def _verdicts(path: Path, rows: Sequence[Example], config: Config) -> list[Judgement]:
+def _verdicts(
+    path: Path, rows: Sequence[Example], open_gguf: Callable[[Path], Any], prompts: Prompts, max_tokens: int
+) -> list[Judgement]:
     """Greedy judgements in the rows' order."""
-    prompts = Prompts()
+    if not rows:
+        return []
     by_id = {row.id: row for row in rows}
     requests = [to_request(row, prompts.judge(row), force_label=True) for row in rows]
-    sampling = Sampling(0.0, 1, config.evaluate.max_tokens, stop_at_label=True)
-    context = config.model.max_length + config.evaluate.max_tokens
+    sampling = Sampling(0.0, 1, max_tokens, stop_at_label=True)
     found = {}
-    with (
-        LlamaCppGenerator(path, threads=config.threads, context=context, parallel=config.sample.parallel) as generator,
-        bar(f"verdicts of {path.stem}", len(rows), "rows") as advance,
-    ):
+    with open_gguf(path) as generator, bar(f"verdicts of {path.stem}", len(rows), "rows") as advance:
         for completion in generator.generate(requests, sampling):
             example = by_id[completion.request_id]
             found[example.id] = to_judgement(example, completion, path.stem, need_rationale=False)
@@ -143,9 +176,9 @@ def _write(path: Path, text: str) -> None:
         file.write(text)
 
 
-def modelfile(judge: str) -> str:
+def modelfile(judge: str, prompts: Prompts) -> str:
     """An Ollama Modelfile for a judge one folder up."""
-    system = Prompts().sources["pointwise"].split("\n---\n")[0].split("-%}\n")[-1]
+    system = prompts.sources["pointwise"].split("\n---\n")[0].split("-%}\n")[-1]
     return f'FROM ../{judge}\nPARAMETER temperature 0\nPARAMETER num_predict 512\nSYSTEM """{system}"""\n'
 
 
@@ -156,7 +189,8 @@ _FOUR_BIT = (
 
 
 def model_card(
-    config: Config,
+    origin: Origin,
+    snapshot: str,
     figures: Mapping[str, Any],
     flips: Mapping[str, float | None],
     sizes: Mapping[str, int],
@@ -169,12 +203,14 @@ def model_card(
     measured = [f"| {name} | {_cell(value)} |" for name, value in figures.items()]
     return "\n".join(
         [
-            f"# {config.name}: a self-rationalizing judge",
+            f"# {origin.name}: a self-rationalizing judge",
             "",
-            f"Made from `{config.model.source}` by SFT of a pointwise and a pairwise adapter, their",
-            f"{config.merge.method} merge, and {config.iterations} rounds of self-rationalization with DPO",
+            f"Made from `{origin.base_model}` by SFT on {' and '.join(origin.data)} judgements"
+            + (f", the {origin.merge} merge of both adapters," if origin.merge else ""),
+            f"and {origin.rounds} rounds of self-rationalization with DPO",
             "([Self-Rationalizing Evaluators](https://pypi.org/project/self-rationalizing-evaluators/)).",
-            f"Data: `{config.data.pointwise}` and `{config.data.pairwise}`. The licence of the base model applies.",
+            f"Data: {', '.join(f'`{source}`' for source in dict.fromkeys(origin.data.values()))}. The licence of the",
+            "base model applies.",
             *(_FOUR_BIT if nf4 else ()),
             "",
             "## Use",
@@ -186,7 +222,7 @@ def model_card(
             "",
             "## Files",
             "",
-            f"| type | size | verdicts that differ from {config.export.snapshot} ({flip_rows} rows) |",
+            f"| type | size | verdicts that differ from {snapshot} ({flip_rows} rows) |",
             "| --- | --- | --- |",
             *lines,
             "",

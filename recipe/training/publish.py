@@ -52,7 +52,7 @@ def collect(folder: Path, repo: str) -> Bundle:
         raise SreError(f"expected USER/NAME, found {repo!r}", field="--repo")
     for needed in ("config.toml", "judge.gguf", "gguf/done.json"):
         if not (folder / needed).is_file():
-            raise SreError(f"this run has no {needed} yet; finish it with `sre run`, or `sre export`", file=folder)
+            raise SreError(f"this run has no {needed} yet; finish it with `sre run`", file=folder)
     config = load(folder / "config.toml")
     files: dict[str, Path | str] = {"judge.gguf": folder / "judge.gguf"}
     # judge.gguf is one of the exported types under another name.
@@ -72,7 +72,7 @@ def collect(folder: Path, repo: str) -> Bundle:
     files["README.md"] = _without_folders(_card(folder, config), config)
     for name, content in files.items():
         if isinstance(content, Path) and not content.is_file():
-            raise SreError(f"missing; run `sre export` again to make {name}", file=content)
+            raise SreError(f"missing; run `sre stage gguf RUN --again` to make {name}", file=content)
     return Bundle(repo, files)
 
 
@@ -111,7 +111,7 @@ def to_ollama(folder: Path, name: str) -> None:
     """Make the exported judge a model of the local Ollama, by its Modelfile. Raises SreError where that fails."""
     modelfile = folder / "gguf" / "Modelfile"
     if not modelfile.is_file():
-        raise SreError("no gguf/Modelfile yet; run `sre export` first", file=folder)
+        raise SreError("no gguf/Modelfile yet; run `sre stage gguf RUN` first", file=folder)
     command = ["ollama", "create", name, "-f", str(modelfile)]
     if shutil.which("ollama") is None:
         raise SreError(f"no program `ollama` on this machine; where it is, run: {' '.join(command)}")
@@ -139,7 +139,7 @@ def _public(source: str) -> str:
 
 def _without_folders(text: str, config: Config) -> str:
     """The text without the folders of this machine that the settings name."""
-    named = (config.model.source, config.data.pointwise, config.data.pairwise)
+    named = (config.model.source, config.data.pointwise or "", config.data.pairwise or "")
     others = (config.curate.assessor or "", config.export.converter or "")
     for source in sorted(filter(None, (*named, *others)), key=len, reverse=True):
         if Path(source).expanduser().is_absolute():
@@ -154,8 +154,9 @@ def _card(folder: Path, config: Config) -> str:
     unsaid = "its card names none: see what its makers say before you share this" if licence == "other" else licence
     limits = {task: getattr(config.data, f"train_{task}") for task in ("pointwise", "pairwise")}
     data = [
-        f"- {task}: `{getattr(config.data, task)}`, {f'{limit:,}' if limit else 'all'} training rows"
+        f"- {task}: `{config.data.source(task)}`, {f'{limit:,}' if limit else 'all'} training rows"
         for task, limit in limits.items()
+        if config.data.source(task)
     ]
     return "\n".join(
         [
@@ -206,7 +207,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise SreError("missing; run `sre export` again to make it", file=path) from None
+        raise SreError("missing; run `sre stage gguf RUN --again` to make it", file=path) from None
 
 
 def _size(content: Path | str) -> int:

@@ -34,12 +34,13 @@ def choose_inputs(
     """The training inputs of iteration t (1-based), grouped by rubric so that their prompts share prefixes.
 
     Each task's rows are shuffled once by `seed`; iteration t goes on where t-1 ended and wraps around at the end, so
-    iterations see different inputs while there are enough. `pairwise_share` of them are pairwise.
+    iterations see different inputs while there are enough. `pairwise_share` of them are pairwise, if there are rows of
+    both tasks.
     """
-    counts = [settings.inputs[min(t, len(settings.inputs)) - 1] for t in range(1, iteration + 1)]
+    counts = [settings.inputs_of(t) for t in range(1, iteration + 1)]
+    pairs = settings.pairwise_share if pointwise and pairwise else float(bool(pairwise))
     chosen: list[Example] = []
-    for task, rows in (("pointwise", pointwise), ("pairwise", pairwise)):
-        share = settings.pairwise_share if task == "pairwise" else 1 - settings.pairwise_share
+    for task, rows, share in (("pointwise", pointwise, 1 - pairs), ("pairwise", pairwise, pairs)):
         ends = [sum(round(count * share) for count in counts[:t]) for t in (iteration - 1, iteration)]
         wanted = min(ends[1] - ends[0], len(rows))
         order = random.Random(f"{seed}:{task}").sample(range(len(rows)), len(rows))
@@ -53,6 +54,7 @@ def run_sample(
     generator: Generator,
     examples: Sequence[Example],
     settings: SampleConfig,
+    prompts: Prompts,
     origin: str,
     seed: int,
 ) -> dict[str, Any]:
@@ -73,7 +75,7 @@ def run_sample(
         with bar(who, sum(map(len, mine)) * settings.n, "judgements") as advance:
             advance(sum(map(len, mine[:skip])) * settings.n, "resumed" if skip else "")
             for block in mine[skip:]:
-                judgements = sample_block(generator, block, settings, origin=origin, seed=seed)
+                judgements = sample_block(generator, block, settings, prompts=prompts, origin=origin, seed=seed)
                 append_jsonl(out, [judgement.to_json() for judgement in judgements])
                 advance(len(judgements))
 
@@ -134,10 +136,15 @@ def _check_shards(folder: Path, processes: int) -> None:
 
 
 def sample_block(
-    generator: Generator, block: Sequence[Example], settings: SampleConfig, *, origin: str, seed: int
+    generator: Generator,
+    block: Sequence[Example],
+    settings: SampleConfig,
+    *,
+    prompts: Prompts,
+    origin: str,
+    seed: int,
 ) -> list[Judgement]:
     """N judgements of each example, in the block's order. Raw draws: no grammar, no filter, to the end token."""
-    prompts = Prompts()
     requests = [to_request(example, prompts.judge(example)) for example in block]
     draw = int(hash_object([seed, origin])[:12], 16)
     sampling = Sampling(settings.temperature, settings.n, settings.max_tokens, draw, logprobs=True)

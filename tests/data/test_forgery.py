@@ -9,7 +9,7 @@ import pytest
 from recipe.config import load
 from recipe.data.forgery import CLAIMS, OTHER_CLAIMS, forge, with_forged
 from recipe.data.records import TASKS, Example, Message, Rubric
-from recipe.pipeline.context import Job
+from recipe.pipeline.context import RunContext
 from recipe.storage import write_jsonl
 
 
@@ -79,11 +79,11 @@ def test_training_rows_of_a_run_are_forged_and_held_back_ones_are_not(tmp_path):
             of_split = [replace(row, id=f"{task}-{row.id}") for row in rows(task, 40)]
             write_jsonl(tmp_path / split / f"{task}.jsonl", [row.to_json() for row in of_split])
     sources = [f"data.{task}={tmp_path}" for task in TASKS]
-    job = Job(load("tiny", [*sources, "data.forged_share=0.5"]), tmp_path / "run")
+    run = RunContext(load("tiny", [*sources, "data.forged_share=0.5"]), tmp_path / "run")
     for task in TASKS:
-        trained = job.rows("train", task)
+        trained = run.rows("train", task)
         assert any(row.responses != rows(task, 1)[0].responses for row in trained)
         for split in ("dev", "test"):
-            assert all(row.responses == rows(task, 1)[0].responses for row in job.rows(split, task))
+            assert all(row.responses == rows(task, 1)[0].responses for row in run.rows(split, task))
         # What SFT sees of a row, self-rationalization sees too.
-        assert all(job.examples[row.id] == row for row in trained)
+        assert all(row in run.all_train[TASKS.index(task)] for row in trained)

@@ -12,7 +12,7 @@ from recipe.config import DataConfig, load
 from recipe.data.naming import stated_winner
 from recipe.data.pairs import pairs_from_scores
 from recipe.data.records import Example, Message, Rubric
-from recipe.pipeline.context import Job
+from recipe.pipeline.context import RunContext
 from recipe.storage import write_jsonl
 
 ALL = DataConfig(pairs_from_scores="inputs", pairs_balance_length=False)
@@ -119,19 +119,19 @@ def test_pairs_join_the_pairwise_training_rows_of_a_run(tmp_path):
     write_jsonl(tmp_path / "train" / "pointwise.jsonl", [found.to_json() for found in rows])
     write_jsonl(tmp_path / "train" / "pairwise.jsonl", [own.to_json()])
 
-    def job(*settings: str) -> Job:
+    def run(*settings: str) -> RunContext:
         sources = [f"data.{task}={tmp_path}" for task in ("pointwise", "pairwise")]
-        return Job(load("tiny", [*sources, *settings]), tmp_path / "run")
+        return RunContext(load("tiny", [*sources, *settings]), tmp_path / "run")
 
-    def ids(job: Job, **options: bool) -> list[str]:
-        return [found.id for found in job.rows("train", "pairwise", **options)]
+    def ids(run: RunContext, **options: bool) -> list[str]:
+        return [found.id for found in run.rows("train", "pairwise", **options)]
 
-    assert ids(job()) == ["own"]
-    inputs = job("data.pairs_from_scores=inputs")
+    assert ids(run()) == ["own"]
+    inputs = run("data.pairs_from_scores=inputs")
     pairs = ids(inputs, limited=False)[1:]
     assert pairs
     assert [found.id for found in inputs.all_train[1]] == ["own", *pairs]
     assert ids(inputs, need_rationale=True) == ["own"]
-    explained = job("data.pairs_from_scores=rationales", "data.train_pairs=3", "data.train_pointwise=2")
+    explained = run("data.pairs_from_scores=rationales", "data.train_pairs=3", "data.train_pointwise=2")
     assert ids(explained, need_rationale=True) == ["own", *pairs[:3]]
     assert len(explained.rows("train", "pointwise")) == 2

@@ -12,7 +12,7 @@ from recipe.data.records import TASKS, Judgement
 from recipe.evaluation.evaluate import evaluate
 from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge.judge import Judge
-from recipe.pipeline.context import Job
+from recipe.pipeline.context import RunContext
 from recipe.storage import write_json, write_jsonl
 from recipe.training.curate import Assessments, run_curate
 from recipe.training.sample import count
@@ -40,9 +40,9 @@ def write_run(folder, data, *, judges=("seed", "sft", "j1", "j2"), iterations=(1
     """A run folder of the tiny preset: these judges measured by a script, these iterations sampled and trained."""
     overrides = {"data.pointwise": str(data), "data.pairwise": str(data), "evaluate.resamples": 100, **settings}
     config = load("tiny", [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
-    job = Job(config, folder)
-    job.keep_config()
-    rows = job.test_rows
+    run = RunContext(config, folder)
+    run.keep_config()
+    rows = run.test_rows
     by_id = {row.id: row for row in rows}
 
     def log(stage, **last):
@@ -51,11 +51,11 @@ def write_run(folder, data, *, judges=("seed", "sft", "j1", "j2"), iterations=(1
             write_json(place / "training.json", {"history": [{"loss": 2.0, "step": 1}, entry]})
             return {"tokens": 1234}
 
-        job.run.do(stage, work, settings={})
+        run.cache.do(stage, work)
 
     def sample(place):
         found = []
-        for row in [row for task in TASKS for row in job.rows("train", task)][:8]:
+        for row in [row for task in TASKS for row in run.rows("train", task)][:8]:
             labels = [row.label, row.labels[0], row.labels[-1], None]
             found += [
                 Judgement(f"{row.id}:{k}", row.id, row.task, f"text {k}", f"text {k}", label, row.label)
@@ -71,8 +71,8 @@ def write_run(folder, data, *, judges=("seed", "sft", "j1", "j2"), iterations=(1
     for task in TASKS:
         log(f"sft-{task}")
     for t in iterations:
-        job.run.do(f"iter-{t}:sample", sample, settings={})
-        job.run.do(f"iter-{t}:curate", curate, settings={})
+        run.cache.do(f"iter-{t}:sample", sample)
+        run.cache.do(f"iter-{t}:curate", curate)
         log(f"iter-{t}:dpo", **{"rewards/accuracies": 0.75})
     for name in judges:
 
@@ -80,7 +80,7 @@ def write_run(folder, data, *, judges=("seed", "sft", "j1", "j2"), iterations=(1
             with Judge(ScriptedGenerator(answers(name, by_id)), name=name) as judge:
                 return evaluate(place, judge=judge, examples=rows, max_tokens=64, resamples=100)
 
-        job.run.do(f"evaluation/{name}", measure, settings={})
+        run.cache.do(f"evaluation/{name}", measure)
     return folder
 
 

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipe.config import load
 from recipe.data.records import Example, Judgement, Message, Rubric, exchanged, in_both_orders
 from recipe.evaluation.audit import audit, both_orders, degenerate, figures_by_task, shortcut_figures
 from recipe.evaluation.report.tables import results_markdown
 from recipe.evaluation.trivial import CRITERION, FITTED, LONGER, TIE, Verdict
-from recipe.pipeline.context import Job
-from recipe.pipeline.steps import results
+from recipe.pipeline.results import write_results
+from recipe.pipeline.steps import open_run
 
 DRAW = random.Random(3)
 
@@ -139,7 +138,7 @@ def test_judgements_are_taken_as_they_are() -> None:
 
 
 def test_the_results_of_a_run_set_every_judge_against_the_rules(finished_run: Path) -> None:
-    found = results(Job(load(finished_run / "config.toml"), finished_run))
+    found = write_results(open_run(finished_run))
     assert {LONGER, CRITERION, FITTED} <= found["baselines"].keys()
     assert found["against_baselines"]["j2"]["pairwise"]["both_orders"]["n"] == 24
     assert found["models"]["j2"]["pairwise"]["both_orders"]["value"] == 1

@@ -10,14 +10,16 @@ import threading
 import pytest
 
 from recipe.errors import SreError
-from recipe.pipeline.stage_cache import RunFolder
+from recipe.pipeline.stage_cache import Made, RunFolder
 from recipe.storage import append_jsonl, atomic, atomic_folder, read_jsonl, whole_blocks, write_json
+
+MADE = ("made.txt",)
 
 
 def counting():
     calls = []
 
-    def work(folder):
+    def work(folder, **given):
         calls.append(folder)
         (folder / "made.txt").write_text("made")
         return {"tokens": 5}
@@ -28,8 +30,8 @@ def counting():
 def test_a_stage_runs_once_and_its_marker_holds_the_facts(tmp_path):
     calls, work = counting()
     run = RunFolder(tmp_path / "run", seed=3)
-    first = run.do("merged", work, settings={"a": 1})
-    assert run.do("merged", work, settings={"a": 1}) == first
+    first = run.do("merged", work, a=1)
+    assert run.do("merged", work, a=1) == first
     assert calls == [tmp_path / "run" / "merged"]
     marker = json.loads((tmp_path / "run" / "merged" / "done.json").read_text())
     assert {"hash", "versions", "seed", "wall_s", "tokens", "peak_rss_mb"} <= marker.keys()
@@ -40,59 +42,64 @@ def test_a_stage_runs_once_and_its_marker_holds_the_facts(tmp_path):
 def test_another_setting_is_an_error_that_names_both_hashes_and_the_key(tmp_path):
     _, work = counting()
     run = RunFolder(tmp_path)
-    before = run.do("merged", work, settings={"merge": {"method": "exact", "weight": 0.5}})
+    before = run.do("merged", work, merge={"method": "exact", "weight": 0.5})
     with pytest.raises(SreError, match=r"differs in: merge\.method") as caught:
-        run.do("merged", work, settings={"merge": {"method": "svd", "weight": 0.5}})
+        run.do("merged", work, merge={"method": "svd", "weight": 0.5})
     assert before["hash"][:12] in str(caught.value)
 
 
 def test_no_fact_of_a_stage_takes_the_place_of_what_its_hash_stands_for(tmp_path):
     run = RunFolder(tmp_path)
-    run.do("seed", counting()[1], settings={})
-    run.do("merged", lambda folder: {"inputs": 24, "hash": "x", "tokens": 7}, settings={"a": 1}, after=("seed",))
+    run.do("seed", counting()[1])
+    run.do(
+        "merged",
+        lambda folder, **given: {"inputs": 24, "hash": "x", "tokens": 7},
+        a=1,
+        before=Made(run.path, "seed", "made.txt"),
+    )
     assert run.stages()[-1]["tokens"] == 7
     with pytest.raises(SreError, match=r"differs in: a\)"):
-        run.do("merged", counting()[1], settings={"a": 2}, after=("seed",))
+        run.do("merged", counting()[1], a=2, before=Made(run.path, "seed", "made.txt"))
 
 
 def test_a_changed_input_stage_is_noticed_downstream(tmp_path):
     _, work = counting()
     run = RunFolder(tmp_path)
-    run.do("seed", work, settings={"model": "a"})
-    run.do("merged", work, settings={}, after=("seed",))
+    run.do("seed", work, model="a")
+    run.do("merged", work, before=Made(run.path, "seed", "made.txt"))
     other = RunFolder(tmp_path)
     (tmp_path / "seed" / "done.json").unlink()
-    other.do("seed", work, settings={"model": "b"})
+    other.do("seed", work, model="b")
     with pytest.raises(SreError, match="differs in: seed"):
-        other.do("merged", work, settings={}, after=("seed",))
+        other.do("merged", work, before=Made(run.path, "seed", "made.txt"))
 
 
 def test_a_stage_needs_the_ones_before_it(tmp_path):
     with pytest.raises(SreError, match="needs stage 'seed'"):
-        RunFolder(tmp_path).do("merged", counting()[1], settings={}, after=("seed",))
+        RunFolder(tmp_path).do("merged", counting()[1], before=Made(tmp_path, "seed", "made.txt"))
 
 
 def test_an_interrupted_stage_is_redone_and_counts_its_attempts(tmp_path):
     calls, work = counting()
     run = RunFolder(tmp_path)
 
-    def fail(folder):
+    def fail(folder, **given):
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError):
-        run.do("merged", fail, settings={"a": 1})
+        run.do("merged", fail, a=1)
     assert not (tmp_path / "merged" / "done.json").exists()
     with pytest.raises(SreError, match="differs in: a"):
-        run.do("merged", work, settings={"a": 2})
-    assert run.do("merged", work, settings={"a": 1})["attempts"] == 2
+        run.do("merged", work, a=2)
+    assert run.do("merged", work, a=1)["attempts"] == 2
     assert len(calls) == 1
 
 
 def test_steps_of_one_folder_have_markers_of_their_own(tmp_path):
     _, work = counting()
     run = RunFolder(tmp_path)
-    run.do("iter-1:sample", work, settings={})
-    run.do("iter-1:curate", work, settings={}, after=("iter-1:sample",))
+    run.do("iter-1:sample", work)
+    run.do("iter-1:curate", work, before=Made(run.path, "iter-1:sample", "made.txt"))
     assert (tmp_path / "iter-1" / "sample.done.json").exists()
     assert [stage["stage"] for stage in run.stages()] == ["iter-1:sample", "iter-1:curate"]
 
@@ -100,27 +107,27 @@ def test_steps_of_one_folder_have_markers_of_their_own(tmp_path):
 def test_a_stage_done_in_another_run_is_taken_over_when_its_hash_is_the_same(tmp_path):
     calls, work = counting()
     theirs = RunFolder(tmp_path / "theirs", seed=1)
-    made = theirs.do("merged", work, settings={"a": 1})
+    made = theirs.do("merged", work, makes=MADE, a=1)
     ours = RunFolder(tmp_path / "ours", lenders=(tmp_path / "none", theirs.path))
-    assert ours.do("merged", work, settings={"a": 1}) == {**made, "from": "../theirs"}
+    assert ours.do("merged", work, makes=MADE, a=1) == {**made, "from": "../theirs"}
     assert len(calls) == 1
     assert (ours.path / "merged" / "made.txt").samefile(theirs.path / "merged" / "made.txt")
-    ours.do("sft", work, settings={})
-    RunFolder(tmp_path / "other", lenders=(theirs.path,)).do("merged", work, settings={"a": 2})
+    ours.do("sft", work)
+    RunFolder(tmp_path / "other", lenders=(theirs.path,)).do("merged", work, a=2)
     assert calls[1:] == [ours.path / "sft", tmp_path / "other" / "merged"]
 
 
 def test_of_a_shared_folder_only_what_the_step_makes_is_taken_over_and_rows_are_copied(tmp_path):
-    def work(folder):
+    def work(folder, **given):
         for name in ("samples.jsonl", "preferences.jsonl"):
             (folder / name).write_text("{}\n")
         return {}
 
     theirs = RunFolder(tmp_path / "theirs")
-    theirs.do("iter-1:sample", work, settings={}, makes=("samples.jsonl",))
-    theirs.do("iter-1:curate", work, settings={}, after=("iter-1:sample",))
+    theirs.do("iter-1:sample", work, makes=("samples.jsonl",))
+    theirs.do("iter-1:curate", work, before=Made(theirs.path, "iter-1:sample", "made.txt"))
     ours = RunFolder(tmp_path / "ours", lenders=(theirs.path,))
-    ours.do("iter-1:sample", work, settings={}, makes=("samples.jsonl", "assessments.jsonl"))
+    ours.do("iter-1:sample", work, makes=("samples.jsonl", "assessments.jsonl"))
     folder = ours.path / "iter-1"
     assert sorted(path.name for path in folder.iterdir()) == ["sample.done.json", "samples.jsonl"]
     # Rows are appended in place: a link would let one run write into the other.
@@ -130,16 +137,16 @@ def test_of_a_shared_folder_only_what_the_step_makes_is_taken_over_and_rows_are_
 def test_a_stage_that_was_interrupted_is_taken_over_whole(tmp_path):
     calls, work = counting()
     theirs = RunFolder(tmp_path / "theirs")
-    theirs.do("merged", work, settings={})
+    theirs.do("merged", work, makes=MADE)
 
-    def fail(folder):
+    def fail(folder, **given):
         (folder / "made.txt").write_text("half")
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError):
-        RunFolder(tmp_path / "ours").do("merged", fail, settings={})
+        RunFolder(tmp_path / "ours").do("merged", fail, makes=MADE)
     ours = RunFolder(tmp_path / "ours", lenders=(theirs.path,))
-    ours.do("merged", work, settings={})
+    ours.do("merged", work, makes=MADE)
     assert len(calls) == 1
     assert (ours.path / "merged" / "made.txt").read_text() == "made"
     assert sorted(path.name for path in (ours.path / "merged").iterdir()) == ["done.json", "made.txt"]
@@ -272,7 +279,7 @@ def in_two_processes(main, second, stage, work, helping, **options):
 
 def test_the_main_process_does_a_stage_and_the_others_get_what_it_found(tmp_path, second):
     (calls, work), (helped, helping) = counting(), counting()
-    ours, theirs = in_two_processes(RunFolder(tmp_path), second, "merged", work, helping, settings={})
+    ours, theirs = in_two_processes(RunFolder(tmp_path), second, "merged", work, helping)
     assert ours == theirs
     assert (len(calls), len(helped)) == (1, 0)
 
@@ -281,32 +288,32 @@ def test_all_processes_work_on_a_stage_that_they_do_together_and_one_writes_its_
     (_, work), (helped, _) = counting(), counting()
     begun = threading.Event()
 
-    def helping(folder):
+    def helping(folder, **given):
         helped.append(folder)
         begun.set()
         return {"tokens": 7}
 
-    def waits(folder):
+    def waits(folder, **given):
         assert begun.wait(20)
-        return work(folder)
+        return work(folder, **given)
 
-    ours, theirs = in_two_processes(RunFolder(tmp_path), second, "merged", waits, helping, settings={}, together=True)
+    ours, theirs = in_two_processes(RunFolder(tmp_path), second, "merged", waits, helping, together=True)
     assert ours == theirs
     assert ours["tokens"] == 5
     assert helped == [tmp_path / "merged"]
 
 
 def test_the_others_do_not_begin_what_the_main_process_refuses(tmp_path, second):
-    write_json(tmp_path / "merged" / "started.json", {"hash": "0" * 64, "settings": {}, "inputs": {}, "attempts": 1})
+    write_json(tmp_path / "merged" / "started.json", {"stage": "merged", "hash": "0" * 64, "attempts": 1})
     calls, work = counting()
     with concurrent.futures.ThreadPoolExecutor() as threads:
-        waiting = threads.submit(second.do, "merged", work, settings={"a": 1}, together=True)
+        waiting = threads.submit(second.do, "merged", work, a=1, together=True)
         with pytest.raises(SreError, match="differs in: a"):
-            RunFolder(tmp_path).do("merged", work, settings={"a": 1}, together=True)
+            RunFolder(tmp_path).do("merged", work, a=1, together=True)
         assert not concurrent.futures.wait([waiting], timeout=0.5).done
         assert not calls
         (tmp_path / "merged" / "started.json").unlink()  # lets the waiting process end
-        RunFolder(tmp_path).do("merged", work, settings={"a": 1})
+        RunFolder(tmp_path).do("merged", work, a=1)
 
 
 def test_each_process_of_a_launch_holds_the_folder(tmp_path, second):

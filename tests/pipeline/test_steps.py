@@ -18,8 +18,8 @@ from click.testing import CliRunner
 from recipe.cli.main import main
 from recipe.config import load
 from recipe.errors import SreError
-from recipe.pipeline.context import Job
-from recipe.pipeline.steps import run_pipeline, run_stage
+from recipe.pipeline.context import RunContext
+from recipe.pipeline.steps import open_run, run_pipeline, run_stage
 from recipe.storage import read_jsonl
 
 
@@ -148,14 +148,14 @@ def test_a_second_run_changes_nothing(finished, tiny_model, tiny_data):
 
 def test_a_snapshot_of_other_weights_is_written_anew(finished):
     from recipe.gguf.header import read_metadata
-    from recipe.pipeline.context import Job
 
-    job = Job(load(finished[0] / "config.toml"), finished[0])
-    path = job.snapshot("sft")
+    run = open_run(finished[0])
+    sft, j1 = run.judge_model("sft"), run.judge_model("j1")
+    path = sft.write_snapshot()
     written = path.stat().st_mtime_ns
-    assert job.snapshot("sft").stat().st_mtime_ns == written
-    path.write_bytes(job.snapshot("j1").read_bytes())
-    assert read_metadata(job.snapshot("sft"))["general.name"] == "tiny-sft"
+    assert sft.write_snapshot().stat().st_mtime_ns == written
+    path.write_bytes(j1.write_snapshot().read_bytes())
+    assert read_metadata(sft.write_snapshot())["general.name"] == "tiny-sft"
 
 
 def test_another_judge_than_the_last_is_taken_home(finished, tiny_model, tiny_data, tmp_path):
@@ -163,19 +163,20 @@ def test_another_judge_than_the_last_is_taken_home(finished, tiny_model, tiny_da
 
     folder = shutil.copytree(finished[0], tmp_path / "run")
     judge = folder / "judge.gguf"
-    assert read_metadata(judge)["general.name"] == "tiny-j2"
-    command = ["export", str(folder), "--judge"]
-    assert CliRunner().invoke(main, [*command, "j1"], catch_exceptions=False).exit_code == 0
+    best = json.loads((folder / "results.json").read_text())["judge"]
+    assert read_metadata(judge)["general.name"] == f"tiny-{best}"
+    command = ["stage", "gguf", str(folder), "--set"]
+    assert CliRunner().invoke(main, [*command, "export.source=j1"], catch_exceptions=False).exit_code == 0
     assert read_metadata(judge)["general.name"] == "tiny-j1"
     written = judge.stat().st_mtime_ns
-    assert CliRunner().invoke(main, [*command, "j1"], catch_exceptions=False).exit_code == 0
+    assert CliRunner().invoke(main, [*command, "export.source=j1"], catch_exceptions=False).exit_code == 0
     assert judge.stat().st_mtime_ns == written
-    refused = CliRunner().invoke(main, [*command, "j3"])
+    refused = CliRunner().invoke(main, [*command, "export.source=j3"])
     assert (refused.exit_code, "no judge 'j3' in this run; it makes seed, sft, j1, j2" in refused.output) == (2, True)
     assert read_metadata(judge)["general.name"] == "tiny-j1"
     assert load(folder / "config.toml").export.source == "j1"
-    assert CliRunner().invoke(main, [*command, "j2"], catch_exceptions=False).exit_code == 0
-    run_pipeline(load("tiny", settings(tiny_model, tiny_data)), folder)  # as it was: the last is the last, named or not
+    assert CliRunner().invoke(main, [*command, f"export.source={best}"], catch_exceptions=False).exit_code == 0
+    run_pipeline(load("tiny", settings(tiny_model, tiny_data)), folder)  # as it was: the best, named or not
     with pytest.raises(SreError, match="no judge 'j9'"):
         run_pipeline(load("tiny", ['export.source="j9"']), tmp_path / "other")
 
@@ -198,7 +199,7 @@ def test_vllm_draws_in_a_process_of_its_own_whose_errors_come_back(tiny_model, t
     assert "concurrent/futures" in str(failed.value.__cause__)  # where the other process failed
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SreError, match="can't share a launched run"):
-        assert Job(config, tmp_path / "run").samples_on_vllm
+        RunContext(config, tmp_path / "run").judge_model("seed", sampling=True)
 
 
 def test_more_samples_at_once_than_llamacpp_takes_are_refused_before_training(tiny_model, tiny_data, tmp_path):

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from recipe.cli.main import main
 from recipe.config import load, presets
 from recipe.errors import SreError
-from recipe.pipeline.context import Job
+from recipe.pipeline.context import RunContext
 from recipe.pipeline.steps import steps
 from recipe.planning.machines import CARDS, GIB, reference, this_cpu
 from recipe.planning.plan import Plan, StagePlan, make_plan
@@ -113,7 +113,8 @@ def test_a_baseline_of_other_stages_is_refused(setting: str) -> None:
 def test_the_papers_stated_settings_are_in_the_8b_presets() -> None:
     for name in ("24gb-llama3.1-8b", "24gb-qwen2-7b"):
         config = load(name)
-        assert (config.sample.inputs, config.sample.n, config.sample.temperature) == ((5000, 500), 10, 1.0)
+        assert [config.sample.inputs_of(t) for t in (1, 2)] == [5000, 500]
+        assert (config.sample.n, config.sample.temperature) == (10, 1.0)
         assert (config.curate.method, config.curate.margin) == ("correct-answer", 2)
         assert (config.data.train_pointwise, config.data.train_pairwise) == (None, None)
 
@@ -147,7 +148,7 @@ def test_data_of_unknown_size_is_an_error() -> None:
 def test_the_stages_are_the_pipelines(iterations: int, tmp_path: Path) -> None:
     config = load("cpu-smollm2-135m", [f"iterations={iterations}", "curate.method=self-assessment"])
     planned = [stage.stage for stage in make_plan(config, machine=reference()).stages]
-    assert planned == [name for name in steps(Job(config, tmp_path)) if not name.endswith(":curate")]
+    assert planned == [name for name in steps(RunContext(config, tmp_path)) if not name.endswith(":curate")]
 
 
 def test_twice_the_rows_take_twice_the_time_of_sft() -> None:
@@ -272,12 +273,14 @@ def test_the_tiny_presets_tokens_are_counted_by_its_own_tokeniser(tiny_model: Pa
     from transformers import AutoTokenizer
 
     from recipe.data.examples import read_examples
+    from recipe.data.records import in_both_orders
+    from recipe.prompts import Prompts
     from recipe.training.sft import to_rows
 
     config = load("tiny", tiny_settings(tiny_model, tiny_data))
     plan = make_plan(config, machine=reference())
-    rows = read_examples(tiny_data, task="pairwise", split="train", limit=16)
-    trained, _ = to_rows(AutoTokenizer.from_pretrained(tiny_model), rows, 1024, label_only=False)
+    rows = in_both_orders(read_examples(tiny_data, task="pairwise", split="train", limit=16))
+    trained, _ = to_rows(AutoTokenizer.from_pretrained(tiny_model), rows, 1024, Prompts(), label_only=False)
     tokens = 2 * 2 * sum(len(row["input_ids"]) for row in trained)  # two epochs, both orders
     assert stage(plan, "sft-pairwise").work.startswith("32 rows")
     said = float(stage(plan, "sft-pairwise").work.split(", ")[1].split()[0]) * 1e6

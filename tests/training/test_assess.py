@@ -3,6 +3,7 @@
 from recipe.config import CurateConfig, SampleConfig
 from recipe.data.records import Example, Judgement, Message, Rubric
 from recipe.inference.scripted import ScriptedGenerator
+from recipe.prompts import Prompts
 from recipe.training.assess import read_assessments, run_assess
 from recipe.training.curate import sides
 
@@ -24,6 +25,7 @@ def assess(folder, method, script):
         sides=lambda pool: sides(pool, pool[0].truth, settings),
         settings=settings,
         sampling=SampleConfig(n=3),
+        prompts=Prompts(),
         seed=0,
     )
     return facts, *read_assessments(folder / "assessments.jsonl")

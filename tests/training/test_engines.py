@@ -23,9 +23,10 @@ from recipe.training.engines import open_training_engine
 engine = open_training_engine(name)
 from recipe.config import LoraConfig, SftConfig
 from recipe.data.examples import read_examples
+from recipe.prompts import Prompts
 from recipe.training.sft import make_trainer, to_rows
 model, tokenizer = engine.load(Path(first), lora={**LoraConfig(r=4).model_dump(), "seed": 0})
-rows, _ = to_rows(tokenizer, read_examples(second, task="pointwise", split="train"), 4096, label_only=False)
+rows, _ = to_rows(tokenizer, read_examples(second, task="pointwise", split="train"), 4096, Prompts(), label_only=False)
 folder = Path(tempfile.mkdtemp())
 settings = SftConfig(batch_size=4, checkpoints=0, label_weight=9.0)
 trainer = make_trainer(model, tokenizer, rows, [], folder, settings, 0, False)

@@ -7,9 +7,8 @@ import random
 
 import pytest
 
-from recipe.config import Config
 from recipe.data.records import Judgement
-from recipe.training.export import CALIBRATED_ROWS, calibrate, model_card
+from recipe.training.export import CALIBRATED_ROWS, Origin, calibrate, model_card
 
 SCALE = (1, 2, 3, 4, 5)
 
@@ -41,6 +40,8 @@ def test_a_task_with_few_labelled_rows_is_not_calibrated() -> None:
 
 
 def test_the_card_says_where_the_base_was_in_four_bit() -> None:
-    cards = {nf4: model_card(Config(), {}, {"Q8_0": 0.1}, {"F16": 1, "Q8_0": 1}, 10, nf4=nf4) for nf4 in (False, True)}
+    origin = Origin("mine", "base", {"pointwise": "rows"}, "", 1)
+    sizes = {"F16": 1, "Q8_0": 1}
+    cards = {nf4: model_card(origin, "F16", {}, {"Q8_0": 0.1}, sizes, 10, nf4=nf4) for nf4 in (False, True)}
     assert "4 bit (NF4)" in cards[True]
     assert "4 bit (NF4)" not in cards[False]

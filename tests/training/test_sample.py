@@ -8,6 +8,7 @@ from recipe.config import SampleConfig
 from recipe.data.records import Example, Message, Rubric
 from recipe.errors import SreError
 from recipe.inference.scripted import ScriptedGenerator
+from recipe.prompts import Prompts
 from recipe.storage import read_jsonl
 from recipe.training.sample import choose_inputs, join_shards, run_sample
 
@@ -23,7 +24,9 @@ SETTINGS = SampleConfig(n=3, block=2)
 
 def sample(folder, generator=None, examples=EXAMPLES, settings=SETTINGS):
     generator = generator or ScriptedGenerator()
-    return run_sample(folder, generator=generator, examples=examples, settings=settings, origin="sft", seed=0)
+    return run_sample(
+        folder, generator=generator, examples=examples, settings=settings, prompts=Prompts(), origin="sft", seed=0
+    )
 
 
 def test_every_input_gets_n_judgements_in_its_order(tmp_path):
@@ -179,10 +182,15 @@ def test_iterations_see_different_inputs_while_there_are_enough():
     assert sum(name.startswith("pairwise") for name in first) == 4
 
 
-def test_the_last_number_of_inputs_serves_further_iterations_and_rows_wrap_around():
-    third = chosen(3, inputs=(8, 6))
-    assert len(third) == 6
-    assert sum(name.startswith("pairwise") for name in third) == 3
+def test_a_round_that_is_not_named_takes_a_tenth():
+    assert [len(chosen(t, inputs=(20,))) for t in (1, 2, 3)] == [20, 2, 2]
+    assert [len(chosen(t, inputs=(20, 16))) for t in (2, 3)] == [16, 2]
+
+
+def test_rows_wrap_around_and_one_task_alone_takes_them_all():
+    assert len(chosen(2, inputs=(20, 18))) == 18
+    rows = choose_inputs(POINTWISE, [], SampleConfig(inputs=(12,)), iteration=1, seed=3)
+    assert [row.task for row in rows] == ["pointwise"] * 12
 
 
 def test_the_pairwise_share_is_a_setting_and_no_more_rows_than_there_are_are_taken():

@@ -12,6 +12,7 @@ from recipe.config import LoraConfig, SftConfig
 from recipe.data.examples import read_examples
 from recipe.errors import SreError
 from recipe.inference.pytorch.transformers import TransformersEngine
+from recipe.prompts import Prompts
 from recipe.storage import read_json
 from recipe.training.sft import by_length, make_trainer, run_sft, to_rows, unmasked
 
@@ -39,7 +40,7 @@ def test_the_mask_covers_the_judgement_and_the_end_token_alone(tiny_model, tiny_
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     examples = read_examples(tiny_data, task="pointwise", split="train")
-    rows, too_long = to_rows(tokenizer, examples, 4096, label_only=False)
+    rows, too_long = to_rows(tokenizer, examples, 4096, Prompts(), label_only=False)
     assert (len(rows), too_long) == (len(examples), 0)
     for row, example in zip(rows, examples, strict=True):
         trained = [token for token in row["labels"] if token != -100]
@@ -54,8 +55,8 @@ def test_rows_that_are_too_long_are_left_out_whole_and_counted(tiny_model, tiny_
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     examples = read_examples(tiny_data, task="pointwise", split="train")
-    lengths = sorted(len(r["input_ids"]) for r in to_rows(tokenizer, examples, 4096, label_only=False)[0])
-    rows, too_long = to_rows(tokenizer, examples, lengths[len(lengths) // 2], label_only=False)
+    lengths = sorted(len(r["input_ids"]) for r in to_rows(tokenizer, examples, 4096, Prompts(), label_only=False)[0])
+    rows, too_long = to_rows(tokenizer, examples, lengths[len(lengths) // 2], Prompts(), label_only=False)
     assert 0 < too_long == len(examples) - len(rows)
     assert max(len(row["input_ids"]) for row in rows) <= lengths[len(lengths) // 2]
 
@@ -69,6 +70,7 @@ def train(folder, tiny_model, tiny_data, limit=12, max_length=2048, **settings):
         model=tiny_model,
         examples=examples,
         dev=[],
+        prompts=Prompts(),
         settings=SftConfig(**chosen),
         lora=LoraConfig(r=4, alpha=8),
         quantization="none",
@@ -130,7 +132,7 @@ def weighted_trainer(folder, tiny_model, tiny_data, **settings):
     examples = read_examples(tiny_data, task="pointwise", split="train", limit=8)
     lora = {**LoraConfig(r=4, alpha=8).model_dump(), "seed": 0}
     model, tokenizer = TransformersEngine().load(tiny_model, lora=lora)
-    rows, _ = to_rows(tokenizer, examples, 2048, label_only=False)
+    rows, _ = to_rows(tokenizer, examples, 2048, Prompts(), label_only=False)
     chosen = {"batch_size": 3, "accumulate": 2, "checkpoints": 0, "label_weight": 7.0, **settings}
     trainer = make_trainer(model, tokenizer, rows, [], folder, SftConfig(**chosen), 0, False)
     return trainer, list(itertools.islice(trainer.get_train_dataloader(), 2)), rows

@@ -242,7 +242,7 @@ def _about(group: Group) -> dict[str, Any]:
         "title": group.title,
         "facts": {
             "seed model": config.model.source,
-            "training data": " and ".join(dict.fromkeys((config.data.pointwise, config.data.pairwise))),
+            "training data": " and ".join(dict.fromkeys(filter(None, map(config.data.source, TASKS)))),
             "curation": f"{config.curate.method}, margin {config.curate.margin}",
             "random seeds": ", ".join(str(run.config.seed) for run in group.runs),
             "made with": ", ".join(f"{name} {' and '.join(each)}" for name, each in versions.items()) or NOT_RUN,

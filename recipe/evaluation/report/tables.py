@@ -316,6 +316,19 @@ def benchmark_table(result: Mapping[str, Any]) -> Table:
     return _table(f"{result['benchmark']}: {result['model']}", [["figure", *parts], *rows])
 
 
+def round_text(found: Mapping[str, Any]) -> str:
+    """One line about a round: whether it is kept, and what the dev rows say."""
+    head = f"Round {found['round']} is {'kept' if found['kept'] else 'not kept'}: "
+    if "problem" in found:
+        return head + str(found["problem"])
+    before, after = (f"{judge_name(found[k])} {_short(found['figures'][v])}" for k, v in _SIDES)
+    gain = figure_text(found["gain"], with_n=True)
+    return f"{head}{after}, {before} on {found['rows']} dev rows; difference {gain}"
+
+
+_SIDES = (("before", "before"), ("judge", "after"))
+
+
 def judged_example(example: Example, judgement: Judgement) -> Panel:
     """Criteria, conversation, response(s), the rationale, the label, and the label distribution as bars."""
     parts: list[Any] = [Text(example.rubric.criteria, style="bold"), Text()]

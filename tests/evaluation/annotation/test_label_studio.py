@@ -20,7 +20,7 @@ from recipe.evaluation.annotation.label_studio import (
 )
 from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge.judge import Judge
-from recipe.pipeline.reports import export_annotations
+from recipe.pipeline.finished_runs import export_annotations
 
 RUBRIC = Rubric("Four fruits?", {k: f"{k - 1} of them" for k in range(1, 6)})
 ROWS = [

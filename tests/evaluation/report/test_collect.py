@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from recipe.evaluation.report.collect import Group, grouped
-from recipe.pipeline.reports import read_run
+from recipe.pipeline.finished_runs import read_run
 
 from ..conftest import write_run
 

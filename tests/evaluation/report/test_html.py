@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from recipe.cli.main import main
 from recipe.errors import SreError
 from recipe.evaluation.report.tables import duration, markdown_table
-from recipe.pipeline.reports import report
+from recipe.pipeline.finished_runs import report
 
 from ..conftest import HOSTILE, write_run
 

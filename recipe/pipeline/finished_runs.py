@@ -1,24 +1,55 @@
-"""What a user asks of finished runs: the report, and the side-by-side of rationales. Brings runs and rows together."""
+"""Finished runs and the rows their judges were measured on: for the report and the side-by-side of rationales."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from recipe.config import load
 from recipe.errors import SreError
 from recipe.evaluation.report.collect import RunData
-from recipe.pipeline.context import Job
-from recipe.pipeline.steps import comparisons, steps
+from recipe.pipeline.results import comparisons, rounds
+from recipe.pipeline.stage_cache import is_locked
+from recipe.pipeline.steps import open_run, steps
+from recipe.storage import read_markers
+
+
+@dataclass(frozen=True)
+class Status:
+    """A run as it is now. stages: each stage's marker, {} for one that hasn't begun. rounds: see `results.rounds`."""
+
+    stages: Mapping[str, Mapping[str, Any]]
+    rounds: Sequence[Mapping[str, Any]]
+    running: bool
+    notes: Sequence[str] = ()
+
+
+def read_status(folder: Path) -> Status:
+    """What of a run is done. Raises SreError where there is no run, and for a marker that is damaged."""
+    if not (folder / "config.toml").is_file():
+        raise SreError("not a run folder (no config.toml)", file=folder)
+    found: dict[str, Mapping[str, Any]] = {marker["stage"]: marker for marker in read_markers(folder)}
+    running = is_locked(folder)
+    try:
+        context = open_run(folder)
+        planned: dict[str, Mapping[str, Any]] = {name: {} for name, _ in steps(context)}
+        decided = rounds(context)
+    except SreError as error:  # a run of another version: its settings mean nothing here, its markers still do
+        return Status(found, (), running, (f"Only the finished stages can be shown: {error}",))
+    return Status({**planned, **found}, decided, running)
 
 
 def report(folders: Sequence[Path], out: Path | None) -> tuple[Path, Path]:
-    """Write the page and the Markdown file of these runs; returns their paths. A folder of seed-<n> runs is all of
-    them.
+    """Write the page and the Markdown file about these runs; returns their paths.
 
-    out: None is RUN/report.html, for one folder only. Raises SreError for a folder that is no run, and without `out`
-    for several.
+    Args:
+        folders: Run folders. A folder of seed-<n> runs stands for all of them.
+        out: The page. None is RUN/report.html, for one folder only.
+
+    Raises:
+        SreError: A folder that is no run, or several without `out`.
     """
     from recipe.evaluation.report.html import write_page
 
@@ -33,9 +64,18 @@ def report(folders: Sequence[Path], out: Path | None) -> tuple[Path, Path]:
 
 
 def export_annotations(folder: Path, out: Path, *, first: str, second: str | None, n: int, seed: int) -> dict[str, int]:
-    """Write the blind side-by-side of two of a run's judges to `out`; returns the counts (evaluation/annotate.py).
+    """Write the blind side-by-side of two of a run's judges; returns the counts (evaluation/annotation).
 
-    second: None is the last judge that was measured. Raises SreError when one of the judges has not been.
+    Args:
+        folder: The run folder.
+        out: A new folder for the tasks.
+        first: A judge's name.
+        second: Another judge's name; None is the last one that was measured.
+        n: At most so many tasks.
+        seed: Draws the tasks, and the order of the rationales in each.
+
+    Raises:
+        SreError: One of the judges was not measured, or the rows can't be read.
     """
     from recipe.evaluation.annotation.label_studio import export_tasks
     from recipe.evaluation.report.collect import Group
@@ -56,16 +96,13 @@ def export_annotations(folder: Path, out: Path, *, first: str, second: str | Non
 
 def read_run(folder: Path) -> RunData:
     """The run in a folder, with the rows its judges were measured on. Raises SreError where there is no run."""
-    if not (folder / "config.toml").is_file():
-        raise SreError("not a run folder (no config.toml)", file=folder)
-    config = load(folder / "config.toml")
-    job = Job(config, folder)
-    plan = tuple(steps(job))
+    context = open_run(folder)
+    config, plan = context.config, tuple(dict(steps(context)))
     try:
-        examples = tuple(job.test_rows)
+        examples = tuple(context.test_rows)
     except SreError as error:  # a run folder may have travelled without its data
         return RunData(folder, config, plan, None, str(error))
-    run = RunData(folder, config, plan, examples, train=tuple(chain(*job.all_train)))
+    run = RunData(folder, config, plan, examples, train=tuple(chain(*context.all_train)))
     ids = [row.id for row in examples]
     for judge in run.judges:
         verdicts = run.verdicts(judge)

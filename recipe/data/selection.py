@@ -1,0 +1,99 @@
+"""Which rows a run trains on, holds out and tests on, by its `[data]` settings.
+
+Where the data has no dev or test split, whole prompts of the training rows are held out in its place. Which ones
+depends on the prompt alone: it is the same for both tasks, every seed and every limit. They are not trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from recipe.config import DataConfig
+from recipe.data.examples import read_examples
+from recipe.data.files import has_split
+from recipe.data.forgery import with_forged
+from recipe.data.pairs import pairs_from_scores
+from recipe.data.records import Example, Task
+from recipe.errors import SreError
+
+Split = Literal["train", "dev", "test"]
+
+
+def select_rows(
+    data: DataConfig,
+    task: Task,
+    split: Split,
+    *,
+    seed: int = 0,
+    need_rationale: bool = False,
+    limited: bool = True,
+    rejects: Path | None = None,
+) -> list[Example]:
+    """The rows of a split, as many as the settings say; [] where they take none of it.
+
+    Args:
+        seed: Draws the pairs made from scores, which follow the pairwise training rows, and the training rows of which
+            a response claims a verdict.
+        need_rationale: A training row without a rationale is an error.
+        limited: False takes all rows, whatever the limits.
+        rejects: The file for bad rows, where `data.skip_bad_rows` sets them aside.
+
+    Raises:
+        SreError: Rows that can't be read, or a split without any row.
+    """
+    limit: int | None = getattr(data, f"{split}_{task}") if limited else None
+    rows = _read(data, task, split, limit, need_rationale, rejects) if data.source(task) else []
+    if split == "train" and task == "pairwise" and data.pairs_from_scores != "off" and data.source("pointwise"):
+        pairs = pairs_from_scores(_read(data, "pointwise", "train", None, False, rejects), data, seed=seed)
+        usable = [pair for pair in pairs if pair.rationale or not need_rationale]
+        rows += usable[: data.train_pairs] if limited else usable
+    return with_forged(rows, data.forged_share, seed) if split == "train" else rows
+
+
+def _read(
+    data: DataConfig, task: Task, split: Split, limit: int | None, need_rationale: bool, rejects: Path | None
+) -> list[Example]:
+    source, name = data.source(task), {"dev": data.dev_split, "test": data.test_split}.get(split, split)
+    if not name or limit == 0:
+        return []
+    shares = dict(_held_out(data))
+    own = split == "train" or has_split(source, task, name)
+    rows = read_examples(
+        source,
+        task=task,
+        split=name if own else "train",
+        need_rationale=need_rationale,
+        limit=None if shares else limit,
+        skip_bad_rows=rejects if data.skip_bad_rows else None,
+    )
+    if shares and (split == "train" or not own):
+        rows = [row for row in rows if _place(row.prompt_id, shares) == split]
+    if not rows and split != "train":
+        share, without = f"data.{split}_share", f'data.{split}_split = ""'
+        message = f"{source} has no {name!r} split, and this share of its prompts leaves no {task} row"
+        raise SreError(f"{message}; raise it, or set {without} to do without", field=share)
+    return rows[:limit]
+
+
+def _held_out(data: DataConfig) -> Iterator[tuple[Split, float]]:
+    """The shares of the training prompts that stand in for the splits which a task's data doesn't have."""
+    shares: dict[Split, tuple[str, float]] = {
+        "test": (data.test_split, data.test_share),
+        "dev": (data.dev_split, data.dev_share),
+    }
+    for split, (name, share) in shares.items():
+        wanting = [t for t in data.tasks if data.source(t) and getattr(data, f"{split}_{t}") != 0]
+        if name and any(not has_split(data.source(task), task, name) for task in wanting):
+            yield split, share
+
+
+def _place(prompt_id: str, shares: dict[Split, float]) -> Split:
+    draw = int(hashlib.blake2b(prompt_id.encode(), digest_size=6).hexdigest(), 16) / 256**6
+    for split, share in shares.items():
+        if draw < share:
+            return split
+        draw -= share
+    return "train"

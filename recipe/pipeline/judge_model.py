@@ -1,0 +1,124 @@
+"""A judge of a run, and everything that decides how it generates: what stages are given in place of the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recipe.inference.base import Quantization
+from recipe.pipeline.stage_cache import Made
+from recipe.prompts import Prompts
+from recipe.storage import fingerprint, hash_object, share
+from recipe.system import process, wait_for
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a training stage loads the model. `engine`: auto, unsloth or transformers. `threads` change no result."""
+
+    engine: str
+    quantization: Quantization
+    max_length: int
+    gradient_checkpointing: bool
+    threads: int | None = field(compare=False)
+
+    def open_engine(self) -> Any:
+        """The training engine. Call it before importing TRL: Unsloth must be imported first."""
+        from recipe.inference.pytorch.loading import free_memory, take_share
+        from recipe.training.engines import open_training_engine
+
+        engine = open_training_engine(self.engine)
+        take_share(self.threads)
+        free_memory()
+        return engine
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the training functions take of it."""
+        names = ("quantization", "max_length", "gradient_checkpointing")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class JudgeModel:
+    """A judge by name ("seed", "sft", "j1", …) and how it is run.
+
+    `engine`: llamacpp, torch or vllm. `context`: tokens of a prompt and its judgement. `snapshot`: the GGUF type that
+    llama.cpp reads it in. `file`: where that snapshot is written. The fields that aren't compared change no result.
+    """
+
+    name: str
+    model: Made
+    adapter: Made | None
+    prompts: Prompts
+    engine: str
+    training_engine: Any
+    quantization: Quantization
+    context: int
+    parallel: int
+    snapshot: str
+    converter: str | None
+    file: Path = field(compare=False)
+    lenders: tuple[Path, ...] = field(compare=False)
+    threads: int | None = field(compare=False)
+    title: str = field(compare=False)
+    base_model: str = field(compare=False)
+
+    def open(self) -> Any:
+        """The generator that runs this judge."""
+        if self.engine == "llamacpp":
+            return self.open_gguf(self.write_snapshot())
+        from recipe.inference.pytorch.generator import TorchGenerator
+        from recipe.inference.pytorch.loading import free_memory, take_share
+        from recipe.inference.pytorch.vllm import VllmGenerator
+
+        free_memory()
+        take_share(self.threads)
+        return (VllmGenerator if self.engine == "vllm" else TorchGenerator)(
+            self.model.path,
+            adapter=self.adapter.path if self.adapter else None,
+            name=self.name,
+            parallel=self.parallel,
+            context=self.context,
+            quantization=self.quantization,
+            engine=self.training_engine,
+        )
+
+    def open_gguf(self, path: Path) -> Any:
+        """A generator for another GGUF file, run as this judge is."""
+        from recipe.inference.llamacpp.generator import LlamaCppGenerator
+
+        return LlamaCppGenerator(path, threads=self.threads, context=self.context, parallel=self.parallel)
+
+    def write_snapshot(self) -> Path:
+        """The judge as one GGUF file, written when first asked for and again when its weights have changed."""
+        from recipe.gguf.header import read_metadata
+
+        sources = sorted(self.model.path.glob("*.safetensors"))
+        sources += [self.adapter.path / "adapter_model.safetensors"] if self.adapter else []
+        made_from = [*map(fingerprint, sources), self.snapshot, self.converter, self.prompts.digest]
+        weights = hash_object(made_from)
+
+        def fits(file: Path) -> bool:
+            return file.exists() and read_metadata(file).get("sre.weights") == weights
+
+        if process()[0]:
+            wait_for(lambda: fits(self.file))
+        if fits(self.file):
+            return self.file
+        lent = next((file for run in self.lenders if fits(file := run / "gguf" / self.file.name)), None)
+        if lent:
+            share(lent, self.file)
+            return self.file
+        from recipe.training.export import judge_metadata, run_snapshot
+
+        run_snapshot(
+            self.file,
+            model=self.model.path,
+            adapter=self.adapter.path if self.adapter else None,
+            type_name=self.snapshot,
+            converter=self.converter,
+            metadata=judge_metadata(self.title, self.base_model, self.prompts) | {"sre.weights": weights},
+        )
+        return self.file

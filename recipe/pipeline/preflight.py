@@ -1,0 +1,78 @@
+"""What can be known to fail is found before anything is downloaded or trained: `sre run` and `sre plan` ask here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recipe.config import Config
+from recipe.data.files import is_hub_name
+from recipe.data.records import TASKS, Task
+from recipe.errors import SreError
+from recipe.pipeline.context import RunContext, judges_of
+
+
+def preflight(run: RunContext, *, offline: bool = False) -> list[str]:
+    """Check the settings, the rows of every stage, and the seed model where it is on this machine.
+
+    Args:
+        run: The run, which need not have begun.
+        offline: Leave out what takes a download or a model library.
+
+    Returns:
+        One line for each task: the rows that the run trains on, holds out and tests on.
+
+    Raises:
+        SreError: What would otherwise end a stage, hours later perhaps.
+    """
+    config = run.config
+    source = config.export.source
+    if source not in (*judges_of(config), "best", "last", ""):
+        made = ", ".join(judges_of(config))
+        raise SreError(f"no judge {source!r} in this run; it makes {made}", field="export.source")
+    model = Path(config.model.source).expanduser()
+    if model.is_dir():
+        check_model(config, model)
+    if not offline:
+        _check_parallel(run)
+    remote = offline and any(is_hub_name(config.data.source(task)) for task in config.data.tasks)
+    ids: set[str] = set()
+    return [_rows_of(run, task, ids, remote=remote) for task in TASKS]
+
+
+def check_model(config: Config, folder: Path) -> None:
+    """Raises SreError for a model folder that lacks something, or that can't become a GGUF file."""
+    from recipe.gguf.export import export_problem
+    from recipe.training.seed import check_model as check_files
+
+    check_files(folder, config.model.source)
+    problem = "" if config.export.converter else export_problem(folder)
+    if problem:
+        raise SreError(problem)
+
+
+def _check_parallel(run: RunContext) -> None:
+    if run.judge_model("seed", sampling=True).engine == "llamacpp":
+        from recipe.inference.llamacpp.generator import check_parallel
+
+        check_parallel(run.config.sample.parallel, "sample.parallel")
+
+
+def _rows_of(run: RunContext, task: Task, ids: set[str], *, remote: bool) -> str:
+    """Read a task's rows; returns what there is of them. `ids`: those of the tasks before, to which it adds its own."""
+    config = run.config
+    source = config.data.source(task) or "pairs made from scores"
+    if task not in config.data.tasks:
+        return f"{task}: no rows, so the judge does not learn it (data.{task})"
+    if remote:
+        return f"{task}: {source}; rows on the hub are checked when the run starts"
+    explained = config.start != "seed" and not config.sft.label_only
+    train = run.rows("train", task, need_rationale=explained) if config.start != "seed" else []
+    every = run.rows("train", task, limited=False) if config.iterations or not train else train
+    if not every or (config.start != "seed" and not train):
+        raise SreError(f"no {task} row to train on; see data.{task}", file=source)
+    found = {row.id for row in every}
+    if not found.isdisjoint(ids):
+        raise SreError("pointwise and pairwise rows share an id; ids must differ over both files", field="id")
+    ids |= found
+    held = [f"{len(run.rows(split, task))} {split}" for split in ("dev", "test")]
+    return f"{task}: {source}, {len(train)} of {len(every)} training rows for SFT, {', '.join(held)}"

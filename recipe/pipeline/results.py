@@ -1,0 +1,62 @@
+"""results.json: the judges' figures on the test rows, what became of each round, and what each stage cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+from recipe.evaluation.evaluate import FORCED
+from recipe.pipeline.context import RunContext
+from recipe.pipeline.stage_cache import RunFolder
+from recipe.storage import read_json, write_json
+
+
+def write_results(run: RunContext) -> dict[str, Any]:
+    """Write and return results.json: {"judge", "rounds", "stages"} and what `compare` says of the judges."""
+    from recipe.evaluation.compare import compare
+    from recipe.evaluation.evaluate import read_judgements
+
+    stages = costs(run.cache)
+    found: dict[str, Any] = {}
+    for judge in run.judges:
+        if f"evaluation/{judge}" in stages:
+            found[judge] = read_json(run.path / "evaluation" / judge / "figures.json")
+            if judge == "seed":
+                found[FORCED] = found[judge]["constrained"]
+    content: dict[str, Any] = {"models": {}, "differences": {}}
+    if found:
+        measured = {judge: {run.config.seed: read_judgements(run.path, judge)} for judge in found}
+        train, resamples = [*chain(*run.all_train)], run.config.evaluate.resamples
+        content = compare(run.test_rows, measured, comparisons(list(found)), train, resamples=resamples)
+    taken = run.exported if "gguf" in stages else None
+    content |= {"judge": taken, "rounds": rounds(run), "models": found, "stages": stages}
+    if run.cache.main:
+        write_json(run.path / "results.json", content)
+    return content
+
+
+def rounds(run: RunContext) -> list[dict[str, Any]]:
+    """What became of each round that was decided: {"round", "judge", "before", "kept", "figures", "gain", …}, or
+    {"round", "kept": False, "problem"} where it gave nothing to train on."""
+    found: list[dict[str, Any]] = []
+    facts = ("before", "judge", "rows", "malformed", "figures", "gain", "tasks", "kept")
+    for t in range(1, run.config.iterations + 1):
+        decision = run.decision(t)
+        if decision:
+            found.append({"round": t, **{key: decision[key] for key in facts}})
+        elif run.has_no_pairs(t):
+            found.append({"round": t, "kept": False, "problem": "its judgements gave no preference pair"})
+    return found
+
+
+def costs(run: RunFolder) -> dict[str, dict[str, Any]]:
+    """wall_s, tokens and peak_rss_mb of each finished stage; "from" where it was taken over from another run."""
+    kept = ("wall_s", "tokens", "peak_rss_mb", "from")
+    return {s["stage"]: {key: s[key] for key in kept if key in s} for s in run.stages() if "finished" in s}
+
+
+def comparisons(judges: Sequence[str]) -> list[tuple[str, str]]:
+    """(first, second) of each difference reported, as far as both were evaluated: what SFT and each DPO round give."""
+    gained = [("sft", name) for name in judges if name.startswith("j")]
+    return [pair for pair in [(FORCED, "sft"), *gained] if set(pair) <= set(judges)]

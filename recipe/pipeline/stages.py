@@ -1,0 +1,207 @@
+"""The stages: what each is given, and what it leaves. Nothing else of the run reaches the work in work.py.
+
+What a stage is given is what its hash covers (stage_cache.py), so a setting that no stage is given changes no result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from recipe.config import only
+from recipe.data.records import Task, in_both_orders
+from recipe.data.selection import Split
+from recipe.pipeline import work
+from recipe.pipeline.context import RunContext
+from recipe.pipeline.preflight import check_model
+
+Facts = Mapping[str, Any]
+TRAINED = ("adapter", "training.json")
+MEASURED = ("max_tokens", "label_only", "resamples")
+
+
+def seed(run: RunContext) -> Facts:
+    model = run.config.model
+    facts = run.cache.do(
+        "seed", work.seed, makes=("model",), source=model.source, revision=model.revision, content=run.seed_content
+    )
+    check_model(run.config, run.model.path)  # a model from the hub could not be checked before it was here
+    return facts
+
+
+def sft(run: RunContext, *tasks: Task) -> Facts:
+    """One adapter: on the rows of one task, or of both mixed."""
+    settings = run.config.sft
+    need_rationale = not settings.label_only
+    rows = [row for task in tasks for row in run.rows("train", task, need_rationale=need_rationale)]
+    # A held-back row without a rationale serves as an input of evaluations; it has no loss to measure here.
+    dev = [row for task in tasks for row in run.rows("dev", task) if row.rationale.strip() or not need_rationale]
+    if settings.both_orders:
+        rows, dev = in_both_orders(rows), in_both_orders(dev)
+    return run.cache.do(
+        f"sft-{tasks[0] if len(tasks) == 1 else 'mixed'}",
+        work.sft,
+        makes=TRAINED,
+        together=True,
+        model=run.model,
+        loading=run.loading,
+        adapter=None,
+        examples=rows,
+        dev=dev,
+        prompts=run.prompts,
+        settings=settings,
+        lora=run.config.lora,
+        seed=run.config.seed,
+    )
+
+
+def merge(run: RunContext) -> Facts:
+    return run.cache.do(
+        "merged",
+        work.merge,
+        makes=("adapter", "merge.json"),
+        pointwise=run.made("sft-pointwise", "adapter"),
+        pairwise=run.made("sft-pairwise", "adapter"),
+        settings=run.config.merge,
+        default_rank=run.config.lora.r,
+        seed=run.config.seed,
+    )
+
+
+def sample(run: RunContext, t: int) -> Facts:
+    return run.cache.do(
+        f"iter-{t}:sample",
+        work.sample,
+        makes=("samples.jsonl",),
+        together=True,
+        judge=run.judge_model(run.judge_before(t), sampling=True),
+        examples=run.inputs(t),
+        settings=only(run.config.sample, "n", "temperature", "max_tokens", "block"),
+        seed=run.config.seed,
+    )
+
+
+def assess(run: RunContext, t: int) -> Facts:
+    """Ask a model about the samples; nothing to do for the curation methods that go by labels alone."""
+    return run.cache.do(
+        f"iter-{t}:assess",
+        work.assess,
+        makes=("assessments.jsonl",),
+        samples=run.made(f"iter-{t}:sample", "samples.jsonl"),
+        judge=run.judge_model(run.judge_before(t)),
+        assessor=run.assessor,
+        examples=run.inputs(t),
+        settings=only(run.config.curate, "method", "margin", "reject_malformed"),
+        sampling=only(run.config.sample, "n", "temperature", "max_tokens"),
+        seed=run.config.seed,
+    )
+
+
+def curate(run: RunContext, t: int) -> Facts:
+    return run.cache.do(
+        f"iter-{t}:curate",
+        work.curate,
+        makes=("preferences.jsonl", "dropped.jsonl"),
+        samples=run.made(f"iter-{t}:sample", "samples.jsonl"),
+        assessments=run.made(f"iter-{t}:assess", "assessments.jsonl"),
+        settings=run.config.curate,
+        seed=run.config.seed,
+    )
+
+
+def dpo(run: RunContext, t: int) -> Facts:
+    judge = run.judge_before(t)
+    return run.cache.do(
+        f"iter-{t}:dpo",
+        work.dpo,
+        makes=TRAINED,
+        together=True,
+        model=run.model,
+        loading=run.loading,
+        adapter=run.adapter(judge),
+        lora=run.config.lora if judge == "seed" else None,
+        examples=run.inputs(t),
+        preferences=run.made(f"iter-{t}:curate", "preferences.jsonl"),
+        prompts=run.prompts,
+        settings=run.config.dpo,
+        seed=run.config.seed,
+    )
+
+
+def best_of_n(run: RunContext, t: int) -> Facts:
+    """In the place of curation and DPO: SFT of J_t on those of its samples that are right."""
+    return run.cache.do(
+        f"iter-{t}:sft",
+        work.best_of_n,
+        makes=TRAINED,
+        together=True,
+        model=run.model,
+        loading=run.loading,
+        adapter=run.adapter(run.judge_before(t)),
+        examples=run.inputs(t),
+        samples=run.made(f"iter-{t}:sample", "samples.jsonl"),
+        n=run.config.sample.n,
+        prompts=run.prompts,
+        settings=run.config.sft,
+        lora=run.config.lora,
+        seed=run.config.seed,
+    )
+
+
+def measure_dev(run: RunContext, judge: str) -> Facts:
+    """A judge on the dev rows, one greedy judgement each."""
+    return _measure(run, f"dev/{judge}", judge, run.dev_rows, only(run.config.evaluate, *MEASURED))
+
+
+def evaluate(run: RunContext, judge: str) -> Facts:
+    """A judge on the test rows."""
+    return _measure(run, f"evaluation/{judge}", judge, run.test_rows, only(run.config.evaluate, *MEASURED, "samples"))
+
+
+def _measure(run: RunContext, stage: str, judge: str, rows: Any, settings: Any) -> Facts:
+    sampled = settings.samples > 1
+    return run.cache.do(
+        stage,
+        work.measure,
+        makes=("judgements.jsonl", "figures.json", *(("samples.jsonl",) if sampled else ())),
+        judge=run.judge_model(judge),
+        examples=rows,
+        settings=settings,
+        seed=run.config.seed if sampled else 0,  # greedy judgements are the same for every seed
+    )
+
+
+def decide(run: RunContext, t: int) -> Facts:
+    """Whether round t is kept: its judge and the one before it on the dev rows."""
+    before, judge = run.judge_before(t), f"j{t}"
+    return run.cache.do(
+        f"iter-{t}:decide",
+        work.decide,
+        before=run.made(f"dev/{before}", "judgements.jsonl"),
+        after=run.made(f"dev/{judge}", "judgements.jsonl"),
+        names=(before, judge),
+        examples=run.dev_rows,
+        settings=run.config.rounds,
+        resamples=run.config.evaluate.resamples,
+    )
+
+
+def export(run: RunContext) -> Facts:
+    config, source = run.config, run.exported
+    settings = config.export
+    split: Split = "dev" if config.data.has_dev() else "train"
+    rows = {task: run.rows(split, task, limited=False) for task in config.data.tasks}
+    counts = {task: settings.flip_rows // len(rows) for task in rows}
+    types = tuple(f"judge-{name}.gguf" for name in settings.types if name != settings.snapshot)
+    return run.cache.do(
+        "gguf",
+        work.export,
+        makes=("../judge.gguf", *types),
+        judge=run.judge_model(source),
+        rows=[row for task in rows for row in rows[task][: counts[task]]],
+        held_out=config.data.has_dev(),
+        settings=only(settings, "snapshot", "types", "judge"),
+        max_tokens=config.evaluate.max_tokens,
+        figures=run.made(f"evaluation/{source}", "figures.json") if config.data.has_test() else None,
+        origin=run.origin(source),
+    )

@@ -1,0 +1,181 @@
+"""The work of the stages. A function here knows what it is given, and nothing else of the run or its settings.
+
+The heavy libraries are imported when a stage runs: listing the stages must stay quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recipe.config import CurateConfig, EvaluateConfig, LoraConfig, RoundsConfig, SampleConfig
+from recipe.data.records import Example, Judgement, Preference
+from recipe.errors import NothingToTrainError
+from recipe.pipeline.judge_model import JudgeModel, Loading
+from recipe.storage import read_json, read_jsonl
+from recipe.system import in_own_process
+
+Facts = Mapping[str, Any]
+
+
+def seed(folder: Path, *, source: str, revision: str | None, content: Path | None) -> Facts:
+    """`content` is part of the hash only: the files at `source`."""
+    from recipe.training.seed import run_seed
+
+    report = run_seed(source, folder, revision=revision)
+    return {"kind": report.kind, "origin": report.origin, "bytes": report.bytes}
+
+
+def sft(folder: Path, *, loading: Loading, **given: Any) -> Facts:
+    engine = loading.open_engine()
+    from recipe.training.sft import run_sft
+
+    return run_sft(folder, engine=engine, **loading.options, **given)
+
+
+def merge(folder: Path, **given: Any) -> Facts:
+    from recipe.training.merge import run_merge
+
+    return run_merge(folder, **given)
+
+
+def sample(folder: Path, *, judge: JudgeModel, **given: Any) -> Facts:
+    if judge.engine != "vllm":
+        return draw(folder, judge=judge, **given)
+    from recipe.inference.pytorch.loading import free_memory
+
+    free_memory()  # the other process takes nearly all of it
+    return in_own_process(draw, folder, judge=judge, **given)
+
+
+def draw(folder: Path, *, judge: JudgeModel, **given: Any) -> Facts:
+    """The samples of one round."""
+    from recipe.training.sample import run_sample
+
+    with judge.open() as generator:
+        return run_sample(folder, generator=generator, origin=judge.name, prompts=judge.prompts, **given)
+
+
+def assess(
+    folder: Path,
+    *,
+    samples: Path,
+    judge: JudgeModel,
+    assessor: Path | None,
+    examples: Sequence[Example],
+    settings: CurateConfig,
+    sampling: SampleConfig,
+    seed: int,
+) -> Facts:
+    from recipe.training.assess import ASSESSED_METHODS, run_assess
+    from recipe.training.curate import distinct_texts, sides
+
+    if settings.method not in ASSESSED_METHODS:
+        return {}
+    pools: dict[str, list[Judgement]] = {}
+    for judgement in _judgements(samples):
+        pools.setdefault(judgement.example_id, []).append(judgement)
+    with judge.open_gguf(assessor) if assessor else judge.open() as generator:
+        return run_assess(
+            folder,
+            generator=generator,
+            examples={row.id: row for row in examples},
+            pools={key: distinct_texts(pool) for key, pool in pools.items()},
+            sides=lambda pool: sides(pool, pool[0].truth if pool else None, settings),
+            settings=settings,
+            sampling=sampling,
+            prompts=judge.prompts,
+            seed=seed,
+        )
+
+
+def curate(folder: Path, *, samples: Path, assessments: Path, settings: CurateConfig, seed: int) -> Facts:
+    from recipe.training.assess import read_assessments
+    from recipe.training.curate import Assessments, run_curate
+
+    said = Assessments(*read_assessments(assessments))
+    return run_curate(folder, judgements=_judgements(samples), assessments=said, settings=settings, seed=seed)
+
+
+def dpo(
+    folder: Path,
+    *,
+    loading: Loading,
+    lora: LoraConfig | None,
+    examples: Sequence[Example],
+    preferences: Path,
+    **given: Any,
+) -> Facts:
+    engine = loading.open_engine()
+    from recipe.training.dpo import run_dpo
+
+    return run_dpo(
+        folder,
+        engine=engine,
+        lora=lora.model_dump() if lora else None,
+        examples={row.id: row for row in examples},
+        preferences=[Preference.from_json(row) for row in read_jsonl(preferences)],
+        **loading.options,
+        **given,
+    )
+
+
+def best_of_n(
+    folder: Path, *, loading: Loading, examples: Sequence[Example], samples: Path, n: int, **given: Any
+) -> Facts:
+    from recipe.evaluation.baselines import best_of_n as right_samples
+
+    judgements = _judgements(samples)
+    rows = right_samples(examples, judgements, n)
+    if not rows:
+        raise NothingToTrainError(f"none of {len(judgements)} samples is right")
+    return sft(folder, loading=loading, examples=rows, dev=(), **given)
+
+
+def measure(
+    folder: Path, *, judge: JudgeModel, examples: Sequence[Example], settings: EvaluateConfig, seed: int
+) -> Facts:
+    from recipe.evaluation.evaluate import evaluate
+    from recipe.judge.judge import Judge
+
+    with Judge(judge.open(), judge.prompts, name=judge.name) as opened:
+        return evaluate(
+            folder, judge=opened, examples=examples, seed=seed, **settings.model_dump(exclude={"both_orders"})
+        )
+
+
+def decide(
+    folder: Path,
+    *,
+    before: Path,
+    after: Path,
+    names: tuple[str, str],
+    examples: Sequence[Example],
+    settings: RoundsConfig,
+    resamples: int,
+) -> Facts:
+    from recipe.evaluation.rounds import compare_on_dev, is_kept
+
+    found = compare_on_dev(examples, _judgements(before), _judgements(after), resamples)
+    return {"before": names[0], "judge": names[1], **found, "kept": is_kept(found["gain"], settings.keep)}
+
+
+def export(folder: Path, *, judge: JudgeModel, figures: Path | None, **given: Any) -> Facts:
+    from recipe.evaluation.evaluate import headline
+    from recipe.training.export import run_export
+
+    return run_export(
+        folder,
+        snapshot=judge.write_snapshot(),
+        judge=folder.parent / "judge.gguf",
+        prompts=judge.prompts,
+        open_gguf=judge.open_gguf,
+        figures=headline(read_json(figures)) if figures else {},
+        nf4=judge.quantization == "nf4",
+        **given,
+    )
+
+
+def _judgements(path: Path) -> list[Judgement]:
+    return [Judgement.from_json(row) for row in read_jsonl(path)]
