@@ -27,6 +27,10 @@ from recipe.errors import SreError
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="[default: runs/benchmarks/TARGET-MODEL]"
 )
+@click.option("--train", multiple=True, help="The judge's training rows, for the audit's rules that learn from them.")
+@click.option(
+    "--both-orders/--one-order", default=True, show_default=True, help="Of pairs in rows of your own; audits positions."
+)
 @click.option("--overwrite", is_flag=True, help="Judge all rows anew instead of going on.")
 @click.option("--label-only", is_flag=True, help="No rationale: the label is read from one prefill.")
 @click.option("--constrain/--no-constrain", default=True, help="Force a label where the model writes none.")
@@ -71,20 +75,24 @@ def _evaluate_model(
     data: Path | None,
     limit: int | None,
     overwrite: bool,
+    train: tuple[str, ...],
+    both_orders: bool,
     **options: Any,
 ) -> None:
+    from recipe.data.examples import read_examples
     from recipe.evaluation.benchmarks.running import find_benchmark, run_benchmark
     from recipe.evaluation.models import label_of, open_judge
-    from recipe.evaluation.report.tables import benchmark_table
+    from recipe.evaluation.report.tables import benchmark_table, show_audit
     from recipe.judge.options import JudgeOptions
 
-    benchmark = find_benchmark(target)
+    benchmark = find_benchmark(target, both_orders=both_orders)
+    learnt = [row for source in train for row in read_examples(source)]
     folder = out or Path("runs") / "benchmarks" / f"{label_of(target)}-{label_of(model)}"
     with open_judge(model, threads=threads, context=context, parallel=parallel) as judge:
-        result = run_benchmark(
-            judge, benchmark, folder, data=data, limit=limit, options=JudgeOptions(**options), overwrite=overwrite
-        )
+        how: dict[str, Any] = {"data": data, "limit": limit, "overwrite": overwrite, "train": learnt}
+        result = run_benchmark(judge, benchmark, folder, options=JudgeOptions(**options), **how)
     console().print(benchmark_table(result))
+    show_audit(result["audit"], console())
     click.echo("{rows} rows; {judged} judgements, {malformed} malformed, {not_judged} not judged".format(**result))
     click.echo(f"All figures: {folder / 'figures.json'}")
 

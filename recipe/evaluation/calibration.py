@@ -1,6 +1,6 @@
-"""How far a judge's own probabilities can be trusted, and where its scores err. Pure: sequences in, numbers out.
+"""How far a judge's own probabilities can be trusted, and which labels it gives. Pure: sequences in, numbers out.
 
-What `calibration_figures` returns (ece, brier and the bins' means are None where no row has probabilities):
+What `calibration_figures` returns (None where no row has probabilities):
 
     {"n": 135, "ece": 0.21, "brier": 0.71,
      "bins": [{"low": 0.0, "high": 0.1, "n": 0, "confidence": None, "accuracy": None}, ...,
@@ -19,81 +19,59 @@ BINS = 10
 def calibration_figures(
     distributions: Sequence[Mapping[int, float]], truth: Sequence[int], bins: int = BINS
 ) -> dict[str, Any]:
-    """Reliability of n label distributions: the dict in this module's docstring.
+    """The reliability of label distributions.
 
-    distributions: label -> probability, summing to 1 over the allowed labels; empty where none was recorded
-    (those rows are left out, `n` counts the others). The label compared with the truth is the most probable
-    one (the lowest of equals). brier: the mean over rows of the squared distance between the distribution and
-    the truth, 0 (sure and right) to 2 (sure and wrong). Raises ValueError when the lengths differ.
-    """
-    if len(distributions) != len(truth):
-        raise ValueError(f"{len(distributions)} distributions and {len(truth)} truths differ")
-    rows = [(dict(p), t) for p, t in zip(distributions, truth, strict=True) if p]
-    best = [max(sorted(p), key=lambda label, p=p: p[label]) for p, _ in rows]  # type: ignore[misc]
-    confidences = [p[label] for (p, _), label in zip(rows, best, strict=True)]
-    right = [label == t for (_, t), label in zip(rows, best, strict=True)]
-    table = reliability_bins(confidences, right, bins)
-    return {
-        "n": len(rows),
-        "ece": expected_calibration_error(table),
-        "brier": sum(_squared_distance(p, t) for p, t in rows) / len(rows) if rows else None,
-        "bins": table,
-    }
+    Args:
+        distributions: Label -> probability, summing to 1. Rows with {} are left out.
+        truth: The rows' true labels.
+        bins: Equal parts of [0, 1]. A confidence on an edge falls into the upper one, 1 into the last.
 
+    Returns:
+        The dict in this module's docstring. confidence: the probability of the most probable label, the lowest of
+        equals. ece: the mean gap between a bin's confidence and accuracy, over the rows. brier: the mean squared
+        distance from the truth, 0 (sure and right) to 2 (sure and wrong).
 
-def reliability_bins(
-    confidences: Sequence[float], right: Sequence[bool | int], bins: int = BINS
-) -> list[dict[str, Any]]:
-    """The reliability diagram: `bins` equal bins of [0, 1], each with its rows' mean confidence and accuracy.
-
-    A confidence on an edge falls into the upper bin, 1.0 into the last. Raises ValueError for fewer than one
-    bin, lengths that differ, or a confidence outside [0, 1].
+    Raises:
+        ValueError: Lengths that differ, or a confidence outside [0, 1].
     """
     import numpy as np
 
-    if bins < 1 or len(confidences) != len(right):
-        raise ValueError(f"{bins} bins, {len(confidences)} confidences and {len(right)} outcomes")
-    p, hit = np.asarray(confidences, dtype=np.float64), np.asarray(right, dtype=np.float64)
+    rows = [(p, t) for p, t in zip(distributions, truth, strict=True) if p]
+    best = [max(sorted(p), key=lambda label, p=p: p[label]) for p, _ in rows]  # type: ignore[misc]
+    confidence = np.array([p[label] for (p, _), label in zip(rows, best, strict=True)])
+    right = np.array([label == t for (_, t), label in zip(rows, best, strict=True)], dtype=float)
     # Sums of floating-point shares may pass 1 by a rounding error.
-    if len(p) and not (p.min() >= 0 and p.max() <= 1 + 1e-9):
-        raise ValueError(f"confidences from {p.min()} to {p.max()}; expected 0 to 1")
-    place = np.minimum((p * bins).astype(int), bins - 1)
-    counts, sums, hits = (np.bincount(place, weights=w, minlength=bins) for w in (np.ones_like(p), p, hit))
-    return [
-        {
-            "low": k / bins,
-            "high": (k + 1) / bins,
-            "n": int(counts[k]),
-            "confidence": float(sums[k] / counts[k]) if counts[k] else None,
-            "accuracy": float(hits[k] / counts[k]) if counts[k] else None,
-        }
-        for k in range(bins)
-    ]
+    if len(rows) and not (confidence.min() >= 0 and confidence.max() <= 1 + 1e-9):
+        raise ValueError(f"confidences from {confidence.min()} to {confidence.max()}; expected 0 to 1")
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    table: list[dict[str, Any]] = []
+    for k in range(bins):
+        inside = place == k
+        means = [float(side[inside].mean()) if inside.any() else None for side in (confidence, right)]
+        row = {"low": k / bins, "high": (k + 1) / bins, "n": int(inside.sum())}
+        table.append({**row, "confidence": means[0], "accuracy": means[1]})
+    gaps = [row["n"] * abs(row["accuracy"] - row["confidence"]) for row in table if row["n"]]
+    brier = [sum((p.get(k, 0.0) - (k == t)) ** 2 for k in {*p, t}) for p, t in rows]
+    n = len(rows)
+    return {"n": n, "ece": sum(gaps) / n if n else None, "brier": sum(brier) / n if n else None, "bins": table}
 
 
-def expected_calibration_error(table: Sequence[Mapping[str, Any]]) -> float | None:
-    """The mean gap between confidence and accuracy over the rows of `reliability_bins`; None without rows."""
-    n = sum(row["n"] for row in table)
-    if n == 0:
-        return None
-    return float(sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in table if row["n"]) / n)
+def histogram(values: Sequence[int | None], allowed: Sequence[int]) -> dict[str, int]:
+    """How often each allowed value occurs, and None: {"1": 3, ..., "5": 46, "malformed": 15}.
+
+    Raises ValueError for a value that is not allowed.
+    """
+    counts = Counter(values)
+    strange = counts.keys() - {None, *allowed}
+    if strange:
+        raise ValueError(f"values that are not among {list(allowed)}: {sorted(map(str, strange))}")
+    return {**{str(value): counts[value] for value in allowed}, "malformed": counts[None]}
 
 
 def error_histogram(truth: Sequence[int], predicted: Sequence[int | None], largest: int = 4) -> dict[str, int]:
     """How often truth minus label was -largest .. largest, and "malformed" (the paper's Figure 5).
 
-    {"-4": 0, ..., "0": 58, "1": 20, ..., "malformed": 15}: right of 0 the judge was too strict, left of it too
-    lenient. Raises ValueError for lengths that differ or a larger error.
+    Right of 0 the judge was too strict, left of it too lenient. Raises ValueError for a larger error.
     """
-    if len(truth) != len(predicted):
-        raise ValueError(f"{len(truth)} truths and {len(predicted)} predictions differ")
-    errors = Counter(t - p for t, p in zip(truth, predicted, strict=True) if p is not None)
-    if errors and max(map(abs, errors)) > largest:
-        raise ValueError(f"an error of {max(errors, key=abs)}; expected at most {largest}")
-    malformed = sum(p is None for p in predicted)
-    return {**{str(error): errors[error] for error in range(-largest, largest + 1)}, "malformed": malformed}
-
-
-def _squared_distance(distribution: Mapping[int, float], truth: int) -> float:
-    labels = {*distribution, truth}
-    return sum((distribution.get(label, 0.0) - (label == truth)) ** 2 for label in labels)
+    errors = [None if p is None else t - p for t, p in zip(truth, predicted, strict=True)]
+    return histogram(errors, range(-largest, largest + 1))

@@ -14,7 +14,6 @@ several random seeds are pooled by concatenating them with the same groups.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -234,18 +233,6 @@ def weighted_accuracy(
         return found
 
     return bootstrap(group_sums(columns, [groups[k] for k in kept]), statistic, len(kept), seed, resamples)
-
-
-def histogram(predicted: Sequence[int | None], labels: Sequence[int]) -> dict[str, int]:
-    """How often each allowed label was given, and "malformed": {"1": 3, ..., "5": 46, "malformed": 15}.
-
-    A judge that learned which label wins shows it here. Raises ValueError for a label that is not allowed.
-    """
-    counts = Counter(predicted)
-    strange = counts.keys() - {None, *labels}
-    if strange:
-        raise ValueError(f"labels that are not among {list(labels)}: {sorted(map(str, strange))}")
-    return {**{str(label): counts[label] for label in labels}, "malformed": counts[None]}
 
 
 def _check(truth: Sequence[Any], predicted: Sequence[Any], groups: Sequence[str]) -> None:

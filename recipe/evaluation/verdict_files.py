@@ -15,6 +15,7 @@ from recipe.data.examples import read_examples
 from recipe.data.records import Example, Judgement, in_both_orders
 from recipe.errors import SreError
 from recipe.evaluation.audit import audit, figures_by_task
+from recipe.evaluation.evaluate import as_written
 from recipe.evaluation.trivial import Verdict
 from recipe.storage import read_jsonl
 
@@ -65,24 +66,38 @@ def read_verdicts(paths: Sequence[Path]) -> Judged:
             inside = file.relative_to(path).parts[:-1] if path.is_dir() else ()
             kept = [part for part in inside if part != "evaluation" and not re.fullmatch(r"seed-\d+", part)]
             alone = path.name if path.is_dir() else file.parent.name if file.name == VERDICTS else file.stem
-            rows = enumerate(read_jsonl(file), 1)
-            found.setdefault("/".join(kept) or alone, []).extend(_verdict(row, file, number) for number, row in rows)
+            found.setdefault("/".join(kept) or alone, []).extend(_read(file))
     return found
 
 
-def _verdict(row: Mapping[str, Any], file: Path, line: int) -> tuple[str, Verdict]:
-    """Of a row of `sre judge`, or of an evaluation's judgements (whose row is named by `example_id`)."""
+def verdicts_of(rows: Sequence[Mapping[str, Any]], *, as_written: bool) -> dict[str, Verdict]:
+    """Judged rows of `sre judge` by their ids. as_written: a label that was forced counts as malformed."""
+    found = {}
+    for row in rows:
+        shares = {int(label): share for label, share in row["label_probabilities"].items()}
+        forced = as_written and (row["finish"] == "forced" or not row["rationale"])
+        found[row["id"]] = Verdict(None if forced else row["label"], row["expected_score"], shares, row["rationale"])
+    return found
+
+
+def _read(file: Path) -> list[tuple[str, Verdict]]:
+    """The rows of `sre judge`, or an evaluation's judgements, whose rows are named by `example_id`."""
+    rows = read_jsonl(file)
+    line = 0
+    found: list[tuple[str, Verdict]] = []
+    # Where no row has a rationale, none was asked for.
+    explained = any(row.get("rationale") or row.get("finish") == "forced" for row in rows)
     try:
-        if "example_id" in row:
-            verdict, finish, id = Verdict.of(Judgement.from_json(dict(row))), row["finish"], row["example_id"]
-        else:
-            shares = {int(label): share for label, share in row["label_probabilities"].items()}
-            verdict = Verdict(row["label"], row["expected_score"], shares, row["rationale"])
-            finish, id = row["finish"], row["id"]
+        for row in rows:
+            line += 1
+            if "example_id" in row:
+                (judgement,) = as_written([Judgement.from_json(row)])
+                found.append((judgement.example_id, Verdict.of(judgement)))
+            else:
+                found += verdicts_of([row], as_written=explained).items()
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise SreError(f"not a verdict ({type(error).__name__}: {error})", file=file, line=line) from None
-    forced = finish == "forced" or (not verdict.rationale and finish != "label-only")
-    return id, verdict._replace(label=None) if forced else verdict
+    return found
 
 
 def _part(by_id: Mapping[str, Example], judged: Judged, train: Sequence[Example], resamples: int) -> dict[str, Any]:

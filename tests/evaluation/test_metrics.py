@@ -15,7 +15,6 @@ from sklearn.metrics import cohen_kappa_score
 from recipe.evaluation.metrics import (
     FIGURES,
     MIN_PARSED,
-    histogram,
     paired_difference,
     pairwise_figures,
     pointwise_figures,
@@ -338,12 +337,6 @@ def test_a_weighted_accuracy_of_equal_shares_is_the_plain_one() -> None:
     assert weighted["value"] == pytest.approx(plain["value"])
     assert weighted["low"] == pytest.approx(plain["low"], abs=0.03)
     assert weighted["high"] == pytest.approx(plain["high"], abs=0.03)
-
-
-def test_histogram_counts_every_label_and_the_malformed() -> None:
-    assert histogram([5, 5, None, 1], range(1, 6)) == {"1": 1, "2": 0, "3": 0, "4": 0, "5": 2, "malformed": 1}
-    with pytest.raises(ValueError, match="7"):
-        histogram([7], (1, 2))
 
 
 def test_sequences_of_different_lengths_are_refused() -> None:

@@ -55,10 +55,12 @@ def test_a_forced_label_is_malformed_and_one_asked_for_alone_is_not(tmp_path: Pa
     rows = [
         judged("a", 3, finish="forced"),
         judged("b", 3, rationale=""),
-        judged("c", 3, rationale="", finish="label-only"),
+        judged("c", 3),
     ]
     (found,) = read_verdicts([write(tmp_path / "x.jsonl", rows)]).values()
     assert [verdict.label for _, verdict in found] == [None, None, 3]
+    (alone,) = read_verdicts([write(tmp_path / "y.jsonl", [judged("a", 3, rationale="")])]).values()
+    assert alone[0][1].label == 3
 
 
 def test_what_is_no_verdict_is_named_with_its_place(tmp_path: Path) -> None:

@@ -9,24 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from recipe.data.examples import read_examples
-from recipe.data.records import TASKS, Example, Task
+from recipe.data.records import TASKS, Example, Task, in_both_orders
 from recipe.errors import SreError
+from recipe.evaluation.audit import task_figures
 from recipe.evaluation.calibration import calibration_figures, error_histogram
-from recipe.evaluation.metrics import pairwise_figures, pearson_figure, pointwise_figures
-from recipe.evaluation.rationales import rationale_figures
-
-
-class Verdict(NamedTuple):
-    """What a judge said about one example: a label, or None where it is malformed or was not judged."""
-
-    label: int | None
-    expected: float | None
-    probabilities: dict[int, float]
-    rationale: str
-
+from recipe.evaluation.metrics import pearson_figure
+from recipe.evaluation.trivial import Verdict
 
 Verdicts = Mapping[str, Verdict]
 Figures = dict[str, Any]
@@ -40,6 +31,7 @@ class Benchmark:
     folder "a_b" may be the folder a/b. task: of its rows. prepare: rows -> the examples that are judged; their ids
     differ. figures: (rows, verdicts by the ids of what was judged, resamples) -> see this module's docstring.
     truth: a second truth, read from (source, split): row id -> value. check: raises SreError for foreign rows.
+    audited: the rows and verdicts of the shortcut audit, where they aren't those that were judged.
     """
 
     name: str
@@ -51,6 +43,7 @@ class Benchmark:
     figures: Callable[[Sequence[Example], Verdicts, Mapping[str, float], int], Figures]
     truth: Callable[[str, str], dict[str, float]] | None = None
     check: Callable[[Sequence[Example]], None] | None = None
+    audited: Callable[[Sequence[Example], Verdicts], tuple[list[Example], list[Verdict]]] | None = None
 
 
 def as_they_are(rows: Sequence[Example]) -> list[Example]:
@@ -90,9 +83,14 @@ def spread(rows: Sequence[Example], limit: int | None) -> list[Example]:
     return [rows[k * len(rows) // limit] for k in range(limit)]
 
 
-def own_rows(name: str) -> Benchmark:
-    """The benchmark that any labelled file of one's own is: both tasks' figures."""
-    return Benchmark(name, "your own rows", name, ("test",), None, as_they_are, both_tasks)
+def own_rows(name: str, *, both_orders: bool = True) -> Benchmark:
+    """The benchmark that any labelled file of one's own is: both tasks' figures, pairs in both orders if asked for."""
+    prepare = in_both_orders if both_orders else as_they_are
+
+    def figures(rows: Sequence[Example], verdicts: Verdicts, truths: Mapping[str, float], resamples: int) -> Figures:
+        return both_tasks(prepare(rows), verdicts, truths, resamples)
+
+    return Benchmark(name, "your own rows", name, ("test",), None, prepare, figures)
 
 
 def both_tasks(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float], resamples: int) -> Figures:
@@ -101,49 +99,44 @@ def both_tasks(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, floa
     for task in TASKS:
         chosen = [row for row in rows if row.task == task]
         if chosen:
-            measure = score_figures if task == "pointwise" else preference_figures
-            parts[task] = measure(chosen, verdicts, resamples)
+            parts[task] = labelled_figures(chosen, verdicts, resamples)
     if len(parts) == 1:
         return next(iter(parts.values()))
     headline = {f"{task}: {name}": value for task, part in parts.items() for name, value in part["headline"].items()}
     return {"headline": headline, "details": {task: part["details"] for task, part in parts.items()}}
 
 
-def score_figures(rows: Sequence[Example], verdicts: Verdicts, resamples: int) -> Figures:
-    """Of scored rows with labels: correlations, agreement, calibration, errors, rationales."""
-    truth, labels, groups = columns(rows, verdicts)
-    expected = [verdicts[row.id].expected for row in rows]
-    found = pointwise_figures(truth, labels, groups, resamples=resamples, expected=expected)
-    low, high = min(row.labels[0] for row in rows), max(row.labels[-1] for row in rows)
-    details = {
-        **found,
-        "calibration": calibration_figures(distributions(rows, verdicts), truth),
-        "errors": error_histogram(truth, labels, high - low),
-        "rationales": written(rows, verdicts),
-    }
-    names = {
+HEADLINE: dict[Task, dict[str, str]] = {
+    "pointwise": {
         "Pearson": "pearson",
         "Pearson, expected score": "pearson_expected",
+        "Pearson within criteria": "pearson_within",
         "Spearman": "spearman",
         "Kendall": "kendall",
         "quadratic kappa": "qwk",
         "accuracy": "accuracy",
-    }
-    return {"headline": {name: found[key] for name, key in names.items()}, "details": details}
+    },
+    "pairwise": {"accuracy": "accuracy", "accuracy, orders averaged": "both_orders", "Pearson": "pearson"},
+}
+"""What a table shows -> the figure of audit.py; what is undefined for all rows is left out."""
 
 
-def preference_figures(rows: Sequence[Example], verdicts: Verdicts, resamples: int) -> Figures:
-    """Of labelled pairs: accuracy, and Pearson of the preference as the paper prints it."""
+def labelled_figures(rows: Sequence[Example], verdicts: Verdicts, resamples: int) -> Figures:
+    """Of labelled rows of one task: agreement with the truth, calibration, and of scores the errors.
+
+    Of pairs there is Pearson of the preference, too, as the paper prints it.
+    """
+    task, said = rows[0].task, [verdicts[row.id] for row in rows]
     truth, labels, groups = columns(rows, verdicts)
-    found = pairwise_figures(truth, labels, groups, resamples=resamples)
-    pearson = pearson_figure(truth, labels, groups, resamples=resamples)
-    details = {
-        **found,
-        "pearson": pearson,
-        "calibration": calibration_figures(distributions(rows, verdicts), truth),
-        "rationales": written(rows, verdicts),
-    }
-    return {"headline": {"accuracy": found["accuracy"], "Pearson": pearson}, "details": details}
+    details = task_figures(task, rows, said, resamples)
+    details["calibration"] = calibration_figures([verdict.probabilities for verdict in said], truth)
+    if task == "pointwise":
+        low, high = min(row.labels[0] for row in rows), max(row.labels[-1] for row in rows)
+        details["errors"] = error_histogram(truth, labels, high - low)
+    else:
+        details["pearson"] = pearson_figure(truth, labels, groups, resamples=resamples)
+    shown = {name: details[key] for name, key in HEADLINE[task].items()}
+    return {"headline": {name: figure for name, figure in shown.items() if figure["n"]}, "details": details}
 
 
 def columns(rows: Sequence[Example], verdicts: Verdicts) -> tuple[list[int], list[int | None], list[str]]:
@@ -151,13 +144,5 @@ def columns(rows: Sequence[Example], verdicts: Verdicts) -> tuple[list[int], lis
     truth = [row.label for row in rows if row.label is not None]
     if len(truth) < len(rows):
         raise SreError("rows without a label can't be measured")
-    return truth, [verdicts[row.id].label for row in rows], [row.prompt_id for row in rows]
-
-
-def distributions(rows: Sequence[Example], verdicts: Verdicts) -> list[dict[int, float]]:
-    return [verdicts[row.id].probabilities for row in rows]
-
-
-def written(rows: Sequence[Example], verdicts: Verdicts) -> dict[str, Any]:
-    """`rationale_figures` of what was written about the rows."""
-    return rationale_figures([verdicts[row.id].rationale for row in rows], [row.rubric.criteria for row in rows])
+    labels = [verdicts[row.id].label for row in rows]
+    return truth, [None if label is None else int(label) for label in labels], [row.prompt_id for row in rows]

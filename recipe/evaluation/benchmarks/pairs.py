@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recipe.data.benchmark_formats import DIMENSIONS
-from recipe.data.records import SWAPPED, Example, exchanged
+from recipe.data.records import SWAPPED, Example, exchanged, in_both_orders
 from recipe.errors import SreError
 from recipe.evaluation.benchmarks.base import (
     Benchmark,
@@ -14,8 +14,8 @@ from recipe.evaluation.benchmarks.base import (
     Verdicts,
     as_they_are,
     both_tasks,
-    preference_figures,
-    written,
+    columns,
+    labelled_figures,
 )
 from recipe.evaluation.bootstrap import nothing
 from recipe.evaluation.metrics import position_figures, rate_figure, weighted_accuracy
@@ -36,11 +36,6 @@ LLMBAR_SUBSETS = (
 )
 
 
-def in_both_orders(rows: Sequence[Example]) -> list[Example]:
-    """Each pair as it is, and with its responses exchanged (its id then ends in ":swapped")."""
-    return [*rows, *map(exchanged, rows)]
-
-
 def judgebench(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float], resamples: int) -> Figures:
     """A pair is right only if both orders name the better response; by category and overall."""
     right = _right_in_order(rows, verdicts)
@@ -55,7 +50,6 @@ def judgebench(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, floa
         "n": len(rows),
         "accuracy, mean of the orders": _rate([sum(orders) / 2 for orders in right], rows, resamples),
         "position": _position(rows, verdicts, resamples),
-        "rationales": written(in_both_orders(rows), verdicts),
     }
     return {"headline": headline, "details": details}
 
@@ -79,7 +73,6 @@ def llmbar(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float], 
     details = {
         "n": len(rows),
         "position": _position(rows, verdicts, resamples),
-        "rationales": written(in_both_orders(rows), verdicts),
     }
     return {"headline": headline, "details": details}
 
@@ -91,7 +84,7 @@ def safe_rlhf(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float
     for name in DIMENSIONS:
         chosen = [row for row in rows if row.aspect == name]
         if chosen:
-            found = preference_figures(chosen, verdicts, resamples)
+            found = labelled_figures(chosen, verdicts, resamples)
             headline |= {f"{name}: {key}": value for key, value in found["headline"].items()}
             details[name] = found["details"]
     return {"headline": headline, "details": details}
@@ -120,8 +113,7 @@ def _rate(
 
 
 def _position(rows: Sequence[Example], verdicts: Verdicts, resamples: int) -> dict[str, Any]:
-    given = [verdicts[row.id].label for row in rows]
-    swapped = [verdicts[row.id + SWAPPED].label for row in rows]
+    given, swapped = columns(rows, verdicts)[1], columns([*map(exchanged, rows)], verdicts)[1]
     return position_figures(given, swapped, [row.prompt_id for row in rows], resamples=resamples)
 
 

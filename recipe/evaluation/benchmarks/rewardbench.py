@@ -8,9 +8,10 @@ from dataclasses import replace
 from recipe.data.benchmark_formats import GENERAL
 from recipe.data.records import Example
 from recipe.errors import SreError
-from recipe.evaluation.benchmarks.base import Benchmark, Figures, Verdicts, as_they_are, columns, written
+from recipe.evaluation.benchmarks.base import Benchmark, Figures, Verdicts, as_they_are, columns
 from recipe.evaluation.bootstrap import nothing
 from recipe.evaluation.metrics import pairwise_figures, rate_figure, weighted_accuracy
+from recipe.evaluation.trivial import TIE, Verdict
 
 CATEGORIES: dict[str, dict[str, int]] = {
     "Chat": {
@@ -105,9 +106,18 @@ def pointwise(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float
         "ties": sum(outcome == 0.5 for outcome in labels),
         "subsets": _by_subset(labels, rows, resamples),
         "expected_score": expected,
-        "rationales": written(both_alone(rows), verdicts),
     }
     return {"headline": {**found, "total, expected score": expected["total"]}, "details": details}
+
+
+def preferred(rows: Sequence[Example], verdicts: Verdicts) -> tuple[list[Example], list[Verdict]]:
+    """The pairs, and the response that scored higher; TIE for equal scores, None where one is malformed."""
+    found = []
+    for row in rows:
+        first, second = (verdicts[f"{row.id}:{place}"].label for place in (1, 2))
+        label = None if first is None or second is None else TIE + ((second > first) - (second < first)) / 2
+        found.append(Verdict(label, label, {}, ""))
+    return list(rows), found
 
 
 def pairwise(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float], resamples: int) -> Figures:
@@ -118,7 +128,6 @@ def pairwise(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float]
         **pairwise_figures(truth, labels, groups, resamples=resamples),
         "first": labels.count(1) / max(len(labels) - labels.count(None), 1),
         "subsets": _by_subset(outcomes, rows, resamples),
-        "rationales": written(rows, verdicts),
     }
     return {"headline": weighted_figures(outcomes, [row.aspect for row in rows], groups, resamples), "details": details}
 
@@ -149,7 +158,15 @@ def _by_subset(outcomes: Sequence[float], rows: Sequence[Example], resamples: in
 
 _HUB, _SPLITS = "allenai/reward-bench", ("filtered",)
 REWARDBENCH = Benchmark(
-    "rewardbench", "score both responses alone", _HUB, _SPLITS, "pairwise", both_alone, pointwise, check=check
+    "rewardbench",
+    "score both responses alone",
+    _HUB,
+    _SPLITS,
+    "pairwise",
+    both_alone,
+    pointwise,
+    check=check,
+    audited=preferred,
 )
 REWARDBENCH_PAIRWISE = Benchmark(
     "rewardbench-pairwise", "pick the better response", _HUB, _SPLITS, "pairwise", as_they_are, pairwise, check=check

@@ -3,19 +3,22 @@
 runs/benchmarks/rewardbench-quickstart-judge/
   judgements.jsonl        one row a judgement, appended as they finish; judgements.jsonl.meta.json: made with what
   figures.json            {"benchmark", "source", "model", "rows", "judged", "not_judged", "malformed",
-                           "figures": {"headline", "details"}, "constrained": the same with forced labels}
+                           "figures": {"headline", "details"}, "constrained": the same with forced labels,
+                           "audit": {"models", "baselines", "against_baselines"}}; see audit.py
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from recipe.data.records import Example
 from recipe.errors import SreError
+from recipe.evaluation.audit import audit, figures_by_task
 from recipe.evaluation.benchmarks import BENCHMARKS
-from recipe.evaluation.benchmarks.base import Benchmark, Verdict, Verdicts, load_rows, own_rows
+from recipe.evaluation.benchmarks.base import Benchmark, load_rows, own_rows
+from recipe.evaluation.verdict_files import verdicts_of
 from recipe.judge.batch import judge_rows
 from recipe.judge.judge import DEFAULT, Judge
 from recipe.judge.options import JudgeOptions
@@ -23,12 +26,12 @@ from recipe.progress import bar, follow
 from recipe.storage import read_jsonl, write_json
 
 
-def find_benchmark(name: str) -> Benchmark:
+def find_benchmark(name: str, *, both_orders: bool = True) -> Benchmark:
     """The published benchmark of that name, or, for a file or folder, its rows as one. Raises SreError for neither."""
     if name in BENCHMARKS:
         return BENCHMARKS[name]
     if Path(name).exists():
-        return own_rows(name)
+        return own_rows(name, both_orders=both_orders)
     raise SreError(f"no benchmark, file or folder {name!r}; the benchmarks: {', '.join(BENCHMARKS)}")
 
 
@@ -41,14 +44,27 @@ def run_benchmark(
     limit: int | None = None,
     options: JudgeOptions = DEFAULT,
     overwrite: bool = False,
+    train: Sequence[Example] = (),
     resamples: int = 2000,
 ) -> dict[str, Any]:
     """Judge what `folder` doesn't hold yet, write figures.json there, and return it.
 
-    data: a folder or file in the published layout; None loads from the hub. limit: so many rows, evenly spread.
-    With forced labels ("constrain") one run tells both: "figures" of what the model wrote, a forced label counting
-    as malformed, and "constrained" with the forced labels. Raises SreError for rows that can't be read, and when
-    the folder was made with another model, other prompts or options.
+    With forced labels (`options.constrain`) one run gives both: "figures" of what the model wrote, a forced label
+    counting as malformed, and "constrained" with the forced labels.
+
+    Args:
+        judge: Judges the rows.
+        benchmark: What is judged and how it is measured.
+        folder: Where judgements and figures are kept.
+        data: A folder or file in the published layout. [default: the hub]
+        limit: So many rows, evenly spread over all.
+        options: How to judge.
+        overwrite: Judge all rows anew.
+        train: The judge's training rows, for the rules that learn from them; see `trivial.trivial_baselines`.
+        resamples: Of the bootstrap.
+
+    Raises:
+        SreError: Rows that can't be read, or a folder made with another model, other prompts or options.
     """
     rows, truths = load_rows(benchmark, data, limit)
     examples = benchmark.prepare(rows)
@@ -68,19 +84,12 @@ def run_benchmark(
         "rows": len(rows),
         **_measured(benchmark, rows, judged, truths, options, resamples),
     }
+    asked = verdicts_of(judged, as_written=options.constrain and not options.label_only)
+    audited, said = benchmark.audited(rows, asked) if benchmark.audited else (examples, [asked[e.id] for e in examples])
+    models = {judge.name: figures_by_task(audited, said, resamples)}
+    content["audit"] = {"models": models, **audit(audited, {judge.name: (audited, said)}, train, resamples=resamples)}
     write_json(folder / "figures.json", content)
     return content
-
-
-def verdicts(rows: Iterable[Mapping[str, Any]], *, as_written: bool = False) -> Verdicts:
-    """Judged rows by id. as_written: without forced labels; malformed where the model wrote no verdict itself."""
-    found = {}
-    for row in rows:
-        forced = row["finish"] == "forced" or not row["rationale"]
-        label = None if as_written and forced else row["label"]
-        shares = {int(key): share for key, share in row["label_probabilities"].items()}
-        found[row["id"]] = Verdict(label, row["expected_score"], shares, row["rationale"])
-    return found
 
 
 def _measured(
@@ -93,8 +102,8 @@ def _measured(
 ) -> dict[str, Any]:
     """Counts and figures. A label without a rationale is what label_only asks for: then nothing is forced."""
     both = options.constrain and not options.label_only
-    asked = verdicts(judged)
-    found = verdicts(judged, as_written=True) if both else asked
+    asked = verdicts_of(judged, as_written=False)
+    found = verdicts_of(judged, as_written=True) if both else asked
     failed = sum(row["finish"] == "error" for row in judged)
     counts = {
         "judged": len(judged) - failed,

@@ -13,8 +13,7 @@ from recipe.evaluation.benchmarks.base import (
     Verdicts,
     as_they_are,
     both_tasks,
-    score_figures,
-    written,
+    labelled_figures,
 )
 from recipe.evaluation.metrics import pearson_figure
 
@@ -25,7 +24,7 @@ def biggen(rows: Sequence[Example], verdicts: Verdicts, truths: Mapping[str, flo
     Labels are compared, and expected scores beside them. details: all figures against the human scores.
     """
     by_people = [row for row in rows if row.label is not None]
-    people = score_figures(by_people, verdicts, resamples) if by_people else {"headline": {}, "details": {}}
+    people = labelled_figures(by_people, verdicts, resamples) if by_people else {"headline": {}, "details": {}}
     against = {
         "human": {row.id: float(row.label) for row in rows if row.label is not None},
         "GPT-4": {row.id: truths[row.id] for row in rows if row.id in truths},
@@ -39,7 +38,7 @@ def biggen(rows: Sequence[Example], verdicts: Verdicts, truths: Mapping[str, flo
             groups = [row.prompt_id for row in chosen]
             value = pearson_figure([truth[row.id] for row in chosen], said, groups, resamples=resamples)
             headline[f"Pearson, {name}{suffix}"] = value
-    details = {"n": len(rows), "human": people["details"], "rationales": written(rows, verdicts)}
+    details = {"n": len(rows), "human": people["details"]}
     return {"headline": headline, "details": details}
 
 

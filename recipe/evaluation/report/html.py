@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from recipe.data.records import TASKS, Example, Judgement, Task
-from recipe.evaluation.calibration import calibration_figures, error_histogram
+from recipe.evaluation.calibration import calibration_figures, error_histogram, histogram
 from recipe.evaluation.evaluate import FORCED
-from recipe.evaluation.metrics import histogram
 from recipe.evaluation.report.charts import Bars, Line, Lines, bar_panels, line_panels
 from recipe.evaluation.report.collect import NO_ROWS, Group, RunData, grouped
 from recipe.evaluation.report.tables import (

@@ -177,3 +177,11 @@ def test_rows_of_another_benchmark_are_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({"input": "q", "output_1": "a", "output_2": "b", "label": 1}) + "\n")
     with pytest.raises(SreError, match=r"rows\.jsonl:1"):
         load_rows(REWARDBENCH, path, None)
+
+
+def test_the_audit_of_scores_given_alone_is_that_of_the_pairs(folder: Path) -> None:
+    audited = run(REWARDBENCH, folder, scores)["audit"]
+    pairs = sum(map(len, SCORES.values()))
+    assert audited["models"]["scripted"]["pairwise"]["n"] == pairs
+    assert audited["baselines"]["longer response"]["pairwise"]["n"] == pairs
+    assert audited["models"]["scripted"]["pointwise"]["n"] == 0

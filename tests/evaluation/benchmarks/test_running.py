@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from recipe.data.examples import read_examples
 from recipe.errors import SreError
 from recipe.evaluation.benchmarks import BENCHMARKS, JUDGEBENCH
 from recipe.evaluation.benchmarks.base import own_rows, spread
-from recipe.evaluation.benchmarks.running import find_benchmark, run_benchmark, verdicts
+from recipe.evaluation.benchmarks.running import find_benchmark, run_benchmark
+from recipe.evaluation.verdict_files import verdicts_of
 from recipe.inference.base import Request
 from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
@@ -45,8 +47,9 @@ def data(tmp_path: Path) -> Path:
 
 
 def right(request: Request) -> list[str]:
-    number = int(request.id.rpartition("-")[2])
-    return [f"A reason. [RESULT] {number % len(request.labels) + 1}"]
+    name, swapped, _ = request.id.partition(":swapped")
+    label = int(name.rpartition("-")[2]) % len(request.labels) + 1
+    return [f"A reason. [RESULT] {3 - label if swapped else label}"]
 
 
 def run(data: Path, script: Any = right, **options: Any) -> tuple[dict[str, Any], ScriptedGenerator]:
@@ -146,8 +149,30 @@ def test_label_only_has_labels_without_rationales(data: Path) -> None:
     result, generator = run(data, options=JudgeOptions(label_only=True))
     assert all(one.label_only for one in generator.seen)
     assert result["figures"]["headline"]["accuracy"]["value"] == 1
-    assert result["figures"]["details"]["rationales"]["empty"] == 30
     assert (result["malformed"], "constrained" in result) == (0, False)
+
+
+def test_the_audit_stands_beside_the_figures(data: Path, tmp_path: Path) -> None:
+    bare, _ = run(data)
+    assert set(bare["audit"]["baselines"]) == {"longer response", "majority label"}
+    result, _ = run(data, train=read_examples(data))
+    assert "criterion mean (train)" in result["audit"]["baselines"]
+    assert result["audit"]["models"]["scripted"]["pointwise"]["accuracy"]["value"] == 1
+    against = result["audit"]["against_baselines"]["scripted"]["pointwise"]["pearson"]
+    assert against["value"] > 0.1
+
+
+def test_pairs_of_ones_own_are_judged_in_both_orders_unless_one_is_asked_for(tmp_path: Path) -> None:
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(pair(k)) + "\n" for k in range(30)))
+    first = lambda request: ["A reason. [RESULT] 1"]  # noqa: E731
+    result, generator = run(data, first)
+    assert len(generator.seen) == 60
+    assert result["figures"]["headline"]["accuracy, orders averaged"]["value"] == 0.5
+    assert result["audit"]["models"]["scripted"]["pairwise"]["first"]["value"] == 1
+    one, generator = run(data, first, benchmark=own_rows(str(data), both_orders=False), overwrite=True)
+    assert len(generator.seen) == 30
+    assert "accuracy, orders averaged" not in one["figures"]["headline"]
 
 
 def test_samples_and_swap_do_not_go_with_a_benchmark(data: Path) -> None:
@@ -168,8 +193,8 @@ def test_a_forced_verdict_is_no_written_one() -> None:
         {**fields, "id": "b", "finish": "stop", "rationale": ""},
         {**fields, "id": "c", "finish": "stop", "rationale": "so"},
     ]
-    assert [one.label for one in verdicts(rows, as_written=True).values()] == [None, None, 2]
-    assert [one.label for one in verdicts(rows).values()] == [2, 2, 2]
+    assert [one.label for one in verdicts_of(rows, as_written=True).values()] == [None, None, 2]
+    assert [one.label for one in verdicts_of(rows, as_written=False).values()] == [2, 2, 2]
 
 
 def test_every_benchmark_has_its_name_and_others_are_refused(tmp_path: Path) -> None:
