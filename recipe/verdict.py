@@ -24,6 +24,7 @@ _RATING = re.compile(r"Judgment rating:[ \t]*([1-5])(?!\w|[.,/]\d|/)")
 _PICK = re.compile(r'\[\s*"ITEM(\d{1,3})"\s*,\s*"ITEM(\d{1,3})"\s*\]')
 _TAG = r"(?:seed:)?(?:think(?:ing)?|thought|reasoning)"
 _OPENS = re.compile(rf"^[ \t]*(<{_TAG}>|\[THINK\])", re.IGNORECASE | re.MULTILINE)
+_OPENED = re.compile(rf"(?:<{_TAG}>|\[THINK\])\s*$", re.IGNORECASE)
 _CLOSES = re.compile(rf"</{_TAG}>|\[/THINK\]", re.IGNORECASE)
 
 
@@ -84,6 +85,12 @@ def label_span(text: str, labels: Sequence[int]) -> tuple[int, int] | None:
     """Where the label that `parse_verdict` reads stands in `text`: (start, end) in characters, or None."""
     found = [m for m in _VERDICT.finditer(text) if int(m.group(1)) in labels]
     return found[-1].span(1) if found else None
+
+
+def opened_at_end(prompt: str) -> str:
+    """The tag of reasoning, with the blanks after it, that a prompt ends with; "" without one."""
+    found = _OPENED.search(prompt)
+    return found[0] if found else ""
 
 
 def parse_rating(text: str) -> int | None:

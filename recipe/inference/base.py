@@ -19,10 +19,19 @@ Quantization = Literal["none", "nf4"]
 class Sampling:
     """How to draw. temperature 0 is exact argmax. `n` samples share one prefill of the prompt.
 
-    seed: every draw's stream is derived from (seed, request id, sample index), so a result depends on its neighbours by
-    rounding at the most. logprobs: record each drawn token's raw log-softmax (nats), end token included.
-    stop_at_label: stop right after a complete label (judging); training samples run to the end token. ignore_end: an
-    end token ends nothing, every sample has exactly max_tokens tokens (measurements of speed).
+    Attributes:
+        seed: every draw's stream is derived from (seed, request id, sample index), so a result depends on its
+            neighbours by rounding at the most.
+        logprobs: record each drawn token's raw log-softmax (nats), end token included.
+        stop_at_label: stop right after a complete label (judging); training samples run to the end token.
+        ignore_end: an end token ends nothing, every sample has exactly max_tokens tokens (measurements of speed).
+        top_p: draw among the most probable tokens that have this share of the probability together.
+        stop: texts that end the answer; they are not part of it.
+        alternatives: record each drawn token as a Token with so many alternatives; None records none.
+        schema: a JSON schema (as text) that the answer must follow.
+        fit: cut max_tokens to what the context leaves.
+
+    Only llama.cpp's sessions, which answer a server's requests, follow the last five.
     """
 
     temperature: float = 1.0
@@ -32,6 +41,20 @@ class Sampling:
     logprobs: bool = False
     stop_at_label: bool = False
     ignore_end: bool = False
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    alternatives: int | None = None
+    schema: str = ""
+    fit: bool = False
+
+
+@dataclass(frozen=True)
+class Token:
+    """A drawn token: the bytes it writes, its log-probability (nats, raw softmax), the most probable in its place."""
+
+    piece: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,6 +65,7 @@ class Request:
     the most probable allowed label is taken: constrained decoding, nothing malformed (finish is then "forced").
     label_only: no decoding at all; the marker is appended to the prompt and the label read from one prefill.
     choices: answer with exactly one of these strings (the most probable by its tokens), for the meta-judge.
+    prompt: a text (or token ids) to go on from, in place of messages under a chat template.
     """
 
     id: str
@@ -50,6 +74,7 @@ class Request:
     force_label: bool = False
     label_only: bool = False
     choices: tuple[str, ...] = ()
+    prompt: str | tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +84,8 @@ class Completion:
     token_ids and token_logprobs (when asked for) have one entry per drawn token, end token included.
     label_logprobs: log-probability (nats, normalised over the whole vocabulary) of each allowed label at the label's
     place; empty when the text reached no label. finish: "stop" (end token or label), "length", "forced", or "error"
-    (then `error` says why, e.g. a prompt longer than the context).
+    (then `error` says why, e.g. a prompt longer than the context). tokens: those drawn, where Sampling.alternatives
+    asks for them, without the end token.
     """
 
     request_id: str
@@ -71,6 +97,7 @@ class Completion:
     token_logprobs: tuple[float, ...] = ()
     label_logprobs: dict[int, float] = field(default_factory=dict)
     error: str = ""
+    tokens: tuple[Token, ...] = ()
 
 
 class Generator(Protocol):

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from recipe.data.records import Message
 from recipe.errors import SreError
-from recipe.inference.base import Completion, Piece, Request, Sampling, Session, SessionGenerator
+from recipe.inference.base import Completion, Piece, Request, Sampling, Session, SessionGenerator, Token
 from recipe.verdict import format_verdict, parse_verdict
 
 Script = Callable[[Request], Sequence[str]] | Mapping[str, Sequence[str]]
@@ -87,7 +87,10 @@ class ScriptedGenerator(SessionGenerator):
         self.close()
 
     def _complete(self, request: Request, sample: int, sampling: Sampling) -> Completion:
-        size = self.count_tokens(request.messages)
+        prompt = (Message("user", str(request.prompt)),) if request.prompt is not None else request.messages
+        size = self.count_tokens(prompt)
+        if sampling.fit and self._context is not None and size < self._context:
+            sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self._context - size))
         empty = Completion(request.id, sample, "", (), "stop", size)
         if self._context is not None and size + sampling.max_tokens > self._context:
             why = f"the prompt has {size} tokens and its answer needs {sampling.max_tokens}"
@@ -163,18 +166,20 @@ def _choice(request: Request, text: str) -> str:
 
 def _write(empty: Completion, text: str, request: Request, sampling: Sampling) -> Completion:
     """What a model would leave of `text` under the request's and the sampling's limits."""
-    words = _WORD.findall(text)
+    cut = min((place for stop in sampling.stop if (place := text.find(stop)) >= 0), default=None)
+    words = _WORD.findall(text[:cut])
     kept: list[str] = []
     for word in words[: sampling.max_tokens]:
         kept.append(word)
-        if sampling.stop_at_label and parse_verdict("".join(kept), request.labels, need_rationale=False):
+        ends = sampling.stop_at_label and any(map(str.isdigit, word))
+        if ends and parse_verdict("".join(kept), request.labels, need_rationale=False):
             return _read(empty, "".join(kept), request.labels, sampling)
     written = "".join(kept)
     if request.force_label and not parse_verdict(written, request.labels, need_rationale=False):
         forced = format_verdict(written, request.labels[0])
         return _read(replace(empty, finish="forced"), forced, request.labels, sampling)
     # The end token counts too: a text of exactly max_tokens words has no room for it.
-    ended = len(words) < sampling.max_tokens
+    ended = len(words) < sampling.max_tokens or cut is not None
     done = replace(empty, finish="stop" if ended else "length")
     return _read(done, written, request.labels, sampling, end=ended)
 
@@ -191,7 +196,16 @@ def _read(base: Completion, text: str, labels: Sequence[int], sampling: Sampling
         if sampling.logprobs and (end or base.finish != "forced")
         else (),
         label_logprobs=_label_logprobs(labels, verdict.label) if verdict else {},
+        tokens=tuple(map(_token, _WORD.findall(text))) if sampling.alternatives is not None else (),
     )
+
+
+def _token(word: str) -> Token:
+    """A word as a server tells of it; a score has the others as alternatives."""
+    if not re.fullmatch(r" [1-5]", word):
+        return Token(word.encode(), -0.1)
+    told = _label_logprobs(range(1, 6), int(word))
+    return Token(word.encode(), told[int(word)], tuple((f" {label}".encode(), value) for label, value in told.items()))
 
 
 def _label_logprobs(labels: Sequence[int], written: int) -> dict[int, float]:

@@ -11,12 +11,20 @@ from recipe.errors import SreError
 
 # Sums go over blocks first, then inside one block: no running sum over the whole vocabulary.
 BLOCK = 256
+NUCLEUS = 1024  # tokens sorted at first: nearly every nucleus is smaller
 
 
 def stream(seed: int, request_id: str, sample: int) -> np.random.Generator:
     """The uniform numbers of one sample: they depend on these three and on nothing else."""
     digest = hashlib.blake2b(f"{seed}\0{request_id}\0{sample}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+def most_probable_tokens(row: NDArray[np.float32], count: int) -> list[int]:
+    """The `count` tokens of the greatest logits [vocabulary], the first of equals first."""
+    top = np.argpartition(-row, count)[:count] if count < len(row) else np.arange(len(row))
+    found: list[int] = top[np.lexsort((top, -row[top]))].tolist()
+    return found
 
 
 def log_total(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -27,6 +35,16 @@ def log_total(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return result
 
 
+class DamagedLogitsError(SreError):
+    """Logits that are no finite numbers, in these rows."""
+
+    def __init__(self, rows: list[int]) -> None:
+        super().__init__(
+            "the model's logits are not finite numbers: its weights are damaged, or it can't read this text"
+        )
+        self.rows = rows
+
+
 class Drawer:
     """Draws one token per row of logits, in buffers that are allocated once."""
 
@@ -35,24 +53,38 @@ class Drawer:
         self._weights = np.zeros((rows, -(-vocabulary // BLOCK) * BLOCK), np.float32)
 
     def draw(
-        self, logits: NDArray[np.float32], uniforms: list[float], temperature: float, logprobs: bool
+        self,
+        logits: NDArray[np.float32],
+        uniforms: list[float],
+        temperature: float,
+        logprobs: bool = False,
+        top_p: float = 1.0,
     ) -> tuple[list[int], list[float]]:
         """Draw from softmax(logits / temperature), or the first greatest logit at temperature 0.
 
-        logits: [rows, vocabulary]; uniforms: one number in [0, 1) a row (not read at temperature 0). Returns
-        the tokens and, when asked for, their log-softmax at temperature 1 (nats); else an empty list.
+        Args:
+            logits: [rows, vocabulary].
+            uniforms: one number in [0, 1) a row (not read at temperature 0).
+            temperature: the same for all rows.
+            logprobs: whether to return each token's log-softmax at temperature 1 (nats); else that list is empty.
+            top_p: draw among the most probable tokens that have this share together.
+
+        Raises:
+            DamagedLogitsError: some rows are no finite numbers.
         """
         tops = logits.max(axis=1)
         if not np.isfinite(tops).all():
-            raise SreError("the model's logits are not finite numbers: its weights are damaged")
+            raise DamagedLogitsError(np.flatnonzero(~np.isfinite(tops)).tolist())
         if temperature == 0:
             tokens = logits.argmax(axis=1).tolist()
         else:
             weights, sums = self._exponentials(logits, tops, temperature)
+            if top_p < 1:
+                sums = _keep_nucleus(weights, top_p)
             tokens = _pick(weights, sums, np.array(uniforms)).tolist()
         if not logprobs:
             return tokens, []
-        if temperature != 1:
+        if temperature != 1 or top_p < 1:
             _, sums = self._exponentials(logits, tops, 1.0)
         drawn = logits[np.arange(len(tokens)), tokens].astype(np.float64)
         return tokens, (drawn - tops - np.log(sums.sum(axis=1))).tolist()
@@ -71,6 +103,24 @@ class Drawer:
         np.exp(weights, out=weights)
         blocks = padded.reshape(len(logits), -1, BLOCK)
         return blocks, blocks.sum(axis=2).astype(np.float64)
+
+
+def _keep_nucleus(weights: NDArray[np.float32], top_p: float) -> NDArray[np.float64]:
+    """Set all but the most probable tokens of weights [rows, blocks, BLOCK] to 0; the sums of its blocks then."""
+    for row in weights.reshape(len(weights), -1):
+        wanted = top_p * row.sum(dtype=np.float64)
+        for count in (min(NUCLEUS, len(row)), len(row)):
+            top = np.argpartition(row, len(row) - count)[-count:]
+            top = top[np.argsort(-row[top], kind="stable")]
+            running = np.cumsum(row[top], dtype=np.float64)
+            if running[-1] >= wanted:
+                break
+        kept = top[: int(np.searchsorted(running, wanted)) + 1]
+        values = row[kept]
+        row[:] = 0
+        row[kept] = values
+    sums: NDArray[np.float64] = weights.sum(axis=2).astype(np.float64)
+    return sums
 
 
 def _pick(weights: NDArray[np.float32], sums: NDArray[np.float64], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -27,8 +29,12 @@ from recipe.judge.judge import DEFAULT, Judge
 from recipe.judge.options import JudgeOptions
 from recipe.storage import hash_object
 
+_log = logging.getLogger("recipe.judge")
 QUEUE = 64
 """Requests that may be unfinished at once."""
+
+FAILURES = 3
+"""So many jobs in a row that fail in the engine are a broken engine's."""
 
 Answer = Judgement | Consensus | BothOrders
 OnPiece = Callable[[Piece], None]
@@ -62,10 +68,22 @@ class _Job:
     future: Future[Any] = field(default_factory=Future)
     completions: list[Completion] = field(default_factory=list)
     begin: float = field(default_factory=time.monotonic)
+    # Characters written and characters passed on, by (request id, sample): they differ while a job runs again.
+    written: Counter[tuple[str, int]] = field(default_factory=Counter)
+    shown: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     @property
     def expected(self) -> int:
         return sum(1 if r.label_only or r.choices else self.sampling.n for r in self.requests)
+
+    def show(self, piece: Piece) -> None:
+        """Pass on what the caller has not seen yet."""
+        key = (piece.request_id, piece.sample)
+        self.written[key] += len(piece.text)
+        fresh = self.written[key] - self.shown[key]
+        if fresh > 0 and self.on_piece:
+            self.shown[key] += fresh
+            self.on_piece(replace(piece, text=piece.text[-fresh:]))
 
     def in_order(self) -> list[Completion]:
         place = {request.id: index for index, request in enumerate(self.requests)}
@@ -79,8 +97,9 @@ class Service:
     each job that succeeds, from the service's thread. Use as a context manager, or call `close` (twice is fine); the
     judge stays open.
 
-    Cancelling a future frees its places at once, and its sequences before the next decode. When the engine fails,
-    every unfinished future raises its error, `error` keeps it and `healthy` turns False.
+    Cancelling a future frees its places at once, and its sequences before the next decode. When the engine fails while
+    it works on several jobs, each runs again alone: the one that fails then gets the error, the others their answers.
+    When the engine can't be opened again, every unfinished future raises its error, and `error` keeps it.
     """
 
     def __init__(self, judge: Judge, *, queue: int = QUEUE, observer: Observer | None = None) -> None:
@@ -105,6 +124,9 @@ class Service:
         # The thread's own: jobs held back, and those under way by the ids of their requests.
         self._held: list[_Job] = []
         self._running: dict[str, _Job] = {}
+        self._suspects: list[_Job] = []  # ran when the engine failed; the newest is the last
+        self._trial: _Job | None = None  # the one of them that runs alone, or ran last
+        self._failures = 0  # of jobs, one after the other
         # A daemon, so that a program that forgets to close the service can end.
         self._thread = threading.Thread(target=self._run, args=[open_session], name="judge-service", daemon=True)
         self._thread.start()
@@ -115,9 +137,14 @@ class Service:
         return self._taken
 
     @property
+    def closed(self) -> bool:
+        """Whether it answers nothing any more."""
+        return self._closing
+
+    @property
     def healthy(self) -> bool:
-        """True while it answers requests."""
-        return self.error is None and not self._closing
+        """True while it answers requests, not just with errors of the engine."""
+        return not self._closing and self._failures < FAILURES
 
     # --- what callers do, from any thread ---
 
@@ -208,24 +235,42 @@ class Service:
 
     def _run(self, open_session: Callable[[], Session]) -> None:
         try:
-            session = open_session()
-            try:
-                while self._turn(session):
-                    pass
-            finally:
-                session.close()
+            while not self._closing:
+                session = open_session()
+                try:
+                    while self._turn(session):
+                        pass
+                except Exception as error:
+                    _log.warning("the engine failed and begins anew: %r", error)
+                    self._sort_out(error)
+                finally:
+                    session.close()
         except BaseException as error:
             self.error = error
         with self._changed:
             self._closing = True
-            left = [*self._running.values(), *self._held, *self._arrived]
+            left = [*self._running.values(), *self._suspects, *self._held, *self._arrived]
         for job in dict.fromkeys(left):  # a job stands there once for each of its requests
             _end(job.future, self.error or Stopped("the service was closed before this was answered"))
+
+    def _sort_out(self, error: Exception) -> None:
+        """Whose fault it was that the engine failed: a job's that ran alone; those of several will show alone."""
+        jobs = [job for job in dict.fromkeys(self._running.values()) if not job.future.cancelled()]
+        self._running.clear()
+        if len(jobs) > 1:
+            self._suspects += jobs
+            return
+        self._failures += 1
+        for job in jobs:
+            _end(job.future, Refused(str(error)) if isinstance(error, SreError) else error)
+        # The others are cleared.
+        self._held = self._suspects + self._held
+        self._suspects = []
 
     def _turn(self, session: Session) -> bool:
         """Take in what has come, let go what was cancelled, decode once. False when it is time to end."""
         with self._changed:
-            while not (self._closing or self._arrived or self._held or self._running):
+            while not (self._closing or self._arrived or self._held or self._running or self._suspects):
                 self._changed.wait()
             if self._closing:
                 return False
@@ -234,7 +279,11 @@ class Service:
         for job in dict.fromkeys(self._running.values()):
             if job.future.cancelled():
                 self._forget(job, session)
-        for job in list(self._held):
+        if self._suspects and not self._running:
+            self._trial = self._suspects.pop()
+            self._begin(self._trial, session)
+        alone = self._suspects or self._trial in self._running.values()
+        for job in () if alone else tuple(self._held):
             if not any(request.id in self._running for request in job.requests):
                 self._begin(job, session)
                 self._held.remove(job)
@@ -249,12 +298,14 @@ class Service:
         if job.future.cancelled():
             return
         self._running |= {request.id: job for request in job.requests}
+        job.completions.clear()
+        job.written.clear()
         try:
             for request in job.requests:
                 session.submit(request, job.sampling)
-        except SreError as error:  # e.g. messages that the chat template refuses: this caller's fault alone
+        except Exception as error:  # e.g. messages that the chat template refuses: this caller's fault alone
             self._forget(job, session)
-            _end(job.future, Refused(str(error)))
+            _end(job.future, Refused(str(error) or type(error).__name__))
 
     def _deliver(self, event: Piece | Completion, session: Session) -> None:
         job = self._running.get(event.request_id)
@@ -262,8 +313,7 @@ class Service:
             return
         try:
             if isinstance(event, Piece):
-                if job.on_piece:
-                    job.on_piece(event)
+                job.show(event)
                 return
             job.completions.append(event)
             if event.finish == "error":
@@ -276,6 +326,7 @@ class Service:
             _end(job.future, error)
             return
         self._forget(job, session)
+        self._failures = 0
         self._seconds += 0.2 * (time.monotonic() - job.begin - self._seconds)
         if self._observer:
             self._observer(job.completions)

@@ -149,17 +149,25 @@ def lines(path: Path) -> dict[str, dict[str, Any]]:
 # --- our own server ---
 
 
-def test_a_file_judged_by_our_own_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with our_server(lambda request: ["It is so. [RESULT] 4"]) as address:
-        judge = Judge(OpenAIGenerator(address))
-        with judge, caplog.at_level(logging.WARNING):
-            summary = judge_file(judge, write_rows(tmp_path / "rows.jsonl", 20), tmp_path / "out.jsonl")
+def test_a_file_judged_by_our_own_server(tmp_path: Path) -> None:
+    with our_server(lambda request: ["It is so. [RESULT] 4"]) as address, Judge(OpenAIGenerator(address)) as judge:
+        summary = judge_file(judge, write_rows(tmp_path / "rows.jsonl", 20), tmp_path / "out.jsonl")
     assert (summary.rows, summary.labels, summary.errors) == (20, {4: 20}, 0)
     assert summary.usage.prompt_tokens > summary.usage.new_tokens > 20
     row = lines(tmp_path / "out.jsonl")["r7"]
-    assert (row["rationale"], row["label_probabilities"], row["confidence"]) == ("It is so.", {}, None)
+    assert row["rationale"] == "It is so."
+    assert row["label_probabilities"] == pytest.approx({"4": 0.8, **dict.fromkeys("1235", 0.05)})
     assert json.loads((tmp_path / "out.jsonl.meta.json").read_text())["model"] == "scripted"
-    # It refuses log-probabilities: it is asked without, and the user is told once.
+
+
+def test_a_server_that_refuses_log_probabilities_is_asked_without_and_the_user_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    refused = [refusal(422, "no", "logprobs") for _ in range(4)]
+    with serving(fake := Fake(*refused)) as address, caplog.at_level(logging.WARNING):
+        done = ask(address, "a", "b", parallel=2)
+    assert [one.text for one in done] == ["Fine. [RESULT] 4"] * 2
+    assert [body.get("top_logprobs") for body in fake.seen][-2:] == [None, None]
     assert len([record for record in caplog.records if "no log-probabilities" in record.getMessage()]) == 1
 
 

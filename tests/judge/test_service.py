@@ -244,26 +244,94 @@ def test_a_caller_whose_callback_fails_hurts_only_itself(start: Callable[..., Se
     assert service.submit([chat("b")], Sampling()).result(WAIT)[0].text.startswith("I saw")
 
 
-def test_an_engine_that_fails_fails_every_waiting_future_and_the_service_says_so(
+def test_a_request_that_fails_in_the_engine_fails_alone_and_the_others_get_their_answers(
     start: Callable[..., Service],
 ) -> None:
     def script(request: Request) -> list[str]:
-        if request.id == "bad":
-            raise RuntimeError("out of memory")
-        return ["w " * 10_000]
+        if "bad" in request.id:
+            raise ZeroDivisionError("it divides by nothing")
+        return [f"{request.id} " * 40]
 
-    service = start(script, pace=0.002)
-    waiting = [service.submit([chat(name)], Sampling(max_tokens=10_000)) for name in ("a", "a", "b")]
+    service = start(script, pace=0.001)
+    shown: dict[str, list[str]] = {}
+
+    def ask(name: str) -> Future[Any]:
+        pieces = shown.setdefault(name, [])
+        return service.submit([chat(name)], Sampling(), on_piece=lambda piece: pieces.append(piece.text))
+
+    first = [ask(name) for name in ("a", "b")]
+    until(lambda: all(len(shown[name]) > 3 for name in ("a", "b")))
+    rest = [ask(name) for name in ("bad-1", "c", "bad-2", "d")]
+    for future, name in zip((*first, *rest), ("a", "b", "bad-1", "c", "bad-2", "d"), strict=True):
+        if "bad" in name:
+            with pytest.raises(ZeroDivisionError):
+                future.result(WAIT)
+        else:
+            (done,) = future.result(WAIT)
+            # Nothing is shown twice, although it was written twice.
+            assert done.text == "".join(shown[name]) == f"{name} " * 40
     assert service.healthy
-    bad = service.submit([chat("bad")], Sampling())
-    for future in (*waiting, bad):
-        with pytest.raises(RuntimeError, match="out of memory"):
-            future.result(WAIT)
-    assert not service.healthy
     assert service.unfinished == 0
-    with pytest.raises(Stopped, match="out of memory"):
-        service.submit([chat("c")], Sampling())
-    service.close()
+    assert ask("e").result(WAIT)[0].text == "e " * 40
+
+
+def test_a_request_that_the_engine_can_not_take_is_refused_whatever_it_raises(start: Callable[..., Service]) -> None:
+    service = start()
+    submit = ScriptedSession.submit
+
+    def broken(self: Any, request: Request, sampling: Sampling) -> None:
+        if request.id == "bad":
+            raise ValueError("a template's own error")
+        submit(self, request, sampling)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptedSession, "submit", broken)
+        futures = [service.submit([chat(name)], Sampling()) for name in ("a", "bad", "b")]
+        with pytest.raises(Refused, match="a template's own error"):
+            futures[1].result(WAIT)
+        assert [futures[k].result(WAIT)[0].finish for k in (0, 2)] == ["stop", "stop"]
+    assert service.healthy
+
+
+def test_an_engine_that_fails_at_everything_is_not_healthy_until_it_answers(start: Callable[..., Service]) -> None:
+    broken = True
+
+    def script(request: Request) -> list[str]:
+        if broken:
+            raise RuntimeError("out of memory")
+        return echo(request)
+
+    service = start(script)
+    for number in range(3):
+        assert service.healthy
+        with pytest.raises(RuntimeError, match="out of memory"):
+            service.submit([chat(str(number))], Sampling()).result(WAIT)
+    until(lambda: not service.healthy)
+    broken = False
+    service.submit([chat("a")], Sampling()).result(WAIT)
+    assert service.healthy
+
+
+def test_an_engine_that_can_not_begin_again_fails_every_waiting_future_and_the_service_says_so(
+    start: Callable[..., Service],
+) -> None:
+    service = start(lambda request: ["w " * 10_000], pace=0.002)
+    waiting = [service.submit([chat(name)], Sampling(max_tokens=10_000)) for name in ("a", "a", "b")]
+    with pytest.MonkeyPatch.context() as patch:
+
+        def gone(self: Any) -> Any:
+            raise RuntimeError("out of memory")
+
+        patch.setattr(ScriptedSession, "step", gone)
+        patch.setattr(ScriptedSession, "__init__", lambda self, generator: gone(self))
+        for future in waiting:
+            with pytest.raises(RuntimeError, match="out of memory"):
+                future.result(WAIT)
+        assert not service.healthy
+        assert service.unfinished == 0
+        with pytest.raises(Stopped, match="out of memory"):
+            service.submit([chat("c")], Sampling())
+        service.close()
 
 
 def test_closing_ends_what_waits_and_closing_twice_is_fine(start: Callable[..., Service]) -> None:

@@ -11,6 +11,8 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jinja2
@@ -23,6 +25,7 @@ from recipe.gguf.known import remember
 from recipe.inference.base import Completion, Piece, Request, Sampling, Session, SessionGenerator
 from recipe.inference.labels import LabelPlaces
 from recipe.inference.llamacpp import kernels
+from recipe.inference.llamacpp.grammar import Grammar, gbnf_of
 from recipe.inference.llamacpp.kv_cache import KVCache, quantization_types, quantize_file, stream_length
 from recipe.inference.llamacpp.scheduler import Scheduler
 from recipe.inference.llamacpp.scoring import Trunk, all_logits, completion_logprobs, read_choice
@@ -32,7 +35,9 @@ from recipe.inference.special_tokens import PromptEncoder
 from recipe.inference.stats import Stats
 from recipe.system import usable_cores
 from recipe.templates import chat_environment
+from recipe.verdict import opened_at_end
 
+PROMPT_KEY = "sre.prompts.pointwise"  # in the metadata of every judge that is exported here
 # Prompts that a session keeps in the cache for later ones to begin with.
 KEPT = 16
 MOST_SEQUENCES = 256  # of one llama.cpp context
@@ -214,17 +219,38 @@ class LlamaCppGenerator(SessionGenerator):
     def _prompt(self, request: Request, sampling: Sampling) -> Prompt:
         if (request.force_label or request.label_only) and not request.labels:
             raise SreError(f"request {request.id!r} wants a label and names no allowed ones")
-        ids = self._encoder.encode(request.messages)
+        ids, opened = self._prompt_ids(request)
         places = self._label_places(request.labels) if request.labels and not request.choices else None
-        reserve, label_tokens = sampling.max_tokens, None
+        lead = places.longest if request.force_label and places else 0
+        if sampling.fit:
+            left = max(1, self.context - len(ids) - lead)
+            sampling = replace(sampling, max_tokens=min(sampling.max_tokens, left))
+        reserve, label_tokens = sampling.max_tokens + lead, None
         if request.choices:
             reserve = max(len(self.tokenize(choice)) for choice in request.choices)
         elif request.label_only and places and ids:
-            lead, label_tokens = places.lead_in(b"")
-            ids, reserve = [*ids, *lead], 0
-        elif request.force_label and places:
-            reserve += places.longest
-        return Prompt(request, np.array(ids, np.int32), places, reserve, sampling, label_tokens)
+            tail, label_tokens = places.lead_in(opened)
+            ids, reserve = [*ids, *tail], 0
+        grammar = None
+        if sampling.schema:
+            gbnf_of(sampling.schema)  # an unusable one is refused here
+            grammar = partial(Grammar, self._cache._vocab, self._cache.vocab_size, sampling.schema)
+        prompt_ids = np.array(ids, np.int32)
+        return Prompt(request, prompt_ids, places, reserve, sampling, label_tokens, opened, grammar)
+
+    def _prompt_ids(self, request: Request) -> tuple[list[int], bytes]:
+        """Its token ids, and the tag of reasoning that it ends with: one that a chat template opens for the model."""
+        if request.prompt is None:
+            ids = self._encoder.encode(request.messages)
+            # A judge that was trained here goes on with its rationale.
+            opened = "" if PROMPT_KEY in self.metadata else opened_at_end(self.render([Message("user", "x")]))
+            return ids, opened.encode()
+        if isinstance(request.prompt, str):
+            begin = self.metadata.get("tokenizer.ggml.add_bos_token") == "true"
+            return self.tokenize(self._cache.special_text("bos") * begin + request.prompt), b""
+        if not all(0 <= token < self._cache.vocab_size for token in request.prompt):
+            raise SreError(f"expected token ids from 0 to {self._cache.vocab_size - 1}", field="prompt")
+        return list(request.prompt), b""
 
     def _refusal(self, prompt: Prompt) -> list[Completion]:
         """Completions that end in "error", where the prompt can't be read or its answer doesn't fit."""

@@ -28,7 +28,7 @@ from recipe.judge.judge import Judge, to_example
 from recipe.judge.rubrics import ready_rubrics
 from recipe.judge.server.bodies import CompareBody, Judging, Reply, ScoreBody, judgements_of, to_reply
 from recipe.judge.server.chat import ChatRoutes
-from recipe.judge.server.errors import Problem, invalid, problem
+from recipe.judge.server.errors import Problem, invalid, problem, unrouted
 from recipe.judge.server.guard import Guard, Settings
 from recipe.judge.server.metrics import Metrics
 from recipe.judge.server.waiting import Stream, event, events, whole
@@ -119,8 +119,9 @@ def _add_routes(app: FastAPI, service: Service, metrics: Metrics, settings: Sett
     text, policy = _page()
 
     async def health() -> JSONResponse:
-        """200 while the engine works, 503 once it has failed."""
-        state = "ok" if service.healthy else "failed" if service.error else "closed"
+        """200 while the engine works, 503 while it fails at everything or has ended."""
+        ended = "failed" if service.error else "closed" if service.closed else "failing"
+        state = "ok" if service.healthy else ended
         return JSONResponse({"status": state, "model": service.owner.name}, 200 if service.healthy else 503)
 
     async def prometheus() -> Response:
@@ -134,8 +135,10 @@ def _add_routes(app: FastAPI, service: Service, metrics: Metrics, settings: Sett
     app.add_api_route("/v1/judge/score", judging.score, methods=["POST"], response_model=Reply)
     app.add_api_route("/v1/judge/compare", judging.compare, methods=["POST"], response_model=Reply)
     app.add_api_route("/v1/judge/rubrics", judging.rubrics)
-    app.add_api_route("/v1/chat/completions", chat.complete, methods=["POST"])
+    app.add_api_route("/v1/chat/completions", chat.chat, methods=["POST"])
+    app.add_api_route("/v1/completions", chat.complete, methods=["POST"])
     app.add_api_route("/v1/models", chat.models)
+    app.add_api_route("/v1/models/{name:path}", chat.model)
     app.add_api_route("/health", health)
     app.add_api_route("/metrics", prometheus)
     app.add_api_route("/", page, include_in_schema=False)
@@ -149,7 +152,7 @@ def _add_errors(app: FastAPI) -> None:
         return handler
 
     app.add_exception_handler(RequestValidationError, answer(lambda error: invalid(error.errors())))
-    app.add_exception_handler(HTTPException, answer(lambda error: Problem(error.status_code, "http", error.detail)))
+    app.add_exception_handler(HTTPException, answer(unrouted))
     for kind in (SreError, TimeoutError, Exception):
         app.add_exception_handler(kind, answer(problem))
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from recipe.data.examples import to_text
 from recipe.data.records import Judgement, LabelDistribution, Rubric, Task
@@ -29,8 +29,14 @@ Text = Annotated[str, AfterValidator(_clean)]
 """Valid Unicode without NUL characters: JSON can spell both, and tokenizers can't take them."""
 
 
+def without_nulls(fields: Any) -> Any:
+    """A JSON object without the fields that are null: clients send those for what they leave open."""
+    return {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
+
+
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+    _without_nulls = model_validator(mode="before")(without_nulls)
 
 
 class Turn(Body):

@@ -1,83 +1,72 @@
-"""The model behind the judge as OpenAI's chat API: the same engine, the same queue, without the judge's prompts."""
+"""The model behind the judge as OpenAI's API: the same engine, the same queue, without the judge's prompts.
+
+`POST /v1/chat/completions`, `POST /v1/completions`, `GET /v1/models` and `GET /v1/models/{name}`.
+"""
 
 from __future__ import annotations
 
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import Request as HttpRequest
-from pydantic import Field
 
-from recipe.data.records import Message
-from recipe.errors import SreError
-from recipe.inference.base import Completion, Request, Sampling
-from recipe.judge.options import MAX_TOKENS
-from recipe.judge.server.bodies import MOST_SAMPLES, Body, Text
+from recipe.inference.base import Completion, Request, Sampling, Token
+from recipe.judge.server.chat_bodies import ChatBody, CommonBody, CompletionBody
 from recipe.judge.server.errors import Problem
 from recipe.judge.server.waiting import Stream, event, events, whole
 from recipe.judge.service import OnPiece, Service
 from recipe.storage import hash_object
 
 
-class TextPart(Body):
-    type: Literal["text"]
-    text: Text
+@dataclass(frozen=True)
+class Shape:
+    """How an answer is written: as a chat's (of a tool that is called, if any) or as plain text.
 
+    places: request id -> the index of its first choice.
+    """
 
-class ChatTurn(Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPart]
-    name: Text | None = None
+    kind: str
+    head: Mapping[str, Any]
+    places: Mapping[str, int]
+    tool: str = ""
+    call: str = field(default_factory=lambda: f"call_{secrets.token_hex(12)}")
 
-    def message(self) -> Message:
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return Message("system" if self.role == "developer" else self.role, text)
+    def choice(self, done: Completion) -> dict[str, Any]:
+        return self._choice(done, "text" if self.kind == "text" else "message", self._content(done.text, first=True))
 
+    def last(self, done: Completion) -> dict[str, Any]:
+        """The last choice of a stream, which has no text of its own."""
+        return self._choice(done, "text" if self.kind == "text" else "delta", "" if self.kind == "text" else {})
 
-class StreamOptions(Body):
-    include_usage: bool = False
-    include_obfuscation: bool = False
+    def delta(self, index: int, text: str, *, first: bool = False) -> dict[str, Any]:
+        name = "text" if self.kind == "text" else "delta"
+        return {"index": index, name: self._content(text, first=first), "logprobs": None, "finish_reason": None}
 
+    def _choice(self, done: Completion, name: str, content: Any) -> dict[str, Any]:
+        told = (_text_logprobs if self.kind == "text" else _chat_logprobs)(done.tokens) if done.tokens else None
+        index = self.places[done.request_id] + done.sample
+        finish = "length" if done.finish == "length" else "tool_calls" if self.tool else "stop"
+        return {"index": index, name: content, "logprobs": told, "finish_reason": finish}
 
-class ChatBody(Body):
-    """What would change the answer and isn't offered may only have the value that changes nothing."""
-
-    model: Text
-    messages: Annotated[list[ChatTurn], Field(min_length=1)]
-    max_tokens: int | None = Field(default=None, ge=1, le=32_768)
-    max_completion_tokens: int | None = Field(default=None, ge=1, le=32_768)
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    n: int | None = Field(default=None, ge=1, le=MOST_SAMPLES)
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    top_p: Literal[1] | None = None
-    presence_penalty: Literal[0] | None = None
-    frequency_penalty: Literal[0] | None = None
-    logprobs: Literal[False] | None = None
-    stop: None = None
-    user: Text | None = None
-
-    def sampling(self) -> Sampling:
-        return Sampling(
-            temperature=1.0 if self.temperature is None else self.temperature,
-            n=self.n or 1,
-            max_tokens=self.max_completion_tokens or self.max_tokens or MAX_TOKENS,
-            seed=(secrets.randbits(31) if self.seed is None else self.seed) % 2**63,
-        )
-
-    @property
-    def reproducible(self) -> bool:
-        """Whether the draws must be the same the next time: then they need the same request id."""
-        return self.seed is not None and self.temperature != 0
+    def _content(self, text: str, *, first: bool) -> Any:
+        if self.kind == "text":
+            return text
+        begin = {"role": "assistant"} if first else {}
+        if not self.tool:
+            return {**begin, "content": text}
+        call: dict[str, Any] = {"index": 0, "function": {"arguments": text}}
+        if first:
+            call |= {"id": self.call, "type": "function", "function": {"name": self.tool, "arguments": text}}
+        return {**begin, "content": None, "tool_calls": [call]}
 
 
 class ChatRoutes:
-    """`POST /v1/chat/completions` and `GET /v1/models`."""
+    """Routes on the service's engine."""
 
     def __init__(self, service: Service, timeout: float) -> None:
         self._service, self._timeout = service, timeout
@@ -87,74 +76,110 @@ class ChatRoutes:
 
     async def models(self) -> dict[str, Any]:
         """The one model that answers here."""
-        entry = {"id": self._model, "object": "model", "created": self._begin, "owned_by": "sre"}
-        return {"object": "list", "data": [entry]}
+        return {"object": "list", "data": [await self.model(self._model)]}
 
-    async def complete(self, body: ChatBody, http: HttpRequest) -> Any:
+    async def model(self, name: str) -> Any:
+        """The model of that name."""
+        if name != self._model:
+            return self._unknown().response()
+        return {"id": self._model, "object": "model", "created": self._begin, "owned_by": "sre"}
+
+    async def chat(self, body: ChatBody, http: HttpRequest) -> Any:
         """Chat with the model as it stands; temperature 1 and at most 512 new tokens unless asked otherwise."""
-        if body.model != self._model:
-            return Problem(
-                404, "model_not_found", f"expected {self._model!r}, the model served here", "model"
-            ).response()
         messages = tuple(turn.message() for turn in body.messages)
-        request, sampling = Request(self._name(body, messages), messages), body.sampling()
+        content = [[message.role, message.content] for message in messages]
+        request = Request(self._name(body, content), messages)
+        return await self._answer(body, [request], http, body.sampling(), body.tool)
+
+    async def complete(self, body: CompletionBody, http: HttpRequest) -> Any:
+        """Let the model go on from a text, or from each of several, without its chat template."""
+        name = self._name(body, body.prompts)
+        requests = [Request(f"{name}-{number}", (), prompt=text) for number, text in enumerate(body.prompts)]
+        return await self._answer(body, requests, http, body.sampling())
+
+    async def _answer(
+        self, body: CommonBody, requests: Sequence[Request], http: HttpRequest, sampling: Sampling, tool: str = ""
+    ) -> Any:
+        if body.model != self._model:
+            return self._unknown().response()
 
         def submit(on_piece: OnPiece | None = None) -> Future[list[Completion]]:
-            return self._service.submit([request], sampling, on_piece=on_piece)
+            return self._service.submit(requests, sampling, on_piece=on_piece)
 
-        head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": self._model}
+        kind, prefix = ("chat", "chatcmpl") if isinstance(body, ChatBody) else ("text", "cmpl")
+        head = {"id": f"{prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": self._model}
+        places = {request.id: number * sampling.n for number, request in enumerate(requests)}
+        name = {"chat": "chat.completion", "text": "text_completion"}[kind]
+        chunk = "chat.completion.chunk" if kind == "chat" else name
+        shape = Shape(kind, {**head, "object": chunk if body.stream else name}, places, tool)
         if body.stream:
-            usage = bool(body.stream_options and body.stream_options.include_usage)
-            return events(_chunks(Stream(http.scope, submit, self._timeout), head, sampling.n, usage))
-        completions = await whole(http.scope, submit(), self._timeout)
-        return {**head, "object": "chat.completion", "choices": _choices(completions), "usage": _usage(completions)}
+            choices = len(requests) * sampling.n
+            return events(_chunks(Stream(http.scope, submit, self._timeout), shape, choices, body.usage))
+        done = await whole(http.scope, submit(), self._timeout)
+        return {**shape.head, "choices": [shape.choice(one) for one in done], "usage": _usage(done)}
 
-    def _name(self, body: ChatBody, messages: Sequence[Message]) -> str:
+    def _name(self, body: CommonBody, content: object) -> str:
+        """The request's id: the same for the same content where a seed must give the same draws again."""
         if body.reproducible:
-            return f"chat-{hash_object([[m.role, m.content] for m in messages])[:16]}"
+            return f"chat-{hash_object(content)[:16]}"
         return f"chat-{next(self._numbers)}"
 
+    def _unknown(self) -> Problem:
+        return Problem(404, "model_not_found", f"expected {self._model!r}, the model served here", "model")
 
-def _choices(completions: Sequence[Completion]) -> list[dict[str, Any]]:
-    return [
-        {
-            "index": completion.sample,
-            "message": {"role": "assistant", "content": completion.text, "refusal": None},
-            "logprobs": None,
-            "finish_reason": _finish(completion),
-        }
-        for completion in completions
+
+def _chat_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
+    told = [
+        {**_told(one.piece, one.logprob), "top_logprobs": [_told(piece, value) for piece, value in one.top]}
+        for one in tokens
     ]
+    return {"content": told, "refusal": None}
 
 
-def _finish(completion: Completion) -> str:
-    return "length" if completion.finish == "length" else "stop"
+def _told(piece: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": _shown(piece), "logprob": _finite(logprob), "bytes": list(piece)}
+
+
+def _text_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
+    pieces = [_shown(one.piece) for one in tokens]
+    return {
+        "tokens": pieces,
+        "token_logprobs": [_finite(one.logprob) for one in tokens],
+        "top_logprobs": [{_shown(piece): _finite(value) for piece, value in one.top} for one in tokens],
+        "text_offset": list(itertools.accumulate(map(len, pieces[:-1]), initial=0)),
+    }
+
+
+def _shown(piece: bytes) -> str:
+    return piece.decode("utf-8", "replace")
+
+
+def _finite(logprob: float) -> float:
+    """JSON has no infinity; OpenAI's API gives this number for what is all but impossible."""
+    return max(logprob, -9999.0)
 
 
 def _usage(completions: Sequence[Completion]) -> dict[str, int]:
-    """The prompt counts once, however many choices it has."""
-    prompt, new = completions[0].prompt_tokens, sum(len(completion.token_ids) for completion in completions)
+    """A prompt counts once, however many choices it has."""
+    prompt = sum({completion.request_id: completion.prompt_tokens for completion in completions}.values())
+    new = sum(len(completion.token_ids) for completion in completions)
     return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 
 
-async def _chunks(stream: Stream, head: dict[str, Any], choices: int, usage: bool) -> AsyncIterator[str]:
-    head = {**head, "object": "chat.completion.chunk"}
+async def _chunks(stream: Stream, shape: Shape, choices: int, usage: bool) -> AsyncIterator[str]:
     # With usage asked for, every other chunk has it as null.
     extra: dict[str, Any] = {"usage": None} if usage else {}
 
-    def chunk(index: int, delta: dict[str, str], finish: str | None = None) -> str:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return event({**head, "choices": [choice], **extra})
+    def chunk(choice: dict[str, Any]) -> str:
+        return event({**shape.head, "choices": [choice], **extra})
 
     for index in range(choices):
-        yield chunk(index, {"role": "assistant", "content": ""})
+        yield chunk(shape.delta(index, "", first=True))
     async for piece in stream.pieces():
-        yield chunk(piece.sample, {"content": piece.text})
+        yield chunk(shape.delta(shape.places[piece.request_id] + piece.sample, piece.text))
     completions = stream.result()
-    if not completions:
-        raise SreError("the engine gave no answer")
     for completion in completions:
-        yield chunk(completion.sample, {}, _finish(completion))
+        yield chunk(shape.last(completion))
     if usage:
-        yield event({**head, "choices": [], "usage": _usage(completions)})
+        yield event({**shape.head, "choices": [], "usage": _usage(completions)})
     yield event("[DONE]")

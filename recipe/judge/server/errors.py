@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from recipe.errors import SreError
 from recipe.judge.service import QueueFull, Refused, Stopped
@@ -52,12 +53,18 @@ def problem(error: BaseException) -> Problem:
     return Problem(500, "internal", "the server failed at this request; its log says why")
 
 
+def unrouted(error: HTTPException) -> Problem:
+    """The answer to an unknown path, or to a method that it doesn't take."""
+    return Problem(error.status_code, "http", f"{error.detail}; /docs lists what this server offers")
+
+
 def invalid(errors: Iterable[dict[str, Any]]) -> Problem:
     """The answer to pydantic's errors of a request's body: of several, the one that lies deepest."""
     worst = max(errors, key=lambda error: len(error["loc"]))
     # Of a union pydantic names the member too ("str", "list[Turn]"): nothing that the client wrote.
     field = ".".join(str(part) for part in worst["loc"][1:] if isinstance(part, int) or _is_field(part))
-    return Problem(422, "invalid", f"{worst['msg']} (field {field or 'body'})", field or None)
+    said = worst["msg"].removeprefix("Value error, ")
+    return Problem(422, "invalid", f"{said} (field {field or 'body'})", field or None)
 
 
 def _is_field(part: str) -> bool:

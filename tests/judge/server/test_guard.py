@@ -110,18 +110,31 @@ def test_a_server_for_this_machine_answers_to_no_other_name(running: Callable[..
             assert httpx.get(f"{address}/health", headers={"Host": name}).status_code == status
 
 
-def test_an_engine_that_fails_is_a_503_from_then_on(running: Callable[..., Any]) -> None:
+def test_a_request_that_fails_in_the_engine_takes_no_other_down(running: Callable[..., Any]) -> None:
     def script(request: Request) -> list[str]:
-        raise RuntimeError("no memory at /home/me")
+        if "mark-bad" in request.messages[-1].content:
+            raise RuntimeError("no memory at /home/me")
+        return ["Fine. [RESULT] 4"]
 
     with running(script) as (address, _):
-        assert httpx.get(f"{address}/health").json() == {"status": "ok", "model": "scripted"}
-        first = httpx.post(f"{address}/v1/judge/score", json=SCORE)
-        assert (first.status_code, error_of(first)["code"]) == (500, "internal")
-        assert "/home" not in first.text
-        second = httpx.post(f"{address}/v1/judge/score", json=SCORE)
-        assert (second.status_code, error_of(second)["code"]) == (503, "unavailable")
-        assert httpx.get(f"{address}/health").status_code == 503
+        for _ in range(2):
+            bad = httpx.post(f"{address}/v1/judge/score", json={**SCORE, "conversation": "mark-bad"})
+            assert (bad.status_code, error_of(bad)["code"]) == (500, "internal")
+            assert "/home" not in bad.text
+            assert httpx.get(f"{address}/health").json() == {"status": "ok", "model": "scripted"}
+            assert httpx.post(f"{address}/v1/judge/score", json=SCORE).json()["label"] == 4
+
+
+def test_health_is_503_while_the_engine_fails_at_everything(running: Callable[..., Any]) -> None:
+    def script(request: Request) -> list[str]:
+        raise RuntimeError("no memory")
+
+    with running(script) as (address, _):
+        assert httpx.get(f"{address}/health").status_code == 200
+        for _ in range(3):
+            assert httpx.post(f"{address}/v1/judge/score", json=SCORE).status_code == 500
+        found = httpx.get(f"{address}/health")
+        assert (found.status_code, found.json()["status"]) == (503, "failing")
 
 
 def test_metrics_count_routes_tokens_and_seconds(running: Callable[..., Any], echo: Any) -> None:
