@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recipe.data.records import Example, Judgement
+from recipe.data.records import TASKS, Example, Judgement
 from recipe.evaluation.baselines import label_draws, self_consistency
 from recipe.evaluation.compare import figures
 from recipe.judge.judge import Judge
@@ -99,13 +99,19 @@ def first_samples(run: Path, judge: str) -> list[Judgement]:
     return as_written(list(first.values()))
 
 
+CARD_FIGURES = {
+    "Pearson": ("pointwise", "pearson"),
+    "Pearson within criteria": ("pointwise", "pearson_within"),
+    "pointwise accuracy": ("pointwise", "accuracy"),
+    "pairwise accuracy": ("pairwise", "accuracy"),
+    "pairwise accuracy, orders averaged": ("pairwise", "both_orders"),
+    "pairwise accuracy where the longer response is worse": ("pairwise", "longer_is_worse"),
+    "first position picked": ("pairwise", "first"),
+}
+
+
 def headline(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures a table shows: n, malformed, Pearson, and both accuracies."""
-    pointwise, pairwise = result["pointwise"], result["pairwise"]
-    return {
-        "rows": pointwise["n"] + pairwise["n"],
-        "malformed": pointwise["malformed"] + pairwise["malformed"],
-        "Pearson": pointwise["pearson"],
-        "pointwise accuracy": pointwise["accuracy"],
-        "pairwise accuracy": pairwise["accuracy"],
-    }
+    """The figures that a model card shows, of the tasks that were measured."""
+    counts = {key: sum(result[task][key] for task in TASKS) for key in ("n", "malformed")}
+    found = {name: result[task].get(key) for name, (task, key) in CARD_FIGURES.items() if result[task]["n"]}
+    return {"rows": counts["n"], "malformed": counts["malformed"], **{k: v for k, v in found.items() if v}}

@@ -174,7 +174,7 @@ class RunContext:
 
     def origin(self, judge: str) -> Any:
         """How a judge was made, for its card."""
-        from recipe.training.export import Origin
+        from recipe.training.card import Origin
 
         config, tasks = self.config, self.config.data.tasks
         merged = config.start == "merged" and len(tasks) > 1 and judge != "seed"

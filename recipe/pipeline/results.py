@@ -9,13 +9,14 @@ from typing import Any
 from recipe.evaluation.evaluate import FORCED
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.stage_cache import RunFolder
-from recipe.storage import read_json, write_json
+from recipe.storage import atomic, read_json, write_json
 
 
 def write_results(run: RunContext) -> dict[str, Any]:
     """Write and return results.json: {"judge", "rounds", "stages"} and what `compare` says of the judges."""
     from recipe.evaluation.compare import compare
     from recipe.evaluation.evaluate import read_judgements
+    from recipe.evaluation.report.tables import results_markdown
 
     stages = costs(run.cache)
     found: dict[str, Any] = {}
@@ -33,6 +34,8 @@ def write_results(run: RunContext) -> dict[str, Any]:
     content |= {"judge": taken, "rounds": rounds(run), "models": found, "stages": stages}
     if run.cache.main:
         write_json(run.path / "results.json", content)
+        with atomic(run.path / "results.md") as file:
+            file.write(results_markdown(content))
     return content
 
 

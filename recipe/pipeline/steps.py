@@ -54,6 +54,8 @@ def steps(run: RunContext, *, every: bool = False) -> Iterator[Step]:
             break
     for judge in (judges_of(config) if every else run.judges) if config.data.has_test() else ():
         yield f"evaluation/{judge}", partial(stages.evaluate, run, judge)
+    if config.data.has_dev():  # the rows that its readout is fitted on
+        yield f"dev/{run.exported}", partial(stages.measure_dev, run, run.exported)
     yield "gguf", partial(stages.export, run)
 
 

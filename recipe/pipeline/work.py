@@ -161,17 +161,32 @@ def decide(
     return {"before": names[0], "judge": names[1], **found, "kept": is_kept(found["gain"], settings.keep)}
 
 
-def export(folder: Path, *, judge: JudgeModel, figures: Path | None, **given: Any) -> Facts:
+def export(
+    folder: Path,
+    *,
+    judge: JudgeModel,
+    figures: Path | None,
+    held_out: Path | None,
+    prompt_ids: Mapping[str, str],
+    **given: Any,
+) -> Facts:
+    from recipe.evaluation.audit import degenerate
     from recipe.evaluation.evaluate import headline
+    from recipe.training.card import base_of
     from recipe.training.export import run_export
 
+    measured = read_json(figures) if figures else {}
+    judgements = _judgements(held_out) if held_out else []
     return run_export(
         folder,
         snapshot=judge.write_snapshot(),
         judge=folder.parent / "judge.gguf",
         prompts=judge.prompts,
         open_gguf=judge.open_gguf,
-        figures=headline(read_json(figures)) if figures else {},
+        held_out=[(judgement, prompt_ids[judgement.example_id]) for judgement in judgements],
+        base=base_of(judge.base_model, judge.model.path),
+        figures=headline(measured) if measured else {},
+        warnings=degenerate(measured),
         nf4=judge.quantization == "nf4",
         **given,
     )

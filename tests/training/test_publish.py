@@ -16,25 +16,21 @@ from recipe.config import dump, load
 from recipe.errors import SreError
 from recipe.training.publish import collect, to_ollama, upload
 
-FIGURES = {
-    "pointwise": {"pearson": {"value": 0.52, "low": 0.24, "high": 0.73, "n": 40}, "accuracy": {"value": None, "n": 0}},
-    "pairwise": {"accuracy": {"value": 0.46, "low": 0.25, "high": 0.62, "n": 24}},
-}
-
 
 def make_run(folder: Path, *overrides: str) -> Path:
     """The files of a finished run with Q8_0 (judge.gguf) and Q4_K_M."""
     config = load("cpu-smollm2-135m", ("export.judge=Q8_0", *overrides))
     contents = {
         "config.toml": dump(config),
-        "results.json": json.dumps({"models": {"sft": FIGURES, "j2": FIGURES}, "differences": {}, "stages": {}}),
+        "results.json": json.dumps({"models": {}, "differences": {}, "stages": {}, "judge": None}),
         "judge.gguf": "a" * 3000,
         "gguf/judge-Q8_0.gguf": "a" * 3000,
         "gguf/judge-Q4_K_M.gguf": "b" * 2000,
         "gguf/j2.gguf": "a snapshot",
         "gguf/done.json": "{}",
         "gguf/Modelfile": "FROM ../judge.gguf\n",
-        "gguf/README.md": "# quickstart: a self-rationalizing judge\n\n| rows | 64 |\n",
+        "gguf/README.md": "---\nlicense: mit\n---\n\n# quickstart: a self-rationalizing judge\n\n| rows | 64 |\n",
+        "results.md": "| judge | n |\n| --- | --- |\n| J2 | 48 |\n",
         "merged/adapter/adapter_model.safetensors": "not the last",
         "iter-2/adapter/adapter_model.safetensors": "the last",
         "iter-2/adapter/adapter_config.json": json.dumps({"r": 32, "base_model_name_or_path": str(folder)}),
@@ -107,29 +103,21 @@ def test_without_iterations_the_merged_adapter_goes_up(tmp_path: Path) -> None:
     )
 
 
-def test_the_card_says_base_licence_data_figures_and_settings(run: Path) -> None:
+def test_the_card_is_that_of_the_export_with_data_figures_licence_and_settings(run: Path) -> None:
     card = collect(run, "me/judge").card
-    header, _, body = card.removeprefix("---\n").partition("\n---\n")
-    assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in header
-    assert "license: apache-2.0" in header
-    assert body.lstrip().startswith("# quickstart: a self-rationalizing judge")
-    assert "pointwise: `seed-data:counted`, 64 training rows" in body
-    assert "| j2 | 0.52 [0.24, 0.73] (n = 40) | - | 0.46 [0.25, 0.62] (n = 24) |" in body
-    assert "\nlearning_rate = 0.001\n" in body
+    assert card.startswith((run / "gguf" / "README.md").read_text().rstrip())
+    assert "pointwise: `seed-data:counted`, 64 training rows" in card
+    assert "| J2 | 48 |" in card
+    assert "`HuggingFaceTB/SmolLM2-135M-Instruct`: apache-2.0" in card
+    assert "\nlearning_rate = 0.001\n" in card
 
 
-@pytest.mark.parametrize(
-    ("readme", "licence"),
-    [("---\nlicense: llama3.1\ntags:\n- a\n---\n# Llama", "llama3.1"), ("# no header", "other"), (None, "other")],
-)
-def test_the_licence_is_the_base_models_own_words(readme: str | None, licence: str, tmp_path: Path) -> None:
-    run = make_run(tmp_path, "model.source=meta-llama/Llama-3.1-8B-Instruct")
-    if readme:
-        (run / "seed" / "model" / "README.md").write_text(readme)
-    card = collect(run, "me/judge").card
-    assert f"\nlicense: {licence}\n" in card
-    assert "base_model: meta-llama/Llama-3.1-8B-Instruct" in card
-    assert ("see what its makers say" in card) == (licence == "other")
+def test_the_adapter_is_that_of_the_judge_that_was_exported(run: Path) -> None:
+    (run / "results.json").write_text(json.dumps({"models": {}, "judge": "sft"}))
+    (run / "merged" / "adapter" / "adapter_config.json").write_text("{}")
+    adapter = collect(run, "me/judge").files["adapter/adapter_model.safetensors"]
+    assert isinstance(adapter, Path)
+    assert adapter.read_text() == "not the last"
 
 
 def test_no_folder_of_this_machine_goes_up(tmp_path: Path) -> None:
@@ -148,7 +136,7 @@ def test_the_dry_run_lists_everything_and_sends_nothing(run: Path, hub: Hub) -> 
     for name in collect(run, "me/judge").files:
         assert f" {name}\n" in result.output
     assert "in 9 files" in result.output
-    assert "license: apache-2.0" in result.output
+    assert "quickstart: a self-rationalizing judge" in result.output
     assert "Nothing was sent" in result.output
     assert hub.calls == []
 
