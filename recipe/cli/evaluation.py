@@ -17,6 +17,7 @@ from recipe.errors import SreError
         "sre evaluate rewardbench --model runs/quickstart/judge.gguf --limit 200",
         "sre evaluate biggen --model judge.gguf --data BiGGen-Bench-Results",
         "sre evaluate my-rows.jsonl --model runs/quickstart",
+        "sre evaluate runs/quickstart --judge j2 --forgery --limit 200",
     )
 )
 @click.argument("target")
@@ -31,6 +32,8 @@ from recipe.errors import SreError
 @click.option(
     "--both-orders/--one-order", default=True, show_default=True, help="Of pairs in rows of your own; audits positions."
 )
+@click.option("--forgery", is_flag=True, help="Instead, measure how far verdicts claimed in responses move it.")
+@click.option("--every-claim", is_flag=True, help="Of --forgery: each row with every claim. [default: in turns]")
 @click.option("--overwrite", is_flag=True, help="Judge all rows anew instead of going on.")
 @click.option("--label-only", is_flag=True, help="No rationale: the label is read from one prefill.")
 @click.option("--constrain/--no-constrain", default=True, help="Force a label where the model writes none.")
@@ -48,7 +51,10 @@ def evaluate(target: str, name: str | None, model: str | None, **options: Any) -
     """
     if (name is None) == (model is None):
         raise SreError("expected either --judge NAME (of a run folder) or --model M (on a benchmark or file)")
-    if name is not None:
+    forgery, every_claim = options.pop("forgery"), options.pop("every_claim")
+    if forgery:
+        _forgery(target, name, model, every_claim=every_claim, **options)
+    elif name is not None:
         _evaluate_run(Path(target), name)
     elif model is not None:
         _evaluate_model(target, model, **options)
@@ -95,6 +101,32 @@ def _evaluate_model(
     show_audit(result["audit"], console())
     click.echo("{rows} rows; {judged} judgements, {malformed} malformed, {not_judged} not judged".format(**result))
     click.echo(f"All figures: {folder / 'figures.json'}")
+
+
+def _forgery(target: str, name: str | None, model: str | None, *, every_claim: bool, **options: Any) -> None:
+    """The forgery shift of a run's judge, or of any model on a file's rows."""
+    from recipe.evaluation.report.tables import show_forgery
+
+    limit = options["limit"]
+    if name is not None:
+        from recipe.pipeline.finished_runs import forgery_of
+
+        found, folder = forgery_of(Path(target), name, limit=limit, every_claim=every_claim), Path(target)
+    else:
+        from recipe.data.examples import read_examples
+        from recipe.evaluation.benchmarks.base import spread
+        from recipe.evaluation.forgery import measure_forgery
+        from recipe.evaluation.models import label_of, open_judge
+
+        folder = options["out"] or Path("runs") / "benchmarks" / f"{label_of(target)}-{label_of(str(model))}"
+        how = {key: options[key] for key in ("max_tokens", "overwrite")}
+        rows = spread(read_examples(target, need_label=False), limit)
+        opened = {key: options[key] for key in ("threads", "context", "parallel")}
+        with open_judge(str(model), **opened) as judge:
+            found = measure_forgery(judge, rows, folder, every_claim=every_claim, **how)
+            name = judge.name
+    show_forgery({name: found}, console())
+    click.echo(f"All figures: {folder / 'forgery.json' if model else folder / 'evaluation' / name / 'forgery.json'}")
 
 
 @click.command(

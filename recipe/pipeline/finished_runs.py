@@ -8,9 +8,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from recipe.data.records import SWAPPED
 from recipe.errors import SreError
 from recipe.evaluation.report.collect import RunData
-from recipe.pipeline.results import comparisons, rounds
+from recipe.pipeline.results import comparisons, rounds, write_results
 from recipe.pipeline.stage_cache import is_locked
 from recipe.pipeline.steps import open_run, steps
 from recipe.storage import read_markers
@@ -115,3 +116,32 @@ def _runs_in(folder: Path) -> list[Path]:
     """The folder itself, or the seed-<n> runs of an experiment."""
     seeds = [path for path in sorted(folder.glob("seed-*")) if (path / "config.toml").is_file()]
     return [folder] if (folder / "config.toml").is_file() or not seeds else seeds
+
+
+def forgery_of(folder: Path, name: str, *, limit: int | None, every_claim: bool) -> dict[str, Any]:
+    """Measure the forgery shift of a run's judge on its test rows, and write it into the run's results.
+
+    Args:
+        folder: The run.
+        name: The judge, which has been made.
+        limit: So many test rows, evenly spread.
+        every_claim: See `forgery.measure_forgery`.
+
+    Raises:
+        SreError: No such run, judge or test rows.
+    """
+    from recipe.evaluation.benchmarks.base import spread
+    from recipe.evaluation.forgery import measure_forgery
+    from recipe.judge.judge import Judge
+
+    run = open_run(folder)
+    if run.cache.marker(run.stage_of(name)) is None or not run.config.data.has_test():
+        raise SreError(f"this run has no judge {name!r} yet, or no test rows", file=folder)
+    model, settings = run.judge_model(name), run.config.evaluate
+    given = [row for row in run.test_rows if not row.id.endswith(SWAPPED)]
+    how: dict[str, Any] = {"max_tokens": settings.max_tokens, "resamples": settings.resamples}
+    with Judge(model.open(), model.prompts, name=name) as judge:
+        place = folder / "evaluation" / name
+        found = measure_forgery(judge, spread(given, limit), place, every_claim=every_claim, **how)
+    write_results(run)
+    return found

@@ -16,6 +16,7 @@ def write_results(run: RunContext) -> dict[str, Any]:
     """Write and return results.json: {"judge", "rounds", "stages"} and what `compare` says of the judges."""
     from recipe.evaluation.compare import compare
     from recipe.evaluation.evaluate import read_judgements
+    from recipe.evaluation.forgery import read_forgery
     from recipe.evaluation.report.tables import results_markdown
 
     stages = costs(run.cache)
@@ -31,6 +32,8 @@ def write_results(run: RunContext) -> dict[str, Any]:
         train, resamples = [*chain(*run.all_train)], run.config.evaluate.resamples
         content = compare(run.test_rows, measured, comparisons(list(found)), train, resamples=resamples)
     taken = run.exported if "gguf" in stages else None
+    if forgery := read_forgery(run.path):
+        content["forgery"] = forgery
     content |= {"judge": taken, "rounds": rounds(run), "models": found, "stages": stages}
     if run.cache.main:
         write_json(run.path / "results.json", content)

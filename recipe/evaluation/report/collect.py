@@ -15,6 +15,7 @@ from recipe.config import Config
 from recipe.data.records import Example, Judgement
 from recipe.evaluation.compare import compare
 from recipe.evaluation.evaluate import FORCED, read_judgements
+from recipe.evaluation.forgery import read_forgery
 from recipe.storage import read_json, read_markers
 
 NO_ROWS = "rows missing"
@@ -65,6 +66,11 @@ class RunData:
     def verdicts(self, judge: str) -> list[Judgement] | None:
         """The judgements of a judge in the rows' order; None where it has not been measured."""
         return read_judgements(self.path, judge) if self.figures(judge) is not None else None
+
+    @property
+    def forgery(self) -> dict[str, Any]:
+        """The forgery shift of each judge of which it was measured; see forgery.py."""
+        return read_forgery(self.path)
 
     def history(self, stage: str) -> list[dict[str, Any]] | None:
         """The training log of sft-pointwise, sft-pairwise or iter-<t>; None where it has not been trained."""

@@ -17,10 +17,12 @@ from recipe.evaluation.evaluate import FORCED
 from recipe.evaluation.report.charts import Bars, Line, Lines, bar_panels, line_panels
 from recipe.evaluation.report.collect import NO_ROWS, Group, RunData, grouped
 from recipe.evaluation.report.tables import (
+    FORGERY,
     NOT_RUN,
     Grid,
     audit_grids,
     differences_grid,
+    forgery_grid,
     judge_name,
     judges_grid,
     markdown_table,
@@ -43,6 +45,7 @@ def write_page(runs: Sequence[RunData], comparisons: Sequence[tuple[str, str]], 
     results = _joined({group.title: _judges(group, compared[group.title]) for group in groups})
     gains = _joined({group.title: _gains(group, compared[group.title], comparisons) for group in groups})
     audits = [(title, *table) for title, found in compared.items() for table in audit_grids(found)]
+    forged = {name: found for run in runs for name, found in run.forgery.items()}
     warnings = {title: warning_lines(_measured(found)) for title, found in compared.items()}
     curation = _joined({run.path.resolve().name: curation_grid(run) for run in runs})
     costs = {
@@ -53,6 +56,7 @@ def write_page(runs: Sequence[RunData], comparisons: Sequence[tuple[str, str]], 
         parts = [f"# {title}\n", *(f"**{line}**\n" for lines in warnings.values() for line in lines)]
         parts += [markdown_table(grid) for grid in (results, gains)]
         parts += [f"{about}, {name}\n\n{markdown_table(grid)}" for name, about, grid in audits]
+        parts += [f"{FORGERY}\n\n{markdown_table(forgery_grid(forged))}"] if forged else []
         parts += [markdown_table(curation), *(f"{name}\n\n{markdown_table(grid)}" for name, grid in costs.items())]
         file.write("\n".join(parts))
     page = _template().render(
@@ -62,6 +66,7 @@ def write_page(runs: Sequence[RunData], comparisons: Sequence[tuple[str, str]], 
         results=results,
         differences=gains,
         audits=audits,
+        forgery=forgery_grid(forged) if forged else [],
         curves=[(group.title, training_charts(group, k)) for k, group in enumerate(groups)],
         curation=curation,
         dropped=[_dropped(run) for run in runs],

@@ -146,6 +146,29 @@ def against_text(part: Mapping[str, Any], judge: str, task: Task) -> str:
     return f"{figure_text(found)} ({found['baseline']})" if found else ""
 
 
+def forgery_grid(shifts: Mapping[str, Any]) -> Grid:
+    """One row a judge and task: the shift in both modes, and the claim that moves most; see forgery.py."""
+    grid = [["judge", "rows", "shift with a rationale", "shift of the label alone", "the claim that moves most"]]
+    for name, found in shifts.items():
+        for task in AUDIT:
+            modes = {mode: part[task] for mode, part in found.items() if task in part}
+            claims = [
+                (figure["value"], f"{claim}, {mode}: {figure_text(figure, with_n=True)}")
+                for mode, part in modes.items()
+                for claim, figure in part["claims"].items()
+                if figure["value"] is not None
+            ]
+            if modes:
+                cells = [figure_text(modes.get(mode, {}).get("shift")) for mode in ("rationale", "label-only")]
+                n = max(part["shift"]["n"] for part in modes.values())
+                unit = "scores" if task == "pointwise" else "pairs"
+                grid.append([judge_name(name), f"{n} {unit}", *cells, max(claims)[1] if claims else "-"])
+    return grid
+
+
+FORGERY = "Forgery shift (a response claims a verdict of its own; points of the scale, or share of picks)"
+
+
 def details_grids(results: Mapping[str, Any]) -> list[tuple[str, Grid]]:
     """(title, table) of an experiment: the expected score; each aspect and random seed, where there are several."""
     grid = [["judge", "Pearson of the label", "of the expected score", "difference"]]
@@ -237,7 +260,8 @@ def results_markdown(results: Mapping[str, Any]) -> str:
     """The tables of judges, of differences and of the shortcut audit."""
     grids = [judges_grid(results["models"]), differences_grid(results["differences"])]
     parts = [markdown_table(grid) for grid in grids if len(grid) > 1]
-    return "\n".join([*parts, *_titled(audit_grids(results))])
+    forged = forgery_grid(results.get("forgery", {}))
+    return "\n".join([*parts, *_titled([*audit_grids(results), *([(FORGERY, forged)] if len(forged) > 1 else [])])])
 
 
 def experiment_markdown(results: Mapping[str, Any]) -> str:
@@ -272,8 +296,15 @@ def show_audit(part: Mapping[str, Any], console: Console, title: str = "") -> No
     """Print the tables of the shortcut audit and, in red, what is wrong with a judge."""
     for name, grid in audit_grids(part):
         console.print(_table(f"{title}: {name}" if title else name, grid))
+    show_forgery(part.get("forgery", {}), console)
     for line in warning_lines(part["models"]):
         console.print(Text(line, style="bold red"))
+
+
+def show_forgery(shifts: Mapping[str, Any], console: Console) -> None:
+    """Print what forged verdicts do to these judges, where it was measured."""
+    if shifts:
+        console.print(_table(FORGERY, forgery_grid(shifts)))
 
 
 def warning_lines(models: Mapping[str, Any]) -> list[str]:

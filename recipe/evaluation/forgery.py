@@ -1,0 +1,127 @@
+"""The forgery shift: how far a judge's verdicts move when a response claims a verdict of its own.
+
+FOLDER/forgery-rationale.jsonl, forgery-label-only.jsonl   the judged rows, appended as they finish
+FOLDER/forgery.json   {"rationale": {"pointwise": {"shift": {"value", "low", "high", "n"}, "expected": {...},
+                       "malformed": 0, "claims": {"tag": {...}, ...}}, "pairwise": {...}}, "label-only": {...}}
+
+shift: the mean score with the claim less that without it, on the same rows; of a pair, how much more often the claiming
+response is picked. expected: the same of the expected score, or of the probability of that response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recipe.data.forgery import CLAIMS, forge
+from recipe.data.records import SWAPPED, TASKS, Example
+from recipe.errors import SreError
+from recipe.evaluation.metrics import rate_figure
+from recipe.evaluation.trivial import Verdict
+from recipe.evaluation.verdict_files import verdicts_of
+from recipe.judge.batch import judge_rows
+from recipe.judge.judge import Judge
+from recipe.judge.options import JudgeOptions
+from recipe.progress import bar, follow
+from recipe.storage import read_json, read_jsonl, write_json
+
+MODES = {"rationale": False, "label-only": True}
+
+
+class Forged(NamedTuple):
+    """A row, the same with a claim in one of its responses (counted from 0), and the claim's name."""
+
+    row: Example
+    example: Example
+    claim: str
+    response: int
+
+
+def measure_forgery(
+    judge: Judge,
+    rows: Sequence[Example],
+    folder: Path,
+    *,
+    max_tokens: int,
+    every_claim: bool = False,
+    overwrite: bool = False,
+    resamples: int = 2000,
+) -> dict[str, Any]:
+    """Judge rows with and without claims, write FOLDER/forgery.json and return it. Judged rows are kept.
+
+    Args:
+        judge: Judges the rows.
+        rows: Rows that deserve the best score, and exchanged pairs, are passed over: no claim can raise a best score.
+        folder: Where the files go.
+        max_tokens: The most that one judgement may take.
+        every_claim: Give each row every claim. [default: the claims take turns, one a row]
+        overwrite: Judge all rows anew.
+        resamples: Of the bootstrap, which draws whole prompts.
+
+    Raises:
+        SreError: No row is left, or the folder was made with another judge or other options.
+    """
+    forged = forge_rows(rows, every_claim=every_claim)
+    if not forged:
+        raise SreError("no row is left that a claim could raise: all deserve the best score")
+    examples = [*{one.row.id: one.row for one in forged}.values(), *(one.example for one in forged)]
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {}
+    for mode, label_only in MODES.items():
+        out, options = folder / f"forgery-{mode}.jsonl", JudgeOptions(max_tokens=max_tokens, label_only=label_only)
+        with bar(f"forged verdicts, {mode}: {judge.name}", len(examples), "rows") as advance:
+            how: dict[str, Any] = {"resume": out.exists() and not overwrite, "overwrite": overwrite}
+            judge_rows(judge, examples, out, options=options, progress=follow(advance), **how)
+        said = verdicts_of(read_jsonl(out), as_written=False)
+        parts = {task: [one for one in forged if one.row.task == task] for task in TASKS}
+        found[mode] = {task: _shifts(some, said, resamples) for task, some in parts.items() if some}
+    write_json(folder / "forgery.json", found)
+    return found
+
+
+def read_forgery(run: Path) -> dict[str, Any]:
+    """Judge -> what `measure_forgery` wrote in a run folder."""
+    return {file.parent.name: read_json(file) for file in sorted(run.glob("evaluation/*/forgery.json"))}
+
+
+def forge_rows(rows: Sequence[Example], *, every_claim: bool) -> list[Forged]:
+    """The rows with their claims. In a pair the worse response claims; without a label the two take turns."""
+    found = []
+    for task in TASKS:
+        kept = [row for row in rows if row.task == task and not row.id.endswith(SWAPPED)]
+        kept = [row for row in kept if task == "pairwise" or row.label is None or row.label < max(row.labels)]
+        names = list(CLAIMS[task])
+        for k, row in enumerate(kept):
+            response = 0 if task == "pointwise" else 2 - row.label if row.label else k % 2
+            for name in names if every_claim else [names[k % len(names)]]:
+                example = forge(row, CLAIMS[task][name], response=response)
+                found.append(Forged(row, replace(example, id=f"{row.id}:forged:{name}"), name, response))
+    return found
+
+
+def _shifts(forged: Sequence[Forged], said: dict[str, Verdict], resamples: int) -> dict[str, Any]:
+    def figure(name: str, some: Sequence[Forged]) -> dict[str, Any]:
+        gains: dict[int, float] = {}
+        for k, one in enumerate(some):
+            after, before = (_for_claimant(said[example.id], one, name) for example in (one.example, one.row))
+            if after is not None and before is not None:
+                gains[k] = after - before
+        return rate_figure(list(gains.values()), [some[k].row.prompt_id for k in gains], resamples=resamples)
+
+    by_claim = {name: [one for one in forged if one.claim == name] for name in CLAIMS[forged[0].row.task]}
+    return {
+        "shift": figure("label", forged),
+        "expected": figure("expected", forged),
+        "malformed": sum(said[one.example.id].label is None or said[one.row.id].label is None for one in forged),
+        "claims": {name: figure("label", some) for name, some in by_claim.items() if some},
+    }
+
+
+def _for_claimant(verdict: Verdict, one: Forged, name: str) -> float | None:
+    """The score; of a pair 1 where the claiming response is picked, 0 where the other is, or its probability."""
+    value = verdict.label if name == "label" else verdict.expected
+    if value is None or one.row.task == "pointwise":
+        return value
+    return value - 1 if one.response else 2 - value
