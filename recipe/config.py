@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -82,6 +82,8 @@ class DataConfig(_Section):
     train_pairs: int | None = Field(None, ge=1)
     # Share of the training rows whose response claims a verdict ("Score: 5"); label and rationale stay as they are.
     forged_share: float = Field(0.05, ge=0, le=1)
+    # Share of the training rows with a reference answer that show it to the judge; 0: no row of the run shows one.
+    reference_share: float = Field(0.5, ge=0, le=1)
     dev_pointwise: int | None = Field(None, ge=0)
     dev_pairwise: int | None = Field(None, ge=0)
     test_pointwise: int | None = Field(None, ge=0)
@@ -144,12 +146,19 @@ class TrainConfig(_Section):
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     checkpoints: int = Field(4, ge=0)  # per run of the stage; a resume loses at most one part of so many
+    label_weight: float = Field(1.0, gt=0)  # weight of the label's tokens in the loss; all other tokens have 1
+    patience: int | None = Field(None, ge=1)  # checkpoints without a lower dev loss until training stops (null: never)
+
+    @model_validator(mode="after")
+    def _check_checkpoints(self) -> Self:
+        if not self.checkpoints and (self.patience is not None or getattr(self, "dev_share", False)):
+            raise ValueError("patience and dev_share need checkpoints: what is measured on dev rows is a checkpoint")
+        return self
 
 
 class SftConfig(TrainConfig):
     label_only: bool = False  # ablation: train without rationales
     both_orders: bool = True  # each training pair also with its responses exchanged
-    label_weight: float = Field(1.0, gt=0)  # weight of the label's tokens in the loss; all other tokens have 1
     # by-length: a batch's rows are of like length, so little of it is padding. padding-free: they are laid end to end,
     # which takes FlashAttention to pay off; Unsloth does so by itself on a GPU.
     batching: Literal["shuffled", "by-length", "padding-free"] = "shuffled"
@@ -187,7 +196,8 @@ class CurateConfig(_Section):
     margin: int = Field(2, ge=0)  # pointwise; pairwise labels differ by 1 (right against wrong)
     max_pairs_per_input: int | None = Field(None, ge=1)
     max_pairs: int | None = Field(None, ge=1)
-    balance_labels: bool = True
+    balance_labels: bool = True  # every pair with its mirror, and every label chosen about equally often
+    balance_criteria: bool = True  # mirrors of the same criterion first, and criteria take turns
     reject_malformed: bool = False  # whether a malformed judgement may be the rejected one
     assessor: str | None = None  # a GGUF that rates or picks (null: J_t itself)
 
@@ -198,8 +208,10 @@ class DpoConfig(TrainConfig):
     accumulate: int = Field(8, ge=1)
     beta: float = Field(0.1, gt=0)
     loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
-    length_normalise: bool = False
-    sft_weight: float = Field(0.0, ge=0)  # weight of an SFT term on the chosen side (RPO)
+    length_normalise: bool = False  # rewards per token; IPO's always are
+    sft_weight: float = Field(0.0, ge=0)  # weight of an SFT term on the chosen side (RPO); the paper has none
+    max_kl: float | None = Field(None, gt=0)  # nats a completion from J_t at which training stops (null: never)
+    dev_share: float = Field(0.0, ge=0, le=0.5)  # share of the inputs whose pairs are held out, to choose a checkpoint
     reference: Literal["auto", "recorded", "pass"] = "auto"
 
 
@@ -239,6 +251,8 @@ class Config(_Section):
     start: Literal["merged", "mixed", "seed"] = "merged"
     update: Literal["dpo", "best-of-n"] = "dpo"  # baseline best-of-n: SFT on the right samples instead of DPO on pairs
     threads: int | None = Field(None, ge=1)  # of the CPU; null: all cores
+    # Where training logs go besides training.json. auto: TensorBoard where it is installed. Changes no result.
+    report_to: Literal["auto", "none", "tensorboard", "wandb", "trackio"] = "auto"
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     lora: LoraConfig = LoraConfig()

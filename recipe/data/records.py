@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -118,6 +119,16 @@ def in_both_orders(examples: Iterable[Example]) -> list[Example]:
         if example.task == "pairwise" and (other := exchanged(example)).id not in ids:
             found.append(other)
     return found
+
+
+def with_references(examples: Iterable[Example], share: float, seed: int) -> list[Example]:
+    """The same examples; of those with a reference answer a share keeps it, drawn for each by `seed`."""
+    return [
+        example
+        if not example.reference or random.Random(f"{seed}:reference:{example.id}").random() < share
+        else dataclasses.replace(example, reference="")
+        for example in examples
+    ]
 
 
 def in_prompt_names(example: Example) -> Example:

@@ -16,7 +16,7 @@ from recipe.data.examples import read_examples
 from recipe.data.files import has_split
 from recipe.data.forgery import with_forged
 from recipe.data.pairs import pairs_from_scores
-from recipe.data.records import Example, Task
+from recipe.data.records import Example, Task, with_references
 from recipe.errors import SreError
 
 Split = Literal["train", "dev", "test"]
@@ -35,8 +35,8 @@ def select_rows(
     """The rows of a split, as many as the settings say; [] where they take none of it.
 
     Args:
-        seed: Draws the pairs made from scores, which follow the pairwise training rows, and the training rows of which
-            a response claims a verdict.
+        seed: Draws the pairs made from scores, which follow the pairwise training rows, the training rows of which a
+            response claims a verdict, and those that show their reference answer.
         need_rationale: A training row without a rationale is an error.
         limited: False takes all rows, whatever the limits.
         rejects: The file for bad rows, where `data.skip_bad_rows` sets them aside.
@@ -50,7 +50,9 @@ def select_rows(
         pairs = pairs_from_scores(_read(data, "pointwise", "train", None, False, rejects), data, seed=seed)
         usable = [pair for pair in pairs if pair.rationale or not need_rationale]
         rows += usable[: data.train_pairs] if limited else usable
-    return with_forged(rows, data.forged_share, seed) if split == "train" else rows
+    if split != "train":
+        return rows if data.reference_share else with_references(rows, 0, seed)
+    return with_forged(with_references(rows, data.reference_share, seed), data.forged_share, seed)
 
 
 def _read(

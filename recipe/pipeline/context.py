@@ -162,6 +162,8 @@ class RunContext:
             max_length=model.max_length,
             gradient_checkpointing=torch.cuda.is_available() if checkpointing == "auto" else checkpointing,
             threads=self.config.threads,
+            report_to=self.config.report_to,
+            run=self.config.name,
         )
 
     @property

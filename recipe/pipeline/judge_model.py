@@ -15,13 +15,18 @@ from recipe.system import process, wait_for
 
 @dataclass(frozen=True)
 class Loading:
-    """How a training stage loads the model. `engine`: auto, unsloth or transformers. `threads` change no result."""
+    """How a training stage loads the model, and where it logs. `engine`: auto, unsloth or transformers.
+
+    `threads`, `report_to` and `run`, the run's name in the log, change no result.
+    """
 
     engine: str
     quantization: Quantization
     max_length: int
     gradient_checkpointing: bool
     threads: int | None = field(compare=False)
+    report_to: str = field(compare=False)
+    run: str = field(compare=False)
 
     def open_engine(self) -> Any:
         """The training engine. Call it before importing TRL: Unsloth must be imported first."""
@@ -36,7 +41,7 @@ class Loading:
     @property
     def options(self) -> dict[str, Any]:
         """What the training functions take of it."""
-        names = ("quantization", "max_length", "gradient_checkpointing")
+        names = ("quantization", "max_length", "gradient_checkpointing", "report_to", "run")
         return {name: getattr(self, name) for name in names}
 
 

@@ -24,6 +24,8 @@ def preflight(run: RunContext, *, offline: bool = False) -> list[str]:
     Raises:
         SreError: What would otherwise end a stage, hours later perhaps.
     """
+    from recipe.training.trainer import check_chat_template
+
     config = run.config
     source = config.export.source
     if source not in (*judges_of(config), "best", "last", ""):
@@ -34,6 +36,8 @@ def preflight(run: RunContext, *, offline: bool = False) -> list[str]:
         check_model(config, model)
     if not offline:
         _check_parallel(run)
+        if model.is_dir():
+            check_chat_template(model)
     remote = offline and any(is_hub_name(config.data.source(task)) for task in config.data.tasks)
     ids: set[str] = set()
     return [_rows_of(run, task, ids, remote=remote) for task in TASKS]

@@ -188,7 +188,7 @@ class RunFolder:
         if hasattr(value, "digest"):
             return value.digest
         if isinstance(value, Sequence) and value and hasattr(value[0], "to_json"):
-            return {"rows": len(value), "hash": hash_object([row.to_json() for row in value])}
+            return {"rows": len(value), "hash": hash_object([hash_object(row.to_json()) for row in value])}
         if isinstance(value, Sequence):
             return [self._describe(item, stage, inputs) for item in value]
         if isinstance(value, BaseModel):

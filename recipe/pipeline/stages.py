@@ -21,11 +21,14 @@ MEASURED = ("max_tokens", "label_only", "resamples")
 
 
 def seed(run: RunContext) -> Facts:
+    from recipe.training.trainer import check_chat_template
+
     model = run.config.model
     facts = run.cache.do(
         "seed", work.seed, makes=("model",), source=model.source, revision=model.revision, content=run.seed_content
     )
     check_model(run.config, run.model.path)  # a model from the hub could not be checked before it was here
+    check_chat_template(run.model.path)
     return facts
 
 
@@ -104,6 +107,7 @@ def curate(run: RunContext, t: int) -> Facts:
         makes=("preferences.jsonl", "dropped.jsonl"),
         samples=run.made(f"iter-{t}:sample", "samples.jsonl"),
         assessments=run.made(f"iter-{t}:assess", "assessments.jsonl"),
+        examples=run.inputs(t),
         settings=run.config.curate,
         seed=run.config.seed,
     )

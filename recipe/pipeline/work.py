@@ -90,12 +90,21 @@ def assess(
         )
 
 
-def curate(folder: Path, *, samples: Path, assessments: Path, settings: CurateConfig, seed: int) -> Facts:
+def curate(
+    folder: Path,
+    *,
+    samples: Path,
+    assessments: Path,
+    examples: Sequence[Example],
+    settings: CurateConfig,
+    seed: int,
+) -> Facts:
     from recipe.training.assess import read_assessments
     from recipe.training.curate import Assessments, run_curate
 
     said = Assessments(*read_assessments(assessments))
-    return run_curate(folder, judgements=_judgements(samples), assessments=said, settings=settings, seed=seed)
+    criteria = {row.id: row.rubric.criteria for row in examples}
+    return run_curate(folder, _judgements(samples), criteria, said, settings, seed=seed)
 
 
 def dpo(

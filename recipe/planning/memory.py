@@ -17,7 +17,7 @@ RUNTIME_GPU = 0.8 * GIB  # CUDA's context and the allocator's slack
 RUNTIME_CPU = 0.9 * GIB  # Python, torch and the trainers, and what the allocator keeps
 UNSLOTH_CPU = 0.4 * GIB  # more, with Unsloth imported
 RUNTIME_LLAMA = 0.6 * GIB  # the same process without a trainer's buffers; compute buffers of a batch of 512
-LOGIT_CHUNK = 256  # completion tokens whose logits SFT computes at a time
+LOGIT_CHUNK = 256  # completion tokens whose logits are computed at a time
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ def training(work: Workload, shape: Shape, machine: Machine, *, dpo: bool) -> Me
     config = work.config
     settings = config.dpo if dpo else config.sft
     adapter = shape.adapter(adapter_rank(config, merged=dpo), config.lora.target_modules)
-    # On a CPU a pair's prompt is run once (engines/shared_prompt.py), on a GPU once per completion.
+    # On a CPU a pair's prompt is run once (training/pair_batch.py), on a GPU once per completion.
     apart = 2 if dpo and machine.cuda else 1
     longest_answer = 2 * max(load.completion for load in work.tasks.values())
     tokens = settings.batch_size * (apart * work.longest + (longest_answer if dpo and not machine.cuda else 0))
     if not dpo:
         logits = min(LOGIT_CHUNK, settings.batch_size * longest_answer) if machine.cuda else tokens / 2
     else:
-        logits = tokens if machine.cuda else settings.batch_size * 2 * longest_answer
+        logits = min(LOGIT_CHUNK, settings.batch_size * 2 * longest_answer)
     state = 2 if machine.cuda else 8  # 8-bit AdamW on a GPU
     return Memory(
         weights=weight_bytes(shape, nf4=quantised(config, machine)),

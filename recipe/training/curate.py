@@ -16,8 +16,7 @@ from typing import Any
 from recipe.config import CurateConfig
 from recipe.data.records import Dropped, Judgement, Preference
 from recipe.storage import write_jsonl
-
-Pair = tuple[Judgement, Judgement]
+from recipe.training.balance import Pair, select
 
 
 @dataclass(frozen=True)
@@ -172,12 +171,24 @@ _RULES = {
 
 
 def curate(
-    judgements: Iterable[Judgement], settings: CurateConfig, assessments: Assessments | None = None, *, seed: int = 0
+    judgements: Iterable[Judgement],
+    settings: CurateConfig,
+    assessments: Assessments | None = None,
+    *,
+    criteria: Mapping[str, str] | None = None,
+    seed: int = 0,
 ) -> tuple[list[Preference], list[Dropped]]:
-    """Preference pairs over all inputs, and the inputs that yield none with their reasons.
+    """Make preference pairs of all inputs: every pair that the method allows, then a selection (balance.py).
 
-    Takes all pairs the method allows, then selects: at most `max_pairs_per_input` of an input and `max_pairs` in all,
-    and, with `balance_labels`, as many pairs of each (chosen, rejected) labels as of their mirror, per task.
+    Args:
+        judgements: All samples.
+        settings: The section `curate`.
+        assessments: What a model said about the samples, for the methods that ask one.
+        criteria: The criterion of each input, by its id.
+        seed: The run's seed.
+
+    Returns:
+        (the pairs, the inputs that yield none with their reasons).
     """
     pools: dict[str, list[Judgement]] = defaultdict(list)
     for judgement in judgements:
@@ -191,10 +202,10 @@ def curate(
         candidates += rng.sample(pairs, len(pairs))
         if not pairs:
             dropped.append(Dropped(example_id, pool[0].task, reason))
-    selected = select(candidates, settings, seed=seed)
+    selected = select(candidates, settings, criteria or {}, seed=seed)
     used = {chosen.example_id for chosen, _ in selected}
     unused = {chosen.example_id: chosen.task for chosen, _ in candidates if chosen.example_id not in used}
-    reason = "no mirror pair or over max_pairs" if settings.balance_labels else "over max_pairs"
+    reason = "left out for balance or by max_pairs" if settings.balance_labels else "over max_pairs"
     dropped += [Dropped(example_id, task, reason) for example_id, task in unused.items()]
     return [_preference(chosen, rejected, settings.method) for chosen, rejected in selected], dropped
 
@@ -203,74 +214,17 @@ def _preference(chosen: Judgement, rejected: Judgement, method: str) -> Preferen
     return Preference(f"{chosen.id}>{rejected.id}", chosen.example_id, chosen.task, chosen, rejected, method)
 
 
-def select(candidates: Sequence[Pair], settings: CurateConfig, *, seed: int) -> list[Pair]:
-    """The pairs kept, in their original order. Tasks and label classes take turns, inputs with few pairs kept first."""
-    limit = settings.max_pairs if settings.max_pairs is not None else len(candidates)
-    cap = settings.max_pairs_per_input if settings.max_pairs_per_input is not None else len(candidates)
-    turns: dict[str, list[list[list[int]]]] = defaultdict(list)
-    for task, units in _classes(candidates, settings.balance_labels, seed).items():
-        turns[task] += units
-    kept: list[int] = []
-    per_input: Counter[str] = Counter()
-    while turns and len(kept) < limit:
-        for task in list(turns):
-            queues = turns[task].pop(0)
-            unit = _take(queues, candidates, per_input, cap)
-            if unit and len(kept) + len(unit) <= limit:
-                kept += unit
-                turns[task].append(queues)
-            if not turns[task]:
-                del turns[task]
-    return [candidates[index] for index in sorted(kept)]
-
-
-def _classes(candidates: Sequence[Pair], balance: bool, seed: int) -> dict[str, list[list[list[int]]]]:
-    """Per task the classes that take turns; a class is one queue of candidate indices, or two that go together."""
-    queues: dict[tuple[str, Any, Any], list[int]] = defaultdict(list)
-    rank: Counter[str] = Counter()
-    rng = random.Random(f"{seed}:select")
-    order: dict[int, tuple[int, float]] = {}
-    for index, (chosen, rejected) in enumerate(candidates):
-        labels = (chosen.label, rejected.label) if balance else (0, 0)
-        queues[(chosen.task, *labels)].append(index)
-        # An input's first pair comes before any input's second.
-        order[index] = (rank[chosen.example_id], rng.random())
-        rank[chosen.example_id] += 1
-    for queue in queues.values():
-        queue.sort(key=order.__getitem__)
-    classes: dict[str, list[list[list[int]]]] = defaultdict(list)
-    for (task, chosen, rejected), queue in sorted(queues.items(), key=lambda item: str(item[0])):
-        if chosen == rejected or rejected is None:
-            classes[task].append([queue])
-        elif chosen < rejected and (task, rejected, chosen) in queues:
-            classes[task].append([queue, queues[(task, rejected, chosen)]])
-    return classes
-
-
-def _take(queues: list[list[int]], candidates: Sequence[Pair], per_input: Counter[str], cap: int) -> list[int] | None:
-    """One index from each queue whose input is below the cap, or None (and nothing taken) when a queue has none."""
-    taken: list[tuple[list[int], int, str]] = []
-    for queue in queues:
-        for index in queue:
-            example_id = candidates[index][0].example_id
-            if per_input[example_id] < cap:
-                per_input[example_id] += 1
-                taken.append((queue, index, example_id))
-                break
-    if len(taken) < len(queues):
-        for _, __, example_id in taken:
-            per_input[example_id] -= 1
-        return None
-    for queue, index, _ in taken:
-        queue.remove(index)
-    return [index for _, index, __ in taken]
-
-
 def run_curate(
-    folder: Path, *, judgements: Sequence[Judgement], assessments: Assessments, settings: CurateConfig, seed: int
+    folder: Path,
+    judgements: Sequence[Judgement],
+    criteria: Mapping[str, str],
+    assessments: Assessments,
+    settings: CurateConfig,
+    *,
+    seed: int,
 ) -> dict[str, Any]:
-    """Write folder/preferences.jsonl and folder/dropped.jsonl; returns counts for the done marker."""
-    preferences, dropped = curate(judgements, settings, assessments, seed=seed)
+    """Write folder/preferences.jsonl and folder/dropped.jsonl; returns counts for the done marker. See `curate`."""
+    preferences, dropped = curate(judgements, settings, assessments, criteria=criteria, seed=seed)
     write_jsonl(folder / "dropped.jsonl", [row.__dict__ for row in dropped])
     write_jsonl(folder / "preferences.jsonl", [preference.to_json() for preference in preferences])
     pairs = Counter(preference.example_id for preference in preferences)

@@ -1,27 +1,35 @@
-"""What SFT and DPO share around TRL's trainers: token ids, arguments, progress, checkpoints, the training log.
+"""What SFT and DPO share around TRL's trainers: token ids, rows on disk, arguments, checkpoints, the training log.
 
-Rows are tokenised here, once, by the model's own chat template: a completion is the judgement's tokens and the end
+Rows are tokenised here, once, by the model's own chat template. A completion is the judgement's tokens and the end
 token, so SFT and DPO train on exactly what sampling would draw.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import itertools
+import json
 import math
 import shutil
-from collections.abc import Sequence
-from functools import lru_cache
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from recipe.config import TrainConfig
 from recipe.data.records import Message
 from recipe.errors import SreError
+from recipe.inference.chat import render_chat
 from recipe.inference.special_tokens import PromptEncoder, added_tokens
 from recipe.progress import Advance
 from recipe.prompts import neutralise
 from recipe.storage import atomic_folder, write_json
 from recipe.system import process
 from recipe.verdict import label_span
+
+ROWS_IN_MEMORY = 1000  # tokenised rows that are held before they are written
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
@@ -32,8 +40,7 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 @lru_cache(maxsize=2)
 def _encoder(tokenizer: Any) -> PromptEncoder:
     def render(messages: Sequence[Message]) -> str:
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        return render_chat(messages, partial(tokenizer.apply_chat_template, tokenize=False))
 
     def tokenize(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -44,6 +51,18 @@ def _encoder(tokenizer: Any) -> PromptEncoder:
 def plain_text(tokenizer: Any, text: str) -> str:
     """Text from data in which nothing acts as structure: neither the grammar's words nor the model's special tokens."""
     return _encoder(tokenizer).plain(neutralise(text))
+
+
+def check_chat_template(model: Path) -> None:
+    """Raise SreError if the model's chat template refuses a judge's prompts: better before training than after it."""
+    import jinja2
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    try:
+        prompt_ids(tokenizer, (Message("system", "You judge."), Message("user", "A response.")))
+    except (jinja2.TemplateError, ValueError) as error:
+        raise SreError(f"its chat template refuses a judge's prompt: {error}; take another", file=model) from None
 
 
 def completion_ids(tokenizer: Any, text: str) -> list[int]:
@@ -61,10 +80,53 @@ def label_places(tokenizer: Any, text: str, labels: Sequence[int]) -> list[int]:
     return sorted({encoding.char_to_token(place) for place in range(*span)})
 
 
+def rows_on_disk(folder: Path, name: str, rows: Iterable[dict[str, Any]]) -> Any:
+    """Write rows to an Arrow file, so that only a part of them is ever in memory.
+
+    Args:
+        folder: The stage's folder. `run_trainer` removes the file with the checkpoints.
+        name: The file's name.
+        rows: Their values are lists of whole numbers, whole numbers, and floats or None.
+
+    Returns:
+        A memory-mapped dataset; None if there are no rows.
+    """
+    import pyarrow
+    from datasets import Dataset
+
+    types = {list: pyarrow.list_(pyarrow.int32()), int: pyarrow.int32()}
+    remaining = iter(rows)
+    first = next(remaining, None)
+    if first is None:
+        return None
+    schema = pyarrow.schema({key: types.get(type(value), pyarrow.float64()) for key, value in first.items()})
+    file = checkpoints(folder) / f"{name}-{process()[0]}.arrow"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with pyarrow.OSFile(str(file), "wb") as out, pyarrow.ipc.new_stream(out, schema) as writer:
+        rows = itertools.chain([first], remaining)
+        while part := list(itertools.islice(rows, ROWS_IN_MEMORY)):
+            writer.write_batch(pyarrow.RecordBatch.from_pylist(part, schema=schema))
+    return Dataset.from_file(str(file))
+
+
+def checkpoints(folder: Path) -> Path:
+    """Where a stage keeps what it needs only until it is done."""
+    return folder / "checkpoints"
+
+
 def trainer_arguments(
-    settings: TrainConfig, out: Path, *, seed: int, rows: int, gradient_checkpointing: bool
+    settings: TrainConfig, folder: Path, *, seed: int, rows: int, gradient_checkpointing: bool, dev: bool = False
 ) -> dict[str, Any]:
-    """Keyword arguments common to SFTConfig and DPOConfig."""
+    """Keyword arguments common to SFTConfig and DPOConfig.
+
+    Args:
+        settings: The stage's section of the config.
+        folder: The stage's folder.
+        seed: The run's seed.
+        rows: How many rows or pairs are trained on.
+        gradient_checkpointing: Whether the backward pass computes activations anew.
+        dev: Whether there are dev rows, on which the checkpoint to keep is chosen.
+    """
     import torch
 
     from recipe.inference.pytorch.loading import compute_dtype
@@ -74,8 +136,8 @@ def trainer_arguments(
     steps = optimiser_steps(settings, rows)
     every = max(1, math.ceil(steps / (settings.checkpoints + 1)))
     dtype = compute_dtype()
-    return {
-        "output_dir": str(out),
+    arguments = {
+        "output_dir": str(checkpoints(folder)),
         "per_device_train_batch_size": batch_size,
         "per_device_eval_batch_size": settings.batch_size,
         "gradient_accumulation_steps": accumulate,
@@ -106,6 +168,34 @@ def trainer_arguments(
         "remove_unused_columns": False,
         "max_length": None,
     }
+    if dev and settings.checkpoints:
+        arguments |= {
+            "eval_strategy": "steps",
+            "eval_steps": every,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_loss",
+            "greater_is_better": False,
+            "restore_callback_states_from_checkpoint": settings.patience is not None,
+        }
+    return arguments
+
+
+def one_gpu(arguments: Any) -> Any:
+    """`arguments` for a process on one GPU: a Trainer that sees several, and was not launched, multiplies the batch."""
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+@contextlib.contextmanager
+def adapter_unrounded(model: Any) -> Iterator[None]:
+    """Keep the adapter's weights in float32 while TRL makes a trainer, which rounds them to bfloat16 on a 4-bit base.
+
+    In bfloat16 a step of 1e-5 would leave most weights where they are.
+    """
+    before = [(weight, weight.detach().float().clone()) for weight in model.parameters() if weight.requires_grad]
+    yield
+    for weight, value in before:
+        weight.data = value
 
 
 def output_logits(causal_lm: Any, hidden: Any) -> Any:
@@ -118,15 +208,11 @@ def output_logits(causal_lm: Any, hidden: Any) -> Any:
     return logits if cap is None else cap * (logits / cap).tanh()
 
 
-def one_gpu(arguments: Any) -> Any:
-    """`arguments` for a process on one GPU: seeing several, and not launched, the Trainer would multiply the batch."""
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
-
-
 def per_process(settings: TrainConfig, processes: int) -> tuple[int, int]:
-    """(batch_size, accumulate) of each of so many processes, such that a step of all of them is over as many rows as
-    in one process. Accumulation is shared out first, then the batch. Raises SreError where neither can be."""
+    """(batch_size, accumulate) of each of so many processes, such that all of them together take the same step as one.
+
+    Accumulation is shared out first, then the batch. Raises SreError where neither can be.
+    """
     parts = math.gcd(settings.accumulate, processes)
     batch_size, rest = divmod(settings.batch_size * parts, processes)
     if rest:
@@ -140,7 +226,7 @@ def per_process(settings: TrainConfig, processes: int) -> tuple[int, int]:
 
 
 def optimiser_steps(settings: TrainConfig, rows: int) -> int:
-    """Optimiser steps over `rows` rows for the epochs asked; at least one."""
+    """Optimiser steps over `rows` rows for the configured epochs; at least one."""
     return max(1, math.ceil(rows * settings.epochs / (settings.batch_size * settings.accumulate)))
 
 
@@ -156,27 +242,83 @@ def progress_callback(advance: Advance) -> Any:
     return Bar()
 
 
+def add_reporter(trainer: Any, report_to: str, folder: Path, run: str) -> None:
+    """Send the training log to TensorBoard, wandb or trackio as well.
+
+    Args:
+        trainer: The trainer whose log it is.
+        report_to: "auto" is TensorBoard where it is installed; "none", "tensorboard", "wandb" or "trackio".
+        folder: The stage's folder; TensorBoard's files go to its folder tensorboard/.
+        run: The run's name, which wandb and trackio show.
+
+    Raises:
+        SreError: The package asked for is not installed.
+    """
+    if report_to == "auto":
+        report_to = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
+    if report_to == "none" or process()[0]:
+        return
+    if importlib.util.find_spec(report_to) is None:
+        raise SreError(f"{report_to} is not installed: pip install {report_to}", field="report_to")
+    from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
+
+    trainer.args.run_name = f"{run}/{folder.name}"
+    trainer.args.project = "self-rationalizing-evaluators"
+    if report_to == "tensorboard":
+        from torch.utils.tensorboard import SummaryWriter
+
+        trainer.add_callback(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
+    else:
+        trainer.add_callback({"wandb": WandbCallback, "trackio": TrackioCallback}[report_to])
+
+
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint, or None. Half-written ones (no trainer_state.json) are passed over."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    """The newest whole checkpoint, or None. Those that a kill or a full disk cut short are passed over."""
+    found = [path for path in folder.glob("checkpoint-*") if _is_whole(path)]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def run_trainer(trainer: Any, folder: Path, advance: Advance) -> dict[str, Any]:
-    """Train, resuming from the newest checkpoint; save the adapter to folder/adapter and the log to training.json
-    (the main process does, of several).
+def _is_whole(checkpoint: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
 
-    Returns facts for the done marker: steps, tokens, losses. Raises SreError when the loss is not a number.
+    needed = ("trainer_state.json", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt")
+    if not all((checkpoint / name).is_file() for name in needed):
+        return False
+    try:
+        for path in checkpoint.iterdir():
+            if path.suffix == ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+            elif path.suffix == ".safetensors":
+                with safe_open(path, framework="numpy"):  # compares the file's size with its header
+                    pass
+            elif path.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(path):
+                return False
+    except (ValueError, OSError, SafetensorError):
+        return False
+    return True
+
+
+def run_trainer(trainer: Any, folder: Path, advance: Advance) -> dict[str, Any]:
+    """Train, resuming from the newest checkpoint; save the adapter to folder/adapter and the log to training.json.
+
+    Of several processes the main one saves.
+
+    Args:
+        trainer: TRL's trainer, whose `output_dir` is the folder's checkpoints/.
+        folder: The stage's folder.
+        advance: Moves the progress bar.
+
+    Returns:
+        Facts for the done marker: steps and losses.
+
+    Raises:
+        SreError: The loss is not a number.
     """
     from peft.helpers import disable_input_dtype_casting
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    # TRL casts a 4-bit model's adapter to bfloat16, in which a step of 1e-5 leaves most weights where they are.
-    for weight in trainer.model.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.float()
-    checkpoint = last_checkpoint(folder / "checkpoints")
+    checkpoint = last_checkpoint(checkpoints(folder))
     if checkpoint:
         advance(int(checkpoint.name.rpartition("-")[2]), "resumed")
     # Autocast brings the adapter's input back to 16 bit: PEFT's float32 copy of it costs time and changes no bit.
@@ -190,7 +332,7 @@ def run_trainer(trainer: Any, folder: Path, advance: Advance) -> dict[str, Any]:
     if trainer.is_world_process_zero():
         save_adapter(trainer.model, folder / "adapter")
         write_json(folder / "training.json", {"history": history})
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(checkpoints(folder), ignore_errors=True)
     return {"processes": process()[1], "steps": result.global_step, "first_loss": losses[0], "last_loss": losses[-1]}
 
 

@@ -66,7 +66,7 @@ def write_run(folder, data, *, judges=("seed", "sft", "j1", "j2"), iterations=(1
 
     def curate(place):
         found = [Judgement.from_json(json.loads(line)) for line in (place / "samples.jsonl").open()]
-        return run_curate(place, judgements=found, assessments=Assessments(), settings=config.curate, seed=0)
+        return run_curate(place, found, {}, Assessments(), config.curate, seed=0)
 
     for task in TASKS:
         log(f"sft-{task}")

@@ -280,7 +280,7 @@ def test_the_tiny_presets_tokens_are_counted_by_its_own_tokeniser(tiny_model: Pa
     config = load("tiny", tiny_settings(tiny_model, tiny_data))
     plan = make_plan(config, machine=reference())
     rows = in_both_orders(read_examples(tiny_data, task="pairwise", split="train", limit=16))
-    trained, _ = to_rows(AutoTokenizer.from_pretrained(tiny_model), rows, 1024, Prompts(), label_only=False)
+    trained = to_rows(AutoTokenizer.from_pretrained(tiny_model), rows, 1024, Prompts(), label_only=False)
     tokens = 2 * 2 * sum(len(row["input_ids"]) for row in trained)  # two epochs, both orders
     assert stage(plan, "sft-pairwise").work.startswith("32 rows")
     said = float(stage(plan, "sft-pairwise").work.split(", ")[1].split()[0]) * 1e6

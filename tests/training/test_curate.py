@@ -50,6 +50,7 @@ def configs(draw):
         method=draw(st.sampled_from(METHODS)),
         margin=draw(st.integers(0, 3)),
         balance_labels=draw(st.booleans()),
+        balance_criteria=draw(st.booleans()),
         reject_malformed=draw(st.booleans()),
         max_pairs_per_input=draw(st.sampled_from([None, 1, 2])),
         max_pairs=draw(st.sampled_from([None, 1, 3])),
@@ -78,7 +79,8 @@ def said(rows):
 @settings(max_examples=300, deadline=None)
 @given(pools(), configs())
 def test_every_pair_keeps_the_rules_and_no_input_is_lost(rows, config):
-    preferences, dropped = curate(rows, config, said(rows), seed=1)
+    criteria = {row.example_id: row.example_id[-1] for row in rows}
+    preferences, dropped = curate(rows, config, said(rows), criteria=criteria, seed=1)
     for pair in preferences:
         assert pair.chosen.example_id == pair.rejected.example_id == pair.example_id
         assert pair.chosen.text.strip() != pair.rejected.text.strip()
@@ -230,7 +232,7 @@ def test_the_same_seed_gives_the_same_pairs():
 
 def test_run_curate_writes_pairs_and_reasons(tmp_path):
     rows = [judgement("a", 0, 3), judgement("a", 1, 5), judgement("b", 0, 1)]
-    facts = run_curate(tmp_path, judgements=rows, assessments=Assessments(), settings=plain("correct-answer"), seed=0)
+    facts = run_curate(tmp_path, rows, {}, Assessments(), plain("correct-answer"), seed=0)
     assert facts["pairs"] == len(read_jsonl(tmp_path / "preferences.jsonl")) == 1
     assert facts["labels"] == {"pointwise": {"3>5": 1}}
     assert facts["dropped"] == {"none right": 1}

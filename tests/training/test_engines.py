@@ -25,12 +25,15 @@ from recipe.config import LoraConfig, SftConfig
 from recipe.data.examples import read_examples
 from recipe.prompts import Prompts
 from recipe.training.sft import make_trainer, to_rows
+from recipe.training.trainer import rows_on_disk
 model, tokenizer = engine.load(Path(first), lora={**LoraConfig(r=4).model_dump(), "seed": 0})
-rows, _ = to_rows(tokenizer, read_examples(second, task="pointwise", split="train"), 4096, Prompts(), label_only=False)
+examples = read_examples(second, task="pointwise", split="train")
+rows = list(to_rows(tokenizer, examples, 4096, Prompts(), label_only=False))
 folder = Path(tempfile.mkdtemp())
+dataset = rows_on_disk(folder, "rows", rows)
 settings = SftConfig(batch_size=4, checkpoints=0, label_weight=9.0)
-trainer = make_trainer(model, tokenizer, rows, [], folder, settings, 0, False)
-known = {tuple(row["input_ids"]): row["labels"] for row in rows}
+trainer = make_trainer(model, tokenizer, dataset, None, folder, settings, 0, False)
+known = {tuple(r["input_ids"]): [-100] * r["prompt_tokens"] + r["input_ids"][r["prompt_tokens"] :] for r in rows}
 found = []
 for batch in trainer.get_train_dataloader():
     for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist()):
@@ -41,6 +44,43 @@ batches = list(trainer.get_train_dataloader())
 weights = [trainer._get_num_items_in_batch([batch], trainer.args.device) for batch in batches]
 losses = [trainer.compute_loss(trainer.model, b, num_items_in_batch=w) for b, w in zip(batches, weights)]
 said = {"rows": len(rows), "batches": found, "weights": list(map(float, weights)), "losses": list(map(float, losses))}
+"""
+PAIRS = """
+from recipe.training.engines import open_training_engine
+engine = open_training_engine(name)
+import torch
+from recipe.config import DpoConfig, LoraConfig
+from recipe.data.examples import read_examples
+from recipe.data.records import Judgement, Preference
+from recipe.prompts import Prompts
+from recipe.training.dpo import make_trainer, to_rows, with_reference
+from recipe.training.pair_batch import TokenPair, pack, token_logps
+from recipe.training.trainer import rows_on_disk
+model, tokenizer = engine.load(Path(first), lora={**LoraConfig(r=4).model_dump(), "seed": 0})
+examples = {row.id: row for row in read_examples(second, task="pointwise", split="train", limit=4)}
+def side(row, text, label):
+    return Judgement(row.id + text, row.id, row.task, f"{text} [RESULT] {label}", text, label, row.label)
+pairs = [Preference(k, k, r.task, side(r, "it fits", r.label), side(r, "none of it", 1 + r.label % 5), "")
+         for k, r in examples.items()]
+folder = Path(tempfile.mkdtemp())
+rows = rows_on_disk(folder, "rows", to_rows(tokenizer, examples, pairs, 4096, Prompts()))
+settings = DpoConfig(batch_size=2, checkpoints=0, label_weight=9.0, sft_weight=0.5)
+trainer = make_trainer(model, tokenizer, rows, None, folder, settings, 0, False)
+trainer.train_dataset, facts = with_reference(trainer, rows, settings)
+draw = torch.Generator().manual_seed(0)
+for key, weight in model.named_parameters():
+    if "lora_B" in key:
+        weight.data += 0.1 * torch.randn(weight.shape, generator=draw)
+losses = []
+for batch in trainer.get_train_dataloader():
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    losses.append(float(loss))
+norms = [float(w.grad.norm()) for key, w in sorted(model.named_parameters()) if w.grad is not None]
+ids = [TokenPair(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows]
+with torch.no_grad(), trainer.accelerator.autocast():
+    sums = [token_logps(trainer.model, pack(ids, 0, shared=shared)).sum(1).tolist() for shared in (True, False)]
+said = {"losses": losses, "gradients": norms, "shared": sums[0], "apart": sums[1], "passes": facts["reference_passes"]}
 """
 DRAWS = """
 import torch
@@ -119,6 +159,16 @@ def test_both_engines_weigh_the_label_alike(tiny_model, tiny_data):
     plain, fast = (said_by(MASKS, engine, tiny_model, tiny_data) for engine in ("transformers", "unsloth"))
     assert plain["weights"] == fast["weights"]
     assert fast["losses"] == pytest.approx(plain["losses"], rel=0.01)
+
+
+def test_both_engines_compute_dpo_alike_with_shared_prompts_and_without(tiny_model, tiny_data):
+    plain, fast = (said_by(PAIRS, engine, tiny_model, tiny_data) for engine in ("transformers", "unsloth"))
+    assert plain["passes"] == fast["passes"] == 4
+    assert fast["losses"] == pytest.approx(plain["losses"], rel=0.02)
+    assert len(fast["gradients"]) == len(plain["gradients"]) > 0
+    assert fast["gradients"] == pytest.approx(plain["gradients"], rel=0.1)
+    for said in (plain, fast):
+        assert said["apart"] == pytest.approx(said["shared"], rel=0.01)
 
 
 def test_both_engines_draw_the_same_from_a_trained_adapter(plain, tiny_model):

@@ -15,6 +15,7 @@ from recipe.inference.pytorch.transformers import TransformersEngine
 from recipe.prompts import Prompts
 from recipe.storage import read_json
 from recipe.training.sft import by_length, make_trainer, run_sft, to_rows, unmasked
+from recipe.training.trainer import rows_on_disk
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=300), st.integers(1, 6), st.integers(0, 3))
@@ -40,13 +41,10 @@ def test_the_mask_covers_the_judgement_and_the_end_token_alone(tiny_model, tiny_
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     examples = read_examples(tiny_data, task="pointwise", split="train")
-    rows, too_long = to_rows(tokenizer, examples, 4096, Prompts(), label_only=False)
-    assert (len(rows), too_long) == (len(examples), 0)
-    for row, example in zip(rows, examples, strict=True):
-        trained = [token for token in row["labels"] if token != -100]
+    for row, example in zip(to_rows(tokenizer, examples, 4096, Prompts(), label_only=False), examples, strict=True):
+        trained = row["input_ids"][row["prompt_tokens"] :]
         assert trained[-1] == tokenizer.eos_token_id
         assert tokenizer.decode(trained[:-1]).endswith(f"[RESULT] {example.label}")
-        assert row["input_ids"][-len(trained) :] == row["labels"][-len(trained) :] == trained
         assert tokenizer.decode([row["input_ids"][place] for place in row["label_places"]]) == str(example.label)
 
 
@@ -55,10 +53,11 @@ def test_rows_that_are_too_long_are_left_out_whole_and_counted(tiny_model, tiny_
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     examples = read_examples(tiny_data, task="pointwise", split="train")
-    lengths = sorted(len(r["input_ids"]) for r in to_rows(tokenizer, examples, 4096, Prompts(), label_only=False)[0])
-    rows, too_long = to_rows(tokenizer, examples, lengths[len(lengths) // 2], Prompts(), label_only=False)
-    assert 0 < too_long == len(examples) - len(rows)
-    assert max(len(row["input_ids"]) for row in rows) <= lengths[len(lengths) // 2]
+    whole = list(to_rows(tokenizer, examples, 4096, Prompts(), label_only=False))
+    middle = sorted(len(row["input_ids"]) for row in whole)[len(whole) // 2]
+    kept = list(to_rows(tokenizer, examples, middle, Prompts(), label_only=False))
+    assert 0 < len(kept) < len(examples)
+    assert kept == [row for row in whole if len(row["input_ids"]) <= middle]
 
 
 def train(folder, tiny_model, tiny_data, limit=12, max_length=2048, **settings):
@@ -118,23 +117,15 @@ def test_positions_in_place_of_the_padding_mask_change_no_real_token(tiny_model)
     assert torch.allclose(expected, found, atol=1e-4)
 
 
-@pytest.fixture
-def float32(monkeypatch):
-    """Everything in float32, so that a loss can be compared with plain arithmetic."""
-    import torch
-
-    for module in ("loading", "transformers"):
-        monkeypatch.setattr(f"recipe.inference.pytorch.{module}.compute_dtype", lambda: torch.float32)
-
-
 def weighted_trainer(folder, tiny_model, tiny_data, **settings):
     """(trainer, the batches of its first step, their rows) with a label weight of 7 unless said otherwise."""
     examples = read_examples(tiny_data, task="pointwise", split="train", limit=8)
     lora = {**LoraConfig(r=4, alpha=8).model_dump(), "seed": 0}
     model, tokenizer = TransformersEngine().load(tiny_model, lora=lora)
-    rows, _ = to_rows(tokenizer, examples, 2048, Prompts(), label_only=False)
+    rows = list(to_rows(tokenizer, examples, 2048, Prompts(), label_only=False))
     chosen = {"batch_size": 3, "accumulate": 2, "checkpoints": 0, "label_weight": 7.0, **settings}
-    trainer = make_trainer(model, tokenizer, rows, [], folder, SftConfig(**chosen), 0, False)
+    dataset = rows_on_disk(folder, "rows", rows)
+    trainer = make_trainer(model, tokenizer, dataset, None, folder, SftConfig(**chosen), 0, False)
     return trainer, list(itertools.islice(trainer.get_train_dataloader(), 2)), rows
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -23,6 +24,7 @@ from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.gguf.known import remember
 from recipe.inference.base import Completion, Piece, Request, Sampling, Session, SessionGenerator
+from recipe.inference.chat import render_chat
 from recipe.inference.labels import LabelPlaces
 from recipe.inference.llamacpp import kernels
 from recipe.inference.llamacpp.grammar import Grammar, gbnf_of
@@ -124,10 +126,14 @@ class LlamaCppGenerator(SessionGenerator):
         """The prompt text: the file's chat template, up to where the assistant begins."""
         if self._template is None:
             self._template = _compile(self.metadata.get("tokenizer.chat_template"), self.path)
-        turns = [{"role": m.role, "content": m.content} for m in messages]
+        template = self._template
         tokens = {f"{name}_token": self._cache.special_text(name) for name in ("bos", "eos")}
-        context = {"messages": turns, "add_generation_prompt": True, **tokens}
-        return _ENVIRONMENT.render_limited(self._template, context, self.path, _TEMPLATE)
+
+        def render(turns: Sequence[dict[str, str]], **variables: Any) -> str:
+            context = {"messages": turns, **variables, **tokens}
+            return _ENVIRONMENT.render_limited(template, context, self.path, _TEMPLATE)
+
+        return render_chat(messages, render)
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of `text` as it stands: special tokens written in it are recognised, none are added."""
@@ -343,7 +349,7 @@ class LlamaCppSession(Session):
 
 
 def _compile(source: str | None, path: Path) -> jinja2.Template:
-    """A chat template as transformers compiles it, but without the date of the day (`strftime_now`)."""
+    """A chat template as transformers compiles it."""
     if source is None:
         raise SreError("the file carries no chat template", file=path, field=_TEMPLATE)
     return _ENVIRONMENT.compile_limited(source, path, _TEMPLATE)

@@ -16,6 +16,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ import torch
 from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Generator, Quantization, Request, Sampling
+from recipe.inference.chat import render_chat
 from recipe.inference.labels import LabelPlaces
 from recipe.inference.pytorch.batch import Drawing, Question, Row, Vocabulary
 from recipe.inference.pytorch.decoder import Decoder, can_decode, left_padded
@@ -93,11 +95,8 @@ class TorchGenerator(Generator):
         self._check_open()
         import jinja2
 
-        turns = [{"role": m.role, "content": m.content} for m in messages]
         try:
-            return str(
-                self._vocabulary.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            )
+            return render_chat(messages, partial(self._vocabulary.tokenizer.apply_chat_template, tokenize=False))
         except (jinja2.TemplateError, ValueError) as error:
             raise SreError(f"its chat template refuses the messages: {error}", file=self.path) from error
 

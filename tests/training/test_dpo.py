@@ -1,0 +1,346 @@
+"""DPO: its loss against plain arithmetic, where the reference comes from, what is left out, resuming, stopping."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from recipe.config import DpoConfig, LoraConfig
+from recipe.data.examples import read_examples
+from recipe.data.records import Judgement, Preference
+from recipe.errors import NothingToTrainError
+from recipe.inference.pytorch.transformers import TransformersEngine
+from recipe.prompts import Prompts
+from recipe.storage import read_json
+from recipe.training import dpo
+from recipe.training.dpo import hold_out, make_trainer, run_dpo, to_rows, with_reference
+from recipe.training.trainer import completion_ids, rows_on_disk
+from recipe.verdict import format_verdict
+
+LORA = LoraConfig(r=4, alpha=8).model_dump()
+
+
+def judgement(example, text, sample):
+    label = int(text[-1]) if text[-1].isdigit() else None
+    return Judgement(f"{example.id}:{sample}", example.id, example.task, text, text, label, truth=example.label)
+
+
+@pytest.fixture(scope="session")
+def examples(tiny_data):
+    return {row.id: row for row in read_examples(tiny_data, task="pointwise", split="train")}
+
+
+@pytest.fixture(scope="session")
+def preferences(examples):
+    """Twelve pairs of different lengths, one of them with a malformed rejected side."""
+    pairs = []
+    for number, example in enumerate(list(examples.values())[:12]):
+        chosen = judgement(example, format_verdict("it fits " * (1 + number % 3), example.label), 0)
+        wrong = f"one is missing [RESULT] {1 + example.label % 5}" if number else "none of it"
+        rejected = judgement(example, wrong, 1)
+        pairs.append(Preference(str(number), example.id, example.task, chosen, rejected, "correct-answer"))
+    return pairs
+
+
+def load(tiny_model):
+    return TransformersEngine().load(tiny_model, lora={**LORA, "seed": 0})
+
+
+def open_trainer(folder, tiny_model, examples, pairs, **settings):
+    """(trainer with its reference, facts, tokenizer)."""
+    chosen = DpoConfig(**{"batch_size": 4, "accumulate": 1, "checkpoints": 0, "reference": "pass", **settings})
+    model, tokenizer = load(tiny_model)
+    rows = rows_on_disk(folder, "rows", to_rows(tokenizer, examples, pairs, 2048, Prompts()))
+    trainer = make_trainer(model, tokenizer, rows, None, folder, chosen, 0, False)
+    trainer.train_dataset, facts = with_reference(trainer, rows, chosen)
+    return trainer, facts, tokenizer
+
+
+def shift(model):
+    """Move the adapter away from the reference."""
+    import torch
+
+    draw = torch.Generator().manual_seed(3)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data += 0.5 * torch.randn(weight.shape, generator=draw)
+
+
+def dense_logps(model, tokenizer, row, side, weight):
+    """(weighted sum of the completion's log-probabilities, sum of the weights) from whole logits in float64."""
+    import torch
+
+    prompt, completion = row["prompt_ids"], row[f"{side}_ids"]
+    logits = model(input_ids=torch.tensor([prompt + completion]), use_cache=False).logits[0].double()
+    logps = torch.log_softmax(logits, dim=-1)
+    weights = [weight if place in row[f"{side}_places"] else 1.0 for place in range(len(completion))]
+    terms = [w * logps[len(prompt) + k - 1, t] for k, (t, w) in enumerate(zip(completion, weights, strict=True))]
+    return float(sum(terms).detach()), sum(weights)
+
+
+def dense_loss(settings, policy, reference):
+    """DPO's loss over pairs as published. `policy` and `reference` hold ((chosen, weights), (rejected, weights))."""
+    losses, chosen_sum, chosen_weights = [], 0.0, 0.0
+    for now, before in zip(policy, reference, strict=True):
+        ratios = [n - b for (n, _), (b, _) in zip(now, before, strict=True)]
+        if settings.length_normalise or settings.loss == "ipo":
+            ratios = [ratio / weights for ratio, (_, weights) in zip(ratios, now, strict=True)]
+        delta = ratios[0] - ratios[1]
+        losses.append(
+            {
+                "sigmoid": math.log1p(math.exp(-settings.beta * delta)),
+                "hinge": max(0.0, 1 - settings.beta * delta),
+                "ipo": (delta - 1 / (2 * settings.beta)) ** 2,
+            }[settings.loss]
+        )
+        chosen_sum, chosen_weights = chosen_sum + now[0][0], chosen_weights + now[0][1]
+    return sum(losses) / len(losses) - settings.sft_weight * chosen_sum / chosen_weights
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"label_weight": 20.0},
+        {"loss": "ipo", "beta": 2.0, "label_weight": 3.0},
+        {"loss": "hinge", "beta": 0.5},
+        {"length_normalise": True, "beta": 2.0},
+        {"sft_weight": 0.7, "label_weight": 5.0},
+    ],
+    ids=str,
+)
+def test_the_loss_is_that_of_plain_arithmetic(tmp_path, tiny_model, examples, preferences, float32, settings):
+    trainer, _, tokenizer = open_trainer(tmp_path, tiny_model, examples, preferences[:4], **settings)
+    chosen = DpoConfig(**settings)
+    rows = list(trainer.train_dataset)
+
+    def both(row):
+        return [
+            dense_logps(trainer.model, tokenizer, row, side, chosen.label_weight) for side in ("chosen", "rejected")
+        ]
+
+    reference = [both(row) for row in rows]
+    shift(trainer.model)
+    policy = [both(row) for row in rows]
+    found = float(trainer.compute_loss(trainer.model, trainer.data_collator(rows)).detach())
+    assert found == pytest.approx(dense_loss(chosen, policy, reference), rel=1e-4)
+    assert found != pytest.approx(dense_loss(chosen, reference, reference), rel=1e-3)  # the adapter has moved
+
+
+def test_the_label_weight_counts_the_label_alone(tmp_path, tiny_model, examples, preferences):
+    trainer, *_ = open_trainer(tmp_path, tiny_model, examples, preferences, label_weight=9.0)
+    batch = trainer.data_collator(list(trainer.train_dataset)[:2])
+    labels = [batch["completions"][row][batch["label_mask"][row]].tolist() for row in range(4)]
+    spelt = [trainer.processing_class.decode(ids) for ids in labels]
+    malformed = ""
+    wanted = [preferences[0].chosen.label, preferences[1].chosen.label, malformed, preferences[1].rejected.label]
+    assert spelt == [str(label) for label in wanted]
+
+
+# --- the reference ---
+
+
+def recorded(tiny_model, examples, preferences, error=0.0):
+    """The pairs as a sampler would have left them, its log-probabilities off by `error` nats."""
+    import dataclasses
+
+    model, tokenizer = load(tiny_model)
+
+    def drawn(example, made):
+        ids = completion_ids(tokenizer, made.text)
+        (row,) = to_rows(tokenizer, examples, [Preference("", example, "pointwise", made, made, "")], 4096, Prompts())
+        total, _ = dense_logps(model, tokenizer, row, "chosen", 1.0)
+        return dataclasses.replace(made, token_ids=tuple(ids), logprob=total + error)
+
+    return [
+        dataclasses.replace(
+            pair, chosen=drawn(pair.example_id, pair.chosen), rejected=drawn(pair.example_id, pair.rejected)
+        )
+        for pair in preferences
+    ]
+
+
+def references(trainer):
+    return [(row["reference_chosen"][0], row["reference_rejected"][0]) for row in trainer.train_dataset]
+
+
+def test_recorded_log_probabilities_save_the_pass_where_they_hold(
+    tmp_path, tiny_model, examples, preferences, float32, monkeypatch
+):
+    import dataclasses
+
+    monkeypatch.setattr(dpo, "CHECKED_PAIRS", 3)
+    passed, facts, _ = open_trainer(tmp_path / "pass", tiny_model, examples, preferences)
+    assert (facts["reference"], facts["reference_passes"]) == ("pass", 12)
+    pairs = recorded(tiny_model, examples, preferences)
+    other = dataclasses.replace(pairs[7].chosen, token_ids=pairs[7].chosen.token_ids[:-1])
+    pairs[7] = dataclasses.replace(pairs[7], chosen=other)  # cut off at max_tokens: not what is trained on
+    trainer, facts, _ = open_trainer(tmp_path / "auto", tiny_model, examples, pairs, reference="auto")
+    assert (facts["reference"], facts["reference_passes"]) == ("recorded", 4)
+    assert facts["recorded_gap_max"] < 1e-3
+    assert references(trainer) == [pytest.approx(pair, abs=1e-3) for pair in references(passed)]
+
+
+def test_recorded_log_probabilities_that_are_off_are_not_used(tmp_path, tiny_model, examples, preferences, float32):
+    pairs = recorded(tiny_model, examples, preferences, error=0.5)
+    _, facts, _ = open_trainer(tmp_path / "auto", tiny_model, examples, pairs, reference="auto")
+    assert (facts["reference"], facts["recorded_gap_max"]) == ("pass", pytest.approx(0.5, abs=1e-3))
+    _, facts, _ = open_trainer(tmp_path / "forced", tiny_model, examples, pairs, reference="recorded")
+    assert facts["reference"] == "recorded"
+    _, facts, _ = open_trainer(tmp_path / "w", tiny_model, examples, pairs, reference="recorded", label_weight=2.0)
+    assert facts["reference"] == "pass"  # of the label's tokens nothing is recorded
+
+
+def test_the_reference_is_the_adapter_before_its_first_step(tmp_path, tiny_model, examples, preferences):
+    trainer, *_ = open_trainer(tmp_path, tiny_model, examples, preferences)
+    loss = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
+    assert float(loss.detach()) == pytest.approx(math.log(2), abs=1e-3)
+
+
+# --- what is trained on ---
+
+
+def train(folder, tiny_model, examples, preferences, *, max_length=2048, adapter=None, engine=None, **settings):
+    chosen = {
+        "batch_size": 2,
+        "accumulate": 1,
+        "checkpoints": 0,
+        "learning_rate": 1e-2,
+        "reference": "pass",
+        **settings,
+    }
+    return run_dpo(
+        folder,
+        engine=engine or TransformersEngine(),
+        model=tiny_model,
+        adapter=adapter,
+        lora=LORA,
+        examples=examples,
+        preferences=preferences,
+        prompts=Prompts(),
+        settings=DpoConfig(**{**chosen, **settings}),
+        quantization="none",
+        max_length=max_length,
+        gradient_checkpointing=False,
+        seed=0,
+    )
+
+
+def test_a_pair_is_as_long_as_its_prompt_and_its_longer_completion(tmp_path, tiny_model, examples, preferences):
+    _, tokenizer = load(tiny_model)
+    rows = list(to_rows(tokenizer, examples, preferences, 4096, Prompts()))
+    sizes = [len(r["prompt_ids"]) + max(len(r["chosen_ids"]), len(r["rejected_ids"])) for r in rows]
+    limit = sorted(sizes)[6]
+    facts = train(tmp_path, tiny_model, examples, preferences, max_length=limit)
+    assert facts["pairs"] == sum(size <= limit for size in sizes) < 12
+    assert facts["pairs"] + facts["too_long"] == 12
+    assert min(len(r["chosen_ids"]) + len(r["rejected_ids"]) + len(r["prompt_ids"]) for r in rows) > limit
+
+
+def test_nothing_left_to_train_on_is_an_error(tmp_path, tiny_model, examples, preferences):
+    with pytest.raises(NothingToTrainError, match="within 64 tokens"):
+        train(tmp_path, tiny_model, examples, preferences, max_length=64)
+
+
+def test_a_tokenizer_without_a_padding_token_trains(tmp_path, tiny_model, examples, preferences):
+    class Llama3(TransformersEngine):
+        def load(self, *args, **more):
+            model, tokenizer = super().load(*args, **more)
+            tokenizer.pad_token = None
+            return model, tokenizer
+
+    assert train(tmp_path, tiny_model, examples, preferences[:4], engine=Llama3())["pairs"] == 4
+
+
+def test_the_adapter_of_a_4_bit_base_is_not_rounded(tmp_path, tiny_model, examples, preferences):
+    import torch
+
+    model, tokenizer = load(tiny_model)
+    shift(model)
+    before = {name: w.detach().clone() for name, w in model.named_parameters() if w.requires_grad}
+    assert any(not torch.equal(w, w.bfloat16().float()) for w in before.values())
+    model.is_loaded_in_4bit = True  # what TRL goes by
+    rows = rows_on_disk(tmp_path, "rows", to_rows(tokenizer, examples, preferences[:2], 2048, Prompts()))
+    trainer = make_trainer(model, tokenizer, rows, None, tmp_path, DpoConfig(checkpoints=0), 0, False)
+    after = {name: w for name, w in trainer.model.named_parameters() if w.requires_grad}
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+# --- stopping and going on ---
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, tiny_model, examples, preferences, monkeypatch):
+    import torch
+
+    options = {"checkpoints": 2, "batch_size": 2, "max_kl": 500.0}
+    whole = train(tmp_path / "whole", tiny_model, examples, preferences, **options)
+    plain = dpo.progress_callback
+
+    def killing(advance):
+        bar = plain(advance)
+        on_log = bar.on_log
+
+        def dies(args, state, control, **more):
+            if state.global_step == 5:
+                raise KeyboardInterrupt
+            on_log(args, state, control, **more)
+
+        bar.on_log = dies
+        return bar
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dpo, "progress_callback", killing)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "killed", tiny_model, examples, preferences, **options)
+    assert (tmp_path / "killed" / "checkpoints" / "checkpoint-4").is_dir()
+    resumed = train(tmp_path / "killed", tiny_model, examples, preferences, **options)
+    assert resumed == whole
+    one, two = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    logs = [read_json(tmp_path / name / "training.json")["history"] for name in ("whole", "killed")]
+    assert [entry["loss"] for entry in logs[0]] == [entry["loss"] for entry in logs[1]]
+    assert not (tmp_path / "whole" / "checkpoints").exists()
+
+
+def test_training_stops_when_the_kl_passes_its_limit(tmp_path, tiny_model, examples, preferences):
+    free = train(tmp_path / "free", tiny_model, examples, preferences, epochs=3.0)
+    history = [entry["kl"] for entry in read_json(tmp_path / "free" / "training.json")["history"]]
+    assert free["kl"] == pytest.approx(sum(history[-dpo.KL_STEPS :]) / dpo.KL_STEPS)
+    assert not free["stopped_early"]
+    stopped = train(tmp_path / "stopped", tiny_model, examples, preferences, epochs=3.0, max_kl=free["kl"] / 4)
+    assert stopped["stopped_early"]
+    assert 1 < stopped["steps"] < free["steps"] == 18
+    assert stopped["kl"] > free["kl"] / 4
+    assert (tmp_path / "stopped" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_pairs_are_held_out_by_whole_inputs(preferences):
+    twice = [*preferences, *preferences]
+    kept, held = hold_out(twice, 0.25, seed=1)
+    assert (len(kept), len(held)) == (18, 6)
+    assert not {pair.example_id for pair in kept} & {pair.example_id for pair in held}
+    assert hold_out(twice, 0.25, seed=1) == (kept, held) != hold_out(twice, 0.25, seed=2)
+    assert hold_out(twice, 0.0, seed=1) == (twice, [])
+
+
+def test_held_out_pairs_choose_the_checkpoint_and_may_end_training(tmp_path, tiny_model, examples, preferences):
+    options = {"epochs": 8.0, "checkpoints": 11, "dev_share": 0.34, "learning_rate": 3e-2, "label_weight": 3.0}
+    facts = train(tmp_path, tiny_model, examples, preferences, patience=1, **options)
+    history = read_json(tmp_path / "training.json")["history"]
+    dev = [entry for entry in history if "eval_loss" in entry]
+    assert facts["pairs"] == 8
+    assert {"eval_rewards/accuracies", "eval_rewards/margins", "eval_kl"} <= dev[0].keys()
+    losses = [entry["eval_loss"] for entry in dev]
+    best = losses.index(min(losses))
+    assert facts["stopped_early"]
+    assert best == len(losses) - 2  # one more without a lower loss
+    shorter = train(tmp_path / "again", tiny_model, examples, preferences, **options)
+    assert shorter["steps"] > facts["steps"]
