@@ -36,7 +36,19 @@ HELP_ONLY = (
     "python -m benchmarks",
 )
 # Not ours, or tested elsewhere: installation, git, servers, launchers.
-ELSEWHERE = ("make ", "git ", "pip ", "CMAKE_ARGS", "curl ", "accelerate ", "ollama ", "pytest ", ". .venv", "cd ", "python3 ")
+ELSEWHERE = (
+    "make ",
+    "git ",
+    "pip ",
+    "CMAKE_ARGS",
+    "curl ",
+    "accelerate ",
+    "ollama ",
+    "pytest ",
+    ". .venv",
+    "cd ",
+    "python3 ",
+)
 
 
 def commands(page: Path) -> list[str]:
@@ -64,7 +76,7 @@ def as_run(command: str) -> str | None:
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: Path) -> Path:
-    """A folder with the files that the docs speak of, a tiny judge, a finished run, and an `sre` that trains tiny models."""
+    """A folder with what the docs name: files, a tiny judge, finished runs, and an `sre` that trains tiny models."""
     import pandas
 
     from recipe.config import load

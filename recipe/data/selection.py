@@ -17,6 +17,7 @@ from recipe.data.files import has_split
 from recipe.data.forgery import with_forged
 from recipe.data.pairs import pairs_from_scores
 from recipe.data.records import Example, Task, with_references
+from recipe.data.split import spread
 from recipe.errors import SreError
 
 Split = Literal["train", "dev", "test"]
@@ -35,17 +36,19 @@ def select_rows(
     """The rows of a split, as many as the settings say; [] where they take none of it.
 
     Args:
-        seed: Draws the pairs made from scores, which follow the pairwise training rows, the training rows of which a
-            response claims a verdict, and those that show their reference answer.
+        seed: Draws limited training rows, pairs made from scores (they follow the others), the rows whose response
+            claims a verdict, and those that show their reference answer.
         need_rationale: A training row without a rationale is an error.
-        limited: False takes all rows, whatever the limits.
+        limited: Take as many rows as the settings say. Training rows are drawn evenly over labels, rubrics and prompts.
         rejects: The file for bad rows, where `data.skip_bad_rows` sets them aside.
 
     Raises:
         SreError: Rows that can't be read, or a split without any row.
     """
     limit: int | None = getattr(data, f"{split}_{task}") if limited else None
-    rows = _read(data, task, split, limit, need_rationale, rejects) if data.source(task) else []
+    rows = _read(data, task, split, limit if split != "train" else None, need_rationale, rejects)
+    if split == "train" and limit is not None:
+        rows = spread(rows, seed)[:limit]  # a file's first rows may be of one label, rubric or prompt
     if split == "train" and task == "pairwise" and data.pairs_from_scores != "off" and data.source("pointwise"):
         pairs = pairs_from_scores(_read(data, "pointwise", "train", None, False, rejects), data, seed=seed)
         usable = [pair for pair in pairs if pair.rationale or not need_rationale]
@@ -59,7 +62,7 @@ def _read(
     data: DataConfig, task: Task, split: Split, limit: int | None, need_rationale: bool, rejects: Path | None
 ) -> list[Example]:
     source, name = data.source(task), {"dev": data.dev_split, "test": data.test_split}.get(split, split)
-    if not name or limit == 0:
+    if not source or not name or limit == 0:
         return []
     shares = dict(_held_out(data))
     own = split == "train" or has_split(source, task, name)

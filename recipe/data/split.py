@@ -88,15 +88,17 @@ def split_rows(
 
 
 def spread(rows: Sequence[Example], seed: int) -> list[Example]:
-    """The rows in an order of which any first n have even labels and prompts; those with a rationale come first."""
+    """The rows in an order of which any first n have even labels, rubrics and prompts; those with a rationale first."""
     ordered: list[Example] = []
     for explained in (True, False):
-        by_label: dict[int | None, dict[str, list[Example]]] = defaultdict(lambda: defaultdict(list))
+        groups: dict[int, dict[str, dict[str, list[Example]]]] = defaultdict(
+            lambda: defaultdict(lambda: defaultdict(list))
+        )
         some = [row for row in rows if bool(row.rationale.strip()) == explained]
         for row in random.Random(seed).sample(some, len(some)):
-            by_label[row.label][row.prompt_id].append(row)
-        labels = sorted(by_label, key=lambda label: -1 if label is None else label)
-        ordered += in_turn(list(in_turn(by_label[label].values())) for label in labels)
+            groups[-1 if row.label is None else row.label][row.rubric.criteria][row.prompt_id].append(row)
+        by_label = [[in_turn(prompts.values()) for prompts in groups[label].values()] for label in sorted(groups)]
+        ordered += in_turn([in_turn(rubrics) for rubrics in by_label])
     return ordered
 
 

@@ -58,7 +58,7 @@ def check_chat_template(model: Path) -> None:
     import jinja2
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     try:
         prompt_ids(tokenizer, (Message("system", "You judge."), Message("user", "A response.")))
     except (jinja2.TemplateError, ValueError) as error:
