@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jinja2
 from jinja2 import nodes
@@ -63,7 +63,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         for name in _REMOVED:
             self.filters.pop(name, None)
             self.globals.pop(name, None)
-        self.filters = {name: self._limited(name, function) for name, function in self.filters.items()}
+        self.filters = {name: self.limited(name, function) for name, function in self.filters.items()}
 
     def compile_limited(self, source: str, file: str | Path, field: str | None = None) -> jinja2.Template:
         """Raises SreError that names the file, and the field in it, when the template is broken."""
@@ -120,7 +120,9 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         self.spend("", values)
         return "".join(map(str, values))
 
-    def _limited(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def limited(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The filter `name`, counted."""
+
         @wraps(function)  # keeps Jinja's mark of functions that take the context
         def limited(*values: Any, **options: Any) -> Any:
             self._spend_on_call(name, (*values, *options.values()))
@@ -164,15 +166,3 @@ def _counted_output(context: jinja2.runtime.Context, value: Any) -> Any:
 
 def _said(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def chat_environment() -> LimitedEnvironment:
-    """For chat templates, with the settings that transformers has for them."""
-
-    def raise_exception(message: str) -> NoReturn:
-        raise jinja2.TemplateError(message)
-
-    environment = LimitedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    environment.globals["raise_exception"] = raise_exception
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
-    return environment

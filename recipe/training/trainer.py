@@ -14,14 +14,14 @@ import math
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from recipe.config import TrainConfig
 from recipe.data.records import Message
 from recipe.errors import SreError
-from recipe.inference.chat import render_chat
+from recipe.inference.chat_template import ChatTemplate
 from recipe.inference.special_tokens import PromptEncoder, added_tokens
 from recipe.progress import Advance
 from recipe.prompts import neutralise
@@ -39,13 +39,12 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 
 @lru_cache(maxsize=2)
 def _encoder(tokenizer: Any) -> PromptEncoder:
-    def render(messages: Sequence[Message]) -> str:
-        return render_chat(messages, partial(tokenizer.apply_chat_template, tokenize=False))
-
     def tokenize(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    return PromptEncoder(render, tokenize, added_tokens(tokenizer).get, tokenizer.unk_token_id)
+    return PromptEncoder(
+        ChatTemplate.of(tokenizer).render, tokenize, added_tokens(tokenizer).get, tokenizer.unk_token_id
+    )
 
 
 def plain_text(tokenizer: Any, text: str) -> str:
@@ -54,15 +53,10 @@ def plain_text(tokenizer: Any, text: str) -> str:
 
 
 def check_chat_template(model: Path) -> None:
-    """Raise SreError if the model's chat template refuses a judge's prompts: better before training than after it."""
-    import jinja2
+    """Raise SreError if the model's chat template can't show a judge's prompts: better before training than after."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    try:
-        prompt_ids(tokenizer, (Message("system", "You judge."), Message("user", "A response.")))
-    except (jinja2.TemplateError, ValueError) as error:
-        raise SreError(f"its chat template refuses a judge's prompt: {error}; take another", file=model) from None
+    ChatTemplate.of(AutoTokenizer.from_pretrained(model, trust_remote_code=False))
 
 
 def completion_ids(tokenizer: Any, text: str) -> list[int]:

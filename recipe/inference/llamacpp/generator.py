@@ -14,9 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,7 +22,7 @@ from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.gguf.known import remember
 from recipe.inference.base import Completion, Piece, Request, Sampling, Session, SessionGenerator
-from recipe.inference.chat import render_chat
+from recipe.inference.chat_template import ChatTemplate
 from recipe.inference.labels import LabelPlaces
 from recipe.inference.llamacpp import kernels
 from recipe.inference.llamacpp.grammar import Grammar, gbnf_of
@@ -36,7 +34,6 @@ from recipe.inference.sequence import Prompt
 from recipe.inference.special_tokens import PromptEncoder
 from recipe.inference.stats import Stats
 from recipe.system import usable_cores
-from recipe.templates import chat_environment
 from recipe.verdict import opened_at_end
 
 PROMPT_KEY = "sre.prompts.pointwise"  # in the metadata of every judge that is exported here
@@ -45,9 +42,6 @@ KEPT = 16
 MOST_SEQUENCES = 256  # of one llama.cpp context
 # From so many tokens in a batch on llama.cpp's attention goes by tiles, which scattered sequences hardly fill.
 TILE = 64
-
-_TEMPLATE = "tokenizer.chat_template"
-_ENVIRONMENT = chat_environment()
 
 
 def check_parallel(parallel: int, field: str = "parallel") -> None:
@@ -86,7 +80,7 @@ class LlamaCppGenerator(SessionGenerator):
         self._parallel = parallel
         self._calls = 0
         self._places: dict[tuple[int, ...], LabelPlaces] = {}
-        self._template: jinja2.Template | None = None
+        self._template: ChatTemplate | None = None
         self._cache = KVCache(
             self.path,
             context=context,
@@ -125,15 +119,9 @@ class LlamaCppGenerator(SessionGenerator):
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt text: the file's chat template, up to where the assistant begins."""
         if self._template is None:
-            self._template = _compile(self.metadata.get("tokenizer.chat_template"), self.path)
-        template = self._template
-        tokens = {f"{name}_token": self._cache.special_text(name) for name in ("bos", "eos")}
-
-        def render(turns: Sequence[dict[str, str]], **variables: Any) -> str:
-            context = {"messages": turns, **variables, **tokens}
-            return _ENVIRONMENT.render_limited(template, context, self.path, _TEMPLATE)
-
-        return render_chat(messages, render)
+            ends = {name: self._cache.special_text(name) for name in ("bos", "eos")}
+            self._template = ChatTemplate(self.metadata.get("tokenizer.chat_template"), **ends, file=self.path)
+        return self._template.render(messages)
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of `text` as it stands: special tokens written in it are recognised, none are added."""
@@ -346,13 +334,6 @@ class LlamaCppSession(Session):
     def _check(self) -> None:
         if self._call != self._generator._calls:
             raise SreError("this session was ended by a later call or by close()", file=self._generator.path)
-
-
-def _compile(source: str | None, path: Path) -> jinja2.Template:
-    """A chat template as transformers compiles it."""
-    if source is None:
-        raise SreError("the file carries no chat template", file=path, field=_TEMPLATE)
-    return _ENVIRONMENT.compile_limited(source, path, _TEMPLATE)
 
 
 def quantize(

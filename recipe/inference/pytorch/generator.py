@@ -16,7 +16,6 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +24,7 @@ import torch
 from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Generator, Quantization, Request, Sampling
-from recipe.inference.chat import render_chat
+from recipe.inference.chat_template import ChatTemplate
 from recipe.inference.labels import LabelPlaces
 from recipe.inference.pytorch.batch import Drawing, Question, Row, Vocabulary
 from recipe.inference.pytorch.decoder import Decoder, can_decode, left_padded
@@ -63,6 +62,7 @@ class TorchGenerator(Generator):
         self.context = min(context, _trained_length(model) or context)
         self._model, tokenizer = self._load(adapter, quantization, engine)
         self._vocabulary = Vocabulary(tokenizer, self._model)
+        self._template = ChatTemplate.of(tokenizer)
         special = added_tokens(tokenizer)
         self._encoder = PromptEncoder(self.render, self._vocabulary.tokenize, special.get, tokenizer.unk_token_id)
         self._places: dict[tuple[int, ...], LabelPlaces] = {}
@@ -93,12 +93,7 @@ class TorchGenerator(Generator):
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt text: the tokenizer's chat template, up to where the assistant begins."""
         self._check_open()
-        import jinja2
-
-        try:
-            return render_chat(messages, partial(self._vocabulary.tokenizer.apply_chat_template, tokenize=False))
-        except (jinja2.TemplateError, ValueError) as error:
-            raise SreError(f"its chat template refuses the messages: {error}", file=self.path) from error
+        return self._template.render(messages)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of the prompt."""
