@@ -43,7 +43,7 @@ def main() -> None:
     \b
     Start here:
       sre quickstart                       train and measure a small judge on this machine
-      sre run 24gb-llama3.1-8b             the paper's recipe on a 24 GB GPU
+      sre run 24gb-llama3.1-8b             an 8B judge overnight on a 24 GB GPU
       sre judge rows.jsonl -o out.jsonl --model judge.gguf
       sre doctor                           what this machine has, and what is missing
     """

@@ -30,6 +30,7 @@ MACHINES = {
     "24gb-llama3.1-8b": "3090",
     "24gb-qwen2-7b": "l4",
 }
+MACHINES |= {f"{preset}-paper": card for preset, card in MACHINES.items()}
 
 
 def stage(plan: Plan, name: str) -> StagePlan:
@@ -111,7 +112,7 @@ def test_a_baseline_of_other_stages_is_refused(setting: str) -> None:
 
 
 def test_the_papers_stated_settings_are_in_the_8b_presets() -> None:
-    for name in ("24gb-llama3.1-8b", "24gb-qwen2-7b"):
+    for name in ("24gb-llama3.1-8b-paper", "24gb-qwen2-7b-paper"):
         config = load(name)
         assert [config.sample.inputs_of(t) for t in (1, 2)] == [5000, 500]
         assert (config.sample.n, config.sample.temperature) == (10, 1.0)
@@ -298,7 +299,7 @@ def test_this_cpu_is_measured_alike_twice() -> None:
 
 
 def test_the_command_shows_every_stage_and_the_verdict() -> None:
-    result = CliRunner().invoke(main, ["plan", "24gb-llama3.1-8b", "--gpu", "4090"])
+    result = CliRunner().invoke(main, ["plan", "24gb-llama3.1-8b-paper", "--gpu", "4090"])
     assert result.exit_code == 0, result.output
     for part in ("sft-pointwise", "iter-2:dpo", "gguf (host)", "days", "downloads 16.1 GB", "Fits RTX 4090"):
         assert part in result.output
@@ -331,3 +332,24 @@ def test_it_answers_in_a_second_and_imports_no_model_library() -> None:
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("preset", "card", "hours"),
+    [
+        ("24gb-llama3.1-8b", "4090", 10),
+        ("24gb-qwen2-7b", "4090", 10),
+        ("12gb-qwen3-4b", "3060", 10),
+        ("t4-qwen2.5-1.5b", "t4", 3.5),
+    ],
+)
+def test_a_cards_default_preset_ends_overnight_and_has_the_papers_size_beside_it(
+    preset: str, card: str, hours: float
+) -> None:
+    plan = make_plan(load(preset), card)
+    assert plan.fits
+    assert plan.seconds <= hours * 3600
+    assert load(preset).data.has_dev()
+    paper = load(f"{preset}-paper")
+    assert (paper.sample.inputs, paper.data.train_pointwise, paper.data.train_pairwise) == ((5000, 500), None, None)
+    assert make_plan(paper, card).fits
