@@ -7,7 +7,7 @@ import pytest
 from recipe.data.records import Judgement
 from recipe.evaluation.evaluate import as_written
 from recipe.evaluation.metrics import pairwise_figures, pointwise_figures
-from recipe.evaluation.report.picture import results_picture
+from recipe.evaluation.report.charts import results_picture
 from recipe.evaluation.report.tables import experiment_markdown, results_markdown
 from recipe.storage import read_json, read_jsonl
 

@@ -18,10 +18,10 @@ from recipe.data.records import SWAPPED, TASKS, Example, Judgement, Task
 from recipe.evaluation.bootstrap import nothing
 from recipe.evaluation.metrics import (
     MIN_PARSED,
+    correlation,
     credit,
     paired_difference,
     pairwise_figures,
-    pearson_figure,
     pointwise_figures,
 )
 from recipe.evaluation.metrics import rate_figure as rate
@@ -55,14 +55,14 @@ def figures_by_task(rows: Sequence[Example], verdicts: Sequence[Verdict], resamp
 
 
 def shortcut_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resamples: int) -> dict[str, Any]:
-    """What shows a shortcut, of verdicts on labelled rows of one task.
+    """What shows a shortcut, of verdicts on labelled rows of one task: each {"value", "low", "high", "n"}.
 
-    Pointwise: "pearson_within" and "expected_within", the correlations of label and expected score within criteria.
-    Pairwise: "both_orders", accuracy of the preference averaged over both orders, of the pairs that were judged in
-    both (malformed in either is wrong); "longer_is_worse", accuracy on the pairs whose longer response is the worse
-    one; "first", the share of first-position picks; "stated", how often the response that the rationale's words
-    prefer is the one that the label names, where they prefer one. Both: "top_label", the share of the most frequent
-    label, which is in it, beside its share of the truth. Each is {"value", "low", "high", "n"}.
+    top_label: the share of the most frequent label, which is in it, beside its share of the truth.
+    Pointwise: pearson_within, expected_within: the correlation of the label and of the expected score within criteria.
+    Pairwise: both_orders: accuracy of the preference averaged over both orders, of the pairs that were judged in both;
+    malformed in either is wrong. consistent: the share of these whose two labels name one response. longer_is_worse:
+    accuracy on the pairs whose longer response is the worse one. first: the share of first-position picks. stated: how
+    often the response that the rationale's words prefer is the labelled one, where they prefer one.
     """
     truth, groups = _truth(rows), [row.prompt_id for row in rows]
 
@@ -77,13 +77,15 @@ def shortcut_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resam
     if rows[0].task == "pointwise":
         criteria = [row.rubric.criteria for row in rows]
         for name, said in (("pearson_within", [v.label for v in verdicts]), ("expected_within", _finer(verdicts))):
-            found[name] = pearson_figure(truth, said, groups, resamples=resamples, strata=criteria)
+            found[name] = correlation(truth, said, groups, resamples, strata=criteria)
         return found
     against_length = [k for k, row in enumerate(rows) if longer_response(row) == 3 - truth[k]]
     stated = {k: stated_winner(to_prompt_names(verdicts[k].rationale)) for k in labels}
     averaged = both_orders(rows, verdicts)
+    agree = both_orders(rows, [verdict._replace(expected=None) for verdict in verdicts])
     return found | {
         "both_orders": rate_of({k: credit(truth[k], label) for k, label in averaged.items()}),
+        "consistent": rate_of({k: label not in (None, TIE) for k, label in agree.items()}),
         "longer_is_worse": rate_of({k: credit(truth[k], verdicts[k].label) for k in against_length}),
         "first": rate_of({k: label == 1 for k, label in labels.items()}),
         "stated": rate_of({k: winner == labels[k] for k, winner in stated.items() if winner is not None}),
@@ -185,8 +187,8 @@ def _rule_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resample
             found |= {"malformed": 0, "malformed_rate": 0.0, "accuracy": nothing(len(rows))}
         truth, groups = _truth(rows), [row.prompt_id for row in rows]
         said, criteria = [verdict.expected for verdict in verdicts], [row.rubric.criteria for row in rows]
-        found["pearson"] = found["pearson_expected"] = pearson_figure(truth, said, groups, resamples=resamples)
-        within = pearson_figure(truth, said, groups, resamples=resamples, strata=criteria)
+        found["pearson"] = found["pearson_expected"] = correlation(truth, said, groups, resamples=resamples)
+        within = correlation(truth, said, groups, resamples, strata=criteria)
         found["pearson_within"] = found["expected_within"] = within
     return found
 
@@ -201,7 +203,7 @@ def _difference(
         said = _finer(judge) if figure == "expected_within" else [verdict.label for verdict in judge]
         strata = None if figure == "pearson" else [row.rubric.criteria for row in rows]
         scores = [verdict.expected for verdict in rule]
-        return paired_difference(truth, scores, said, groups, "pearson", 0, resamples, strata)
+        return paired_difference(truth, scores, said, groups, "pearson", resamples, strata)
     labels, theirs = (dict(enumerate(verdict.label for verdict in side)) for side in (judge, rule))
     if figure == "both_orders":
         labels, theirs = both_orders(rows, judge), both_orders(rows, rule)

@@ -1,8 +1,7 @@
 """Values with 95% intervals from resampling whole groups of rows. Pure: arrays in, numbers out.
 
-A statistic is computed from sums over rows, `moments` [groups, k]; a resample is a count for each group, so all
-of them are one matrix product. `tables` holds the statistics that need more than means: rank correlations and
-kappa, from the contingency table of truth and label, which is a matrix of sums too.
+A statistic is computed from sums over rows, `moments` [groups, k]; a resample is a count for each group, so all of them
+are one matrix product.
 """
 
 from __future__ import annotations
@@ -20,17 +19,21 @@ if TYPE_CHECKING:
 
 
 def nothing(n: int) -> dict[str, Any]:
-    """A figure that can't be told, over n rows."""
+    """An undefined figure over n rows."""
     return {"value": None, "low": None, "high": None, "n": n}
 
 
-def bootstrap(moments: Matrix, statistic: Statistic, n: int, seed: int, resamples: int) -> dict[str, Any]:
+def bootstrap(moments: Matrix, statistic: Statistic, n: int, resamples: int) -> dict[str, Any]:
     """The value and its 95% percentile interval: {"value", "low", "high", "n"}.
 
-    moments: [groups, k] sums; statistic: [m, k] -> [m]. A resample draws as many groups as there are, with
-    replacement, and enters as the count of each group: [resamples, groups] @ [groups, k], equal to weighting
-    the rows. Resamples without a value (nan: a side came out constant) are left out. A single group has no
-    interval.
+    A resample draws as many groups as there are, with replacement. One without a value (nan: a side came out constant)
+    is left out. A single group has no interval.
+
+    Args:
+        moments: [groups, k] sums.
+        statistic: [m, k] sums -> [m] values.
+        n: The rows behind the sums.
+        resamples: How many are drawn, always the same ones.
     """
     import numpy as np
 
@@ -42,7 +45,7 @@ def bootstrap(moments: Matrix, statistic: Statistic, n: int, seed: int, resample
     number = len(moments)
     if number < 2 or resamples < 1:
         return {**nothing(n), "value": value}
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     drawn = np.empty(resamples)
     step = max(1, 4_000_000 // number)  # 32 MB of counts at a time
     for start in range(0, resamples, step):
@@ -93,82 +96,36 @@ def pearson(sums: Matrix) -> Matrix:
     """
     import numpy as np
 
-    n, x, y, xx, yy, xy = sums.reshape(len(sums), -1, 6).transpose(2, 0, 1)
-    n = np.maximum(n, 1)  # an empty stratum adds nothing
-    over_x, over_y, both = ((side.sum(axis=1)) for side in (xx - x * x / n, yy - y * y / n, xy - x * y / n))
-    # What rounding leaves of a constant side is not a spread.
-    varied = (over_x > 1e-9 * xx.sum(axis=1)) & (over_y > 1e-9 * yy.sum(axis=1))
+    over_x, over_y, both, _ = _spreads(sums)
     with np.errstate(invalid="ignore", divide="ignore"):
-        r: Matrix = np.where(varied, both / np.sqrt(over_x * over_y), np.nan)
+        r: Matrix = np.where((over_x > 0) & (over_y > 0), both / np.sqrt(over_x * over_y), np.nan)
     return np.clip(r, -1.0, 1.0)
 
 
-def table_moments(truth: Sequence[int], predicted: Sequence[int], size: int, groups: Sequence[str]) -> Matrix:
-    """[groups, size²]: how often each cell (truth, label) of the table occurs; scores from 0 to size - 1."""
+def kappa(sums: Matrix) -> Matrix:
+    """Quadratic-weighted kappa of each row of sums [m, 6]; nan where a side is constant.
+
+    With quadratic weights it is 1 less the mean squared difference over the one that independent sides would have.
+    """
     import numpy as np
 
-    cells = np.eye(size * size)[np.asarray(truth) * size + np.asarray(predicted)]
-    return group_sums(list(cells.T), groups)
+    over_x, over_y, both, gap = _spreads(sums)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Matrix = np.where((over_x > 0) & (over_y > 0), 2 * both / (over_x + over_y + gap), np.nan)
+    return found
 
 
-def spearman(tables: Matrix) -> Matrix:
-    """Spearman's rho of each table [m, size²]: Pearson's r of the mid-ranks, which the margins give."""
+def _spreads(sums: Matrix) -> tuple[Matrix, Matrix, Matrix, Matrix]:
+    """Sums of squares around the means, of products, and n times the squared gap between the means; by stratum, added.
+
+    What rounding leaves of a constant side is 0.
+    """
     import numpy as np
 
-    counts = _square(tables)
-    rows, columns = counts.sum(axis=2), counts.sum(axis=1)
-    x, y = (np.cumsum(side, axis=1) - (side - 1) / 2 for side in (rows, columns))
-    sums = np.stack(
-        [
-            counts.sum(axis=(1, 2)),
-            (rows * x).sum(axis=1),
-            (columns * y).sum(axis=1),
-            (rows * x * x).sum(axis=1),
-            (columns * y * y).sum(axis=1),
-            np.einsum("mij,mi,mj->m", counts, x, y),
-        ],
-        axis=1,
+    n, x, y, xx, yy, xy = sums.reshape(len(sums), -1, 6).transpose(2, 0, 1)
+    n = np.maximum(n, 1)  # an empty stratum adds nothing
+    over_x, over_y = ((squares - side * side / n).sum(axis=1) for side, squares in ((x, xx), (y, yy)))
+    over_x, over_y = (
+        np.where(over > 1e-9 * squares.sum(axis=1), over, 0.0) for over, squares in ((over_x, xx), (over_y, yy))
     )
-    return pearson(sums)
-
-
-def kendall(tables: Matrix) -> Matrix:
-    """Kendall's tau-b of each table [m, size²]; nan where a side is constant."""
-    import numpy as np
-
-    counts = _square(tables)
-    rows, columns = counts.sum(axis=2), counts.sum(axis=1)
-    size = counts.shape[1]
-    above = np.triu(np.ones((size, size)), 1)  # [i, k]: 1 where k > i
-    greater = np.einsum("ik,mkl,jl->mij", above, counts, above)  # of higher truth and higher label than the cell
-    crossed = np.einsum("ik,mkl,lj->mij", above, counts, above)  # of higher truth and lower label
-    difference = (counts * (greater - crossed)).sum(axis=(1, 2))
-    n = counts.sum(axis=(1, 2))
-    untied = [(n * n - (side * side).sum(axis=1)) / 2 for side in (rows, columns)]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        tau: Matrix = np.where(_spread(rows) & _spread(columns), difference / np.sqrt(untied[0] * untied[1]), np.nan)
-    return tau
-
-
-def kappa(tables: Matrix) -> Matrix:
-    """Quadratic-weighted kappa of each table [m, size²]; nan where either side is constant."""
-    import numpy as np
-
-    counts = _square(tables)
-    rows, columns = counts.sum(axis=2), counts.sum(axis=1)
-    places = np.arange(counts.shape[1])
-    weights = (places[:, None] - places[None, :]) ** 2
-    expected = np.einsum("mi,mj,ij->m", rows, columns, weights) / np.maximum(counts.sum(axis=(1, 2)), 1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found: Matrix = 1 - (counts * weights).sum(axis=(1, 2)) / expected
-    return np.where(_spread(rows) & _spread(columns), found, np.nan)
-
-
-def _square(tables: Matrix) -> Matrix:
-    size = round(tables.shape[1] ** 0.5)
-    return tables.reshape(len(tables), size, size)
-
-
-def _spread(margin: Matrix) -> Any:
-    """[m]: whether more than one score occurs."""
-    return (margin > 0).sum(axis=1) > 1
+    return over_x, over_y, (xy - x * y / n).sum(axis=1), ((x - y) ** 2 / n).sum(axis=1)

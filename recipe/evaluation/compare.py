@@ -7,7 +7,7 @@ from typing import Any
 
 from recipe.data.records import TASKS, Example, Judgement, Task
 from recipe.evaluation.audit import audit, both_orders, figures_by_task
-from recipe.evaluation.metrics import FIGURES, credit, paired_difference, pearson_figure, rate_figure
+from recipe.evaluation.metrics import FIGURES, correlation, credit, paired_difference, rate_figure
 from recipe.evaluation.trivial import Verdict
 
 Measured = Mapping[str, Mapping[int, Sequence[Judgement]]]
@@ -74,12 +74,12 @@ def differences(
         t, f, s = ([side[k] for k in parsed] for side in (truth, *labels))
         g = [groups[k] for k in parsed]
         names = FIGURES if task == "pointwise" else FIGURES[:1]
-        gains = found[task] = {name: paired_difference(t, f, s, g, name, 0, resamples) for name in names}
-        gains["accuracy_all"] = paired_difference(truth, *labels, groups, "accuracy", 0, resamples)
+        gains = found[task] = {name: paired_difference(t, f, s, g, name, resamples) for name in names}
+        gains["accuracy_all"] = paired_difference(truth, *labels, groups, "accuracy", resamples)
         if task == "pointwise":
             criteria = [row.rubric.criteria for row in kept]
             for name, (a, b) in {"pearson_within": labels, "expected_within": (_expected(one), _expected(two))}.items():
-                gains[name] = paired_difference(truth, a, b, groups, "pearson", 0, resamples, criteria)
+                gains[name] = paired_difference(truth, a, b, groups, "pearson", resamples, criteria)
         else:
             agreed = [both_orders(kept, [Verdict.of(j) for j in side]) for side in (one, two)]
             gain = {k: credit(truth[k], label) - credit(truth[k], agreed[0][k]) for k, label in agreed[1].items()}
@@ -94,9 +94,9 @@ def expected_score_gain(rows: Sequence[Example], judgements: Sequence[Judgement]
     expected = _expected(said)
     labels = [None if score is None else judgement.label for judgement, score in zip(said, expected, strict=True)]
     return {
-        "label": pearson_figure(truth, labels, groups, resamples=resamples),
-        "expected": pearson_figure(truth, expected, groups, resamples=resamples),
-        "difference": paired_difference(truth, labels, expected, groups, "pearson", 0, resamples),
+        "label": correlation(truth, labels, groups, resamples=resamples),
+        "expected": correlation(truth, expected, groups, resamples=resamples),
+        "difference": paired_difference(truth, labels, expected, groups, "pearson", resamples),
     }
 
 

@@ -1,15 +1,15 @@
 """Figures of a judge against the truth, with 95% bootstrap intervals. Pure: sequences in, numbers out.
 
-What `pointwise_figures` returns (all but the counts are None where they can't be told):
+What `pointwise_figures` returns (a figure that is undefined has None for its value):
 
     {"n": 150, "malformed": 15, "malformed_rate": 0.1,
      "pearson": {"value": 0.30, "low": 0.14, "high": 0.45, "n": 135},
      "spearman": {...}, "kendall": {...}, "qwk": {...}, "mae": 0.9,
      "accuracy": {"value": 0.39, "low": 0.31, "high": 0.47, "n": 150}}
 
-A prediction of None is a malformed judgement: wrong for accuracy, left out of every other figure. `groups`
-are the rows' prompt ids: rows of one prompt are not independent, so whole groups are resampled. Rows of
-several random seeds are pooled by concatenating them with the same groups.
+A prediction of None is a malformed judgement: wrong for accuracy, left out of every other figure. `groups` are the
+prompt ids of the rows: rows of one prompt are not independent, so whole groups are resampled. Rows of several random
+seeds are pooled by concatenating them with the same groups.
 """
 
 from __future__ import annotations
@@ -17,79 +17,64 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from recipe.evaluation.bootstrap import (
-    bootstrap,
-    correlation_moments,
-    group_sums,
-    kappa,
-    kendall,
-    mean,
-    nothing,
-    pearson,
-    spearman,
-    table_moments,
-)
+from recipe.evaluation.bootstrap import bootstrap, correlation_moments, group_sums, kappa, mean, nothing, pearson
 
 if TYPE_CHECKING:
-    from recipe.evaluation.bootstrap import Matrix, Statistic
+    from recipe.evaluation.bootstrap import Matrix
 
-Figure = Literal["accuracy", "pearson", "spearman", "kendall", "qwk", "mae"]
-FIGURES: tuple[Figure, ...] = ("accuracy", "pearson", "spearman", "kendall", "qwk", "mae")
-RANKS = {"spearman": spearman, "kendall": kendall, "qwk": kappa}
-
+Figure = Literal["accuracy", "pearson", "spearman", "qwk", "mae"]
+FIGURES: tuple[Figure, ...] = ("accuracy", "pearson", "spearman", "qwk", "mae")
+"""What two judges can be compared by."""
 MIN_PARSED = 20
-"""Fewer parsed rows give no correlation (SPEC: benchmarks and their figures; ours)."""
+"""Fewer parsed rows give no correlation."""
 
 
 def pointwise_figures(
     truth: Sequence[int],
     predicted: Sequence[float | None],
     groups: Sequence[str],
-    seed: int = 0,
     resamples: int = 2000,
     expected: Sequence[float | None] | None = None,
 ) -> dict[str, Any]:
-    """Figures of n scores (SPEC: benchmarks): the dict in this module's docstring.
+    """Figures of scores: the dict in this module's docstring.
 
-    Correlations, kappa (quadratic weights) and the mean absolute error are over the parsed rows; correlations
-    and kappa are None with fewer than MIN_PARSED of them or where a side is constant. Accuracy is exact
-    agreement over all rows. With `expected`, the rows' expected scores (None where not recorded), there is
-    "pearson_expected" too, over the rows that are parsed and have one. Raises ValueError when the sequences
-    differ in length.
+    Correlations, kappa (quadratic weights) and the mean absolute error are over the parsed rows. Correlations and kappa
+    are undefined with fewer than MIN_PARSED of them or where a side is constant. Accuracy is exact agreement over all
+    rows. Kendall's tau-b has no interval. With `expected`, the rows' expected scores, there is "pearson_expected" too,
+    over the rows that are parsed and have one. Raises ValueError for lengths that differ.
     """
-    _check(truth, predicted, groups)
     pairs = [(t, p) for t, p in zip(truth, predicted, strict=True) if p is not None]
     found = {
-        **_counts(predicted),
-        "pearson": pearson_figure(truth, predicted, groups, seed, resamples),
-        **_rank_figures(truth, predicted, groups, seed, resamples),
+        **pairwise_figures(truth, predicted, groups, resamples),
+        **{name: correlation(truth, predicted, groups, resamples, name) for name in ("pearson", "spearman", "qwk")},
+        "kendall": _kendall(pairs),
         "mae": sum(abs(t - p) for t, p in pairs) / len(pairs) if pairs else None,
-        "accuracy": _accuracy_figure(truth, predicted, groups, seed, resamples),
     }
     if expected is not None:
         finer = [None if p is None else e for p, e in zip(predicted, expected, strict=True)]
-        found["pearson_expected"] = pearson_figure(truth, finer, groups, seed, resamples)
+        found["pearson_expected"] = correlation(truth, finer, groups, resamples)
     return found
 
 
 def pairwise_figures(
-    truth: Sequence[int],
-    predicted: Sequence[float | None],
-    groups: Sequence[str],
-    seed: int = 0,
-    resamples: int = 2000,
+    truth: Sequence[int], predicted: Sequence[float | None], groups: Sequence[str], resamples: int = 2000
 ) -> dict[str, Any]:
-    """Figures of n preferences (1 or 2): n, malformed, malformed_rate and accuracy over all rows.
+    """Figures of preferences (1 or 2): n, malformed, malformed_rate and accuracy over all rows."""
+    malformed = sum(label is None for label in predicted)
+    return {
+        "n": len(predicted),
+        "malformed": malformed,
+        "malformed_rate": malformed / len(predicted) if predicted else None,
+        "accuracy": rate_figure([credit(t, p) for t, p in zip(truth, predicted, strict=True)], groups, resamples),
+    }
 
-    Raises ValueError when the three sequences differ in length.
-    """
-    _check(truth, predicted, groups)
-    return {**_counts(predicted), "accuracy": _accuracy_figure(truth, predicted, groups, seed, resamples)}
+
+def credit(truth: int, label: float | None) -> float:
+    """1 for the true label, 1/2 for a tie between two responses (1.5), 0 for another label and for a malformed one."""
+    return 0.0 if label is None else max(0.0, 1.0 - abs(truth - label))
 
 
-def rate_figure(
-    outcomes: Sequence[float], groups: Sequence[str], seed: int = 0, resamples: int = 2000
-) -> dict[str, Any]:
+def rate_figure(outcomes: Sequence[float], groups: Sequence[str], resamples: int = 2000) -> dict[str, Any]:
     """The mean of n outcomes (right 1, wrong 0, a tie 1/2) with its interval: {"value", "low", "high", "n"}."""
     import numpy as np
 
@@ -97,32 +82,34 @@ def rate_figure(
         raise ValueError(f"{len(outcomes)} outcomes and {len(groups)} groups differ")
     if not outcomes:
         return nothing(0)
-    return bootstrap(group_sums([np.ones(len(outcomes)), outcomes], groups), mean, len(outcomes), seed, resamples)
+    return bootstrap(group_sums([np.ones(len(outcomes)), outcomes], groups), mean, len(outcomes), resamples)
 
 
-def pearson_figure(
+def correlation(
     truth: Sequence[float],
     predicted: Sequence[float | None],
     groups: Sequence[str],
-    seed: int = 0,
     resamples: int = 2000,
+    figure: str = "pearson",
     strata: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Pearson's r over the rows that have a prediction (a label or an expected score), as in `pointwise_figures`.
+    """A correlation over the rows that have a prediction, a label or an expected score.
 
-    With `strata` (each row's criterion) it is the correlation within them: each stratum's mean is subtracted from
-    truth and prediction, anew in each resample.
+    Args:
+        truth: The true scores.
+        predicted: What was said of each row.
+        groups: The rows' prompt ids.
+        resamples: Of the bootstrap.
+        figure: "pearson", "spearman" (over the rows' ranks among all of them) or "qwk".
+        strata: Each row's criterion. The correlation is then within them: each stratum's mean is subtracted from truth
+            and prediction, anew in each resample.
     """
-    import numpy as np
-
-    _check(truth, predicted, groups)
-    given = {k: value for k, value in enumerate(predicted) if value is not None}
-    kept, t, p = list(given), [truth[k] for k in given], list(given.values())
-    if not _can_correlate(t, p):
-        return nothing(len(kept))
-    x, y = np.array([t, p], dtype=np.float64)
-    moments = correlation_moments(x, y, [groups[k] for k in kept], strata and [strata[k] for k in kept])
-    return bootstrap(moments, pearson, len(kept), seed, resamples)
+    kept, sides, names, inside = _complete(groups, strata, truth, predicted)
+    if not _can_correlate(*sides):
+        return nothing(kept)
+    x, y = _scaled(sides, figure)
+    moments = correlation_moments(x, y, names, inside)
+    return bootstrap(moments, kappa if figure == "qwk" else pearson, kept, resamples)
 
 
 def paired_difference(
@@ -131,74 +118,29 @@ def paired_difference(
     second: Sequence[float | None],
     groups: Sequence[str],
     figure: Figure = "accuracy",
-    seed: int = 0,
     resamples: int = 2000,
     strata: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The figure of the second judge minus that of the first on the same rows: {"value", "low", "high", "n"}.
 
-    Both come from the same resample of groups. Accuracy uses all rows (malformed is wrong on either side), the
-    others the rows that both parsed; None as in `pointwise_figures`. For "pearson" a side may be expected
-    scores, and `strata` makes it the correlation within them. "mae" is an error: below zero the second judge is better.
-    Raises ValueError when the sequences differ in length or the figure is unknown.
+    Both come from the same resample of groups. Accuracy uses all rows (malformed is wrong on either side), the others
+    the rows that both parsed. For a correlation a side may be expected scores; strata: see `correlation`. "mae" is an
+    error: below zero the second judge is better. Raises ValueError for lengths that differ.
     """
     import numpy as np
 
-    _check(truth, first, groups)
-    _check(truth, second, groups)
-    if figure not in FIGURES:
-        raise ValueError(f"expected one of {', '.join(FIGURES)}, not {figure!r}")
     if figure == "accuracy":
-        return rate_figure(
-            [credit(t, s) - credit(t, f) for t, f, s in zip(truth, first, second, strict=True)], groups, seed, resamples
-        )
-    rows = [
-        (t, f, s, group, None if strata is None else strata[k])
-        for k, (t, f, s, group) in enumerate(zip(truth, first, second, groups, strict=True))
-        if f is not None and s is not None
-    ]
-    names = [row[3] for row in rows]
+        gains = [credit(t, s) - credit(t, f) for t, f, s in zip(truth, first, second, strict=True)]
+        return rate_figure(gains, groups, resamples)
+    kept, sides, names, inside = _complete(groups, strata, truth, first, second)
     if figure == "mae":
-        return rate_figure([abs(s - t) - abs(f - t) for t, f, s, *_ in rows], names, seed, resamples)
-    t, f, s = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
-    if not _can_correlate(t, f, s):
-        return nothing(len(rows))
-    one, other, statistic = _both_moments(t, f, s, names, figure, None if strata is None else [row[4] for row in rows])
-    width = one.shape[1]
-    moments = np.hstack([one, other])
-    return bootstrap(
-        moments, lambda sums: statistic(sums[:, width:]) - statistic(sums[:, :width]), len(rows), seed, resamples
-    )
-
-
-def position_figures(
-    given: Sequence[int | None],
-    swapped: Sequence[int | None],
-    groups: Sequence[str],
-    seed: int = 0,
-    resamples: int = 2000,
-) -> dict[str, Any]:
-    """How far n pairwise labels (1 or 2) depend on the order: "n", "malformed", "consistent", "first".
-
-    given: labels of the pairs as they stand; swapped: labels of the same pairs with the responses exchanged,
-    as the judge said them. consistent: the share of pairs for which both name the same response, a pair with a
-    malformed label counting as inconsistent. first: the share of "1" among all parsed labels; .5 is no bias.
-    Raises ValueError when the sequences differ in length.
-    """
-    _check(given, swapped, groups)
-    agree = [int(g is not None and s is not None and s == 3 - g) for g, s in zip(given, swapped, strict=True)]
-    said = [
-        (int(label == 1), group)
-        for side in (given, swapped)
-        for label, group in zip(side, groups, strict=True)
-        if label is not None
-    ]
-    return {
-        "n": len(agree),
-        "malformed": sum(g is None or s is None for g, s in zip(given, swapped, strict=True)),
-        "consistent": rate_figure(agree, groups, seed, resamples),
-        "first": rate_figure([one for one, _ in said], [group for _, group in said], seed, resamples),
-    }
+        return rate_figure([abs(s - t) - abs(f - t) for t, f, s in zip(*sides, strict=True)], names, resamples)
+    if not _can_correlate(*sides):
+        return nothing(kept)
+    t, f, s = _scaled(sides, figure)
+    moments = np.hstack([correlation_moments(t, side, names, inside) for side in (f, s)])
+    half, statistic = moments.shape[1] // 2, kappa if figure == "qwk" else pearson
+    return bootstrap(moments, lambda sums: statistic(sums[:, half:]) - statistic(sums[:, :half]), kept, resamples)
 
 
 def weighted_accuracy(
@@ -206,13 +148,16 @@ def weighted_accuracy(
     strata: Sequence[str],
     groups: Sequence[str],
     weights: Mapping[str, float],
-    seed: int = 0,
     resamples: int = 2000,
 ) -> dict[str, Any]:
     """The mean of the strata's mean outcomes, weighted: {"value", "low", "high", "n"} (RewardBench's categories).
 
-    outcomes: n of right 1, wrong 0, a tie 1/2; strata: each one's subset. Subsets of `weights` without a row are
-    left out of the mean, in a resample too; rows of other subsets are not counted.
+    Args:
+        outcomes: Right 1, wrong 0, a tie 1/2.
+        strata: Each one's subset; those that `weights` lacks are not counted.
+        groups: Each one's prompt id.
+        weights: Subset -> weight. One without a row is left out of the mean, in a resample too.
+        resamples: Of the bootstrap.
     """
     import numpy as np
 
@@ -232,89 +177,34 @@ def weighted_accuracy(
         found: Matrix = (share * means).sum(axis=1) / share.sum(axis=1)
         return found
 
-    return bootstrap(group_sums(columns, [groups[k] for k in kept]), statistic, len(kept), seed, resamples)
+    return bootstrap(group_sums(columns, [groups[k] for k in kept]), statistic, len(kept), resamples)
 
 
-def _check(truth: Sequence[Any], predicted: Sequence[Any], groups: Sequence[str]) -> None:
-    if not len(truth) == len(predicted) == len(groups):
-        raise ValueError(f"{len(truth)} truths, {len(predicted)} predictions and {len(groups)} groups differ")
+def _complete(groups: Sequence[str], strata: Sequence[str] | None, *sides: Sequence[float | None]) -> tuple[Any, ...]:
+    """How many rows have a value on every side, and of these the sides, groups and strata."""
+    rows = [k for k, row in enumerate(zip(*sides, strict=True)) if None not in row]
+    kept = [[side[k] for k in rows] for side in sides]
+    return len(rows), kept, [groups[k] for k in rows], strata and [strata[k] for k in rows]
 
 
-def _counts(predicted: Sequence[float | None]) -> dict[str, Any]:
-    malformed = sum(p is None for p in predicted)
-    return {
-        "n": len(predicted),
-        "malformed": malformed,
-        "malformed_rate": malformed / len(predicted) if predicted else None,
-    }
+def _scaled(sides: Sequence[Any], figure: str) -> list[Any]:
+    """The sides as arrays, or their ranks."""
+    import numpy as np
+
+    if figure == "spearman":
+        from scipy.stats import rankdata
+
+        return [rankdata(side) for side in sides]
+    return [np.array(side, dtype=np.float64) for side in sides]
 
 
 def _can_correlate(*sides: Sequence[float]) -> bool:
     return len(sides[0]) >= MIN_PARSED and all(len(set(side)) > 1 for side in sides)
 
 
-def _accuracy_figure(
-    truth: Sequence[int], predicted: Sequence[float | None], groups: Sequence[str], seed: int, resamples: int
-) -> dict[str, Any]:
-    return rate_figure([credit(t, p) for t, p in zip(truth, predicted, strict=True)], groups, seed, resamples)
+def _kendall(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    if not pairs or not _can_correlate(*zip(*pairs, strict=True)):
+        return nothing(len(pairs))
+    from scipy.stats import kendalltau
 
-
-def credit(truth: int, label: float | None) -> float:
-    """1 for the true label, 1/2 for a tie between two responses (1.5), 0 for another label and for a malformed one."""
-    return 0.0 if label is None else max(0.0, 1.0 - abs(truth - label))
-
-
-def _rank_figures(
-    truth: Sequence[int], predicted: Sequence[float | None], groups: Sequence[str], seed: int, resamples: int
-) -> dict[str, dict[str, Any]]:
-    """Spearman, Kendall (tau-b) and quadratic-weighted kappa of the parsed rows.
-
-    The values are scipy's and scikit-learn's. Thousands of resamples at a millisecond each are too slow by
-    them, so the intervals come from contingency tables (tests hold the two equal).
-    """
-
-    rows = [(t, p, g) for t, p, g in zip(truth, predicted, groups, strict=True) if p is not None]
-    t, p = [row[0] for row in rows], [int(row[1]) for row in rows]
-    if not _can_correlate(t, p):
-        return {name: nothing(len(rows)) for name in ("spearman", "kendall", "qwk")}
-    from scipy import stats
-    from sklearn.metrics import cohen_kappa_score
-
-    low, scale = _scale(t, p)
-    values = {
-        "spearman": stats.spearmanr(t, p).statistic,
-        "kendall": stats.kendalltau(t, p).statistic,
-        # scikit-learn weighs by the labels' positions: a label that nobody gave must still take its place.
-        "qwk": cohen_kappa_score(t, p, weights="quadratic", labels=scale),
-    }
-    moments = table_moments([x - low for x in t], [x - low for x in p], len(scale), [row[2] for row in rows])
-    return {
-        name: {**bootstrap(moments, RANKS[name], len(rows), seed, resamples), "value": float(value)}
-        for name, value in values.items()
-    }
-
-
-def _both_moments(
-    t: Sequence[Any],
-    f: Sequence[Any],
-    s: Sequence[Any],
-    groups: Sequence[str],
-    figure: Figure,
-    strata: Sequence[Any] | None,
-) -> tuple[Matrix, Matrix, Statistic]:
-    """Sums of (truth, first) and of (truth, second), and the statistic that turns either into the figure."""
-    import numpy as np
-
-    if figure == "pearson":
-        x, y, z = np.array([t, f, s], dtype=np.float64)
-        return correlation_moments(x, y, groups, strata), correlation_moments(x, z, groups, strata), pearson
-    low, scale = _scale(t, f, s)
-    t, f, s = ([value - low for value in side] for side in (t, f, s))
-    one, other = (table_moments(t, side, len(scale), groups) for side in (f, s))
-    return one, other, RANKS[figure]
-
-
-def _scale(*sides: Sequence[int]) -> tuple[int, list[int]]:
-    """The lowest score given, and all whole scores from it to the highest."""
-    low, high = min(map(min, sides)), max(map(max, sides))
-    return low, list(range(low, high + 1))
+    return {**nothing(len(pairs)), "value": float(kendalltau(*zip(*pairs, strict=True)).statistic)}

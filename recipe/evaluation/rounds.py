@@ -92,5 +92,5 @@ def _compared(sums: Matrix, tasks: Sequence[Task], rows: int, resamples: int) ->
         return found
 
     total = sums.sum(axis=0, keepdims=True)
-    gain = bootstrap(sums, lambda some: figure(some, 1) - figure(some, 0), rows, 0, resamples)
+    gain = bootstrap(sums, lambda some: figure(some, 1) - figure(some, 0), rows, resamples)
     return {"figures": {"before": float(figure(total, 0)[0]), "after": float(figure(total, 1)[0])}, "gain": gain}

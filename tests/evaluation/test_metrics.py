@@ -18,7 +18,6 @@ from recipe.evaluation.metrics import (
     paired_difference,
     pairwise_figures,
     pointwise_figures,
-    position_figures,
     rate_figure,
     weighted_accuracy,
 )
@@ -150,7 +149,6 @@ def test_rank_intervals_are_those_of_resampling_whole_prompts_one_by_one() -> No
     members = {g: [i for i, name in enumerate(rows[2]) if name == g] for g in set(rows[2])}
     measures = {
         "spearman": lambda t, p: stats.spearmanr(t, p).statistic,
-        "kendall": lambda t, p: stats.kendalltau(t, p).statistic,
         "qwk": lambda t, p: cohen_kappa_score(t, p, weights="quadratic", labels=[1, 2, 3, 4, 5]),
     }
     drawn: dict[str, list[float]] = {name: [] for name in measures}
@@ -207,7 +205,7 @@ def test_same_seed_and_any_row_order_give_the_same_figures(
 ) -> None:
     shuffled = order.sample(rows, len(rows))
     one, again, other = (
-        pointwise_figures([r[0] for r in v], [r[1] for r in v], [r[2] for r in v], seed=3, resamples=40)
+        pointwise_figures([r[0] for r in v], [r[1] for r in v], [r[2] for r in v], resamples=40)
         for v in (rows, rows, shuffled)
     )
     assert one == again
@@ -225,13 +223,6 @@ def test_figures_stay_in_their_ranges(rows: list[tuple[int, int | None, str]]) -
         if found[name]["low"] is not None:
             assert found[name]["low"] <= found[name]["high"]
     assert found["malformed"] + found["pearson"]["n"] == found["n"] == found["accuracy"]["n"]
-
-
-def test_another_seed_moves_only_the_interval() -> None:
-    rows = noisy(100)
-    one, other = (pointwise_figures(*rows, seed=seed, resamples=200)["pearson"] for seed in (0, 1))
-    assert one["value"] == other["value"]
-    assert one["low"] != other["low"]
 
 
 def test_a_judge_does_not_differ_from_itself() -> None:
@@ -254,7 +245,7 @@ def test_the_difference_is_second_minus_first_on_the_rows_each_figure_uses() -> 
     assert found["low"] > 0
 
 
-@pytest.mark.parametrize("figure", ["pearson", "spearman", "kendall", "qwk", "mae"])
+@pytest.mark.parametrize("figure", ["pearson", "spearman", "qwk", "mae"])
 def test_any_figure_can_be_compared_and_the_difference_is_that_of_the_figures(figure: str) -> None:
     truth, first, groups = noisy(200, noise=2.0, malformed=0, seed=1)
     second = noisy(200, noise=0.4, malformed=0, seed=1)[1]
@@ -300,24 +291,6 @@ def test_a_difference_of_correlations_is_null_where_either_is() -> None:
     assert paired_difference([], [], [], [])["value"] is None
 
 
-def test_position_consistency_names_the_same_response_in_both_orders() -> None:
-    given, swapped = [1, 2, 1, 1, None], [2, 1, 1, 1, 2]
-    found = position_figures(given, swapped, list("abcde"))
-    assert (found["n"], found["malformed"]) == (5, 1)
-    assert found["consistent"]["value"] == pytest.approx(2 / 5)
-    assert (found["first"]["value"], found["first"]["n"]) == (pytest.approx(6 / 9), 9)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from([1, 2]), min_size=1, max_size=30))
-def test_a_judge_that_always_says_first_is_never_consistent_and_a_steady_one_always(labels: list[int]) -> None:
-    groups = [str(k) for k in range(len(labels))]
-    always = position_figures([1] * len(labels), [1] * len(labels), groups, resamples=5)
-    assert (always["consistent"]["value"], always["first"]["value"]) == (0, 1)
-    steady = position_figures(labels, [3 - label for label in labels], groups, resamples=5)
-    assert (steady["consistent"]["value"], steady["first"]["value"]) == (1, 0.5)
-
-
 def test_a_weighted_accuracy_is_the_weighted_mean_of_the_subsets_accuracies() -> None:
     outcomes = [1, 1, 0, 0, 0.5, 1, 1]
     strata = ["math", "math", "math", "math", "code", "code", "other"]
@@ -341,12 +314,10 @@ def test_a_weighted_accuracy_of_equal_shares_is_the_plain_one() -> None:
 
 def test_sequences_of_different_lengths_are_refused() -> None:
     for call in (pointwise_figures, pairwise_figures):
-        with pytest.raises(ValueError, match="differ"):
+        with pytest.raises(ValueError, match=r"argument|differ"):
             call([1, 2], [1], ["a", "b"])
-    with pytest.raises(ValueError, match="differ"):
+    with pytest.raises(ValueError, match=r"argument|differ"):
         paired_difference([1], [1], [1, 2], ["a"])
-    with pytest.raises(ValueError, match="recall"):
-        paired_difference([1], [1], [1], ["a"], "recall")  # type: ignore[arg-type]
 
 
 def test_two_thousand_resamples_of_four_hundred_rows_take_under_two_seconds() -> None:

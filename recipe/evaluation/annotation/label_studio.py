@@ -163,7 +163,7 @@ def read_key(folder: Path) -> dict[str, Any]:
     return read_json(folder / "key.json")
 
 
-def import_annotations(folder: Path, annotations: Path, *, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+def import_annotations(folder: Path, annotations: Path, *, resamples: int = 2000) -> dict[str, Any]:
     """Read Label Studio's JSON export against the folder's key; write folder/annotations-summary.json; return it.
 
     {"judges", "annotations", "skipped", "outcomes", "win_rate", "raters": {rater: {"outcomes", "win_rate"}},
@@ -172,12 +172,12 @@ def import_annotations(folder: Path, annotations: Path, *, resamples: int = 2000
     """
     key = read_key(folder)
     votes, skipped = read_votes(annotations, key, CHOICES, REASONS)
-    summary = {"judges": key["judges"], "skipped": skipped, **tally(votes, key["judges"], resamples, seed)}
+    summary = {"judges": key["judges"], "skipped": skipped, **tally(votes, key["judges"], resamples)}
     write_json(folder / "annotations-summary.json", summary)
     return summary
 
 
-def meta_judge(folder: Path, judge: Judge, *, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+def meta_judge(folder: Path, judge: Judge, *, resamples: int = 2000) -> dict[str, Any]:
     """Let a judge pick the more effective rationale of every item; write folder/meta-judge-<name>.json; return it.
 
     Each pair is asked in both orders; where they disagree the outcome is "disagreed", a tie. {"meta_judge", "judges",
@@ -207,9 +207,7 @@ def meta_judge(folder: Path, judge: Judge, *, resamples: int = 2000, seed: int =
     outcomes = {name: _both_orders(found) for name, found in picks.items() if len(found) == 2}
     if not outcomes:
         raise SreError(f"no item could be judged, e.g. {next(iter(problems.values()))}", file=folder)
-    found = tally(
-        [(name, judge.name, outcome, ()) for name, outcome in outcomes.items()], key["judges"], resamples, seed
-    )
+    found = tally([(name, judge.name, outcome, ()) for name, outcome in outcomes.items()], key["judges"], resamples)
     summary = {
         "meta_judge": judge.name,
         "judges": key["judges"],

@@ -91,7 +91,7 @@ def _vote(
     return item, rater, ("loss", "win")[better], [(1 - better, reason) for reason in given]
 
 
-def tally(votes: Sequence[Vote], judges: Sequence[str], resamples: int, seed: int) -> dict[str, Any]:
+def tally(votes: Sequence[Vote], judges: Sequence[str], resamples: int) -> dict[str, Any]:
     """Counts, win rates and agreement of votes: see annotate.import_annotations."""
     raters = sorted({vote[1] for vote in votes})
     reasons: dict[str, Counter[str]] = {judge: Counter() for judge in judges}
@@ -102,9 +102,9 @@ def tally(votes: Sequence[Vote], judges: Sequence[str], resamples: int, seed: in
     return {
         "annotations": len(votes),
         "outcomes": _outcomes(votes),
-        "win_rate": win_rate(votes, resamples, seed),
+        "win_rate": win_rate(votes, resamples),
         "raters": {
-            rater: {"outcomes": _outcomes(theirs), "win_rate": win_rate(theirs, resamples, seed)}
+            rater: {"outcomes": _outcomes(theirs), "win_rate": win_rate(theirs, resamples)}
             for rater, theirs in per_rater.items()
         },
         "agreement": agreement(votes),
@@ -117,14 +117,14 @@ def _outcomes(votes: Sequence[Vote]) -> dict[str, int]:
     return {outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]}
 
 
-def win_rate(votes: Sequence[Vote], resamples: int, seed: int) -> dict[str, Any]:
+def win_rate(votes: Sequence[Vote], resamples: int) -> dict[str, Any]:
     """The second judge's share of wins, a tie being one half: {"value", "low", "high", "n"} with n votes.
 
     The interval is the 95% percentile bootstrap over items, because several raters' votes on one item are not
     independent. Fewer than two items have no interval.
     """
     outcomes = [_WORTH.get(outcome, _TIE) for _, _, outcome, _ in votes]
-    return rate_figure(outcomes, [item for item, *_ in votes], seed, resamples)
+    return rate_figure(outcomes, [item for item, *_ in votes], resamples)
 
 
 def agreement(votes: Sequence[Vote]) -> float | None:

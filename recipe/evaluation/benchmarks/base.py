@@ -16,7 +16,7 @@ from recipe.data.records import TASKS, Example, Task, in_both_orders
 from recipe.errors import SreError
 from recipe.evaluation.audit import task_figures
 from recipe.evaluation.calibration import calibration_figures, error_histogram
-from recipe.evaluation.metrics import pearson_figure
+from recipe.evaluation.metrics import correlation
 from recipe.evaluation.trivial import Verdict
 
 Verdicts = Mapping[str, Verdict]
@@ -134,7 +134,7 @@ def labelled_figures(rows: Sequence[Example], verdicts: Verdicts, resamples: int
         low, high = min(row.labels[0] for row in rows), max(row.labels[-1] for row in rows)
         details["errors"] = error_histogram(truth, labels, high - low)
     else:
-        details["pearson"] = pearson_figure(truth, labels, groups, resamples=resamples)
+        details["pearson"] = correlation(truth, labels, groups, resamples=resamples)
     shown = {name: details[key] for name, key in HEADLINE[task].items()}
     return {"headline": {name: figure for name, figure in shown.items() if figure["n"]}, "details": details}
 

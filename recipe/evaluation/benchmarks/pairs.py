@@ -14,11 +14,10 @@ from recipe.evaluation.benchmarks.base import (
     Verdicts,
     as_they_are,
     both_tasks,
-    columns,
     labelled_figures,
 )
 from recipe.evaluation.bootstrap import nothing
-from recipe.evaluation.metrics import position_figures, rate_figure, weighted_accuracy
+from recipe.evaluation.metrics import rate_figure, weighted_accuracy
 
 JUDGEBENCH_CATEGORIES = {
     "mmlu-pro": "knowledge",
@@ -49,7 +48,6 @@ def judgebench(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, floa
     details = {
         "n": len(rows),
         "accuracy, mean of the orders": _rate([sum(orders) / 2 for orders in right], rows, resamples),
-        "position": _position(rows, verdicts, resamples),
     }
     return {"headline": headline, "details": details}
 
@@ -72,7 +70,6 @@ def llmbar(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float], 
     }
     details = {
         "n": len(rows),
-        "position": _position(rows, verdicts, resamples),
     }
     return {"headline": headline, "details": details}
 
@@ -110,11 +107,6 @@ def _rate(
 ) -> dict[str, Any]:
     places = [k for k in range(len(rows)) if kept is None or kept[k]]
     return rate_figure([outcomes[k] for k in places], [rows[k].prompt_id for k in places], resamples=resamples)
-
-
-def _position(rows: Sequence[Example], verdicts: Verdicts, resamples: int) -> dict[str, Any]:
-    given, swapped = columns(rows, verdicts)[1], columns([*map(exchanged, rows)], verdicts)[1]
-    return position_figures(given, swapped, [row.prompt_id for row in rows], resamples=resamples)
 
 
 def _category(source: str) -> str:

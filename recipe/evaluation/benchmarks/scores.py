@@ -15,7 +15,7 @@ from recipe.evaluation.benchmarks.base import (
     both_tasks,
     labelled_figures,
 )
-from recipe.evaluation.metrics import pearson_figure
+from recipe.evaluation.metrics import correlation
 
 
 def biggen(rows: Sequence[Example], verdicts: Verdicts, truths: Mapping[str, float], resamples: int) -> Figures:
@@ -36,7 +36,7 @@ def biggen(rows: Sequence[Example], verdicts: Verdicts, truths: Mapping[str, flo
             # An expected score counts only where the judge gave a label too, so that both are over the same rows.
             said = [getattr(verdicts[row.id], figure) if verdicts[row.id].label is not None else None for row in chosen]
             groups = [row.prompt_id for row in chosen]
-            value = pearson_figure([truth[row.id] for row in chosen], said, groups, resamples=resamples)
+            value = correlation([truth[row.id] for row in chosen], said, groups, resamples=resamples)
             headline[f"Pearson, {name}{suffix}"] = value
     details = {"n": len(rows), "human": people["details"]}
     return {"headline": headline, "details": details}

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recipe.errors import SreError, install
+from recipe.evaluation.report.tables import judge_name
 
 # Matplotlib wants real colours: each stands for a variable of the page's style.
 _VARIABLES = {
@@ -25,7 +26,6 @@ _VARIABLES = {
 }
 _INK, _MUTED, _LINE, _FIRST, _SECOND = _VARIABLES
 _COLUMNS = 5
-_OF_INTERVALS = 3  # wider: their rows are named beside them
 _NOISY = 40  # points of a line from which its running mean tells more
 # Inches: a panel, the space before the first, from one to the next, from row to row, and above a panel.
 _WIDTH, _HEIGHT, _LEFT, _STEP, _ROW, _ABOVE = 1.38, 1.0, 0.5, 1.76, 1.7, 0.24
@@ -79,14 +79,12 @@ class Lines:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Intervals:
-    """One panel of values with their intervals, one row each: label -> (value, low, high); None is "not run"."""
-
-    title: str
-    rows: Mapping[str, tuple[float, float, float] | None]
-    strong: str = ""
-    mark: float | None = None  # a line to compare with, such as chance
+# Title -> (task, figure, what chance gives: five scores in equal parts, a pick of two).
+PICTURE = {
+    "Pearson": ("pointwise", "pearson", 0.0),
+    "pointwise accuracy": ("pointwise", "accuracy", 0.2),
+    "pairwise accuracy": ("pairwise", "accuracy", 0.5),
+}
 
 
 def bar_panels(panels: Sequence[Bars], *, name: str, title: str, x: str, y: str) -> str:
@@ -169,36 +167,37 @@ def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(x, sum(y for _, y in window) / len(window)) for (x, _), window in zip(points, windows, strict=True)]
 
 
-def interval_panels(panels: Sequence[Intervals], *, name: str, title: str) -> str:
-    """Panels of intervals side by side with the same rows, the first on top; strong: its row has the second colour."""
-    with _figure(len(panels), name, title, most=_OF_INTERVALS, left=0.85) as (axes, out):
-        for index, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
-            _frame(ax, panel.title, "", "")
+def results_picture(results: Mapping[str, Any]) -> str:
+    """An SVG file of results.json: Pearson and both accuracies of each judge with their intervals; dashed is chance.
+
+    Judges that were not run are left out, and the seed is shown with its label forced. A figure without an interval
+    reads "not run". The picture is light or dark as the reader's screen is.
+    """
+    judges = [name for name, measured in results["models"].items() if measured and name != "seed"]
+    last = [name for name in judges if re.fullmatch(r"j\d+", name)] or judges
+    title = "The judges: values with their 95% intervals"
+    with _figure(len(PICTURE), "results", title, most=len(PICTURE), left=0.85) as (axes, out):
+        for ax, (name, (task, figure, chance)) in zip(axes, PICTURE.items(), strict=True):
+            _frame(ax, name, "", "")
             ax.grid(axis="y", visible=False)
             ax.grid(axis="x", color=_LINE, linewidth=0.6)
-            if panel.mark is not None:
-                ax.axvline(panel.mark, color=_MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
-            for place, (label, found) in enumerate(panel.rows.items()):
-                if found is None:
+            ax.axvline(chance, color=_MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
+            for place, judge in enumerate(judges):
+                found = results["models"][judge].get(task, {}).get(figure)
+                if not found or found["value"] is None or found["low"] is None:
                     ax.text(0.03, place, "not run", transform=ax.get_yaxis_transform(), va="center", color=_MUTED)
                     continue
-                value, low, high = found
-                colour = _SECOND if label == panel.strong else _FIRST
-                ax.hlines(place, low, high, color=colour, linewidth=1.6)
-                ax.plot([value], [place], marker="o", markersize=4, color=colour)
-            ax.set(yticks=range(len(panel.rows)), ylim=(len(panel.rows) - 0.5, -0.5))
-            ax.set_yticklabels(list(panel.rows))
-            ax.tick_params(labelleft=index % _OF_INTERVALS == 0, left=False)
-    return out[0]
-
-
-def standalone(svg: str) -> str:
-    """An inline figure as a file of its own, light or dark as the reader's screen is."""
+                colour = _SECOND if judge == last[-1] else _FIRST
+                ax.hlines(place, found["low"], found["high"], color=colour, linewidth=1.6)
+                ax.plot([found["value"]], [place], marker="o", markersize=4, color=colour)
+            ax.set(yticks=range(len(judges)), ylim=(len(judges) - 0.5, -0.5))
+            ax.set_yticklabels([judge_name(judge) for judge in judges])
+            ax.tick_params(labelleft=name == next(iter(PICTURE)), left=False)
     light = "--ink:#1e2126;--muted:#5c616b;--line:#d8d4ca;--first:#5d87a3;--second:#b4532a"
     dark = "--ink:#e9e6df;--muted:#a3a8b2;--line:#3a3f49;--first:#86bfe6;--second:#f0967c"
     style = f"<style>:root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}</style>"
-    start = svg.index(">") + 1
-    return svg[:start] + style + svg[start:] + "\n"
+    start = out[0].index(">") + 1
+    return out[0][:start] + style + out[0][start:] + "\n"
 
 
 @contextmanager

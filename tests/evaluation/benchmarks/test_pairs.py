@@ -73,8 +73,9 @@ def test_judgebench_needs_both_orders_right(judgebench: Path) -> None:
     assert [value(result, name) for name in ("knowledge", "reasoning", "math", "coding")] == [0, 0, 1, 1]
     details = result["figures"]["details"]
     assert details["accuracy, mean of the orders"]["value"] == 0.75
-    assert details["position"]["consistent"]["value"] == 0.5
-    assert details["position"]["first"]["value"] == 0.75
+    audited = result["audit"]["models"]["scripted"]["pairwise"]
+    assert audited["consistent"]["value"] == 0.5
+    assert audited["first"]["value"] == 0.75
     assert (result["rows"], result["judged"]) == (8, 16)
 
 
@@ -114,7 +115,7 @@ def test_llmbar_by_hand(llmbar: Path) -> None:
     assert value(result, "Adversarial") == pytest.approx(1.5 / 4)
     assert value(result, "average") == pytest.approx(2.5 / 5)
     assert result["rows"] == 20
-    assert result["figures"]["details"]["position"]["consistent"]["value"] == pytest.approx(16 / 20)
+    assert result["audit"]["models"]["scripted"]["pairwise"]["consistent"]["value"] == pytest.approx(16 / 20)
 
 
 def test_llmbar_reads_splits_as_files_and_one_file_alone(llmbar: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from xml.etree import ElementTree
 
-from recipe.evaluation.report.picture import results_picture
+from recipe.evaluation.report.charts import results_picture
 
 FIGURE = {"value": 0.6, "low": 0.4, "high": 0.8, "n": 30}
 RESULTS = {
