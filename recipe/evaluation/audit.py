@@ -23,13 +23,13 @@ from recipe.evaluation.metrics import (
     paired_difference,
     pairwise_figures,
     pointwise_figures,
+    rate_figure,
 )
-from recipe.evaluation.metrics import rate_figure as rate
 from recipe.evaluation.trivial import TIE, Verdict, longer_response, trivial_baselines
 
 COMPARED: dict[Task, tuple[str, ...]] = {
     "pointwise": ("pearson", "pearson_within", "expected_within"),
-    "pairwise": ("accuracy", "both_orders"),
+    "pairwise": ("accuracy_all", "both_orders"),
 }
 """The figures by which a judge is set against the best rule."""
 
@@ -38,7 +38,7 @@ def task_figures(task: Task, rows: Sequence[Example], verdicts: Sequence[Verdict
     """All figures of the verdicts on labelled rows of a task: those of metrics.py and, of any rows, the shortcuts'."""
     truth, labels, groups = _truth(rows), [v.label for v in verdicts], [row.prompt_id for row in rows]
     if task == "pairwise":
-        found = pairwise_figures(truth, labels, groups, resamples=resamples)
+        found = pairwise_figures(truth, labels, groups, resamples)
     else:
         expected = [verdict.expected for verdict in verdicts]
         found = pointwise_figures(truth, labels, groups, resamples=resamples, expected=expected)
@@ -67,7 +67,7 @@ def shortcut_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resam
     truth, groups = _truth(rows), [row.prompt_id for row in rows]
 
     def rate_of(outcomes: Mapping[int, float]) -> dict[str, Any]:
-        return rate(list(outcomes.values()), [groups[k] for k in outcomes], resamples=resamples)
+        return rate_figure(list(outcomes.values()), [groups[k] for k in outcomes], resamples)
 
     labels = {k: verdict.label for k, verdict in enumerate(verdicts) if verdict.label is not None}
     counts = Counter(labels.values())
@@ -138,17 +138,21 @@ def audit(
         rules = trivial_baselines(mine, train)
         for name, guesses in rules.items():
             baselines.setdefault(name, {})[task] = _rule_figures(mine, guesses, resamples)
-        said = {name: {r.id: v for r, v in zip(mine, guesses, strict=True)} for name, guesses in rules.items()}
+        said = {
+            name: {r.id: v for r, v in zip(mine, _scores(guesses) if task == "pointwise" else guesses, strict=True)}
+            for name, guesses in rules.items()
+        }
         for judge, (theirs, verdicts) in judged.items():
-            kept = [k for k, row in enumerate(theirs) if row.task == task and row.label is not None]
-            for figure in COMPARED[task] if kept else ():
-                values = {name: baselines[name][task][figure]["value"] for name in rules}
+            pairs = [(r, Verdict.of(v)) for r, v in zip(theirs, verdicts, strict=True)]
+            pairs = [(row, verdict) for row, verdict in pairs if row.task == task and row.label is not None]
+            for figure in COMPARED[task] if pairs else ():
+                values = {name: baselines[name][task][figure.removesuffix("_all")]["value"] for name in rules}
                 known = [name for name in rules if values[name] is not None]
                 if known:
                     best = max(known, key=lambda name, values=values: values[name])  # type: ignore[misc]
-                    pairs = [(Verdict.of(verdicts[k]), said[best][theirs[k].id]) for k in kept]
-                    difference = _difference(figure, [theirs[k] for k in kept], pairs, resamples)
-                    against[judge].setdefault(task, {})[figure] = {"baseline": best, **difference}
+                    rule = [said[best][row.id] for row, _ in pairs]
+                    gain = difference(figure, [row for row, _ in pairs], rule, [v for _, v in pairs], resamples)
+                    against[judge].setdefault(task, {})[figure.removesuffix("_all")] = {"baseline": best, **gain}
     return {"baselines": baselines, "against_baselines": against}
 
 
@@ -179,36 +183,45 @@ def degenerate(figures: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def difference(
+    figure: str, rows: Sequence[Example], first: Sequence[Verdict], second: Sequence[Verdict], resamples: int
+) -> dict[str, Any]:
+    """A figure of the second side minus that of the first, of labelled rows of one task, with its paired interval.
+
+    Over the rows that both parsed; "accuracy_all" over all rows and "both_orders" over all pairs judged in both orders,
+    malformed counting as wrong.
+    """
+    truth, groups = _truth(rows), [row.prompt_id for row in rows]
+    if figure == "both_orders":
+        one, two = both_orders(rows, first), both_orders(rows, second)
+        gains = {k: credit(truth[k], label) - credit(truth[k], one[k]) for k, label in two.items()}
+        return rate_figure(list(gains.values()), [groups[k] for k in gains], resamples)
+    labels = [[verdict.label for verdict in side] for side in (first, second)]
+    if figure == "accuracy":
+        kept = [k for k, pair in enumerate(zip(*labels, strict=True)) if None not in pair]
+        truth, groups = [truth[k] for k in kept], [groups[k] for k in kept]
+        labels = [[side[k] for k in kept] for side in labels]
+    sides = [_finer(side) for side in (first, second)] if figure == "expected_within" else labels
+    strata = [row.rubric.criteria for row in rows] if figure.endswith("_within") else None
+    name: Any = "pearson" if strata else figure.removesuffix("_all")
+    return paired_difference(truth, sides[0], sides[1], groups, name, resamples, strata)
+
+
 def _rule_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resamples: int) -> dict[str, Any]:
     """A rule's figures: its correlations are those of its score, and without labels it has no accuracy."""
-    found = task_figures(rows[0].task, rows, verdicts, resamples)
-    if rows[0].task == "pointwise":
+    task = rows[0].task
+    found = task_figures(task, rows, verdicts, resamples)
+    if task == "pointwise":
+        scored = task_figures(task, rows, _scores(verdicts), resamples)
+        found = scored | {name: found[name] for name in ("accuracy", "top_label")}
         if verdicts[0].label is None:
-            found |= {"malformed": 0, "malformed_rate": 0.0, "accuracy": nothing(len(rows))}
-        truth, groups = _truth(rows), [row.prompt_id for row in rows]
-        said, criteria = [verdict.expected for verdict in verdicts], [row.rubric.criteria for row in rows]
-        found["pearson"] = found["pearson_expected"] = correlation(truth, said, groups, resamples=resamples)
-        within = correlation(truth, said, groups, resamples, strata=criteria)
-        found["pearson_within"] = found["expected_within"] = within
+            found["accuracy"] = nothing(len(rows))
     return found
 
 
-def _difference(
-    figure: str, rows: Sequence[Example], pairs: Sequence[tuple[Verdict, Verdict]], resamples: int
-) -> dict[str, Any]:
-    """The judge's figure minus the rule's; pairs: what both say about each row."""
-    truth, groups = _truth(rows), [row.prompt_id for row in rows]
-    judge, rule = [one for one, _ in pairs], [other for _, other in pairs]
-    if rows[0].task == "pointwise":
-        said = _finer(judge) if figure == "expected_within" else [verdict.label for verdict in judge]
-        strata = None if figure == "pearson" else [row.rubric.criteria for row in rows]
-        scores = [verdict.expected for verdict in rule]
-        return paired_difference(truth, scores, said, groups, "pearson", resamples, strata)
-    labels, theirs = (dict(enumerate(verdict.label for verdict in side)) for side in (judge, rule))
-    if figure == "both_orders":
-        labels, theirs = both_orders(rows, judge), both_orders(rows, rule)
-    gains = [credit(truth[k], label) - credit(truth[k], theirs[k]) for k, label in labels.items()]
-    return rate(gains, [groups[k] for k in labels], resamples=resamples)
+def _scores(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts of a rule with its score in the place of its label."""
+    return [verdict._replace(label=verdict.expected) for verdict in verdicts]
 
 
 def _truth(rows: Sequence[Example]) -> list[int]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from recipe.data.records import TASKS, Example, Judgement, Task
-from recipe.evaluation.audit import audit, both_orders, figures_by_task
-from recipe.evaluation.metrics import FIGURES, correlation, credit, paired_difference, rate_figure
+from recipe.data.records import Example, Judgement, Task
+from recipe.evaluation.audit import audit, difference, figures_by_task
+from recipe.evaluation.metrics import FIGURES, correlation, paired_difference
 from recipe.evaluation.trivial import Verdict
 
 Measured = Mapping[str, Mapping[int, Sequence[Judgement]]]
@@ -56,34 +56,21 @@ def figures(rows: Sequence[Example], judgements: Sequence[Judgement], resamples:
     return figures_by_task(rows, [Verdict.of(judgement) for judgement in judgements], resamples)
 
 
+DIFFERENCES: dict[Task, tuple[str, ...]] = {
+    "pointwise": (*FIGURES, "accuracy_all", "pearson_within", "expected_within"),
+    "pairwise": ("accuracy", "accuracy_all", "both_orders"),
+}
+
+
 def differences(
     rows: Sequence[Example], first: Sequence[Judgement], second: Sequence[Judgement], resamples: int
 ) -> dict[str, Any]:
-    """The second judge minus the first, by task: each a figure with its paired interval.
-
-    Both tasks: "accuracy" over the rows that both parsed, "accuracy_all" over all rows, malformed counting as wrong.
-    Pointwise, over the rows that both parsed: the other figures of metrics.py, and "pearson_within" and
-    "expected_within" criteria. Pairwise: "both_orders", where pairs were judged in both.
-    """
+    """The second judge minus the first: {task: {each of DIFFERENCES: a figure with its paired interval}}."""
     found: dict[str, Any] = {}
-    for task in TASKS:
-        kept, one, two = _of_task(rows, task, first, second)
-        truth, groups = [row.label or 0 for row in kept], [row.prompt_id for row in kept]
-        labels = [j.label for j in one], [j.label for j in two]
-        parsed = [k for k, pair in enumerate(zip(*labels, strict=True)) if None not in pair]
-        t, f, s = ([side[k] for k in parsed] for side in (truth, *labels))
-        g = [groups[k] for k in parsed]
-        names = FIGURES if task == "pointwise" else FIGURES[:1]
-        gains = found[task] = {name: paired_difference(t, f, s, g, name, resamples) for name in names}
-        gains["accuracy_all"] = paired_difference(truth, *labels, groups, "accuracy", resamples)
-        if task == "pointwise":
-            criteria = [row.rubric.criteria for row in kept]
-            for name, (a, b) in {"pearson_within": labels, "expected_within": (_expected(one), _expected(two))}.items():
-                gains[name] = paired_difference(truth, a, b, groups, "pearson", resamples, criteria)
-        else:
-            agreed = [both_orders(kept, [Verdict.of(j) for j in side]) for side in (one, two)]
-            gain = {k: credit(truth[k], label) - credit(truth[k], agreed[0][k]) for k, label in agreed[1].items()}
-            gains["both_orders"] = rate_figure(list(gain.values()), [groups[k] for k in gain], resamples=resamples)
+    for task, names in DIFFERENCES.items():
+        kept, *sides = _of_task(rows, task, first, second)
+        one, two = ([Verdict.of(judgement) for judgement in side] for side in sides)
+        found[task] = {name: difference(name, kept, one, two, resamples) for name in names}
     return found
 
 

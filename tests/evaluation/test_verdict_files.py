@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from recipe.pipeline.reports import read_run
 
 from recipe.cli.main import main
 from recipe.data.examples import read_examples
 from recipe.errors import SreError
 from recipe.evaluation.verdict_files import audit_files, read_verdicts
+from recipe.pipeline.finished_runs import read_run
 
 REAL = Path(__file__).parents[2] / "data" / "results" / "real-judgments"
 
