@@ -98,7 +98,7 @@ def _open(safe_open: Any, path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
-        raise SreError(f"can't be read as safetensors: {error}", file=path) from error
+        raise SreError(f"not whole safetensors, cut short perhaps: {error}", file=path) from error
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,33 @@ class LoraModule:
     scale: float
 
 
+def open_adapter(folder: Path, *further: str) -> tuple[dict[str, Any], Any]:
+    """The settings of a LoRA adapter and its open safetensors.
+
+    Raises SreError, with the reason, for files that are missing, cut short or of another format, and for an adapter
+    that is more than scale * B @ A. further: names of settings that the caller can't take either.
+    """
+    from safetensors import safe_open
+
+    where = folder / "adapter_config.json"
+    if not where.is_file():
+        raise SreError("not an adapter folder: adapter_config.json is missing", file=folder)
+    config = read_json(where)
+    if config.get("peft_type") != "LORA":
+        raise SreError(f"expected a LoRA adapter, not {config.get('peft_type')!r}", file=where, field="peft_type")
+    if config.get("bias", "none") != "none":
+        raise SreError("an adapter with biases can't be used; train with bias none", file=where, field="bias")
+    for field in (*_REFUSED, *further):
+        if config.get(field):
+            raise SreError("an adapter with this setting can't be used here", file=where, field=field)
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file() and (folder / "adapter_model.bin").is_file():
+        raise SreError("the adapter is saved as adapter_model.bin; save it as safetensors, PEFT's default", file=folder)
+    if not file.is_file():
+        raise SreError("not an adapter folder: adapter_model.safetensors is missing", file=folder)
+    return config, _open(safe_open, file)
+
+
 class Adapter:
     """A LoRA adapter folder, checked against the model it is merged into.
 
@@ -119,12 +146,8 @@ class Adapter:
     """
 
     def __init__(self, folder: Path, base: Checkpoint) -> None:
-        from safetensors import safe_open
-
         self.folder = folder
-        self.config = read_json(folder / "adapter_config.json")
-        self._refuse_other_kinds()
-        self._file = _open(safe_open, folder / "adapter_model.safetensors")
+        self.config, self._file = open_adapter(folder)
         self.modules = self._pair_factors(base)
         self._check_complete(base)
 
@@ -135,16 +158,6 @@ class Adapter:
             return weight
         a, b = (self._file.get_tensor(factor).float() for factor in (module.a, module.b))
         return weight.float().addmm(b, a, alpha=module.scale)
-
-    def _refuse_other_kinds(self) -> None:
-        where = self.folder / "adapter_config.json"
-        if self.config.get("peft_type") != "LORA":
-            raise SreError(f"only LoRA can be merged, not {self.config.get('peft_type')!r}", file=where)
-        if self.config.get("bias", "none") != "none":
-            raise SreError("an adapter with biases can't be merged; train with bias none", file=where, field="bias")
-        for field in _REFUSED:
-            if self.config.get(field):
-                raise SreError("an adapter with this setting can't be merged", file=where, field=field)
 
     def _other_base(self, reason: str) -> SreError:
         said = self.config.get("base_model_name_or_path")

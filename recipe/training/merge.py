@@ -5,7 +5,6 @@ The target is the exact linear merge W0 + wp*dWp + wq*dWq. `merge_factors` is pu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from recipe.config import MergeConfig
 from recipe.errors import SreError
+from recipe.gguf.weights import open_adapter
 from recipe.storage import atomic_folder, write_json
 
 METHODS = ("exact", "svd", "linear", "ties", "dare_linear")
@@ -139,13 +139,8 @@ def run_merge(
 
 def read_adapter(folder: Path) -> tuple[dict[str, Factors], dict[str, Any]]:
     """A saved PEFT LoRA adapter as factors by module name, and its adapter_config.json."""
-    from safetensors.torch import load_file
-
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "adapter_model.safetensors")
-    except FileNotFoundError as error:
-        raise SreError(f"not an adapter folder: {error.filename} is missing", file=folder) from None
+    config, file = open_adapter(folder, "rank_pattern", "alpha_pattern")
+    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     root = config["r"] ** 0.5 if config.get("use_rslora") else config["r"]
     scale = config["lora_alpha"] / root
     names = sorted(name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
+from recipe.gguf.weights import open_adapter
 from recipe.inference.base import Quantization
 from recipe.system import usable_cores
 
@@ -74,12 +75,7 @@ def compute_dtype() -> Any:
 
 def read_adapter_settings(adapter: Path) -> dict[str, Any]:
     """LoRA settings of a saved adapter (r, alpha, dropout, target_modules) for `TrainingEngine.load`."""
-    import json
-
-    file = adapter / "adapter_config.json"
-    if not file.is_file():
-        raise SreError("not an adapter folder: adapter_config.json is missing", file=adapter)
-    saved = json.loads(file.read_text(encoding="utf-8"))
+    saved, _ = open_adapter(adapter, "rank_pattern", "alpha_pattern", "use_rslora")
     return {
         "r": saved["r"],
         "alpha": saved["lora_alpha"],
@@ -95,12 +91,10 @@ def fill_adapter(model: Any, adapter: Path) -> None:
     not. Raises SreError when names or shapes differ: the adapter belongs to another base.
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
-    from safetensors.torch import load_file
 
-    file = adapter / "adapter_model.safetensors"
-    if not file.is_file():
-        raise SreError("not an adapter folder: adapter_model.safetensors is missing", file=adapter)
-    saved, fresh = load_file(file), get_peft_model_state_dict(model)
+    _, file = open_adapter(adapter)
+    saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    fresh = get_peft_model_state_dict(model)
     for name in sorted(saved.keys() | fresh.keys()):
         found, wanted = (tuple(side[name].shape) if name in side else None for side in (saved, fresh))
         if found != wanted:
