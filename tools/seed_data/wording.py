@@ -17,24 +17,12 @@ ENDINGS = (
     "To sum up, {claim}.",
     "Counting these, {claim}.",
 )
-PAIR_OPENERS = (
-    "",
-    "",
-    "Taking both in turn.",
-    "I check each response.",
-    "First one, then the other.",
-    "Here is what each response does.",
-    "Both are held against the request.",
-    "Looking at the two responses.",
-    "Going through both.",
-    "Each is checked point by point.",
-)
 PAIR_BODIES = (
     "Response {k}: {evidence}; {short}.",
-    "In Response {k}, {evidence}: {short}.",
+    "Response {k}, {evidence}: {short}.",
     "Response {k} in turn: {evidence}, so {short}.",
-    "For Response {k}: {evidence}. That is {short}.",
-    "As for Response {k}: {evidence}, which makes {short}.",
+    "Response {k} has {evidence}. That is {short}.",
+    "Response {k} - {evidence}, which makes {short}.",
 )
 PAIR_ENDINGS = (
     "{First} against {second}, so Response {better} is better.",
@@ -116,7 +104,7 @@ def pairwise_rationale(chance: Chance, task: Task, pair: Sequence[Sequence[Findi
     template, verdict = chance.pick(voice.items), chance.pick(voice.verdicts)
     joint = "; " if voice.joints == ("; ",) else ", "
     wording, short = chance.pick(PAIR_BODIES), chance.pick(voice.shorts)
-    sentences = [chance.pick(PAIR_OPENERS)]
+    sentences = []
     for place, findings in enumerate(pair, start=1):
         seen = evidence(findings, template, verdict, joint, False, task.faults)
         number = NUMBERS[task.counted(findings)]
@@ -130,4 +118,4 @@ def pairwise_rationale(chance: Chance, task: Task, pair: Sequence[Sequence[Findi
     ending = chance.pick(PAIR_ENDINGS)
     better = 1 if met[0] > met[1] else 2
     sentences.append(ending.format(first=first, First=capitalised(first), second=second, better=better))
-    return " ".join(sentence for sentence in sentences if sentence)
+    return " ".join(sentences)
