@@ -16,7 +16,7 @@ from recipe.data.records import TASKS, Example, Task, in_both_orders
 from recipe.errors import SreError
 from recipe.evaluation.audit import task_figures
 from recipe.evaluation.calibration import calibration_figures, error_histogram
-from recipe.evaluation.metrics import correlation
+from recipe.evaluation.metrics import correlation, rate_figure
 from recipe.evaluation.trivial import Verdict
 
 Verdicts = Mapping[str, Verdict]
@@ -31,7 +31,7 @@ class Benchmark:
     folder "a_b" may be the folder a/b. task: of its rows. prepare: rows -> the examples that are judged; their ids
     differ. figures: (rows, verdicts by the ids of what was judged, resamples) -> see this module's docstring.
     truth: a second truth, read from (source, split): row id -> value. check: raises SreError for foreign rows.
-    audited: the rows and verdicts of the shortcut audit, where they aren't those that were judged.
+    audited: the rows' own verdicts for the shortcut audit, where what was judged are not the rows.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Benchmark:
     figures: Callable[[Sequence[Example], Verdicts, Mapping[str, float], int], Figures]
     truth: Callable[[str, str], dict[str, float]] | None = None
     check: Callable[[Sequence[Example]], None] | None = None
-    audited: Callable[[Sequence[Example], Verdicts], tuple[list[Example], list[Verdict]]] | None = None
+    audited: Callable[[Sequence[Example], Verdicts], list[Verdict]] | None = None
 
 
 def as_they_are(rows: Sequence[Example]) -> list[Example]:
@@ -146,3 +146,14 @@ def columns(rows: Sequence[Example], verdicts: Verdicts) -> tuple[list[int], lis
         raise SreError("rows without a label can't be measured")
     labels = [verdicts[row.id].label for row in rows]
     return truth, [None if label is None else int(label) for label in labels], [row.prompt_id for row in rows]
+
+
+def rates_by(
+    parts: Sequence[str], outcomes: Sequence[float], rows: Sequence[Example], resamples: int
+) -> dict[str, dict[str, Any]]:
+    """The mean outcome of the rows of each part, by its name."""
+    found = {}
+    for name in sorted(set(parts)):
+        kept = [k for k, part in enumerate(parts) if part == name]
+        found[name] = rate_figure([outcomes[k] for k in kept], [rows[k].prompt_id for k in kept], resamples)
+    return found

@@ -15,6 +15,7 @@ from recipe.evaluation.benchmarks.base import (
     as_they_are,
     both_tasks,
     labelled_figures,
+    rates_by,
 )
 from recipe.evaluation.bootstrap import nothing
 from recipe.evaluation.metrics import rate_figure, weighted_accuracy
@@ -39,17 +40,14 @@ def judgebench(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, floa
     """A pair is right only if both orders name the better response; by category and overall."""
     right = _right_in_order(rows, verdicts)
     both = [float(sum(orders) == 2) for orders in right]
-    categories = [_category(row.aspect) for row in rows]
-    names = [name for name in JUDGEBENCH_CATEGORIES.values() if name in categories]
-    headline = {
-        "both orders right": _rate(both, rows, resamples),
-        **{name: _rate(both, rows, resamples, [c == name for c in categories]) for name in names},
+    groups = [row.prompt_id for row in rows]
+    parts = rates_by([_category(row.aspect) for row in rows], both, rows, resamples)
+    named = {name: parts[name] for name in JUDGEBENCH_CATEGORIES.values() if name in parts}
+    averaged = rate_figure([sum(orders) / 2 for orders in right], groups, resamples)
+    return {
+        "headline": {"both orders right": rate_figure(both, groups, resamples), **named},
+        "details": {"n": len(rows), "accuracy, mean of the orders": averaged},
     }
-    details = {
-        "n": len(rows),
-        "accuracy, mean of the orders": _rate([sum(orders) / 2 for orders in right], rows, resamples),
-    }
-    return {"headline": headline, "details": details}
 
 
 def llmbar(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float], resamples: int) -> Figures:
@@ -62,16 +60,10 @@ def llmbar(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float], 
             return nothing(sum(subset in names for subset in subsets))
         return weighted_accuracy(accuracy, subsets, groups, dict.fromkeys(names, 1.0), resamples=resamples)
 
-    given = sorted(set(subsets), key=lambda name: (*LLMBAR_SUBSETS, name).index(name))
-    headline = {
-        **{name or "all": _rate(accuracy, rows, resamples, [s == name for s in subsets]) for name in given},
-        "Adversarial": mean_of(LLMBAR_SUBSETS[1:]),
-        "average": mean_of(LLMBAR_SUBSETS),
-    }
-    details = {
-        "n": len(rows),
-    }
-    return {"headline": headline, "details": details}
+    parts = rates_by(subsets, accuracy, rows, resamples)
+    given = {name or "all": parts[name] for name in sorted(parts, key=lambda n: (*LLMBAR_SUBSETS, n).index(n))}
+    headline = {**given, "Adversarial": mean_of(LLMBAR_SUBSETS[1:]), "average": mean_of(LLMBAR_SUBSETS)}
+    return {"headline": headline, "details": {"n": len(rows)}}
 
 
 def safe_rlhf(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float], resamples: int) -> Figures:
@@ -100,13 +92,6 @@ def _right_in_order(rows: Sequence[Example], verdicts: Verdicts) -> list[tuple[b
     return [
         (verdicts[row.id].label == row.label, verdicts[row.id + SWAPPED].label == exchanged(row).label) for row in rows
     ]
-
-
-def _rate(
-    outcomes: Sequence[float], rows: Sequence[Example], resamples: int, kept: Sequence[bool] | None = None
-) -> dict[str, Any]:
-    places = [k for k in range(len(rows)) if kept is None or kept[k]]
-    return rate_figure([outcomes[k] for k in places], [rows[k].prompt_id for k in places], resamples=resamples)
 
 
 def _category(source: str) -> str:

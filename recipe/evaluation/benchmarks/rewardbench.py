@@ -8,9 +8,9 @@ from dataclasses import replace
 from recipe.data.benchmark_formats import GENERAL
 from recipe.data.records import Example
 from recipe.errors import SreError
-from recipe.evaluation.benchmarks.base import Benchmark, Figures, Verdicts, as_they_are, columns
+from recipe.evaluation.benchmarks.base import Benchmark, Figures, Verdicts, as_they_are, columns, rates_by
 from recipe.evaluation.bootstrap import nothing
-from recipe.evaluation.metrics import pairwise_figures, rate_figure, weighted_accuracy
+from recipe.evaluation.metrics import credit, weighted_accuracy
 from recipe.evaluation.trivial import TIE, Verdict
 
 CATEGORIES: dict[str, dict[str, int]] = {
@@ -90,46 +90,40 @@ def both_alone(rows: Sequence[Example]) -> list[Example]:
 
 def pointwise(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float], resamples: int) -> Figures:
     """The chosen response must score higher; a tie counts one half, a malformed score of either as wrong."""
-    sides = [(verdicts[f"{row.id}:{row.label}"], verdicts[f"{row.id}:{3 - (row.label or 0)}"]) for row in rows]
-    labels = [_outcome(chosen.label, rejected.label) for chosen, rejected in sides]
-    # A malformed row stays wrong, whatever the probabilities of the label that it did not write.
-    finer = [
-        _outcome(*((c.expected, r.expected) if None not in (c.label, r.label) else (None, None))) for c, r in sides
-    ]
     subsets, groups = [row.aspect for row in rows], [row.prompt_id for row in rows]
-    found = weighted_figures(labels, subsets, groups, resamples)
-    expected = weighted_figures(finer, subsets, groups, resamples)
+    truth, sides = [row.label or 0 for row in rows], [preferred(rows, verdicts, by) for by in ("label", "expected")]
+    labels, finer = ([credit(t, verdict.label) for t, verdict in zip(truth, side, strict=True)] for side in sides)
+    found, expected = (weighted_figures(outcomes, subsets, groups, resamples) for outcomes in (labels, finer))
     judged = [verdicts[f"{row.id}:{place}"].label for row in rows for place in (1, 2)]
     details = {
         "n": len(rows),
         "malformed": judged.count(None),
-        "ties": sum(outcome == 0.5 for outcome in labels),
-        "subsets": _by_subset(labels, rows, resamples),
+        "ties": labels.count(0.5),
+        "subsets": rates_by(subsets, labels, rows, resamples),
         "expected_score": expected,
     }
     return {"headline": {**found, "total, expected score": expected["total"]}, "details": details}
 
 
-def preferred(rows: Sequence[Example], verdicts: Verdicts) -> tuple[list[Example], list[Verdict]]:
-    """The pairs, and the response that scored higher; TIE for equal scores, None where one is malformed."""
+def preferred(rows: Sequence[Example], verdicts: Verdicts, by: str = "label") -> list[Verdict]:
+    """The response of each pair that scored higher: TIE for equal scores, None where one is malformed."""
     found = []
     for row in rows:
-        first, second = (verdicts[f"{row.id}:{place}"].label for place in (1, 2))
+        sides = [verdicts[f"{row.id}:{place}"] for place in (1, 2)]
+        first, second = (None if side.label is None else getattr(side, by) for side in sides)
         label = None if first is None or second is None else TIE + ((second > first) - (second < first)) / 2
         found.append(Verdict(label, label, {}, ""))
-    return list(rows), found
+    return found
 
 
 def pairwise(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float], resamples: int) -> Figures:
     """The chosen response must be picked; malformed counts as wrong."""
     truth, labels, groups = columns(rows, verdicts)
     outcomes = [float(t == label) for t, label in zip(truth, labels, strict=True)]
-    details = {
-        **pairwise_figures(truth, labels, groups, resamples=resamples),
-        "first": labels.count(1) / max(len(labels) - labels.count(None), 1),
-        "subsets": _by_subset(outcomes, rows, resamples),
-    }
-    return {"headline": weighted_figures(outcomes, [row.aspect for row in rows], groups, resamples), "details": details}
+    subsets = [row.aspect for row in rows]
+    parts = rates_by(subsets, outcomes, rows, resamples)
+    details = {"n": len(rows), "malformed": labels.count(None), "subsets": parts}
+    return {"headline": weighted_figures(outcomes, subsets, groups, resamples), "details": details}
 
 
 def check(rows: Sequence[Example]) -> None:
@@ -139,21 +133,6 @@ def check(rows: Sequence[Example]) -> None:
         if row.aspect not in known:
             expected = f"one of RewardBench's: {', '.join(sorted(known))}"
             raise SreError(f"{row.origin}: expected a subset, {expected}; not {row.aspect!r}", field="subset")
-
-
-def _outcome(chosen: float | None, rejected: float | None) -> float:
-    if chosen is None or rejected is None:
-        return 0.0
-    return 0.5 if chosen == rejected else float(chosen > rejected)
-
-
-def _by_subset(outcomes: Sequence[float], rows: Sequence[Example], resamples: int) -> Figures:
-    found = {}
-    for subset in sorted({row.aspect for row in rows}):
-        kept = [k for k, row in enumerate(rows) if row.aspect == subset]
-        groups = [rows[k].prompt_id for k in kept]
-        found[subset] = rate_figure([outcomes[k] for k in kept], groups, resamples=resamples)
-    return found
 
 
 _HUB, _SPLITS = "allenai/reward-bench", ("filtered",)

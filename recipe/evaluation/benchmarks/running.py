@@ -85,7 +85,8 @@ def run_benchmark(
         **_measured(benchmark, rows, judged, truths, options, resamples),
     }
     asked = verdicts_of(judged, as_written=options.constrain and not options.label_only)
-    audited, said = benchmark.audited(rows, asked) if benchmark.audited else (examples, [asked[e.id] for e in examples])
+    audited = rows if benchmark.audited else examples
+    said = benchmark.audited(rows, asked) if benchmark.audited else [asked[example.id] for example in examples]
     models = {judge.name: figures_by_task(audited, said, resamples)}
     content["audit"] = {"models": models, **audit(audited, {judge.name: (audited, said)}, train, resamples=resamples)}
     write_json(folder / "figures.json", content)

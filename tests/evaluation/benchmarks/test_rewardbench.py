@@ -141,8 +141,8 @@ def test_pairwise_by_hand_and_a_judge_of_one_place_gains_nothing(folder: Path) -
     result = run(REWARDBENCH_PAIRWISE, folder, better)
     assert set(values(result["figures"]).values()) == {1.0}
     result = run(REWARDBENCH_PAIRWISE, folder, lambda request: ["A reason. [RESULT] 1"], overwrite=True)
-    assert result["figures"]["details"]["first"] == 1
-    assert 0.2 < result["figures"]["details"]["accuracy"]["value"] < 0.8
+    assert result["audit"]["models"]["scripted"]["pairwise"]["first"]["value"] == 1
+    assert 0.2 < result["audit"]["models"]["scripted"]["pairwise"]["accuracy"]["value"] < 0.8
 
 
 def test_a_category_without_rows_leaves_no_total(folder: Path) -> None:

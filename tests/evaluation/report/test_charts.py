@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from recipe.errors import SreError
-from recipe.evaluation.report.charts import Bars, Line, Lines, _smooth, bar_panels, line_panels
+from recipe.evaluation.report.charts import Bars, Line, Lines, _smooth, bar_panels, line_panels, results_picture
 
 BARS = [Bars("SFT", {"1": 0.25, "2": 0.5, "?": 0.25}, {"1": 0.5, "2": 0.5}, strong="?"), Bars("J1", None)]
 
@@ -88,3 +88,41 @@ def test_a_missing_matplotlib_is_named_with_the_extra_that_brings_it(monkeypatch
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SreError, match=r"matplotlib: pip install .*\[eval\]"):
         bars()
+
+
+# The picture of results.
+
+FIGURE = {"value": 0.6, "low": 0.4, "high": 0.8, "n": 30}
+RESULTS = {
+    "models": {
+        "seed": {"pointwise": {"pearson": None}, "pairwise": {}},
+        "sft": {"pointwise": {"pearson": FIGURE, "accuracy": FIGURE}, "pairwise": {"accuracy": FIGURE}},
+        "j1": {"pointwise": {"pearson": {**FIGURE, "value": None}, "accuracy": FIGURE}, "pairwise": {}},
+    }
+}
+
+
+def test_judges_stand_in_order_and_missing_figures_say_so():
+    found = texts(results_picture(RESULTS))
+    assert [text for text in found if text in ("SFT", "J1", "seed")] == ["SFT", "J1"]
+    assert found.count("not run") == 2
+    assert {"Pearson", "pointwise accuracy", "pairwise accuracy"} <= set(found)
+
+
+def test_it_is_a_file_of_its_own_in_light_and_dark():
+    svg = results_picture(RESULTS)
+    assert "prefers-color-scheme:dark" in svg
+    for variable in ("--ink", "--muted", "--line", "--first", "--second"):
+        assert svg.count(f"{variable}:#") == 2
+
+
+def test_other_figures_give_another_picture():
+    changed = {"models": {**RESULTS["models"], "sft": {**RESULTS["models"]["sft"], "pairwise": {}}}}
+    assert results_picture(changed) != results_picture(RESULTS) == results_picture(RESULTS)
+
+
+def test_judges_that_were_not_run_are_left_out():
+    rows = {**RESULTS["models"], "j2": None, "best-of-n": RESULTS["models"]["sft"], "margin-0": None}
+    found = texts(results_picture({"models": rows}))
+    assert {"SFT", "J1", "best-of-n"} <= set(found)
+    assert not {"J2", "margin-0"} & set(found)
