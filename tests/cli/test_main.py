@@ -60,9 +60,10 @@ def write(path, *rows):
 
 
 def run_with(tmp_path, tiny_model, *, pointwise=(ROW,), pairwise=(PAIR,), until="sft-pointwise", extra=()):
-    """`sre run tiny` on the given rows; stops at the first stage that reads them."""
+    """`sre run tiny` on the given rows, none of them held out; stops at the first stage that trains on them."""
     files = (write(tmp_path / "point.jsonl", *pointwise), write(tmp_path / "pair.jsonl", *pairwise))
-    overrides = [f'model.source="{tiny_model}"', f'data.pointwise="{files[0]}"', f'data.pairwise="{files[1]}"', *extra]
+    overrides = [f'model.source="{tiny_model}"', f'data.pointwise="{files[0]}"', f'data.pairwise="{files[1]}"']
+    overrides += ["data.dev_split=", "data.test_split=", *extra]
     options = [part for item in overrides for part in ("--set", item)]
     return sre("run", "tiny", "--run-dir", tmp_path / "run", "--until", until, *options)
 
@@ -130,7 +131,7 @@ def test_a_missing_reference_answer_is_fine_and_a_missing_file_is_not(tmp_path, 
 
 def test_bad_rows_are_set_aside_when_asked(tmp_path, tiny_model):
     rows = [changed(id=str(k)) for k in range(4)] + [changed(orig_score="9")]
-    result = run_with(tmp_path, tiny_model, pointwise=rows, extra=["data.skip_bad_rows=true", "data.dev_split=''"])
+    result = run_with(tmp_path, tiny_model, pointwise=rows, extra=["data.skip_bad_rows=true"])
     assert result.exit_code == 0, result.output
     (reject,) = (tmp_path / "run" / "rejects-train-pointwise.jsonl").read_text().splitlines()
     assert json.loads(reject)["line"] == 5
@@ -138,7 +139,7 @@ def test_bad_rows_are_set_aside_when_asked(tmp_path, tiny_model):
 
 def test_rows_longer_than_the_context_are_counted_and_never_cut(tmp_path, tiny_model):
     long = changed(orig_response="word " * 3000)
-    result = run_with(tmp_path, tiny_model, pointwise=[ROW, long], extra=["data.dev_split=''"])
+    result = run_with(tmp_path, tiny_model, pointwise=[ROW, long])
     assert result.exit_code == 0, result.output
     marker = json.loads((tmp_path / "run" / "sft-pointwise" / "done.json").read_text())
     assert (marker["rows"], marker["too_long"]) == (1, 1)
@@ -152,23 +153,23 @@ def test_a_model_path_that_is_no_model_is_named(source, tmp_path):
     refused(sre("run", "tiny", "--run-dir", tmp_path / "run", "--set", f'model.source="{path}"'), source)
 
 
-def test_an_adapter_of_another_base_is_refused(tmp_path, tiny_model):
+def test_an_adapter_that_is_not_what_the_stage_made_is_refused(tmp_path, tiny_model):
     import torch
     from safetensors.torch import load_file, save_file
 
-    result = run_with(tmp_path, tiny_model, until="merged", extra=["data.dev_split=''"])
+    result = run_with(tmp_path, tiny_model, until="merged")
     assert result.exit_code == 0, result.output
     path = tmp_path / "run" / "merged" / "adapter" / "adapter_model.safetensors"
     tensors = load_file(path)
     name = sorted(tensors)[0]
     tensors[name] = torch.zeros(tensors[name].shape[0], 7)
     save_file(tensors, path)
-    refused(sre("sample", tmp_path / "run", "-t", "1"), "another base", "adapter")
+    refused(sre("stage", "iter-1:sample", tmp_path / "run"), "adapter_model.safetensors", "changed since stage 'merged'")
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     refused(sre("status", tmp_path), "not a run folder")
-    refused(sre("merge", tmp_path), "not a run folder")
+    refused(sre("stage", "merged", tmp_path), "not a run folder")
 
 
 def test_judging_with_a_file_that_is_no_judge_is_refused(tmp_path):
