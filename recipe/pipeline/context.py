@@ -71,14 +71,17 @@ class RunContext:
     def exported(self) -> str:
         """The judge that becomes judge.gguf. Raises SreError where the run has made no such judge."""
         source, made = self.config.export.source, self.judges
-        if source in made:
-            return source
-        if source not in ("best", "last", ""):
+        if source not in (*made, "best", "last", ""):
             message = f"no judge {source!r} in this run; it makes {', '.join(made)}"
             raise SreError(message, field="export.source")
+        return self.best if source == "best" else source if source in made else made[-1]
+
+    @property
+    def best(self) -> str:
+        """The judge that is best on the dev rows, of those that were kept; without dev rows the last one."""
         decided = [found for t in range(1, self._rounds() + 1) if (found := self.decision(t))]
-        if source != "best" or not decided:
-            return made[-1]
+        if not decided:
+            return self.judges[-1]
         figures = {decided[0]["before"]: decided[0]["figures"]["before"]}
         figures |= {found["judge"]: found["figures"]["after"] for found in decided if found["kept"]}
         return str(max(figures, key=lambda judge: figures[judge]))

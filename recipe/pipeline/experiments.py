@@ -23,12 +23,12 @@ from recipe.pipeline.context import RunContext, judges_of
 from recipe.pipeline.results import costs
 from recipe.pipeline.stage_cache import RunFolder
 from recipe.pipeline.steps import run_judge
-from recipe.pipeline.variants import COMPARED, VARIANTS, Variant
+from recipe.pipeline.variants import BEST, COMPARED, VARIANTS, Variant
 from recipe.storage import atomic, read_json, write_json
 
 MEASURE = "sft"
 # Settings that change no measurement of the judges that were made.
-IMMATERIAL: dict[str, Any] = {"name": True, "threads": True, "iterations": True}
+IMMATERIAL: dict[str, Any] = {"name": True, "threads": True, "iterations": True, "rounds": True}
 IMMATERIAL["export"] = {"types", "judge", "source", "flip_rows", "converter"}
 
 
@@ -43,6 +43,8 @@ class RowRun:
 
     @property
     def judge(self) -> str:
+        if self.variant.judge == BEST:
+            return RunContext(self.config, self.path).best
         return self.variant.judge or f"j{self.config.iterations}"
 
     @property
@@ -103,7 +105,7 @@ def run_experiment(
     problems = {}
     for run in [experiment.run(name, seed) for seed in seeds for name in chosen]:
         try:
-            run_judge(run.config, run.path, run.judge, experiment.lenders(run))
+            run_judge(run.config, run.path, run.variant.judge or run.judge, experiment.lenders(run))
         except NothingToTrainError as error:
             problems[f"{run.variant.name}, seed {run.seed}"] = str(error)
     return write_results(experiment, problems)

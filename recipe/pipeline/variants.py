@@ -1,7 +1,8 @@
-"""The rows of `sre experiment` by name: SPEC.md's baselines and ablations, each as changed settings. Runs nothing.
+"""The rows of `sre experiment` by name: baselines and ablations, each as changed settings. Runs nothing.
 
-A row is the recipe under other settings and the judge of it that is measured. What its settings leave as it is, it
-shares with the other rows (run.py), so a row costs what it changes. Other seed models: `--set model.source=…`.
+A row is the recipe under other settings, and the judge of it that is measured. It shares the stages that its settings
+leave as they are with the other rows (stage_cache.py), so it costs what it changes. For other seed models set
+`model.source`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from recipe.config import Config
 
 Changes = Callable[[Config], tuple[str, ...]]
 LAST = ""
+BEST = "best"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """`changes`: the config of the experiment -> `key=value` overrides. judge: "sft", "j1", …; LAST is J_T.
+    """A row.
 
-    first_sample: not the majority is the row but the first of the samples it was taken over.
+    changes: the settings of the experiment -> `key=value` overrides. judge: "sft", "j1", …; LAST is J_T, BEST the one
+    that the dev rows say is best. first_sample: the row is the first of the judge's samples, not their majority.
     """
 
     name: str
@@ -38,10 +41,13 @@ def _rounds(t: int) -> Changes:
 
 
 def _single_stage(config: Config) -> tuple[str, ...]:
-    inputs, rounds = config.sample.inputs, max(1, config.iterations)
-    total = sum(inputs[min(t, len(inputs) - 1)] for t in range(rounds))
-    pairs = config.curate.max_pairs
-    return ("iterations=1", f"sample.inputs=[{total}]", *([f"curate.max_pairs={rounds * pairs}"] if pairs else []))
+    # The paper's single stage has 8,000 inputs where its first round has 5,000.
+    inputs, pairs = round(1.6 * config.sample.inputs_of(1)), config.curate.max_pairs
+    return (
+        "iterations=1",
+        f"sample.inputs=[{inputs}]",
+        *([f"curate.max_pairs={round(1.6 * pairs)}"] if pairs else []),
+    )
 
 
 _VOTE = "evaluate.samples=5"
@@ -59,7 +65,8 @@ _ALL = (
         "J_SFT trained on those of its 10 samples an input that are right, one an input.",
         _set("update=best-of-n", "iterations=1", "sample.n=10"),
     ),
-    Variant("single-stage-dpo", "One DPO iteration with the inputs and pairs of all.", _single_stage),
+    Variant("single-stage-dpo", "One round of DPO on 1.6 times the inputs of round 1.", _single_stage),
+    Variant("best", "The best judge on the dev rows; the rounds end with one that isn't kept.", _set(), BEST),
     *(Variant(f"j{t}", f"J_{t}: after DPO iteration {t}.", _rounds(t), f"j{t}") for t in range(1, 5)),
     Variant("sft-label-only", "SFT without rationales.", _set("sft.label_only=true", _LABEL_ONLY), "sft"),
     Variant(

@@ -164,7 +164,9 @@ def test_an_adapter_that_is_not_what_the_stage_made_is_refused(tmp_path, tiny_mo
     name = sorted(tensors)[0]
     tensors[name] = torch.zeros(tensors[name].shape[0], 7)
     save_file(tensors, path)
-    refused(sre("stage", "iter-1:sample", tmp_path / "run"), "adapter_model.safetensors", "changed since stage 'merged'")
+    refused(
+        sre("stage", "iter-1:sample", tmp_path / "run"), "adapter_model.safetensors", "changed since stage 'merged'"
+    )
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):

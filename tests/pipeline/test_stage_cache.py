@@ -9,9 +9,19 @@ import threading
 
 import pytest
 
+from recipe import storage
 from recipe.errors import SreError
-from recipe.pipeline.stage_cache import Made, RunFolder
-from recipe.storage import append_jsonl, atomic, atomic_folder, read_jsonl, whole_blocks, write_json
+from recipe.pipeline.stage_cache import Content, Made, RunFolder
+from recipe.storage import (
+    append_jsonl,
+    atomic,
+    atomic_folder,
+    fingerprint,
+    read_jsonl,
+    read_markers,
+    whole_blocks,
+    write_json,
+)
 
 MADE = ("made.txt",)
 
@@ -320,3 +330,138 @@ def test_each_process_of_a_launch_holds_the_folder(tmp_path, second):
     held = RunFolder(tmp_path).locked(), second.locked()
     with held[0], held[1], pytest.raises(SreError, match="another process"), second.locked():
         pass
+
+
+# --- done is what is there, whole and unchanged ---
+
+
+@pytest.fixture
+def done(tmp_path):
+    """A run whose stage "merged" left a file and a folder, and what was called."""
+
+    def work(folder, **given):
+        calls.append(folder)
+        (folder / "made.txt").write_text("made")
+        (folder / "adapter").mkdir(exist_ok=True)
+        (folder / "adapter" / "weights").write_text("weights")
+        return {}
+
+    def do(run=None):
+        return (run or RunFolder(tmp_path)).do("merged", work, makes=("made.txt", "adapter"), a=1)
+
+    calls = []
+    do()
+    return do, calls, tmp_path / "merged"
+
+
+@pytest.mark.parametrize("name", ["made.txt", "adapter/weights"])
+@pytest.mark.parametrize("lose", [lambda file: file.unlink(), lambda file: file.write_text("")], ids=["gone", "empty"])
+def test_a_stage_whose_files_are_gone_or_empty_is_done_again(name, lose, done, caplog):
+    do, calls, folder = done
+    before = do()
+    lose(folder / name)
+    again = do()
+    assert len(calls) == 2
+    assert (again["attempts"], again["made"]) == (2, before["made"])
+    assert name in caplog.text
+
+
+def test_a_file_that_was_changed_is_refused_and_kept(done):
+    do, calls, folder = done
+    (folder / "made.txt").write_text("mine")
+    with pytest.raises(SreError, match="changed since stage 'merged' made it") as refused:
+        do()
+    assert refused.value.file == folder / "made.txt"
+    assert (folder / "made.txt").read_text() == "mine"
+    assert len(calls) == 1
+
+
+def test_a_stage_that_needs_what_is_lost_says_so(done, tmp_path):
+    _, _, folder = done
+    (folder / "made.txt").unlink()
+    with pytest.raises(SreError, match="missing, and stage 'sft' needs it"):
+        RunFolder(tmp_path).do("sft", counting()[1], before=Made(tmp_path, "merged", "made.txt"))
+
+
+def test_a_redone_stage_with_another_result_is_noticed_downstream(tmp_path):
+    results = iter("ab")
+
+    def work(folder, **given):
+        (folder / "made.txt").write_text(next(results))
+        return {}
+
+    run = RunFolder(tmp_path)
+    run.do("merged", work, makes=MADE)
+    run.do("sft", counting()[1], before=Made(tmp_path, "merged", "made.txt"))
+    (tmp_path / "merged" / "made.txt").unlink()
+    run.do("merged", work, makes=MADE)
+    with pytest.raises(SreError, match="differs in: merged"):
+        run.do("sft", counting()[1], before=Made(tmp_path, "merged", "made.txt"))
+
+
+def test_what_was_changed_or_lost_in_another_run_is_not_taken_over(done, tmp_path):
+    do, calls, folder = done
+    for number, text in enumerate(("", "mine")):
+        (folder / "made.txt").write_text(text)
+        do(RunFolder(tmp_path / str(number), lenders=(tmp_path,)))
+    assert len(calls) == 3
+
+
+def test_files_from_outside_are_told_by_what_they_hold(tmp_path):
+    file = tmp_path / "model"
+    run = RunFolder(tmp_path / "run")
+    for text in ("one", "two"):
+        file.write_text(text)
+        content = Content(tmp_path, (file,))
+        if text == "one":
+            run.do("seed", lambda folder, content: {"path": str(content)}, content=content)
+            continue
+        with pytest.raises(SreError, match=r"differs in: content\.model"):
+            run.do("seed", counting()[1], content=content)
+    assert run.marker("seed")["path"] == str(tmp_path)
+
+
+def test_a_large_file_is_told_by_pieces_of_it(tmp_path, monkeypatch):
+    file = tmp_path / "weights"
+    with file.open("wb") as out:
+        out.truncate(300_000_000)
+    monkeypatch.setattr(storage, "hash_file", None)  # not all of it is read
+    before = fingerprint(file)
+    with file.open("r+b") as out:
+        out.seek(-1, os.SEEK_END)
+        out.write(b"x")
+    assert fingerprint(file) != before
+
+
+ODD = ["", "[]", "null", "7", '"text"', "{", "\xff", "{}", '{"stage": 1, "hash": "a"}', "[" * 100_000, '{"hash": {}}']
+ODD += [
+    '{"stage": "merged", "hash": "a", "finished": 1, "wall_s": 1, "tokens": 0, "made": {"a": 1}}',
+    '{"stage": "merged"}',
+]
+ODD_WHEN_DONE = [
+    '{"stage": "merged", "hash": "a"}',
+    '{"stage": "m", "hash": "a", "finished": "x", "wall_s": 1, "tokens": 0}',
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [(name, text) for name in ("done.json", "started.json") for text in ODD]
+    + [("done.json", t) for t in ODD_WHEN_DONE],
+)
+def test_a_marker_of_another_shape_is_named(name, content, tmp_path):
+    marker = tmp_path / "merged" / name
+    marker.parent.mkdir()
+    marker.write_text(content, encoding="latin-1")
+    for read in (lambda: RunFolder(tmp_path).do("merged", counting()[1], makes=MADE), lambda: read_markers(tmp_path)):
+        with pytest.raises(SreError, match="remove") as refused:
+            read()
+        assert refused.value.file == marker
+
+
+def test_a_run_of_an_older_version_is_read_and_not_continued(tmp_path):
+    facts = {"stage": "merged", "hash": "a", "finished": 1.0, "wall_s": 2.0, "tokens": 3}
+    write_json(tmp_path / "merged" / "done.json", facts)
+    assert read_markers(tmp_path) == [facts]
+    with pytest.raises(SreError, match="an older version made this run"):
+        RunFolder(tmp_path).do("merged", counting()[1])
