@@ -24,8 +24,6 @@ def preflight(run: RunContext, *, offline: bool = False) -> list[str]:
     Raises:
         SreError: What would otherwise end a stage, hours later perhaps.
     """
-    from recipe.training.trainer import check_chat_template
-
     config = run.config
     source = config.export.source
     if source not in (*judges_of(config), "best", "last", ""):
@@ -33,18 +31,19 @@ def preflight(run: RunContext, *, offline: bool = False) -> list[str]:
         raise SreError(f"no judge {source!r} in this run; it makes {made}", field="export.source")
     model = Path(config.model.source).expanduser()
     if model.is_dir():
-        check_model(config, model)
+        check_model(config, model, template=not offline)
     if not offline:
         _check_parallel(run)
-        if model.is_dir():
-            check_chat_template(model)
     remote = offline and any(is_hub_name(config.data.source(task)) for task in config.data.tasks)
     ids: set[str] = set()
     return [_rows_of(run, task, ids, remote=remote) for task in TASKS]
 
 
-def check_model(config: Config, folder: Path) -> None:
-    """Raises SreError for a model folder that lacks something, or that can't become a GGUF file."""
+def check_model(config: Config, folder: Path, *, template: bool = True) -> None:
+    """Raises SreError for a model folder that lacks something, or that can't become a GGUF file or be shown a prompt.
+
+    `template`: try the chat template, for which transformers is imported.
+    """
     from recipe.gguf.export import export_problem
     from recipe.training.seed import check_model as check_files
 
@@ -52,6 +51,10 @@ def check_model(config: Config, folder: Path) -> None:
     problem = "" if config.export.converter else export_problem(folder)
     if problem:
         raise SreError(problem)
+    if template:
+        from recipe.training.trainer import check_chat_template
+
+        check_chat_template(folder)
 
 
 def _check_parallel(run: RunContext) -> None:

@@ -21,14 +21,11 @@ MEASURED = ("max_tokens", "label_only", "resamples")
 
 
 def seed(run: RunContext) -> Facts:
-    from recipe.training.trainer import check_chat_template
-
     model = run.config.model
     facts = run.cache.do(
         "seed", work.seed, makes=("model",), source=model.source, revision=model.revision, content=run.seed_content
     )
     check_model(run.config, run.model.path)  # a model from the hub could not be checked before it was here
-    check_chat_template(run.model.path)
     return facts
 
 

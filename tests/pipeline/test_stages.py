@@ -22,8 +22,8 @@ from recipe.pipeline.stage_cache import RunFolder
 from recipe.pipeline.steps import steps
 
 ROOT = Path(__file__).parents[2]
-# Settings that no stage is given: threads change no result, and the rows that are left tell what was set aside.
-GIVEN_TO_NO_STAGE = {"threads", "data.skip_bad_rows"}
+# Settings that no stage is given: they change no result, or the rows that are left tell what was set aside.
+GIVEN_TO_NO_STAGE = {"threads", "report_to", "data.skip_bad_rows"}
 OTHER = {
     "name": "other",
     "model.revision": "main",
@@ -42,6 +42,7 @@ OTHER = {
     "lora.target_modules": ("q_proj",),
     "sample.inputs": (4,),
     "data.train_pairs": 1,
+    "data.reference_share": 1.0,
     "data.pairs_per_prompt": 1,
 }
 
@@ -76,18 +77,26 @@ def data(tiny_data, tmp_path_factory) -> Path:
     folder = shutil.copytree(tiny_data, tmp_path_factory.mktemp("data") / "data")
     path = folder / "train" / "pointwise.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()[:6]]
-    same = [row | {"id": f"same-{k}", "prompt_id": f"q{k % 2}"} for k, row in enumerate(rows)]
-    same = [
-        row | {"orig_instruction": f"Name fruits {k % 2}.", "orig_score": str(k // 2 + 1)} for k, row in enumerate(same)
-    ]
+    for k, row in enumerate(rows):
+        row |= {"id": f"same-{k}", "prompt_id": f"q{k % 2}", "orig_score": str(k // 2 + 1)}
+        row |= {"orig_instruction": f"Name fruits {k % 2}.", "orig_reference_answer": "apple"}
     path.write_text(path.read_text() + "".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
 @pytest.fixture(scope="module")
-def config(tiny_model, data) -> Config:
+def model(tmp_path_factory) -> Path:
+    """What a model folder is made of; nothing here opens it."""
+    folder = tmp_path_factory.mktemp("model")
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (folder / name).write_text(name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(model, data) -> Config:
     """Every kind of stage takes part."""
-    sources = [f"model.source={tiny_model}", f"data.pointwise={data}", f"data.pairwise={data}"]
+    sources = [f"model.source={model}", f"data.pointwise={data}", f"data.pairwise={data}"]
     settings = ["curate.method=meta-judge", "evaluate.samples=2", "data.pairs_from_scores=rationales", "iterations=2"]
     return load("tiny", [*sources, *settings, "data.forged_share=0.2", "data.train_pairwise=8"])
 
@@ -191,13 +200,12 @@ def test_prompts_are_given_to_every_stage_that_shows_them(config, base, monkeypa
     assert same == {"seed", "merged", "iter-1:curate", "iter-2:curate", "iter-1:decide", "iter-2:decide"}
 
 
-def test_a_seed_model_or_an_assessor_changed_in_place_is_another_one(config, base, tiny_model, tiny_gguf, tmp_path):
-    copy = shutil.copytree(tiny_model, tmp_path / "model")
+def test_a_seed_model_or_an_assessor_changed_in_place_is_another_one(config, base, model, tiny_gguf, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "model")
     source = {"source": str(copy)}
     before = given(changed(config, "model.source", str(copy)), tmp_path)
     assert {**before["seed"], **source} == {**base["seed"], **source}
-    weights = copy / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    (copy / "model.safetensors").write_text("model.safetensorz")
     assert given(changed(config, "model.source", str(copy)), tmp_path)["seed"] != before["seed"]
     assessed = changed(config, "curate.assessor", str(tiny_gguf))
     before = given(assessed, tmp_path)
@@ -233,4 +241,4 @@ def test_no_work_reaches_for_settings_that_it_is_not_given():
 
 def test_what_is_not_compared_of_a_judge_changes_no_result():
     free = {f.name for kind in (JudgeModel, Loading) for f in fields(kind) if not f.compare}
-    assert free == {"file", "lenders", "threads", "title", "base_model"}
+    assert free == {"file", "lenders", "threads", "title", "base_model", "report_to", "run"}
