@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     Statistic = Callable[[Matrix], Matrix]
 
 
+MANY_STRATA = 200
+
+
 def nothing(n: int) -> dict[str, Any]:
     """An undefined figure over n rows."""
     return {"value": None, "low": None, "high": None, "n": n}
@@ -70,15 +73,23 @@ def group_sums(columns: Sequence[Any], groups: Sequence[str]) -> Matrix:
 
 
 def correlation_moments(x: Matrix, y: Matrix, groups: Sequence[str], strata: Sequence[str] | None = None) -> Matrix:
-    """[groups, 6 * strata]: the sums of 1, x, y, x², y² and xy in each stratum; all rows are one stratum by default."""
+    """[groups, 6 * strata]: the sums of 1, x, y, x², y² and xy in each stratum; all rows are one stratum by default.
+
+    Of more than MANY_STRATA the means are subtracted here, once for all resamples, and they become one: the sums of
+    thousands would fill the memory.
+    """
     import numpy as np
 
+    counts = Counter(strata or ())
+    # A row that is alone in its stratum says nothing about a correlation within it.
+    kept = [name for name in sorted(counts) if counts[name] > 1]
+    if strata is not None and len(kept) > MANY_STRATA:
+        places = np.unique(np.array(strata), return_inverse=True)[1]
+        x, y = (side - (np.bincount(places, side) / np.bincount(places))[places] for side in (x, y))
+        strata = None
     columns = [np.ones_like(x), x, y, x * x, y * y, x * y]
     if strata is None:
         return group_sums(columns, groups)
-    counts = Counter(strata)
-    # A row that is alone in its stratum says nothing about a correlation within it.
-    kept = [name for name in sorted(counts) if counts[name] > 1]
     member = [np.array([stratum == name for stratum in strata], dtype=np.float64) for name in kept]
     return group_sums([inside * column for inside in member for column in columns], groups)
 

@@ -44,6 +44,21 @@ def test_within_strata_it_is_the_correlation_of_what_is_left_without_their_means
         assert found == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-6)
 
 
+def test_many_strata_take_little_memory_and_give_the_same_value() -> None:
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(2, 900))
+    y += x
+    strata, groups = [f"criterion {k % 300}" for k in range(900)], [f"p{k}" for k in range(900)]
+    few = correlation_moments(x[:450], y[:450], groups[:450], strata[:150] * 3)
+    assert few.shape == (450, 6 * 150)
+    many = correlation_moments(x, y, groups, strata)
+    assert many.shape == (900, 6)
+    for k in range(300):
+        x[k::300] -= x[k::300].mean()
+        y[k::300] -= y[k::300].mean()
+    assert float(pearson(many.sum(axis=0, keepdims=True))[0]) == pytest.approx(np.corrcoef(x, y)[0, 1])
+
+
 def test_a_statistic_without_a_value_gives_no_figure() -> None:
     found = bootstrap(np.array([[0.0, 0.0], [0.0, 0.0]]), lambda sums: sums[:, 0] * np.nan, 5, 100)
     assert found == {"value": None, "low": None, "high": None, "n": 5}
