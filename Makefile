@@ -16,12 +16,13 @@ endif
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint clean
+.PHONY: help quickstart test lint docs clean
 
 help:
 	@echo 'make quickstart  install, then train and evaluate a small judge on this machine: judge.gguf'
 	@echo 'make test        install, then ruff, mypy and pytest (PYTEST_ARGS="-k doctor" picks tests)'
 	@echo 'make lint        install, then ruff and mypy only'
+	@echo 'make docs        install, then build the documentation into site/ and check its links'
 	@echo 'make clean       remove $(VENV), caches and build output; runs/ stays'
 	@echo
 	@echo 'PYTHON=python3.12 picks the interpreter (3.11 or newer), VENV=path another environment.'
@@ -40,8 +41,11 @@ lint: $(VENV)/.stamp-dev
 	@echo '== mypy: types'
 	$(BIN)/mypy
 
+docs: $(VENV)/.stamp-dev
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis unsloth_compiled_cache
+	rm -rf $(VENV) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis unsloth_compiled_cache
 	find recipe tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.stamp-venv:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from recipe.cli.main import main
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -121,8 +123,33 @@ def environment(folder: Path, tiny_model: Path) -> dict[str, str]:
     }
 
 
-def test_no_page_is_without_a_test() -> None:
+def test_the_pages_have_commands() -> None:
     assert sum(len(commands(page)) for page in PAGES) > 40
+
+
+def test_the_docs_build_and_their_links_hold(tmp_path: Path) -> None:
+    """mkdocs in strict mode: a broken link, anchor or reference ends it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_the_readme_is_short_and_its_links_hold() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 150
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", readme):
+        assert link.startswith("http") or (ROOT / link).exists(), link
+
+
+def test_every_command_is_in_the_docs() -> None:
+    told = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert [name for name in main.commands if f"sre {name}" not in told] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

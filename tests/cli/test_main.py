@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 import pytest
@@ -41,12 +40,6 @@ def test_every_command_has_help_with_an_example(name):
     result = sre(name, "--help")
     assert result.exit_code == 0
     assert f"sre {name}" in result.output.partition("Examples:")[2]
-
-
-def test_every_command_is_in_the_readme():
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    missing = [name for name in main.commands if f"sre {name}" not in readme]
-    assert not missing
 
 
 def test_config_lists_the_presets_and_prints_one_resolved():
