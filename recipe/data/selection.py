@@ -85,20 +85,19 @@ def _read(
 
 def _held_out(data: DataConfig) -> Iterator[tuple[Split, float]]:
     """The shares of the training prompts that stand in for the splits which a task's data doesn't have."""
-    shares: dict[Split, tuple[str, float]] = {
-        "test": (data.test_split, data.test_share),
-        "dev": (data.dev_split, data.dev_share),
-    }
-    for split, (name, share) in shares.items():
-        wanting = [t for t in data.tasks if data.source(t) and getattr(data, f"{split}_{t}") != 0]
-        if name and any(not has_split(data.source(task), task, name) for task in wanting):
+    splits: tuple[tuple[Split, str, float], ...] = (
+        ("test", data.test_split, data.test_share),
+        ("dev", data.dev_split, data.dev_share),
+    )
+    sources = {task: data.source(task) for task in data.tasks if data.source(task)}
+    for split, name, share in splits:
+        if name and not all(has_split(source, task, name) for task, source in sources.items()):
             yield split, share
 
 
 def _place(prompt_id: str, shares: dict[Split, float]) -> Split:
+    """The split of a prompt: test prompts have the lowest draws and dev prompts the highest."""
     draw = int(hashlib.blake2b(prompt_id.encode(), digest_size=6).hexdigest(), 16) / 256**6
-    for split, share in shares.items():
-        if draw < share:
-            return split
-        draw -= share
-    return "train"
+    if draw < shares.get("test", 0):
+        return "test"
+    return "dev" if draw >= 1 - shares.get("dev", 0) else "train"
