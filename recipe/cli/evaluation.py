@@ -10,6 +10,8 @@ import click
 from recipe.cli.options import console, examples, run_argument, run_dir_option, set_option, threads_option
 from recipe.errors import SreError
 
+_OPENING, _ROWS = ("threads", "context", "parallel"), ("data", "limit", "overwrite")
+
 
 @click.command(
     epilog=examples(
@@ -70,21 +72,7 @@ def _evaluate_run(run: Path, name: str) -> None:
     console().print(results_table({name: figures, f"{name}, label forced": figures["constrained"]}))
 
 
-def _evaluate_model(
-    target: str,
-    model: str,
-    *,
-    out: Path | None,
-    threads: int | None,
-    context: int,
-    parallel: int,
-    data: Path | None,
-    limit: int | None,
-    overwrite: bool,
-    train: tuple[str, ...],
-    both_orders: bool,
-    **options: Any,
-) -> None:
+def _evaluate_model(target: str, model: str, out: Path | None, both_orders: bool, **options: Any) -> None:
     from recipe.data.examples import read_examples
     from recipe.evaluation.benchmarks.running import find_benchmark, run_benchmark
     from recipe.evaluation.models import label_of, open_judge
@@ -92,10 +80,10 @@ def _evaluate_model(
     from recipe.judge.options import JudgeOptions
 
     benchmark = find_benchmark(target, both_orders=both_orders)
-    learnt = [row for source in train for row in read_examples(source)]
     folder = out or Path("runs") / "benchmarks" / f"{label_of(target)}-{label_of(model)}"
-    with open_judge(model, threads=threads, context=context, parallel=parallel) as judge:
-        how: dict[str, Any] = {"data": data, "limit": limit, "overwrite": overwrite, "train": learnt}
+    opening, how = ({name: options.pop(name) for name in names} for names in (_OPENING, _ROWS))
+    how["train"] = [row for source in options.pop("train") for row in read_examples(source)]
+    with open_judge(model, **opening) as judge:
         result = run_benchmark(judge, benchmark, folder, options=JudgeOptions(**options), **how)
     console().print(benchmark_table(result))
     show_audit(result["audit"], console())
@@ -121,8 +109,7 @@ def _forgery(target: str, name: str | None, model: str | None, *, every_claim: b
         folder = options["out"] or Path("runs") / "benchmarks" / f"{label_of(target)}-{label_of(str(model))}"
         how = {key: options[key] for key in ("max_tokens", "overwrite")}
         rows = spread(read_examples(target, need_label=False), limit)
-        opened = {key: options[key] for key in ("threads", "context", "parallel")}
-        with open_judge(str(model), **opened) as judge:
+        with open_judge(str(model), **{key: options[key] for key in _OPENING}) as judge:
             found = measure_forgery(judge, rows, folder, every_claim=every_claim, **how)
             name = judge.name
     show_forgery({name: found}, console())
@@ -185,14 +172,7 @@ def _list_rows(context: click.Context, _: click.Parameter, wanted: bool) -> None
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_rows, help="Tell all rows.")
 @run_dir_option
 @set_option
-def experiment(
-    preset: str,
-    rows: tuple[str, ...],
-    tables: bool,
-    seeds: tuple[int, ...],
-    run_dir: Path | None,
-    overrides: tuple[str, ...],
-) -> None:
+def experiment(preset: str, rows: tuple[str, ...], tables: bool, seeds: Any, run_dir: Any, overrides: Any) -> None:
     """Measure baselines and ablations beside the recipe, over random seeds.
 
     PRESET is a preset's name or a TOML file; each ROW a baseline or ablation by its name. Without rows: the seed model,

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from recipe.cli.options import examples, memory_option, threads_option
 
-if TYPE_CHECKING:
-    from recipe.data.records import Task
-    from recipe.judge.batch import Engine
-
+# The options that open a judge, and those that say how its rows are read and written; the others are JudgeOptions.
+_OPENING = ("engine", "base_url", "workers", "threads", "memory", "context", "parallel", "calibrated")
+_READING = ("resume", "overwrite", "limit", "task", "columns", "override_rubric")
 _SERVERS = ("workers", "threads", "memory", "context", "calibrated", "constrain")  # what a server has settled already
 _NOT_WITH = {"llamacpp": ("base_url",), "ray": ("base_url",), "openai": _SERVERS}
 
@@ -65,7 +64,7 @@ def _columns(_context: click.Context, _parameter: click.Parameter, pairs: tuple[
 @click.option("--override-rubric", is_flag=True, help="Use --rubric for every row, in place of its own criteria.")
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Judgements; majority label.")
 @click.option("--temperature", type=click.FloatRange(min=0), help="[default: 0; 1 with --samples]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws at other temperatures than 0.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Sampling seed; ignored at temperature 0.")
 @click.option("--swap", is_flag=True, help="Judge pairs in both orders.")
 @click.option(
     "--tie",
@@ -94,28 +93,7 @@ def _columns(_context: click.Context, _parameter: click.Parameter, pairs: tuple[
     show_default=True,
     help="Processes, a judge in each; they share --threads and --memory, with --engine ray each has as much.",
 )
-def judge(
-    rows: str,
-    out: str,
-    *,
-    model: Path | None,
-    engine: Engine,
-    base_url: str,
-    workers: int,
-    threads: int | None,
-    memory: str | None,
-    context: int,
-    parallel: int,
-    calibrated: bool,
-    rubric: str | None,
-    override_rubric: bool,
-    columns: dict[str, str],
-    task: Task | None,
-    limit: int | None,
-    resume: bool,
-    overwrite: bool,
-    **options: Any,
-) -> None:
+def judge(rows: str, out: str, model: Path | None, rubric: str | None, **options: Any) -> None:
     """Judge every row of a file (JSONL, CSV or Parquet; - for JSON lines on standard input), on the CPU or as --engine
     says.
 
@@ -131,36 +109,13 @@ def judge(
     from recipe.progress import bar, follow
 
     _refuse_what_does_not_fit(click.get_current_context())
-    if engine == "openai":
+    opening, reading = ({name: options.pop(name) for name in names} for names in (_OPENING, _READING))
+    if opening["engine"] == "openai":
         options["constrain"] = False
     chosen = JudgeOptions(**options)
-    named = read_rubric(rubric) if rubric else None
-    opened = open_judges(
-        model,
-        engine=engine,
-        base_url=base_url,
-        workers=workers,
-        threads=threads,
-        memory=memory,
-        context=context,
-        parallel=parallel,
-        calibrated=calibrated,
-    )
-    with opened as judges, bar(f"judging {rows}", 0, "rows") as advance:
-        summary = judge_file(
-            judges,
-            rows,
-            out,
-            options=chosen,
-            resume=resume,
-            overwrite=overwrite,
-            limit=limit,
-            task=task,
-            columns=columns,
-            rubric=named,
-            override_rubric=override_rubric,
-            progress=follow(advance),
-        )
+    reading["rubric"] = read_rubric(rubric) if rubric else None
+    with open_judges(model, **opening) as judges, bar(f"judging {rows}", 0, "rows") as advance:
+        summary = judge_file(judges, rows, out, options=chosen, progress=follow(advance), **reading)
     Console(stderr=True).print(summary.table())
 
 
