@@ -85,14 +85,12 @@ class RunFolder:
         Args:
             stage: A folder ("merged"), or a folder and a step that shares it ("iter-1:sample").
             work: Does the stage. It must read nothing but what it is given: the input hash is made of that.
-            makes: The files and folders that it leaves. The stage counts as done while they are there and unchanged.
+            makes: The files and folders that it leaves. The stage is done while they are there and unchanged.
             together: All processes that share the run do the work. Else the main one does it and the others wait.
-            given: Settings, rows, prompts, and what other stages made; see `_describe` for the kinds. A `Made` or
-                `Content` is handed on as its path.
+            given: Settings, rows, prompts, and what other stages made. `Made` and `Content` are handed on as paths.
 
         Raises:
-            SreError: The folder holds the stage with another hash, or what it made has changed. Nothing is reused
-                silently or overwritten.
+            SreError: The folder holds the stage with another hash, or what it made has changed.
         """
         folder, marker = self._places(stage)
         inputs: dict[str, str] = {}
@@ -108,8 +106,7 @@ class RunFolder:
                 "continued; use another --run-dir",
                 file=self.path,
             )
-        whole = done is not None and done["hash"] == digest and not _lost(folder, done)
-        if done is not None and whole:
+        if done is not None and done["hash"] == digest and not _lost(folder, done):
             return done
         if not self.main:
             return self._follow(stage, digest, work, resolved, together=together)
@@ -124,7 +121,6 @@ class RunFolder:
         if done is not None:
             _log.warning("%s is made again: %s is missing", stage, folder / _lost(folder, done))
             marker.unlink()
-        _make_folder(folder)
         lender = self._lender(stage, digest)
         if lender is not None:
             content = self._take_over(lender, stage, makes)
@@ -238,8 +234,8 @@ class RunFolder:
 
         Each process of a launch has a lock of its own: a second launch is stopped by any of them.
         """
-        _make_folder(self.path)
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / (".lock" if self.main else f".lock-{self._process}")).open("w")
         except OSError as error:
             raise explain(error, self.path) from error
@@ -291,13 +287,6 @@ def _lost(folder: Path, done: Mapping[str, Any]) -> str:
     return ""
 
 
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise explain(error, path) from error
-
-
 def _started(marker: Path) -> Path:
     """Where a stage says that it has begun, beside the marker of its end."""
     return marker.with_name(marker.name.replace("done", "started"))
@@ -306,7 +295,7 @@ def _started(marker: Path) -> Path:
 def _hash_in(marker: Path) -> str | None:
     try:
         return str(read_marker(marker)["hash"])
-    except FileNotFoundError:
+    except FileNotFoundError:  # the main process removes it at any time
         return None
 
 

@@ -5,7 +5,7 @@ What a stage is given is what its hash covers (stage_cache.py), so a setting tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from recipe.config import only
@@ -16,7 +16,6 @@ from recipe.pipeline.context import RunContext
 from recipe.pipeline.preflight import check_model
 
 Facts = Mapping[str, Any]
-TRAINED = ("adapter", "training.json")
 MEASURED = ("max_tokens", "label_only", "resamples")
 
 
@@ -38,27 +37,23 @@ def sft(run: RunContext, *tasks: Task) -> Facts:
     dev = [row for task in tasks for row in run.rows("dev", task) if row.rationale.strip() or not need_rationale]
     if settings.both_orders:
         rows, dev = in_both_orders(rows), in_both_orders(dev)
-    return run.cache.do(
-        f"sft-{tasks[0] if len(tasks) == 1 else 'mixed'}",
-        work.sft,
-        makes=TRAINED,
-        together=True,
-        model=run.model,
-        loading=run.loading,
-        adapter=None,
-        examples=rows,
-        dev=dev,
-        prompts=run.prompts,
-        settings=settings,
-        lora=run.config.lora,
-        seed=run.config.seed,
-    )
+    name = f"sft-{tasks[0] if len(tasks) == 1 else 'mixed'}"
+    lora = run.config.lora
+    return _train(run, name, work.sft, adapter=None, examples=rows, dev=dev, settings=settings, lora=lora)
+
+
+def _train(run: RunContext, stage: str, training: Callable[..., Facts], **given: Any) -> Facts:
+    """A stage that makes an adapter, and what all of them are given."""
+    given |= {"model": run.model, "loading": run.loading, "prompts": run.prompts, "seed": run.config.seed}
+    return run.cache.do(stage, training, makes=("adapter", "training.json"), together=True, **given)
 
 
 def merge(run: RunContext) -> Facts:
+    from recipe.training.merge import run_merge
+
     return run.cache.do(
         "merged",
-        work.merge,
+        run_merge,
         makes=("adapter", "merge.json"),
         pointwise=run.made("sft-pointwise", "adapter"),
         pairwise=run.made("sft-pairwise", "adapter"),
@@ -112,40 +107,30 @@ def curate(run: RunContext, t: int) -> Facts:
 
 def dpo(run: RunContext, t: int) -> Facts:
     judge = run.judge_before(t)
-    return run.cache.do(
+    return _train(
+        run,
         f"iter-{t}:dpo",
         work.dpo,
-        makes=TRAINED,
-        together=True,
-        model=run.model,
-        loading=run.loading,
         adapter=run.adapter(judge),
         lora=run.config.lora if judge == "seed" else None,
         examples=run.inputs(t),
         preferences=run.made(f"iter-{t}:curate", "preferences.jsonl"),
-        prompts=run.prompts,
         settings=run.config.dpo,
-        seed=run.config.seed,
     )
 
 
 def best_of_n(run: RunContext, t: int) -> Facts:
     """In the place of curation and DPO: SFT of J_t on those of its samples that are right."""
-    return run.cache.do(
+    return _train(
+        run,
         f"iter-{t}:sft",
         work.best_of_n,
-        makes=TRAINED,
-        together=True,
-        model=run.model,
-        loading=run.loading,
         adapter=run.adapter(run.judge_before(t)),
         examples=run.inputs(t),
         samples=run.made(f"iter-{t}:sample", "samples.jsonl"),
         n=run.config.sample.n,
-        prompts=run.prompts,
         settings=run.config.sft,
         lora=run.config.lora,
-        seed=run.config.seed,
     )
 
 

@@ -64,17 +64,11 @@ def run_pipeline(
 ) -> dict[str, Any]:
     """Run (or go on with) all stages up to and including `until`; returns what results.json then holds.
 
-    Args:
-        config: The settings.
-        folder: The run folder.
-        until: A stage's name; None runs all.
-        say: Is told which rows the run takes, before anything else happens.
-
-    Raises:
-        SreError: An unknown stage name, a folder made with other settings, or something that would end a later stage.
+    `say` is told first which rows the run takes. Raises SreError for an unknown stage name, a folder made with other
+    settings, and what would end a later stage.
     """
     run = RunContext(config, folder)
-    _known(run, until, "--until")
+    _known(run, until or "seed", "--until")
     for line in preflight(run):
         say(line)
     with run.cache.locked():
@@ -89,31 +83,23 @@ def run_pipeline(
 def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path]) -> None:
     """Run what a judge needs and no more, and measure it on the test rows.
 
-    Args:
-        config: The settings.
-        folder: The run folder.
-        judge: A judge's name; "best" is the one that the dev rows say is best.
-        lenders: Run folders whose stages may be taken over.
-
-    Raises:
-        SreError: As `run_pipeline` does, for a judge that is not of this run, and where there are no test rows.
+    "best" is the judge that the dev rows say is best. `lenders` are run folders whose stages may be taken over. Raises
+    SreError as `run_pipeline` does, for a judge that is not of this run, and where there are no test rows.
     """
-    run = RunContext(config, folder, lenders)
-    if not config.data.has_test() or judge not in (*judges_of(config), "best"):
+    run, best = RunContext(config, folder, lenders), judge == "best"
+    if not config.data.has_test() or not (best or judge in judges_of(config)):
         made = ", ".join(judges_of(config))
         raise SreError(f"nothing measures a judge {judge!r}: this run has {made}, and takes test rows")
     with run.cache.locked():
         run.keep_config()
-        # A judge that is asked for by name needs no proof.
-        plan = steps(run) if judge == "best" else iter(dict(steps(run, every=True)).items())
-        for name, step in plan:
-            if name.startswith("evaluation/") or name == "gguf":
+        for name, step in steps(run, every=not best):
+            if name.startswith("evaluation/"):
                 break
-            if judge == "best" or not (name.startswith("dev/") or name.endswith(":decide")):
+            if best or not (name.startswith("dev/") or name.endswith(":decide")):  # else no proof is asked for
                 step()
-            if judge != "best" and name == run.stage_of(judge):
+            if not best and name == run.stage_of(judge):
                 break
-        measured = run.exported if judge == "best" else judge
+        measured = run.best if best else judge
         stages.evaluate(run, measured)
         # The run's own config.toml is that of the last call, which may have measured another judge.
         kept, settings = folder / "evaluation" / measured / "config.toml", dump(config)
@@ -123,23 +109,16 @@ def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path])
 
 
 def run_stage(folder: Path, name: str, overrides: Sequence[str] = (), *, again: bool = False) -> Facts:
-    """Run one stage of an existing run folder.
+    """Run one stage of a run folder, in which the stages that it needs are done.
 
-    Args:
-        folder: The run folder, in which the stages that this one needs are done.
-        name: The stage.
-        overrides: Settings other than the folder's, with which the stage runs again; the folder keeps them.
-        again: Run it even if it is done.
-
-    Raises:
-        SreError: A stage that isn't of this run, or one that it needs and that isn't done.
+    overrides: settings other than the folder's, with which the stage runs again; the folder keeps them. again: run it
+    even if it is done. Raises SreError for a stage that isn't of this run, or one that it needs and that isn't done.
     """
     run = open_run(folder, overrides)
     step = _known(run, name, None)
     with run.cache.locked():
         if again or run.config != load(folder / "config.toml"):
-            if name == "gguf":
-                _ = run.exported  # refused before anything is forgotten
+            _ = run.exported  # refused before anything is forgotten
             run.cache.forget(name)
             run.keep_config()
         facts = step()
@@ -154,11 +133,11 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> RunContext:
     return RunContext(load(folder / "config.toml", overrides), folder)
 
 
-def _known(run: RunContext, name: str | None, field: str | None) -> Callable[[], Facts]:
+def _known(run: RunContext, name: str, field: str | None) -> Callable[[], Facts]:
     plan = dict(steps(run, every=True))
-    if name is not None and name not in plan:
+    if name not in plan:
         raise SreError(f"no stage {name!r}; the stages of this run: {', '.join(plan)}", field=field)
-    return plan[name or "seed"]
+    return plan[name]
 
 
 def judge_one(folder: Path) -> tuple[Example, Judgement]:

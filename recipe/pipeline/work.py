@@ -34,12 +34,6 @@ def sft(folder: Path, *, loading: Loading, **given: Any) -> Facts:
     return run_sft(folder, engine=engine, **loading.options, **given)
 
 
-def merge(folder: Path, **given: Any) -> Facts:
-    from recipe.training.merge import run_merge
-
-    return run_merge(folder, **given)
-
-
 def sample(folder: Path, *, judge: JudgeModel, **given: Any) -> Facts:
     if judge.engine != "vllm":
         return draw(folder, judge=judge, **given)

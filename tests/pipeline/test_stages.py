@@ -51,7 +51,7 @@ class Recorder(RunFolder):
     """Runs nothing: notes what each stage is given."""
 
     def do(self, stage: str, work: Any, *, makes: Any = (), together: bool = False, **given: Any) -> dict[str, Any]:
-        assert work.__module__ == "recipe.pipeline.work"
+        assert work.__module__ in ("recipe.pipeline.work", "recipe.training.merge")
         assert work.__closure__ is None
         described = {name: self._describe(value, stage, {}) for name, value in given.items()}
         self.given[stage] = {"makes": makes, **described}
