@@ -103,12 +103,10 @@ class RunContext:
     # --- what stages are given ---
 
     def made(self, stage: str, name: str) -> Made:
-        """What a stage of this run leaves."""
         return Made(self.path, stage, name)
 
     @property
     def model(self) -> Made:
-        """The seed model's folder."""
         return self.made("seed", "model")
 
     def adapter(self, judge: str) -> Made | None:

@@ -43,14 +43,9 @@ def read_status(folder: Path) -> Status:
 
 
 def report(folders: Sequence[Path], out: Path | None) -> tuple[Path, Path]:
-    """Write the page and the Markdown file about these runs; returns their paths.
+    """Write the page and the Markdown file about these runs, a folder of seed-<n> runs being all of them.
 
-    Args:
-        folders: Run folders. A folder of seed-<n> runs stands for all of them.
-        out: The page. None is RUN/report.html, for one folder only.
-
-    Raises:
-        SreError: A folder that is no run, or several without `out`.
+    Returns their paths. Raises SreError for a folder that is no run, and without `out` for several.
     """
     from recipe.evaluation.report.html import write_page
 
@@ -67,16 +62,7 @@ def report(folders: Sequence[Path], out: Path | None) -> tuple[Path, Path]:
 def export_annotations(folder: Path, out: Path, *, first: str, second: str | None, n: int, seed: int) -> dict[str, int]:
     """Write the blind side-by-side of two of a run's judges; returns the counts (evaluation/annotation).
 
-    Args:
-        folder: The run folder.
-        out: A new folder for the tasks.
-        first: A judge's name.
-        second: Another judge's name; None is the last one that was measured.
-        n: At most so many tasks.
-        seed: Draws the tasks, and the order of the rationales in each.
-
-    Raises:
-        SreError: One of the judges was not measured, or the rows can't be read.
+    second: None is the last judge that was measured. Raises SreError when one of the judges was not.
     """
     from recipe.evaluation.annotation.label_studio import export_tasks
     from recipe.evaluation.report.collect import Group
@@ -119,16 +105,9 @@ def _runs_in(folder: Path) -> list[Path]:
 
 
 def forgery_of(folder: Path, name: str, *, limit: int | None, every_claim: bool) -> dict[str, Any]:
-    """Measure the forgery shift of a run's judge on its test rows, and write it into the run's results.
+    """Measure the forgery shift of a run's judge on `limit` of its test rows, and write it into the run's results.
 
-    Args:
-        folder: The run.
-        name: The judge, which has been made.
-        limit: So many test rows, evenly spread.
-        every_claim: See `forgery.measure_forgery`.
-
-    Raises:
-        SreError: No such run, judge or test rows.
+    every_claim: see `forgery.measure_forgery`. Raises SreError where there is no such run, judge or test rows.
     """
     from recipe.evaluation.benchmarks.base import spread
     from recipe.evaluation.forgery import measure_forgery

@@ -14,15 +14,8 @@ from recipe.pipeline.context import RunContext, judges_of
 def preflight(run: RunContext, *, offline: bool = False) -> list[str]:
     """Check the settings, the rows of every stage, and the seed model where it is on this machine.
 
-    Args:
-        run: The run, which need not have begun.
-        offline: Leave out what takes a download or a model library.
-
-    Returns:
-        One line for each task: the rows that the run trains on, holds out and tests on.
-
-    Raises:
-        SreError: What would otherwise end a stage, hours later perhaps.
+    Returns one line for each task: the rows that the run trains on, holds out and tests on. `offline` leaves out what
+    takes a download or a model library. Raises SreError for what would otherwise end a stage, hours later perhaps.
     """
     config = run.config
     source = config.export.source
