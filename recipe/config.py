@@ -30,18 +30,8 @@ CurationMethod = Literal[
 MergeMethod = Literal["exact", "svd", "linear", "ties", "dare_linear"]
 
 
-# For a setting that changes no result, such as how progress is reported: changing it refuses no finished stage.
-IMMATERIAL: dict[str, Any] = {"json_schema_extra": {"immaterial": True}}
-
-
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-def is_material(section: BaseModel, name: str) -> bool:
-    """Whether a setting of the section can change a result."""
-    extra = type(section).model_fields[name].json_schema_extra
-    return not (isinstance(extra, dict) and extra.get("immaterial"))
 
 
 S = TypeVar("S", bound=_Section)

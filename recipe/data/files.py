@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from recipe.config import SEED_DATA
 from recipe.data.records import TASKS, Task
 from recipe.errors import SreError
 from recipe.system import resource
 
-SEED_DATA = "seed-data"
 # Source -> the end of the names of its rubrics. A model of 135 million parameters learns the counted ones alone.
 SEED_PARTS = {SEED_DATA: "", f"{SEED_DATA}:counted": "_given"}
 STDIN = "-"

@@ -99,7 +99,7 @@ class Judge:
         """
         path = Path(path)
         if not path.is_file():
-            raise SreError("no such model file; expected a .gguf file made by `sre export`", file=path)
+            raise SreError("no such model file; expected a .gguf file made by `sre run`", file=path)
         limit: dict[str, Any] = {} if memory is None else {"memory": to_bytes(memory)}
         metadata = read_metadata(path)
         readouts = read_readouts(metadata) if calibrated else {}

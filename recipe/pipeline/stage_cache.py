@@ -28,7 +28,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from recipe.config import is_material, key_of
+from recipe.config import key_of
 from recipe.errors import SreError
 from recipe.storage import canonical, explain, fingerprint, hash_object, read_marker, read_markers, share, write_json
 from recipe.system import measured, process, versions, wait_for
@@ -188,7 +188,7 @@ class RunFolder:
         if isinstance(value, Sequence):
             return [self._describe(item, stage, inputs) for item in value]
         if isinstance(value, BaseModel):
-            value = {name: getattr(value, name) for name in type(value).model_fields if is_material(value, name)}
+            value = dict(value)
         elif is_dataclass(value):
             value = {field.name: getattr(value, field.name) for field in fields(value) if field.compare}
         if isinstance(value, Mapping):

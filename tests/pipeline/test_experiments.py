@@ -144,14 +144,16 @@ def test_seeds_are_pooled_the_seed_model_is_measured_once_and_the_rest_was_not_r
     tables = (tmp_path / "results.md").read_text()
     assert "| SFT, seed 1 | 24 + 24 | " in tables
     assert results["models"]["j1"] is results["models"]["margin-1"] is None
-    assert tables.count("| not run | not run | not run | not run | not run |") == len(VARIANTS) - 2
+    assert (
+        tables.count("| not run | not run | not run | not run | not run |") == len(VARIANTS) - 3
+    )  # seed, sft, and the best, which is sft
 
 
 def test_settings_of_rows_follow_those_of_the_experiment(tmp_path):
     experiment = Experiment("real-judgments", ("iterations=3", "curate.max_pairs=100"), tmp_path)
     single = experiment.run("single-stage-dpo", 0)
-    assert single.config.sample.inputs == (1000 + 700 + 700,)
-    assert (single.config.iterations, single.config.curate.max_pairs, single.judge) == (1, 300, "j1")
+    assert single.config.sample.inputs == (1600,)  # the paper's 8,000 beside 5,000
+    assert (single.config.iterations, single.config.curate.max_pairs, single.judge) == (1, 160, "j1")
     assert experiment.run("margin-2", 2).path == tmp_path / "margin-2" / "seed-2"
     # The preset's own margin is 1, and three iterations make J_3 too: nothing to run twice.
     for name in ("margin-1", "sft", "j1", "j3"):
