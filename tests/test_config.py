@@ -67,3 +67,17 @@ def test_an_override_of_no_sense_is_refused(override):
 def test_a_judge_type_that_is_not_exported_is_refused():
     with pytest.raises(SreError, match=r"not among export\.types"):
         validate({"export": {"judge": "Q2_K"}})
+
+
+@pytest.mark.parametrize("name", [name for name in presets() if name.endswith("-paper")])
+def test_presets_of_the_papers_recipe_add_nothing_of_ours(name):
+    config = load(name)
+    assert (config.dpo.loss, config.dpo.sft_weight, config.dpo.label_weight) == ("sigmoid", 0.0, 1.0)
+    assert (config.dpo.length_normalise, config.dpo.max_kl, config.sft.label_weight) == (False, None, 1.0)
+    assert config.data.reference_share == 0
+
+
+def test_dev_rows_need_checkpoints_to_choose_from():
+    for section in ({"dpo": {"checkpoints": 0, "dev_share": 0.1}}, {"sft": {"checkpoints": 0, "patience": 2}}):
+        with pytest.raises(SreError, match="checkpoints"):
+            validate(section)

@@ -1,4 +1,4 @@
-"""What follows from the probabilities of the labels."""
+"""What follows from the probabilities of the labels, and which rows show their reference."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from recipe.data.records import Judgement
+from recipe.data.records import Example, Judgement, Message, Rubric, with_references
 
 
 def judgement(logprobs: dict[int, float]) -> Judgement:
@@ -41,3 +41,19 @@ def test_entropy_is_in_nats_and_confidence_runs_from_even_to_sure() -> None:
     assert half.entropy == pytest.approx(math.log(2))
     assert half.confidence == pytest.approx(0.5)
     assert judgement({3: -1.0}).confidence == 1
+
+
+def test_a_share_of_the_references_is_kept_whatever_the_order() -> None:
+    def row(number: int, reference: str) -> Example:
+        rubric = Rubric("Is it there?")
+        return Example(f"r{number}", "pointwise", (Message("user", "?"),), ("!",), rubric, 3, reference=reference)
+
+    rows = [row(number, "the answer" if number % 2 else "") for number in range(400)]
+    kept = with_references(rows, 0.25, seed=1)
+    shown = {example.id for example in kept if example.reference}
+    assert 30 <= len(shown) <= 70  # of 200
+    assert shown <= {example.id for example in rows if example.reference}
+    assert {example.id for example in with_references(rows[::-1], 0.25, seed=1) if example.reference} == shown
+    assert {example.id for example in with_references(rows, 0.25, seed=2) if example.reference} != shown
+    assert with_references(rows, 1.0, seed=1) == rows
+    assert not any(example.reference for example in with_references(rows, 0.0, seed=1))

@@ -60,7 +60,7 @@ def test_rows_that_are_too_long_are_left_out_whole_and_counted(tiny_model, tiny_
     assert kept == [row for row in whole if len(row["input_ids"]) <= middle]
 
 
-def train(folder, tiny_model, tiny_data, limit=12, max_length=2048, **settings):
+def train(folder, tiny_model, tiny_data, limit=12, max_length=2048, dev=(), report_to="none", **settings):
     examples = read_examples(tiny_data, task="pointwise", split="train", limit=limit)
     chosen = {"batch_size": 4, "accumulate": 1, "checkpoints": 0, "learning_rate": 1e-2, **settings}
     facts = run_sft(
@@ -68,7 +68,7 @@ def train(folder, tiny_model, tiny_data, limit=12, max_length=2048, **settings):
         engine=TransformersEngine(),
         model=tiny_model,
         examples=examples,
-        dev=[],
+        dev=dev,
         prompts=Prompts(),
         settings=SftConfig(**chosen),
         lora=LoraConfig(r=4, alpha=8),
@@ -76,6 +76,8 @@ def train(folder, tiny_model, tiny_data, limit=12, max_length=2048, **settings):
         max_length=max_length,
         gradient_checkpointing=False,
         seed=0,
+        report_to=report_to,
+        run="tiny",
     )
     losses = [entry["loss"] for entry in read_json(folder / "training.json")["history"] if "loss" in entry]
     return facts, losses
@@ -184,6 +186,36 @@ def test_a_label_weight_of_one_is_plain_training(tmp_path, tiny_model, tiny_data
     _, five = train(tmp_path / "five", tiny_model, tiny_data, label_weight=5.0)
     assert plain == one
     assert plain != five
+
+
+def test_dev_rows_choose_the_checkpoint_and_may_end_training(tmp_path, tiny_model, tiny_data):
+    dev = read_examples(tiny_data, task="pointwise", split="dev")
+    options = {"dev": dev, "epochs": 6.0, "checkpoints": 8, "learning_rate": 0.1}
+    facts, _ = train(tmp_path, tiny_model, tiny_data, patience=1, **options)
+    history = read_json(tmp_path / "training.json")["history"]
+    found = [entry for entry in history if "eval_loss" in entry]
+    losses = [entry["eval_loss"] for entry in found]
+    assert facts["steps"] < 18
+    assert losses.index(min(losses)) == len(losses) - 2  # one more without a lower loss
+    assert all(0 <= entry["eval_label_accuracy"] <= 1 for entry in found)
+    assert all(0 <= entry["label_accuracy"] <= 1 for entry in history if "loss" in entry)
+
+
+def test_the_log_goes_to_tensorboard_too(tmp_path, tiny_model, tiny_data):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tmp_path, tiny_model, tiny_data, report_to="auto")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert {"train/loss", "train/label_accuracy"} <= set(events.Tags()["scalars"])
+    assert len(events.Scalars("train/loss")) == 3
+
+
+def test_a_reporter_that_is_not_installed_is_an_error_before_training(tmp_path, tiny_model, tiny_data, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SreError, match="pip install trackio"):
+        train(tmp_path, tiny_model, tiny_data, report_to="trackio")
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_by_length_trains_on_all_rows_of_every_epoch(tmp_path, tiny_model, tiny_data):
