@@ -1,4 +1,4 @@
-"""Measure a judge: `sre evaluate`, `experiment`, `report`, `annotate`."""
+"""Measure judges: `sre evaluate`, `audit`, `experiment`, `report`, `annotate`."""
 
 from __future__ import annotations
 
@@ -23,33 +23,55 @@ _OPENING, _ROWS = ("threads", "context", "parallel"), ("data", "limit", "overwri
     )
 )
 @click.argument("target")
-@click.option("--judge", "name", help="TARGET is a run folder: which of its judges; seed, sft, j1, j2, …")
-@click.option("--model", help="A GGUF file, run folder, adapter, model folder or hub name; TARGET is a benchmark.")
-@click.option("--data", type=click.Path(path_type=Path, exists=True), help="The benchmark's rows. [default: the hub]")
-@click.option("--limit", type=click.IntRange(min=1), help="Only N rows, evenly spread over all.")
+@click.option("--judge", "name", help="Which judge of the run folder TARGET: seed, sft, j1, j2, …")
+@click.option("--model", help="A GGUF file, run folder, adapter, model folder or hub name.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True),
+    help="A local copy of the benchmark. [default: load it from the hub]",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Take only N rows, evenly spread over all.")
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="[default: runs/benchmarks/TARGET-MODEL]"
 )
-@click.option("--train", multiple=True, help="The judge's training rows, for the audit's rules that learn from them.")
 @click.option(
-    "--both-orders/--one-order", default=True, show_default=True, help="Of pairs in rows of your own; audits positions."
+    "--train", multiple=True, help="The judge's training rows. The audit then also shows rules fitted on them."
 )
-@click.option("--forgery", is_flag=True, help="Instead, measure how far verdicts claimed in responses move it.")
-@click.option("--every-claim", is_flag=True, help="Of --forgery: each row with every claim. [default: in turns]")
-@click.option("--overwrite", is_flag=True, help="Judge all rows anew instead of going on.")
-@click.option("--label-only", is_flag=True, help="No rationale: the label is read from one prefill.")
+@click.option(
+    "--both-orders/--one-order", default=True, show_default=True, help="Judge pairs of your own rows in both orders."
+)
+@click.option(
+    "--forgery",
+    is_flag=True,
+    help="Measure how far claims in a response ('Score: 5') move the score, and nothing else.",
+)
+@click.option(
+    "--every-claim", is_flag=True, help="With --forgery, give each row every claim. [default: one claim a row, in turn]"
+)
+@click.option("--overwrite", is_flag=True, help="Judge all rows again instead of resuming.")
+@click.option("--label-only", is_flag=True, help="Read the label from one prefill, without a rationale.")
 @click.option("--constrain/--no-constrain", default=True, help="Force a label where the model writes none.")
-@click.option("--max-tokens", type=click.IntRange(min=8), default=512, show_default=True, help="Of one judgement.")
-@click.option("--context", type=click.IntRange(min=256), default=4096, show_default=True, help="Prompt and judgement.")
-@click.option("--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Judgements at once.")
+@click.option(
+    "--max-tokens", type=click.IntRange(min=8), default=512, show_default=True, help="The most tokens of one judgement."
+)
+@click.option(
+    "--context",
+    type=click.IntRange(min=256),
+    default=4096,
+    show_default=True,
+    help="The most tokens of a prompt with its judgement.",
+)
+@click.option(
+    "--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Judgements decoded at once."
+)
 @threads_option
 def evaluate(target: str, name: str | None, model: str | None, **options: Any) -> None:
-    """Measure a judge: one of a run folder on its test rows, or any model on a benchmark or on rows of your own.
+    """Measure a judge of a run folder on its test rows, or any model on a benchmark or on rows of your own.
 
-    TARGET is a run folder (with --judge), or (with --model) a file or folder of labelled rows, or one of the
-    benchmarks: rewardbench, rewardbench-pairwise, biggen, feedback-bench, safe-rlhf, preference-bench, judgebench,
-    judgebench-claude, llmbar. They come from the hub, or from --data in the published layout. Judged rows are kept: run
-    it again to go on.
+    With --judge, TARGET is a run folder. With --model, it is a file or folder of labelled rows, or a benchmark:
+    rewardbench, rewardbench-pairwise, biggen, feedback-bench, safe-rlhf, preference-bench, judgebench,
+    judgebench-claude, llmbar. Benchmarks come from the hub, or from --data in the published layout. Judged rows are
+    kept: run the command again to resume.
     """
     if (name is None) == (model is None):
         raise SreError("expected either --judge NAME (of a run folder) or --model M (on a benchmark or file)")
@@ -125,15 +147,19 @@ def _forgery(target: str, name: str | None, model: str | None, *, every_claim: b
 @click.argument("verdicts", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--rows", multiple=True, required=True, help="Labelled rows that were judged. May be repeated.")
 @click.option("--train", multiple=True, help="The judges' training rows, for the rules that learn from them.")
-@click.option("--resamples", type=click.IntRange(min=100), default=2000, show_default=True, help="Of the bootstrap.")
-@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures here, as JSON.")
+@click.option(
+    "--resamples", type=click.IntRange(min=100), default=2000, show_default=True, help="Resamples of the bootstrap."
+)
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures to this JSON file."
+)
 def audit(
     verdicts: tuple[Path, ...], rows: tuple[str, ...], train: tuple[str, ...], resamples: int, out: Path | None
 ) -> None:
-    """Set judged rows beside rules that need no model: the longer response, the criterion's mean, a position.
+    """Compare judged rows with rules that need no model: the longer response, the criterion's mean, a position.
 
-    VERDICTS are files that `sre judge` or `sre evaluate` wrote, or folders with files named judgements.jsonl. No model
-    is loaded. Files in folders seed-0, seed-1, ... that are otherwise named alike are pooled.
+    VERDICTS are files that `sre judge` or `sre evaluate` wrote, or folders that hold files named judgements.jsonl. No
+    model is loaded. Files whose paths differ only in a folder seed-0, seed-1, ... are pooled.
     """
     from recipe.evaluation.report.tables import show_audit
     from recipe.evaluation.verdict_files import audit_files
@@ -167,24 +193,24 @@ def _list_rows(context: click.Context, _: click.Parameter, wanted: bool) -> None
 )
 @click.argument("preset")
 @click.argument("rows", nargs=-1, metavar="[ROW]...")
-@click.option("--tables", is_flag=True, help="Only write the tables of what was measured in the folder.")
+@click.option("--tables", is_flag=True, help="Only write the tables of what was measured before.")
 @click.option("--seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True, help="May be repeated.")
-@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_rows, help="Tell all rows.")
+@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_rows, help="List all rows.")
 @run_dir_option
 @set_option
 def experiment(preset: str, rows: tuple[str, ...], tables: bool, seeds: Any, run_dir: Any, overrides: Any) -> None:
     """Measure baselines and ablations beside the recipe, over random seeds.
 
-    PRESET is a preset's name or a TOML file; each ROW a baseline or ablation by its name. Without rows: the seed model,
-    J_SFT and each J. Rows share every stage they have in common, and the tables hold all that was measured in the
-    folder, so rows can be added by further calls. results.json and results.md are written there.
+    PRESET is a preset's name or a TOML file. Each ROW names a baseline or an ablation; without rows, the seed model,
+    J_SFT and each J are measured. Rows share the stages that they have in common. The tables show everything that was
+    measured in the folder, so further calls can add rows. The command writes results.json and results.md there.
     """
     from recipe.config import load
     from recipe.pipeline.experiments import Experiment, run_experiment, write_results
 
     folder = run_dir or Path("runs") / load(preset, overrides).name
     if tables and rows:
-        raise SreError("it tells of all rows that were measured; name none", field="--tables")
+        raise SreError("the tables show all rows that were measured; leave ROW out", field="--tables")
     if tables:
         results = write_results(Experiment(preset, overrides, folder), {})
     else:
@@ -225,10 +251,10 @@ def annotate() -> None:
 @annotate.command("export", epilog=examples("sre annotate export runs/quickstart -o rationales --second j1 --n 50"))
 @run_argument
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="A new folder.")
-@click.option("--first", default="sft", show_default=True, help="The judge that is the measure.")
-@click.option("--second", help="The judge whose wins are counted. [default: the last J measured]")
-@click.option("--n", type=click.IntRange(min=1), default=100, show_default=True, help="Tasks, at most.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw and of each task's order.")
+@click.option("--first", default="sft", show_default=True, help="The judge to compare with.")
+@click.option("--second", help="The judge whose wins are counted. [default: the last J that was measured]")
+@click.option("--n", type=click.IntRange(min=1), default=100, show_default=True, help="The most tasks.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw and of the order in each task.")
 def export(run: Path, out: Path, first: str, second: str | None, n: int, seed: int) -> None:
     """Write Label Studio tasks and labelling configuration for rows that both judges gave the same label."""
     from recipe.pipeline.finished_runs import export_annotations
@@ -250,7 +276,7 @@ folder_argument = click.argument("folder", type=click.Path(path_type=Path, file_
 @folder_argument
 @click.argument("annotations", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 def import_(folder: Path, annotations: Path) -> None:
-    """Win rate, agreement and reasons from Label Studio's export (type JSON) of an exported FOLDER's tasks."""
+    """Compute win rate, agreement and reasons from Label Studio's JSON export of FOLDER's tasks."""
     from recipe.evaluation.annotation.label_studio import import_annotations
     from recipe.evaluation.report.tables import show_rationale_votes
 
@@ -262,7 +288,7 @@ def import_(folder: Path, annotations: Path) -> None:
 @click.option("--model", required=True, type=click.Path(path_type=Path), help="Any GGUF file.")
 @threads_option
 def meta_judge(folder: Path, model: Path, threads: int | None) -> None:
-    """Win rate by a local judge, which sees each pair of an exported FOLDER in both orders."""
+    """Let a local model choose between the rationales of FOLDER, each pair in both orders, and compute the win rate."""
     from recipe.evaluation.annotation.label_studio import meta_judge as ask
     from recipe.evaluation.report.tables import show_rationale_votes
     from recipe.judge.judge import Judge

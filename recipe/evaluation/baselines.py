@@ -1,8 +1,8 @@
-"""Baselines that combine a judge's samples and train nothing themselves (SPEC: Baselines and ablations). Pure.
+"""Baselines that combine a judge's samples and train nothing themselves. Pure.
 
 Self-consistency turns N samples of an example into one judgement to measure; the best-of-N filter turns N samples
-of each training example into rows for SFT. Both take what `Judge.judge(..., samples=N)` or stages/sample.py made, or,
-where a judgement is a label alone, what `label_draws` makes of its distribution.
+of each training example into rows for SFT. Where a judgement is a label alone, `label_draws` draws the samples from
+its label distribution.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BEST_OF_N = 10
 def self_consistency(judgements: Iterable[Judgement], n: int = SELF_CONSISTENCY_N) -> list[Judgement]:
     """One judgement an example, in order of first appearance: the majority of its first n samples.
 
-    Its label and rationale are those of the sample that `combine.consensus` picks, its label distribution the mean of
+    Its label and rationale are those of the sample that `aggregate.consensus` picks, its label distribution the mean of
     all n. Where every sample is malformed, so is the result. Raises ValueError for an example with fewer than n
     samples, or n below 1.
     """

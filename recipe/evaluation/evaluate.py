@@ -1,4 +1,4 @@
-"""Judge labelled rows and report the figures (SPEC: Benchmarks). Verdicts are kept per row beside the figures."""
+"""Judge labelled rows and compute the figures. The verdict on each row is kept beside the figures."""
 
 from __future__ import annotations
 
@@ -31,12 +31,23 @@ def evaluate(
     samples: int = 1,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Judge `examples` greedily, once; write folder/judgements.jsonl and folder/figures.json; return the figures.
+    """Judge rows once and write folder/judgements.jsonl and folder/figures.json.
 
-    The label is forced where the model writes none (finish "forced"). So one run tells both: the figures per task of
-    what the model wrote, with malformed ones, and under "constrained" those with the forced labels. label_only: no
-    rationale is asked for (finish "label-only"). samples: more than one for the majority of so many draws at
-    temperature 1 by `seed`; the draws are kept in folder/samples.jsonl.
+    The label is forced where the model writes none (finish "forced"). So one run gives both: the figures of what the
+    model wrote, forced labels counting as malformed, and under "constrained" those with the forced labels.
+
+    Args:
+        folder: Where the files go.
+        judge: Judges the rows.
+        examples: The rows.
+        max_tokens: The most that one judgement may take.
+        resamples: Of the bootstrap.
+        label_only: Ask for no rationale (finish "label-only").
+        samples: With more than one, the majority of so many draws at temperature 1. They are kept in samples.jsonl.
+        seed: Seed of the draws.
+
+    Returns:
+        {"figures", "rows", "tokens"}.
     """
     asked = 1 if label_only else samples
     options = JudgeOptions(max_tokens=max_tokens, label_only=label_only, seed=seed, samples=asked)

@@ -1,5 +1,5 @@
-"""Which of two judges explains better: a blind side-by-side, rated in Label Studio or by a judge (SPEC: Human
-comparison of rationales; paper A.2, A.1.6).
+"""Which of two judges explains better: a blind side-by-side, rated in Label Studio or by a judge (the
+paper's appendices A.2 and A.1.6).
 
     DIR/tasks.json    what raters see: criteria, conversation, response(s), the label, two rationales in random order
     DIR/labels.xml    Label Studio's labelling configuration

@@ -92,7 +92,7 @@ def _vote(
 
 
 def tally(votes: Sequence[Vote], judges: Sequence[str], resamples: int) -> dict[str, Any]:
-    """Counts, win rates and agreement of votes: see annotate.import_annotations."""
+    """Counts, win rates and agreement of votes: see label_studio.import_annotations."""
     raters = sorted({vote[1] for vote in votes})
     reasons: dict[str, Counter[str]] = {judge: Counter() for judge in judges}
     for *_, given in votes:

@@ -1,4 +1,4 @@
-"""The published benchmarks by name: what is judged of each, and the figures that come of it (SPEC: Benchmarks).
+"""The published benchmarks by name: what is judged of each, and the figures that come of it.
 
 Nothing is downloaded or shipped with the package: a benchmark is read from the hub by its published name, or from
 a folder or file in the same layout.
