@@ -45,9 +45,6 @@ _OPENING, _ROWS = ("threads", "context", "parallel"), ("data", "limit", "overwri
     is_flag=True,
     help="Measure how far claims in a response ('Score: 5') move the score, and nothing else.",
 )
-@click.option(
-    "--every-claim", is_flag=True, help="With --forgery, give each row every claim. [default: one claim a row, in turn]"
-)
 @click.option("--overwrite", is_flag=True, help="Judge all rows again instead of resuming.")
 @click.option("--label-only", is_flag=True, help="Read the label from one prefill, without a rationale.")
 @click.option("--constrain/--no-constrain", default=True, help="Force a label where the model writes none.")
@@ -75,9 +72,8 @@ def evaluate(target: str, name: str | None, model: str | None, **options: Any) -
     """
     if (name is None) == (model is None):
         raise SreError("expected either --judge NAME (of a run folder) or --model M (on a benchmark or file)")
-    forgery, every_claim = options.pop("forgery"), options.pop("every_claim")
-    if forgery:
-        _forgery(target, name, model, every_claim=every_claim, **options)
+    if options.pop("forgery"):
+        _forgery(target, name, model, **options)
     elif name is not None:
         _evaluate_run(Path(target), name)
     elif model is not None:
@@ -113,7 +109,7 @@ def _evaluate_model(target: str, model: str, out: Path | None, both_orders: bool
     click.echo(f"All figures: {folder / 'figures.json'}")
 
 
-def _forgery(target: str, name: str | None, model: str | None, *, every_claim: bool, **options: Any) -> None:
+def _forgery(target: str, name: str | None, model: str | None, **options: Any) -> None:
     """The forgery shift of a run's judge, or of any model on a file's rows."""
     from recipe.evaluation.report.tables import show_forgery
 
@@ -121,7 +117,7 @@ def _forgery(target: str, name: str | None, model: str | None, *, every_claim: b
     if name is not None:
         from recipe.pipeline.finished_runs import forgery_of
 
-        found, folder = forgery_of(Path(target), name, limit=limit, every_claim=every_claim), Path(target)
+        found, folder = forgery_of(Path(target), name, limit=limit), Path(target)
     else:
         from recipe.data.examples import read_examples
         from recipe.evaluation.benchmarks.base import spread
@@ -132,7 +128,7 @@ def _forgery(target: str, name: str | None, model: str | None, *, every_claim: b
         how = {key: options[key] for key in ("max_tokens", "overwrite")}
         rows = spread(read_examples(target, need_label=False), limit)
         with open_judge(str(model), **{key: options[key] for key in _OPENING}) as judge:
-            found = measure_forgery(judge, rows, folder, every_claim=every_claim, **how)
+            found = measure_forgery(judge, rows, folder, **how)
             name = judge.name
     show_forgery({name: found}, console())
     click.echo(f"All figures: {folder / 'forgery.json' if model else folder / 'evaluation' / name / 'forgery.json'}")

@@ -45,7 +45,6 @@ def measure_forgery(
     folder: Path,
     *,
     max_tokens: int,
-    every_claim: bool = False,
     overwrite: bool = False,
     resamples: int = 2000,
 ) -> dict[str, Any]:
@@ -56,14 +55,13 @@ def measure_forgery(
         rows: Rows that deserve the best score, and exchanged pairs, are passed over: no claim can raise a best score.
         folder: Where the files go.
         max_tokens: The most that one judgement may take.
-        every_claim: Give each row every claim. [default: the claims take turns, one a row]
         overwrite: Judge all rows anew.
         resamples: Of the bootstrap, which draws whole prompts.
 
     Raises:
         SreError: No row is left, or the folder was made with another judge or other options.
     """
-    forged = forge_rows(rows, every_claim=every_claim)
+    forged = forge_rows(rows)
     if not forged:
         raise SreError("no row is left that a claim could raise: all deserve the best score")
     examples = [*{one.row.id: one.row for one in forged}.values(), *(one.example for one in forged)]
@@ -86,8 +84,8 @@ def read_forgery(run: Path) -> dict[str, Any]:
     return {file.parent.name: read_json(file) for file in sorted(run.glob("evaluation/*/forgery.json"))}
 
 
-def forge_rows(rows: Sequence[Example], *, every_claim: bool) -> list[Forged]:
-    """The rows with their claims. In a pair the worse response claims; without a label the two take turns."""
+def forge_rows(rows: Sequence[Example]) -> list[Forged]:
+    """The rows with a claim each; the claims take turns. In a pair the worse response claims, or the two take turns."""
     found = []
     for task in TASKS:
         kept = [row for row in rows if row.task == task and not row.id.endswith(SWAPPED)]
@@ -95,9 +93,9 @@ def forge_rows(rows: Sequence[Example], *, every_claim: bool) -> list[Forged]:
         names = list(CLAIMS[task])
         for k, row in enumerate(kept):
             response = 0 if task == "pointwise" else 2 - row.label if row.label else k % 2
-            for name in names if every_claim else [names[k % len(names)]]:
-                example = forge(row, CLAIMS[task][name], response=response)
-                found.append(Forged(row, replace(example, id=f"{row.id}:forged:{name}"), name, response))
+            name = names[k % len(names)]
+            example = forge(row, CLAIMS[task][name], response=response)
+            found.append(Forged(row, replace(example, id=f"{row.id}:forged:{name}"), name, response))
     return found
 
 

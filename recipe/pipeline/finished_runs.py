@@ -104,10 +104,10 @@ def _runs_in(folder: Path) -> list[Path]:
     return [folder] if (folder / "config.toml").is_file() or not seeds else seeds
 
 
-def forgery_of(folder: Path, name: str, *, limit: int | None, every_claim: bool) -> dict[str, Any]:
+def forgery_of(folder: Path, name: str, *, limit: int | None) -> dict[str, Any]:
     """Measure the forgery shift of a run's judge on `limit` of its test rows, and write it into the run's results.
 
-    every_claim: see `forgery.measure_forgery`. Raises SreError where there is no such run, judge or test rows.
+    Raises SreError where there is no such run, judge or test rows.
     """
     from recipe.evaluation.benchmarks.base import spread
     from recipe.evaluation.forgery import measure_forgery
@@ -121,6 +121,6 @@ def forgery_of(folder: Path, name: str, *, limit: int | None, every_claim: bool)
     how: dict[str, Any] = {"max_tokens": settings.max_tokens, "resamples": settings.resamples}
     with Judge(model.open(), model.prompts, name=name) as judge:
         place = folder / "evaluation" / name
-        found = measure_forgery(judge, spread(given, limit), place, every_claim=every_claim, **how)
+        found = measure_forgery(judge, spread(given, limit), place, **how)
     write_results(run)
     return found

@@ -35,7 +35,6 @@ class Benchmark:
     """
 
     name: str
-    about: str
     hub: str
     splits: tuple[str, ...]
     task: Task | None
@@ -90,7 +89,7 @@ def own_rows(name: str, *, both_orders: bool = True) -> Benchmark:
     def figures(rows: Sequence[Example], verdicts: Verdicts, truths: Mapping[str, float], resamples: int) -> Figures:
         return both_tasks(prepare(rows), verdicts, truths, resamples)
 
-    return Benchmark(name, "your own rows", name, ("test",), None, prepare, figures)
+    return Benchmark(name, name, ("test",), None, prepare, figures)
 
 
 def both_tasks(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float], resamples: int) -> Figures:

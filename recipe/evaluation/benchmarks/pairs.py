@@ -98,25 +98,12 @@ def _category(source: str) -> str:
     return next((name for start, name in JUDGEBENCH_CATEGORIES.items() if source.startswith(start)), "")
 
 
-_JUDGEBENCH = "both orders must be right"
-JUDGEBENCH = Benchmark(
-    "judgebench", _JUDGEBENCH, "ScalerLab/JudgeBench", ("gpt",), "pairwise", in_both_orders, judgebench
-)
-JUDGEBENCH_CLAUDE = Benchmark(
-    "judgebench-claude", _JUDGEBENCH, "ScalerLab/JudgeBench", ("claude",), "pairwise", in_both_orders, judgebench
-)
-LLMBAR = Benchmark(
-    "llmbar",
-    "instruction following, mean of both orders",
-    "princeton-nlp/LLMBar:LLMBar",
-    LLMBAR_SUBSETS,
-    "pairwise",
-    in_both_orders,
-    llmbar,
-)
+_HUB = "ScalerLab/JudgeBench"
+JUDGEBENCH = Benchmark("judgebench", _HUB, ("gpt",), "pairwise", in_both_orders, judgebench)
+JUDGEBENCH_CLAUDE = Benchmark("judgebench-claude", _HUB, ("claude",), "pairwise", in_both_orders, judgebench)
+LLMBAR = Benchmark("llmbar", "princeton-nlp/LLMBar:LLMBar", LLMBAR_SUBSETS, "pairwise", in_both_orders, llmbar)
 SAFE_RLHF = Benchmark(
     "safe-rlhf",
-    "helpfulness and harmlessness of the same pairs",
     "PKU-Alignment/PKU-SafeRLHF",
     ("test",),
     "pairwise",
@@ -125,11 +112,5 @@ SAFE_RLHF = Benchmark(
     check=check_dimensions,
 )
 PREFERENCE_BENCH = Benchmark(
-    "preference-bench",
-    "pairs under rubrics of their own",
-    "prometheus-eval/Preference-Bench",
-    ("train",),
-    "pairwise",
-    as_they_are,
-    both_tasks,
+    "preference-bench", "prometheus-eval/Preference-Bench", ("train",), "pairwise", as_they_are, both_tasks
 )

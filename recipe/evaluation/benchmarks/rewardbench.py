@@ -136,17 +136,5 @@ def check(rows: Sequence[Example]) -> None:
 
 
 _HUB, _SPLITS = "allenai/reward-bench", ("filtered",)
-REWARDBENCH = Benchmark(
-    "rewardbench",
-    "score both responses alone",
-    _HUB,
-    _SPLITS,
-    "pairwise",
-    both_alone,
-    pointwise,
-    check=check,
-    audited=preferred,
-)
-REWARDBENCH_PAIRWISE = Benchmark(
-    "rewardbench-pairwise", "pick the better response", _HUB, _SPLITS, "pairwise", as_they_are, pairwise, check=check
-)
+REWARDBENCH = Benchmark("rewardbench", _HUB, _SPLITS, "pairwise", both_alone, pointwise, check=check, audited=preferred)
+REWARDBENCH_PAIRWISE = Benchmark("rewardbench-pairwise", _HUB, _SPLITS, "pairwise", as_they_are, pairwise, check=check)

@@ -64,7 +64,6 @@ def gpt4_scores(source: str, split: str) -> dict[str, float]:
 
 BIGGEN = Benchmark(
     "biggen",
-    "scores under rubrics of their own, against people and GPT-4",
     "prometheus-eval/BiGGen-Bench-Results",
     ("human_eval",),
     "pointwise",
@@ -73,11 +72,5 @@ BIGGEN = Benchmark(
     truth=gpt4_scores,
 )
 FEEDBACK_BENCH = Benchmark(
-    "feedback-bench",
-    "scores under rubrics of their own, against GPT-4",
-    "prometheus-eval/Feedback-Bench",
-    ("train",),
-    "pointwise",
-    as_they_are,
-    both_tasks,
+    "feedback-bench", "prometheus-eval/Feedback-Bench", ("train",), "pointwise", as_they_are, both_tasks
 )

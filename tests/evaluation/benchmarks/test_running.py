@@ -199,7 +199,7 @@ def test_a_forced_verdict_is_no_written_one() -> None:
 
 def test_every_benchmark_has_its_name_and_others_are_refused(tmp_path: Path) -> None:
     assert all(find_benchmark(name).name == name for name in BENCHMARKS)
-    assert find_benchmark(str(tmp_path)).about == "your own rows"
+    assert find_benchmark(str(tmp_path)).hub == str(tmp_path)
     with pytest.raises(SreError, match="rewardbench, "):
         find_benchmark("rewardbank")
 
