@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from recipe.errors import SreError
 from recipe.gguf.architecture import Shape, read_shape, write_shape
-from recipe.gguf.export import whole_file
+from recipe.storage import replacing
 from recipe.training.seed import embedded_gguf
 
 _LLAMA3 = {
@@ -85,7 +85,7 @@ def write_model(shape_name: str, type_name: str, out: Path) -> None:
             raise SreError(f"no {field} {given!r}; expected one of {', '.join(known)}", field=field)
     shape = read_shape(SHAPES[shape_name])
     pools = _Pools()
-    with whole_file(out) as temporary:
+    with replacing(out) as temporary:
         writer = gguf.GGUFWriter(temporary, shape.arch)
         writer.add_name(f"{shape_name} with random weights")
         writer.add_file_type(TYPES[type_name])

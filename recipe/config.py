@@ -220,7 +220,6 @@ class ExportConfig(_Section):
     # Which judge becomes judge.gguf: sft, j1, …, or the best on the dev rows (the last where there are none).
     source: str = "best"
     flip_rows: int = Field(40, ge=0)  # rows on which the verdict flip rate is measured
-    converter: str | None = None
 
 
 class EvaluateConfig(_Section):

@@ -175,7 +175,7 @@ def tiny_judge(tiny_model: Path, tmp_path: Path) -> Path:
 
     path = tmp_path / "judge.gguf"
     metadata = judge_metadata("tiny", "tiny", Prompts())
-    run_snapshot(path, model=tiny_model, adapter=None, type_name="F16", converter=None, metadata=metadata)
+    run_snapshot(path, model=tiny_model, adapter=None, type_name="F16", metadata=metadata)
     return path
 
 

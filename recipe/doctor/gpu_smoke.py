@@ -294,7 +294,7 @@ class _Smoke:
         snapshot.parent.mkdir()
         adapter = self.made["DPO adapter"]
         metadata = judge_metadata("smoke", self.config.model.source, Prompts())
-        run_snapshot(snapshot, model=self.model, adapter=adapter, type_name="F16", converter=None, metadata=metadata)
+        run_snapshot(snapshot, model=self.model, adapter=adapter, type_name="F16", metadata=metadata)
         quantize(snapshot, judge, "Q8_0")
         self.made["judge.gguf"] = judge
         return f"F16 {snapshot.stat().st_size / 1e6:.0f} MB, Q8_0 {judge.stat().st_size / 1e6:.0f} MB"

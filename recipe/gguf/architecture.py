@@ -1,4 +1,4 @@
-"""What GGUF must say of a Llama, Mistral, Qwen2 or Qwen3 model: a config.json (as a dict) in its terms."""
+"""The hyperparameters of a Llama, Mistral, Qwen2 or Qwen3 model: from config.json, and as GGUF's keys."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ class Rope:
     theta: float
     kind: str = "none"
     factor: float = 1.0
-    original_context: int = 0
-    betas: tuple[float, float] | None = None
     factors: tuple[float, ...] = ()
 
 
@@ -67,11 +65,7 @@ def read_shape(config: dict[str, Any]) -> Shape:
     """
     name = architecture(config)
     if name not in ARCHITECTURES:
-        raise SreError(
-            f"the architecture {name!r} is not one of {', '.join(ARCHITECTURES)}; "
-            "give --converter PATH (llama.cpp's convert_hf_to_gguf.py) to export it",
-            field="architectures",
-        )
+        raise SreError(f"the architecture {name!r} is not one of {', '.join(ARCHITECTURES)}", field="architectures")
     arch = ARCHITECTURES[name]
     if config.get("hidden_act", "silu") != "silu":
         raise SreError(f"the activation {config['hidden_act']!r} is not silu", field="hidden_act")
@@ -117,21 +111,9 @@ def _rope(config: dict[str, Any], arch: str, head_dim: int, context: int) -> Rop
         return Rope(theta)
     if kind == "linear":
         return Rope(theta, "linear", float(settings["factor"]))
-    if kind == "yarn":
-        return _yarn(settings, theta, original)
     if kind == "llama3" and arch == "llama":
         return Rope(theta, factors=_llama3_factors(settings, theta, head_dim, original))
     raise SreError(f"the rotary scaling {kind!r} is not supported for {arch}", field="rope_parameters")
-
-
-def _yarn(settings: dict[str, Any], theta: float, original: int) -> Rope:
-    for field in ("attention_factor", "mscale", "mscale_all_dim"):
-        if settings.get(field) is not None:
-            raise SreError("yarn with its own attention scale is not supported", field=field)
-    if not settings.get("truncate", True):
-        raise SreError("yarn without truncation is not supported", field="truncate")
-    betas = (float(settings.get("beta_fast") or 32.0), float(settings.get("beta_slow") or 1.0))
-    return Rope(theta, "yarn", float(settings["factor"]), original, betas)
 
 
 def _llama3_factors(settings: dict[str, Any], theta: float, head_dim: int, original: int) -> tuple[float, ...]:
@@ -164,10 +146,6 @@ def write_shape(writer: Any, shape: Shape) -> None:
     if shape.rope.kind != "none":
         writer.add_rope_scaling_type(RopeScalingType(shape.rope.kind))
         writer.add_rope_scaling_factor(shape.rope.factor)
-    if shape.rope.betas is not None:
-        writer.add_rope_scaling_orig_ctx_len(shape.rope.original_context)
-        writer.add_rope_scaling_yarn_beta_fast(shape.rope.betas[0])
-        writer.add_rope_scaling_yarn_beta_slow(shape.rope.betas[1])
 
 
 def tensor_names(shape: Shape) -> list[str]:

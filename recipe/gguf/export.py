@@ -1,18 +1,13 @@
-"""A Hugging Face model folder, with or without a LoRA adapter, becomes one GGUF file.
+"""Writes a Hugging Face model folder, with or without a LoRA adapter, as one GGUF file.
 
-Tensors are streamed: at any moment one is in memory (twice while it is merged or converted). Quantising
-further is engines/llamacpp.quantize. `read_metadata` reads the strings of a finished file back and needs no
-library.
+One tensor is in memory at a time. llama.cpp quantises the file further (inference/llamacpp).
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
+import math
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +18,7 @@ from recipe.gguf.header import add_metadata, read_metadata
 from recipe.gguf.known import remember
 from recipe.gguf.tokenizer import Vocabulary, read_vocabulary, write_vocabulary
 from recipe.gguf.weights import Adapter, Checkpoint
+from recipe.storage import replacing
 
 __all__ = ["FILE_TYPES", "ExportReport", "add_metadata", "export_problem", "read_metadata", "write_gguf"]
 
@@ -59,14 +55,19 @@ def write_gguf(
     adapter: Path | None = None,
     type_name: str = "F16",
     metadata: dict[str, str] | None = None,
-    converter: Path | None = None,
 ) -> ExportReport:
-    """Write `model` (a folder), merged with `adapter` (a LoRA folder), to the GGUF file `out`.
+    """Write a model folder as a GGUF file, which appears only when it is complete.
 
-    type_name: F32, F16 or BF16, for the matrices; vectors stay F32. metadata: further string pairs ("sre.*",
-    and "general.*" such as general.name). converter: llama.cpp's convert_hf_to_gguf.py, used instead of this
-    code. `out` appears only when it is complete. Raises SreError for an unknown architecture or tokeniser, an
-    adapter of another base or kind, values too large for F16, and a full disk.
+    Args:
+        model: The folder.
+        out: The file.
+        adapter: The folder of a LoRA adapter to merge into the weights.
+        type_name: F32, F16 or BF16, for the matrices; vectors stay F32.
+        metadata: Further pairs of text, `sre.*` or descriptive `general.*`.
+
+    Raises:
+        SreError: An unknown architecture or tokenizer, an adapter of another base or kind, values too large for F16, or
+            a full disk.
     """
     started = time.monotonic()
     pairs = _checked(metadata or {})
@@ -76,18 +77,12 @@ def write_gguf(
     merged = Adapter(adapter, checkpoint) if adapter is not None else None
     modules = 0 if merged is None else len(merged.modules)
     out.parent.mkdir(parents=True, exist_ok=True)
-    if converter is not None:
-        from recipe.gguf.converter import convert
-
-        with whole_file(out) as temporary:
-            tensors = convert(checkpoint, merged, temporary, converter, type_name, pairs)
-        return ExportReport(tensors, out.stat().st_size, modules, time.monotonic() - started)
     shape = _shape(checkpoint)
     rows = checkpoint.shapes.get("model.embed_tokens.weight", (0,))[0]
-    vocabulary = read_vocabulary(model, checkpoint.config, rows)
+    vocabulary = read_vocabulary(model, rows)
     plan = _plan(checkpoint, shape, type_name)
     _check_space(out, plan)
-    with whole_file(out) as temporary:
+    with replacing(out) as temporary:
         pairs.setdefault("general.name", model.resolve().name)
         writer = _start(temporary, shape, vocabulary, plan, pairs, type_name)
         try:
@@ -95,17 +90,16 @@ def write_gguf(
                 _write(writer, tensor, checkpoint, merged, shape)
         finally:
             writer.close()
+    remember(out)
     return ExportReport(len(plan), out.stat().st_size, modules, time.monotonic() - started)
 
 
 def export_problem(model: Path) -> str:
-    """Why `model` can't be exported by write_gguf without a converter, or "": to be asked before hours of
-    training.
-    """
+    """Why write_gguf can't export `model`, or "": to be asked before hours of training."""
     try:
         checkpoint = Checkpoint(model)
         _plan(checkpoint, _shape(checkpoint), "F16")
-        read_vocabulary(model, checkpoint.config, checkpoint.shapes["model.embed_tokens.weight"][0])
+        read_vocabulary(model, checkpoint.shapes["model.embed_tokens.weight"][0])
     except SreError as error:
         return str(error)
     return ""
@@ -155,17 +149,10 @@ def _plan(checkpoint: Checkpoint, shape: Shape, type_name: str) -> list[_Tensor]
 
 def _check_space(out: Path, plan: list[_Tensor]) -> None:
     """Better before than after minutes of writing. Raises SreError."""
-    needed = sum(_BYTES[tensor.type_name] * _count(tensor.shape) for tensor in plan)
+    needed = sum(_BYTES[tensor.type_name] * math.prod(tensor.shape) for tensor in plan)
     free = shutil.disk_usage(out.parent).free
     if needed > free:
         raise SreError(f"{needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free on this disk", file=out)
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def _start(
@@ -188,7 +175,7 @@ def _start(
     write_shape(writer, shape)
     write_vocabulary(writer, vocabulary)
     for tensor in plan:
-        size = _BYTES[tensor.type_name] * _count(tensor.shape)
+        size = _BYTES[tensor.type_name] * math.prod(tensor.shape)
         kind = gguf.GGMLQuantizationType[tensor.type_name]
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float16), size, raw_dtype=kind)
     writer.write_header_to_file()
@@ -214,28 +201,3 @@ def _write(writer: Any, tensor: _Tensor, checkpoint: Checkpoint, adapter: Adapte
     if kind == torch.float16 and not torch.isfinite(converted).all():
         raise SreError(f"{tensor.source} has values F16 can't hold; use BF16 or F32", file=checkpoint.folder)
     writer.write_tensor_data(converted.reshape(-1).view(torch.uint8).numpy())
-
-
-@contextlib.contextmanager
-def whole_file(out: Path) -> Iterator[Path]:
-    """A temporary path beside `out` that becomes `out` when the block ends well, and is deleted otherwise.
-
-    An OSError in the block (a full disk) becomes an SreError.
-    """
-    handle, name = tempfile.mkstemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(out)
-        remember(out)
-    except OSError as error:
-        free = shutil.disk_usage(out.parent).free
-        raise SreError(f"can't be written ({error}); {free / 2**30:.1f} GiB are free on this disk", file=out) from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from recipe.errors import SreError
+from recipe.gguf.known import remember
 
 UINT32, STRING, ARRAY = 4, 8, 9
 # Bytes of a fixed-size value, by its type number (u8, i8, u16, i16, u32, i32, f32, bool, u64, i64, f64).
@@ -182,6 +183,7 @@ def add_metadata(source: Path, target: Path, metadata: dict[str, str]) -> None:
         writer.write(reader.read(header.infos_end - header.pairs_end) + b"\0" * padding)
         reader.seek(header.data_start)
         shutil.copyfileobj(reader, writer, 1 << 22)
+    remember(target)
 
 
 def _string(text: str) -> bytes:

@@ -1,7 +1,7 @@
 """Which GGUF files llama.cpp has loaded on this machine before, so that the check of a stranger's file is done once.
 
-For each there is an empty file in the cache folder, named after the path, size and time of the GGUF file and the
-version of llama-cpp-python. Where the cache can't be written, nothing is known.
+For each there is an empty file in the cache folder, named after the place on disk, size and time of the GGUF file and
+the version of llama-cpp-python. Where the cache can't be written, nothing is known.
 """
 
 from __future__ import annotations
@@ -29,5 +29,5 @@ def remember(path: Path) -> None:
 
 def _mark(path: Path) -> Path:
     found = path.stat()
-    parts = (path.resolve(), found.st_size, found.st_mtime_ns, found.st_ino, version("llama-cpp-python"))
+    parts = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, version("llama-cpp-python"))
     return cache_folder() / "known-models" / hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

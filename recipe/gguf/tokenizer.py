@@ -25,7 +25,7 @@ _SPLITS = {"llama-bpe": _CONTRACTIONS + "\\p{N}{1,3}" + _REST, "qwen2": _CONTRAC
 # The same expression as llama-bpe, for tokenisers that do apply merges inside whole-word tokens.
 _LLAMA3_WITH_MERGES = "smaug-bpe"
 PRE_TOKENIZERS = ("smollm", "gpt-2", *_SPLITS, _LLAMA3_WITH_MERGES)
-_ADVICE = "give --converter PATH (llama.cpp's convert_hf_to_gguf.py), which knows more of them"
+_ADVICE = "such a model can't be exported"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Vocabulary:
     add_space_prefix: bool | None = None
 
 
-def read_vocabulary(model: Path, config: dict[str, Any], rows: int) -> Vocabulary:
+def read_vocabulary(model: Path, rows: int) -> Vocabulary:
     """The vocabulary of a model folder, padded with [PADn] to `rows`, the embedding's rows.
 
     Raises SreError for a missing or unknown tokeniser, more tokens than rows, or no end-of-sequence token.
@@ -57,8 +57,7 @@ def read_vocabulary(model: Path, config: dict[str, Any], rows: int) -> Vocabular
     if not path.is_file():
         raise SreError("no tokenizer.json here; save the tokeniser with transformers' save_pretrained", file=model)
     data = read_json(path)
-    further = model / "tokenizer_config.json"
-    settings = read_json(further) if further.is_file() else {}
+    found = _special_vocabulary(model, load_merges=True, n_vocab=rows)
     bpe = data.get("model", {})
     if bpe.get("type") != "BPE":
         raise SreError(f"a tokeniser of type {bpe.get('type')!r} is not supported; {_ADVICE}", file=path)
@@ -67,11 +66,13 @@ def read_vocabulary(model: Path, config: dict[str, Any], rows: int) -> Vocabular
         pre, space, merges, scores = "default", _space_prefix(data, path), [], _scores(bpe, path)
     else:
         kind, pre, space, scores = "gpt2", _pre_tokenizer(data, path), None, {}
-        merges = [" ".join(pair) for pair in _merges(bpe)]
+        merges = found.merges
     tokens, types = _tokens(data, rows, kind, path)
-    special = _special(settings, config, {token: i for i, token in enumerate(tokens)}, path)
-    add_bos, add_eos = _added_ends(data, settings, special, path)
-    template = read_chat_template(model, settings)
+    special = {role: number for role, number in found.special_token_ids.items() if role in ("bos", "eos", "unk", "pad")}
+    if "eos" not in special:
+        raise SreError("the tokeniser names no end-of-sequence token (eos_token)", file=path)
+    add_bos, add_eos = (found.add_special_token.get(role, False) for role in ("bos", "eos"))
+    template = read_chat_template(model)
     scored = [scores.get(token, 0.0) for token in tokens] if kind == "llama" else []
     return Vocabulary(kind, pre, tokens, types, special, add_bos, add_eos, template, merges, scored, space)
 
@@ -93,15 +94,21 @@ def write_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
     writer.add_chat_template(vocabulary.chat_template)
 
 
-def read_chat_template(model: Path, settings: dict[str, Any]) -> str:
-    """The chat template: of chat_template.jinja (transformers 5), else of tokenizer_config.json, else ""."""
-    path = model / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    template = settings.get("chat_template") or ""
-    if isinstance(template, list):
-        template = next((t["template"] for t in template if t.get("name") == "default"), "")
-    return str(template)
+def read_chat_template(model: Path) -> str:
+    """The chat template of a model folder, "" where it has none."""
+    template = _special_vocabulary(model).chat_template or ""
+    if isinstance(template, str):
+        return template
+    return next((str(t["template"]) for t in template if t.get("name") == "default"), "")
+
+
+def _special_vocabulary(model: Path, **options: Any) -> Any:
+    from gguf import SpecialVocab
+
+    try:
+        return SpecialVocab(model, **options)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # what odd JSON makes it raise
+        raise SreError(f"the tokeniser's files can't be read: {error}", file=model) from None
 
 
 def pre_tokenizer_json(pre: str) -> dict[str, Any]:
@@ -225,43 +232,6 @@ def _tokens(data: dict[str, Any], rows: int, kind: str, path: Path) -> tuple[lis
 
 
 _BYTES = {f"<0x{value:02X}>" for value in range(256)}
-
-
-def _special(settings: dict[str, Any], config: dict[str, Any], ids: dict[str, int], path: Path) -> dict[str, int]:
-    """Ids by role: from the tokeniser's settings, else from the model's config (whose eos may be a list)."""
-    found: dict[str, int] = {}
-    for role in ("bos", "eos", "unk", "pad"):
-        token = settings.get(f"{role}_token")
-        token = token.get("content") if isinstance(token, dict) else token
-        number = ids.get(token) if token is not None else config.get(f"{role}_token_id")
-        number = number[0] if isinstance(number, list) else number
-        if number is not None and 0 <= number < len(ids):
-            found[role] = int(number)
-    if "eos" not in found:
-        raise SreError("the tokeniser names no end-of-sequence token (eos_token)", file=path)
-    return found
-
-
-def _added_ends(
-    data: dict[str, Any], settings: dict[str, Any], special: dict[str, int], path: Path
-) -> tuple[bool, bool]:
-    """Whether the tokeniser puts bos before and eos after a text: its post-processor says (transformers 5
-    reads no other place when there is one).
-    """
-    processor = data.get("post_processor")
-    if processor is None:
-        return bool(settings.get("add_bos_token")), bool(settings.get("add_eos_token"))
-    parts = processor["processors"] if processor["type"] == "Sequence" else [processor]
-    templates = [part for part in parts if part["type"] == "TemplateProcessing"]
-    if not templates:
-        return False, False
-    single = ["text" if "Sequence" in p else p["SpecialToken"]["id"] for p in templates[0]["single"]]
-    names = templates[0]["special_tokens"]
-    ids = [piece if piece == "text" else names[piece]["ids"] for piece in single]
-    before, after = ids[: ids.index("text")], ids[ids.index("text") + 1 :]
-    if before not in ([], [[special.get("bos")]]) or after not in ([], [[special["eos"]]]):
-        raise SreError(f"the tokeniser adds tokens other than bos and eos to a text; {_ADVICE}", file=path)
-    return bool(before), bool(after)
 
 
 def tokenizer_json(vocabulary: Vocabulary) -> str:

@@ -29,7 +29,7 @@ from recipe.storage import atomic, read_json, write_json
 MEASURE = "sft"
 # Settings that change no measurement of the judges that were made.
 IMMATERIAL: dict[str, Any] = {"name": True, "threads": True, "iterations": True, "rounds": True, "report_to": True}
-IMMATERIAL["export"] = {"types", "judge", "source", "flip_rows", "converter"}
+IMMATERIAL["export"] = {"types", "judge", "source", "flip_rows"}
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,6 @@ class JudgeModel:
     context: int
     parallel: int
     snapshot: str
-    converter: str | None
     file: Path = field(compare=False)
     lenders: tuple[Path, ...] = field(compare=False)
     threads: int | None = field(compare=False)
@@ -102,7 +101,7 @@ class JudgeModel:
 
         sources = sorted(self.model.path.glob("*.safetensors"))
         sources += [self.adapter.path / "adapter_model.safetensors"] if self.adapter else []
-        made_from = [*map(fingerprint, sources), self.snapshot, self.converter, self.prompts.digest]
+        made_from = [*map(fingerprint, sources), self.snapshot, self.prompts.digest]
         weights = hash_object(made_from)
 
         def fits(file: Path) -> bool:
@@ -123,7 +122,6 @@ class JudgeModel:
             model=self.model.path,
             adapter=self.adapter.path if self.adapter else None,
             type_name=self.snapshot,
-            converter=self.converter,
             metadata=judge_metadata(self.title, self.base_model, self.prompts) | {"sre.weights": weights},
         )
         return self.file

@@ -41,7 +41,7 @@ def check_model(config: Config, folder: Path, *, template: bool = True) -> None:
     from recipe.training.seed import check_model as check_files
 
     check_files(folder, config.model.source)
-    problem = "" if config.export.converter else export_problem(folder)
+    problem = export_problem(folder)
     if problem:
         raise SreError(problem)
     if template:

@@ -14,22 +14,20 @@ from typing import Any
 
 from recipe.config import ExportConfig
 from recipe.data.records import TASKS, Example, Judgement
-from recipe.gguf.export import add_metadata, whole_file, write_gguf
+from recipe.gguf.export import add_metadata, write_gguf
 from recipe.inference.base import Sampling
 from recipe.inference.conversion import to_judgement, to_request
 from recipe.inference.llamacpp.generator import quantize
 from recipe.inference.readout import Readout, fit_readout, write_readouts
 from recipe.progress import bar
 from recipe.prompts import Prompts
-from recipe.storage import atomic
+from recipe.storage import atomic, replacing
 from recipe.system import versions
 from recipe.training.card import Base, Origin, model_card
 from recipe.verdict import gbnf
 
 
-def run_snapshot(
-    out: Path, *, model: Path, adapter: Path | None, type_name: str, converter: str | None, metadata: dict[str, str]
-) -> None:
+def run_snapshot(out: Path, *, model: Path, adapter: Path | None, type_name: str, metadata: dict[str, str]) -> None:
     """Write a judge (or the seed model, without an adapter) as one GGUF file.
 
     Args:
@@ -37,12 +35,10 @@ def run_snapshot(
         model: The seed model's folder.
         adapter: The judge's adapter folder.
         type_name: F32, F16 or BF16.
-        converter: llama.cpp's convert_hf_to_gguf.py, to be used in place of our own writer.
         metadata: Its `sre.*` and `general.*` pairs. `sre.weights` names what the file was made from, so that a stale
             one can be told.
     """
-    path = Path(converter) if converter else None
-    write_gguf(model, out, adapter=adapter, type_name=type_name, metadata=metadata, converter=path)
+    write_gguf(model, out, adapter=adapter, type_name=type_name, metadata=metadata)
 
 
 def judge_metadata(name: str, base_model: str, prompts: Prompts) -> dict[str, str]:
@@ -104,7 +100,7 @@ def run_export(
     parent = verdicts[settings.snapshot]
     flips = {name: _flip_rate(parent, found) for name, found in verdicts.items() if name != settings.snapshot}
     readouts, fits = fit_readouts(held_out)
-    with whole_file(judge) as partial:
+    with replacing(judge) as partial:
         add_metadata(files[settings.judge], partial, write_readouts(readouts))
     sizes = {name: path.stat().st_size for name, path in files.items()}
     grid = [["type", "size", f"verdicts that differ from {settings.snapshot} ({len(rows)} rows)"]]

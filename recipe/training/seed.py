@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -21,7 +20,8 @@ from pathlib import Path
 from recipe.errors import SreError, install
 from recipe.gguf.importer import DTYPES, import_gguf
 from recipe.gguf.tokenizer import read_chat_template
-from recipe.gguf.weights import read_json, shard_paths
+from recipe.gguf.weights import shard_paths
+from recipe.storage import atomic_folder
 
 EMBEDDED = "smollm2-135m"
 _EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -45,11 +45,16 @@ class SeedReport:
 
 
 def run_seed(source: str, out: Path, *, revision: str | None = None, dtype: str = "bfloat16") -> SeedReport:
-    """Make out/model/ from `source`: "smollm2-135m" (embedded), a .gguf file, a model folder, or "org/name".
+    """Make out/model/ from a seed model.
 
-    revision: branch, tag or commit, for a hub name alone. dtype: of the weights converted from GGUF; a
-    folder's or the hub's stay as they are. Raises SreError when `source` is no such thing, is incomplete, has
-    no chat template, or can't be fetched.
+    Args:
+        source: "smollm2-135m" (embedded), a .gguf file, a model folder, or a hub name, "org/name".
+        out: The folder of the stage.
+        revision: A branch, tag or commit, with a hub name only.
+        dtype: The type of weights that come from a GGUF file; a folder's and the hub's stay as they are.
+
+    Raises:
+        SreError: `source` is no such thing, is incomplete, has no chat template, or can't be fetched.
     """
     started = time.monotonic()
     if dtype not in DTYPES:
@@ -57,17 +62,9 @@ def run_seed(source: str, out: Path, *, revision: str | None = None, dtype: str 
     kind = _kind(source)
     if revision is not None and kind != "hub":
         raise SreError("a revision needs a hub name (org/name) as the seed model", field="revision")
-    out.mkdir(parents=True, exist_ok=True)
-    for stale in out.glob(".model-*"):  # what a killed run left
-        shutil.rmtree(stale, ignore_errors=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".model-", dir=out))
-    try:
-        scratch.chmod(0o755)
+    with atomic_folder(out / "model") as scratch:
         origin = _fill(kind, source, scratch, revision, dtype)
         size = check_model(scratch, source)
-        _replace(scratch, out / "model")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return SeedReport(out / "model", kind, origin, size, time.monotonic() - started)
 
 
@@ -81,8 +78,7 @@ def check_model(folder: Path, name: str) -> int:
     if lacking:
         raise SreError(f"{name} is not a model folder: it lacks {', '.join(lacking)}")
     shards = shard_paths(folder)
-    settings = folder / "tokenizer_config.json"
-    if not read_chat_template(folder, read_json(settings) if settings.is_file() else {}):
+    if not read_chat_template(folder):
         raise SreError(
             f"{name} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); "
             "a judge needs an instruction-tuned model: take the -Instruct variant"
@@ -170,12 +166,3 @@ def _fetch(name: str, revision: str | None) -> Path:
             "huggingface.co; for a gated model accept its terms there and run `huggingface-cli login`; "
             f"offline, give a local folder or {EMBEDDED}"
         ) from error
-
-
-def _replace(folder: Path, target: Path) -> None:
-    """Rename `folder` to `target`; an older `target` is moved away first and then deleted."""
-    old = target.with_name(f"{folder.name}.old")
-    if target.exists():
-        target.rename(old)
-    folder.rename(target)
-    shutil.rmtree(old, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from recipe.errors import SreError
-from recipe.gguf.export import ExportReport, read_metadata, write_gguf
+from recipe.gguf.export import read_metadata, write_gguf
 
 CASES = ["llama", "llama-3", "llama-biased", "mistral", "qwen2", "qwen2-untied", "qwen3", "qwen3-untied"]
 
@@ -189,45 +188,3 @@ def test_smollm2_matches_transformers(
     assert_same_ids(tokenizer, running, strings)
     shipped = llama_cpp.Llama(str(embedded_gguf()), vocab_only=True, verbose=False)
     assert_same_ids(tokenizer, shipped, strings)
-
-
-def test_converter(
-    models: Any,
-    load: Any,
-    inputs_for: Any,
-    make_adapter: Any,
-    llama_logits: Any,
-    mean_kl: Any,
-    tmp_path: Path,
-) -> None:
-    """A script with convert_hf_to_gguf.py's command line: it gets the merged folder, its file gets our
-    metadata.
-    """
-    script = tmp_path / "convert_hf_to_gguf.py"
-    script.write_text(
-        textwrap.dedent("""
-            import sys
-            from pathlib import Path
-            from recipe.gguf.export import write_gguf
-            folder, _, out, _, kind = sys.argv[1:]
-            write_gguf(Path(folder), Path(out), type_name=kind.upper())
-        """)
-    )
-    (tmp_path / "out").mkdir()
-    out = tmp_path / "out" / "judge.gguf"
-    folder = models("qwen3")
-    merged = make_adapter(folder, tmp_path / "adapter", target_modules=ALL)
-    report = write_gguf(folder, out, adapter=tmp_path / "adapter", type_name="F32", converter=script,
-                        metadata={"sre.a": "ü", "sre.b": "x" * 70000})  # fmt: skip
-    assert isinstance(report, ExportReport)
-    assert read_metadata(out)["sre.b"] == "x" * 70000
-    inputs = inputs_for(load(folder)[1])
-    running, logits = llama_logits(out, inputs)
-    assert running.metadata["sre.a"] == "ü"
-    assert mean_kl(merged, inputs, logits) < 1e-5
-    out.unlink()
-    script.write_text("import sys; sys.exit('I do not know this model')")
-    for match, path in (("I do not know this model", script), ("no converter", tmp_path / "absent.py")):
-        with pytest.raises(SreError, match=match):
-            write_gguf(folder, out, converter=path)
-    assert not list(out.parent.iterdir())
