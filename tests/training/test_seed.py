@@ -180,7 +180,7 @@ def test_second_run_replaces_the_first(tmp_path: Path) -> None:
 def test_interrupted_run_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(tmp_path / "original")
     run_seed(str(model), tmp_path / "seed")
-    (tmp_path / "seed" / ".model-killed").mkdir()
+    (tmp_path / "seed" / ".model.tmp").mkdir()
 
     def interrupted(*arguments: Any) -> None:
         raise KeyboardInterrupt
