@@ -24,7 +24,7 @@ _LINE_EVERY_S = 20.0
 
 
 @contextlib.contextmanager
-def bar(label: str, total: int, unit: str = "") -> Iterator[Advance]:
+def bar(label: str, total: int | None, unit: str = "") -> Iterator[Advance]:
     """Yield `advance(count=1, note="", total=None)`. `note` is shown behind the rate, e.g. "loss 1.32"; `total`
     corrects a total that was not known at the start. Of several processes that share a run, the main one shows it."""
     if process()[0]:
@@ -58,11 +58,11 @@ def bar(label: str, total: int, unit: str = "") -> Iterator[Advance]:
         yield advance
 
 
-def follow(advance: Advance) -> Callable[[int, int], None]:
-    """For work that reports (done so far, of how many): moves the bar by what is new."""
+def follow(advance: Advance) -> Callable[[int, int | None], None]:
+    """For work that reports (done so far, of how many, if that is known): moves the bar by what is new."""
     shown = 0
 
-    def progress(done: int, total: int) -> None:
+    def progress(done: int, total: int | None) -> None:
         nonlocal shown
         advance(done - shown, total=total)
         shown = done
@@ -70,20 +70,20 @@ def follow(advance: Advance) -> Callable[[int, int], None]:
     return progress
 
 
-def _lines(label: str, total: int, unit: str) -> Advance:
+def _lines(label: str, total: int | None, unit: str) -> Advance:
     started = shown = time.monotonic()
-    done, goal = 0, total
+    done, goal = 0, total or 0
 
     def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
         nonlocal done, shown, goal
         done += count
         goal = total or goal
         now = time.monotonic()
-        if now - shown >= _LINE_EVERY_S or done >= goal:
+        if now - shown >= _LINE_EVERY_S or (goal and done >= goal):
             shown = now
             rate = done / max(now - started, 1e-9)
-            left = (goal - done) / max(rate, 1e-9)
-            sys.stderr.write(f"{label}: {done}/{goal} {unit} ({rate:.2f}/s, {left:.0f} s left) {note}".rstrip() + "\n")
+            left = f", {max(goal - done, 0) / max(rate, 1e-9):.0f} s left" if goal else ""
+            sys.stderr.write(f"{label}: {done}/{goal or '?'} {unit} ({rate:.2f}/s{left}) {note}".rstrip() + "\n")
             sys.stderr.flush()
 
     return advance

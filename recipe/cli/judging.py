@@ -8,28 +8,22 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from recipe.cli.options import examples, memory_option, threads_option
+from recipe.cli.options import examples, map_option, memory_option, rubric_option, threads_option
 
 # The options that open a judge, and those that say how its rows are read and written; the others are JudgeOptions.
 _OPENING = ("engine", "base_url", "workers", "threads", "memory", "context", "parallel", "calibrated")
-_READING = ("resume", "overwrite", "limit", "task", "columns", "override_rubric")
-_SERVERS = ("workers", "threads", "memory", "context", "calibrated", "constrain")  # what a server has settled already
+_READING = ("resume", "overwrite", "limit", "task", "split", "columns", "override_rubric")
+# A server has settled these itself.
+_SERVERS = ("workers", "threads", "memory", "context", "calibrated", "constrain")
 _NOT_WITH = {"llamacpp": ("base_url",), "ray": ("base_url",), "openai": _SERVERS}
-
-
-def _columns(_context: click.Context, _parameter: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
-    found = dict(pair.partition("=")[::2] for pair in pairs)
-    if not all(found) or not all(found.values()):
-        raise click.BadParameter("expected OURS=YOURS, e.g. response=answer")
-    return found
 
 
 @click.command(
     epilog=examples(
         "sre judge rows.jsonl -o judged.jsonl --model judge.gguf",
+        "sre judge answers.csv -o judged.csv --model runs/quickstart --rubric helpfulness",
         "sre judge rows.csv -o judged.csv --model judge.gguf --resume",
-        "sre judge answers.parquet -o judged.parquet --model judge.gguf --rubric helpfulness \\",
-        "    --map instruction=question --map response=answer",
+        "sre judge rows.parquet -o judged.parquet --model judge.gguf --map instruction=task --map response=text",
         "sre judge pairs.jsonl -o judged.jsonl --model judge.gguf --swap --label-only",
         "sre judge seed-data -o - --model judge.gguf --limit 3 --samples 5",
         "sre judge rows.jsonl -o judged.jsonl --engine openai --base-url http://127.0.0.1:8000/v1",
@@ -38,32 +32,38 @@ def _columns(_context: click.Context, _parameter: click.Parameter, pairs: tuple[
 )
 @click.argument("rows")
 @click.option(
-    "-o", "--out", required=True, help="A .jsonl, .csv or .parquet file; - for JSON lines on standard output."
+    "-o", "--out", required=True, help="A .jsonl, .csv or .parquet file, or - for JSON lines on standard output."
 )
 @click.option(
     "--model",
     type=click.Path(path_type=Path),
-    help="A GGUF file, e.g. judge.gguf; with --engine openai a model of the server. [default there: its only one]",
+    help="A GGUF file or a run folder. With --engine openai, a model of the server. [default there: its only one]",
 )
 @click.option(
     "--engine",
     type=click.Choice(["llamacpp", "openai", "ray"]),
     default="llamacpp",
     show_default=True,
-    help="This machine; a server with OpenAI's API; workers of the Ray at RAY_ADDRESS, or of one started here.",
+    help="This machine; a server with OpenAI's API; or a Ray cluster (RAY_ADDRESS, else one on this machine).",
 )
-@click.option("--base-url", metavar="URL", help="Of --engine openai; its key goes into OPENAI_API_KEY.")
-@click.option("--resume", is_flag=True, help="Keep finished rows; judge the others, and those that ended in an error.")
-@click.option("--overwrite", is_flag=True, help="Begin the output anew.")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first N rows.")
-@click.option("--task", type=click.Choice(["pointwise", "pairwise"]), help="[default: told from the columns]")
+@click.option("--base-url", metavar="URL", help="The server's address, for --engine openai. Key: OPENAI_API_KEY.")
+@click.option("--resume", is_flag=True, help="Keep finished rows; judge the others and those that ended in an error.")
+@click.option("--overwrite", is_flag=True, help="Replace the output.")
+@click.option("--allow-errors", is_flag=True, help="Exit with 0 also where some rows could not be judged.")
+@click.option("--limit", type=click.IntRange(min=1), help="Judge only the first N rows.")
+@click.option("--split", default="test", show_default=True, help="Which part of a data folder or hub data set.")
 @click.option(
-    "--map", "columns", multiple=True, metavar="OURS=YOURS", callback=_columns, help="What a column is called here."
+    "--task", type=click.Choice(["pointwise", "pairwise"]), help="What the rows are. [default: told by the columns]"
 )
-@click.option("--rubric", help="For rows without criteria: a name (see sre rubrics), a .toml or .json file, or a text.")
-@click.option("--override-rubric", is_flag=True, help="Use --rubric for every row, in place of its own criteria.")
-@click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Judgements; majority label.")
-@click.option("--temperature", type=click.FloatRange(min=0), help="[default: 0; 1 with --samples]")
+@map_option
+@rubric_option
+@click.option("--override-rubric", is_flag=True, help="Use --rubric for all rows, also those with criteria.")
+@click.option(
+    "--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Judgements per row; majority wins."
+)
+@click.option(
+    "--temperature", type=click.FloatRange(min=0), help="Sampling temperature. [default: 0; 1 with --samples]"
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Sampling seed; ignored at temperature 0.")
 @click.option("--swap", is_flag=True, help="Judge pairs in both orders.")
 @click.option(
@@ -71,18 +71,27 @@ def _columns(_context: click.Context, _parameter: click.Parameter, pairs: tuple[
     type=click.Choice(["probability", "first", "tie"]),
     default="probability",
     show_default=True,
-    help="The label of a pair whose orders disagree.",
+    help="Label of a pair whose orders disagree: the likelier one, the first order's, or none.",
 )
-@click.option("--label-only", is_flag=True, help="No rationale: one prefill a row, the label alone.")
-@click.option("--constrain/--no-constrain", default=True, help="Force a label where the model writes none.")
-@click.option("--max-tokens", type=click.IntRange(min=8), default=512, show_default=True, help="Of one judgement.")
-@click.option("--context", type=click.IntRange(min=64), default=4096, show_default=True, help="Tokens a row may take.")
-@click.option("--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Judgements side by side.")
+@click.option("--label-only", is_flag=True, help="Read the label without a rationale: faster, less accurate.")
+@click.option(
+    "--constrain/--no-constrain", default=True, help="Force a label where the model writes none. [default: on]"
+)
+@click.option(
+    "--max-tokens", type=click.IntRange(min=8), default=512, show_default=True, help="Longest judgement, in tokens."
+)
+@click.option(
+    "--context",
+    type=click.IntRange(min=64),
+    default=4096,
+    show_default=True,
+    help="Longest prompt with its judgement, in tokens.",
+)
+@click.option("--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Judgements at a time.")
 @click.option(
     "--calibrated/--uncalibrated",
     default=True,
-    show_default=True,
-    help="Read label probabilities as the export fitted them on held-out rows, where the model's file says how.",
+    help="Take label probabilities by the readout in the judge's file, if it has one. [default: on]",
 )
 @memory_option
 @threads_option
@@ -91,16 +100,22 @@ def _columns(_context: click.Context, _parameter: click.Parameter, pairs: tuple[
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Processes, a judge in each; they share --threads and --memory, with --engine ray each has as much.",
+    help="Processes with a judge each. They share --threads and --memory; with --engine ray, each has as much.",
 )
-def judge(rows: str, out: str, model: Path | None, rubric: str | None, **options: Any) -> None:
-    """Judge every row of a file (JSONL, CSV or Parquet; - for JSON lines on standard input), on the CPU or as --engine
-    says.
+def judge(rows: str, out: str, model: Path | None, rubric: str | None, allow_errors: bool, **options: Any) -> None:
+    """Judge every row of ROWS: a JSONL, JSON, CSV, TSV or Parquet file (also .gz), a data folder, a hub data set, or -
+    for JSON lines on standard input.
 
-    A row that can't be read or judged is written with its error. Rows are kept as they finish, so a run that was
-    stopped goes on with --resume. A server (--engine openai) forces no label: where its model writes none, the row
-    counts as malformed.
+    Common column names are recognised, such as question and answer, messages, or chosen and rejected. The output has
+    the input's columns and beside them the judgement, in the input's order. Where rows have labels, agreement with them
+    is shown.
+
+    A row that can't be read or judged is written with its error; the exit code is then 1. Rows are kept as they finish,
+    so that a run that was stopped goes on with --resume. A server (--engine openai) forces no label: where its model
+    writes none, the row counts as malformed.
     """
+    from functools import partial
+
     from rich.console import Console
 
     from recipe.judge.batch import judge_file, open_judges
@@ -114,9 +129,18 @@ def judge(rows: str, out: str, model: Path | None, rubric: str | None, **options
         options["constrain"] = False
     chosen = JudgeOptions(**options)
     reading["rubric"] = read_rubric(rubric) if rubric else None
-    with open_judges(model, **opening) as judges, bar(f"judging {rows}", 0, "rows") as advance:
-        summary = judge_file(judges, rows, out, options=chosen, progress=follow(advance), **reading)
+    opener = partial(open_judges, model, **opening)
+    reading["tell"] = lambda line: click.echo(line, err=True)
+    try:
+        with bar(f"judging {Path(rows).name}", None, "rows") as advance:
+            summary = judge_file(opener, rows, out, options=chosen, progress=follow(advance), **reading)
+    except KeyboardInterrupt:
+        kept = "" if out == "-" else f"; what was judged is kept in {out}. Add --resume to go on"
+        click.echo(f"stopped{kept}", err=True)
+        raise SystemExit(130) from None
     Console(stderr=True).print(summary.table())
+    if summary.errors and not allow_errors:
+        raise SystemExit(1)
 
 
 def _refuse_what_does_not_fit(context: click.Context) -> None:

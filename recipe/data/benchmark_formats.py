@@ -1,33 +1,32 @@
-"""Rows in the columns of published benchmarks -> rows as `Example.to_json()` writes them. Pure; reads no file.
+"""The columns of published benchmarks and of `sre judge`'s own output, where they need more than a name.
 
 | layout | columns | becomes |
 | --- | --- | --- |
 | RewardBench | prompt, chosen, rejected (subset, id) | a pair, the chosen response first or second by a hash |
-| JudgeBench | question, response_A, response_B, label "A>B"/"B>A" (source, pair_id) | a pair |
+| RewardBench 2 | prompt, chosen and rejected as lists (subset, id) | a pair for each chosen and rejected text |
+| JudgeBench | question, response_A, response_B (label "A>B"/"B>A", source, pair_id) | a pair |
 | Safe-RLHF | prompt, response_0, response_1, better_response_id, safer_response_id | two pairs, one a dimension |
 | alpaca_eval, annotations | instruction, output_1, output_2 (preference 1..2) | a pair |
-| alpaca_eval, outputs | instruction, output (generator) | one response to score |
-| LLMBar | input, output_1, output_2, label 1/2 | a pair |
+| alpaca_eval, outputs | instruction, output, generator | one response to score |
+| LLMBar | input, output_1, output_2 (label 1/2) | a pair |
 | BiGGen Bench | input, response, score_rubric (system_prompt, human_score ...) | one response under its own rubric |
 
-A layout is told by the columns a row has. Rows of the collections or of this project are none of them. `aspect` keeps
-the subset or dimension that a row belongs to. Where a layout brings no rubric, a general one of ours is put in.
+A layout is told by the columns a row has; all else follows columns.py. Pairs without criteria, and alpaca_eval's
+outputs, get a general rubric of ours.
 """
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from recipe.data.files import RawRow
+from recipe.data.columns import Names
 from recipe.data.records import Rubric, Task
+from recipe.data.values import missing, parsed, to_rubric
 from recipe.errors import SreError
 
-Row = Mapping[str, Any]
+Cells = Mapping[str, Any]
 
 GENERAL: dict[Task, Rubric] = {
     "pointwise": Rubric(
@@ -57,215 +56,95 @@ DIMENSIONS = {
 
 @dataclass(frozen=True)
 class Layout:
-    """A published layout: the columns that tell it, others it may have, and what a row becomes."""
+    """A published layout: the columns that tell it, our names of columns that would be taken otherwise, and its ids."""
 
     name: str
     needed: frozenset[str]
-    others: frozenset[str]
-    rows: Callable[[Row], list[dict[str, Any]]]
-
-
-def unfolded(raws: Iterable[RawRow], rubrics: Mapping[Task, Rubric]) -> Iterator[RawRow]:
-    """Each row as it is, or, in a foreign layout, as the row(s) it becomes; one that can't be read has a `problem`.
-
-    rubrics: to put in place of the general ones, by task.
-    """
-    for raw in raws:
-        layout = None if raw.problem else layout_of(raw.row)
-        if layout is None:
-            yield raw
-            continue
-        try:
-            for row in layout.rows(raw.row):
-                general = rubrics.get(row["task"]) or GENERAL[row["task"]]
-                yield replace(raw, row={"rubric": _own(general), **_named(raw, row)})
-        except SreError as error:
-            yield replace(raw, problem=str(error))
-
-
-def layout_of(row: object) -> Layout | None:
-    """The first layout whose needed columns are filled in, or None: then the row is in this project's columns."""
-    if not isinstance(row, Mapping) or "responses" in row or any(str(name).startswith("orig_") for name in row):
-        return None
-    return next((lay for lay in LAYOUTS if all(row.get(name) is not None for name in lay.needed)), None)
-
-
-def _named(raw: RawRow, row: dict[str, Any]) -> dict[str, Any]:
-    """With an id of its own: the row's, else <file>-<line>, and the aspect where a row becomes several."""
-    several = row.pop("several", False)
-    name = row.get("id") or f"{raw.stem}-{raw.line}"
-    return {**row, "id": f"{name}:{row['aspect']}" if several else str(name)}
-
-
-def _own(rubric: Rubric) -> dict[str, Any]:
-    return {"criteria": rubric.criteria, "descriptions": {str(k): v for k, v in rubric.descriptions.items()}}
-
-
-def _pair(conversation: object, responses: list[str], label: int | None, **more: Any) -> dict[str, Any]:
-    turns = [{"role": "user", "content": conversation}] if isinstance(conversation, str) else conversation
-    return {"task": "pairwise", "conversation": turns, "responses": responses, "label": label, **more}
-
-
-def _rewardbench(row: Row) -> list[dict[str, Any]]:
-    chosen, rejected = _text(row, "chosen"), _text(row, "rejected")
-    prompt = row["prompt"] if isinstance(row["prompt"], list) else _text(row, "prompt")
-    # By content: a judge that prefers a place gains nothing, and the order is the same on every machine.
-    second = _hash([prompt, chosen, rejected])[-1] in "13579bdf"
-    name = _name(row, "id")
-    subset = _name(row, "subset")
-    pair = _pair(
-        prompt,
-        [rejected, chosen] if second else [chosen, rejected],
-        2 if second else 1,
-        id=f"{subset}-{name}" if name and subset else name,
-        aspect=subset,
-    )
-    return [pair]
-
-
-def _judgebench(row: Row) -> list[dict[str, Any]]:
-    label = _one_of(row, "label", {"A>B": 1, "B>A": 2})
-    responses = [_text(row, "response_A"), _text(row, "response_B")]
-    return [_pair(_text(row, "question"), responses, label, id=_name(row, "pair_id"), aspect=_name(row, "source"))]
-
-
-def _safe_rlhf(row: Row) -> list[dict[str, Any]]:
-    prompt, responses = _text(row, "prompt"), [_text(row, "response_0"), _text(row, "response_1")]
-    return [
-        _pair(
-            prompt,
-            responses,
-            _one_of(row, column, {0: 1, 1: 2, "0": 1, "1": 2}),
-            rubric=_own(rubric),
-            aspect=aspect,
-            several=True,
-        )
-        for aspect, (column, rubric) in DIMENSIONS.items()
-    ]
-
-
-def _alpaca_pairs(row: Row) -> list[dict[str, Any]]:
-    prompt = _text(row, "instruction")
-    if row.get("input"):
-        prompt += f"\n\n{_text(row, 'input')}"
-    label = None
-    if row.get("preference") not in (None, ""):
-        try:
-            preference = float(row["preference"])
-        except (TypeError, ValueError):
-            preference = float("nan")
-        if not (1 <= preference <= 2 or preference == 0):
-            raise SreError(f"expected a number from 1 to 2, not {row['preference']!r}", field="preference")
-        # 1.5, and 0 in older files, is a tie: there is no better one.
-        label = None if preference in (0, 1.5) else round(preference)
-    pair = _pair(prompt, [_text(row, "output_1"), _text(row, "output_2")], label, aspect=_name(row, "dataset"))
-    return [pair]
-
-
-def _alpaca_outputs(row: Row) -> list[dict[str, Any]]:
-    turns = [{"role": "user", "content": _text(row, "instruction")}]
-    responses = [_text(row, "output")]
-    return [{"task": "pointwise", "conversation": turns, "responses": responses, "aspect": _name(row, "dataset")}]
-
-
-def _llmbar(row: Row) -> list[dict[str, Any]]:
-    label = _one_of(row, "label", {1: 1, 2: 2, "1": 1, "2": 2})
-    return [_pair(_text(row, "input"), [_text(row, "output_1"), _text(row, "output_2")], label)]
-
-
-def _biggen(row: Row) -> list[dict[str, Any]]:
-    system = _text(row, "system_prompt") if row.get("system_prompt") else ""
-    turns = [{"role": "system", "content": system}] * bool(system)
-    turns.append({"role": "user", "content": _text(row, "input")})
-    name, model = _name(row, "id"), _name(row, "model_name")
-    reference = row.get("reference_answer")
-    return [
-        {
-            "task": "pointwise",
-            "conversation": turns,
-            "responses": [_text(row, "response")],
-            "rubric": _biggen_rubric(row["score_rubric"]),
-            "label": whole_score(row, "human_score"),
-            "reference": reference if isinstance(reference, str) else "",
-            "id": f"{name}:{model}" if name and model else name,
-            "prompt_id": name,
-            "aspect": _name(row, "capability"),
-        }
-    ]
-
-
-def _biggen_rubric(value: object) -> dict[str, Any]:
-    if isinstance(value, str):  # CSV cells, and dumps of a table, hold it as text
-        try:
-            value = json.loads(value)
-        except ValueError:
-            try:
-                value = ast.literal_eval(str(value))
-            except (ValueError, SyntaxError):
-                value = None
-    if not isinstance(value, Mapping) or "criteria" not in value:
-        expected = "an object with criteria and score1_description to score5_description"
-        raise SreError(f"expected {expected}", field="score_rubric")
-    descriptions = {str(score): value.get(f"score{score}_description") for score in range(1, 6)}
-    if not all(descriptions.values()):
-        raise SreError("expected descriptions of all five scores", field="score_rubric")
-    return {"criteria": value["criteria"], "descriptions": descriptions}
-
-
-def whole_score(row: Row, field: str) -> int | None:
-    """A score from 1 to 5 that is a whole number, whatever type holds it; None where it is missing."""
-    value = row.get(field)
-    if value is None or value == "":
-        return None
-    try:
-        number = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if number not in (1, 2, 3, 4, 5):
-        raise SreError(f"expected a whole score from 1 to 5, not {value!r}", field=field)
-    return int(number)
-
-
-def _text(row: Row, field: str) -> str:
-    if not isinstance(row.get(field), str):
-        found = "it is missing" if row.get(field) is None else f"found {type(row[field]).__name__}"
-        raise SreError(f"expected a string; {found}", field=field)
-    return str(row[field])
-
-
-def _name(row: Row, field: str) -> str:
-    value = row.get(field)
-    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
-
-
-def _one_of(row: Row, field: str, labels: Mapping[Any, int]) -> int | None:
-    value = row.get(field)
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int) or value not in labels:
-        raise SreError(f"expected {' or '.join(repr(name) for name in list(labels)[:2])}, not {value!r}", field=field)
-    return labels[value]
-
-
-def _hash(value: object) -> str:
-    return hashlib.blake2b(json.dumps(value).encode(), digest_size=6).hexdigest()
-
-
-def _layout(name: str, needed: str, others: str, rows: Callable[[Row], list[dict[str, Any]]]) -> Layout:
-    return Layout(name, frozenset(needed.split()), frozenset(others.split()), rows)
+    names: Names = field(default_factory=dict)
+    id_columns: tuple[str, ...] = ()
+    id_separator: str = ":"
 
 
 LAYOUTS = (
-    _layout("BiGGen Bench", "input response score_rubric", "id system_prompt reference_answer", _biggen),
-    _layout("JudgeBench", "question response_A response_B", "label pair_id source", _judgebench),
-    _layout("Safe-RLHF", "prompt response_0 response_1", "better_response_id safer_response_id", _safe_rlhf),
-    _layout("RewardBench", "prompt chosen rejected", "subset id", _rewardbench),
-    _layout("alpaca_eval annotations", "instruction output_1 output_2", "input preference dataset", _alpaca_pairs),
-    _layout("alpaca_eval outputs", "instruction output", "dataset generator", _alpaca_outputs),
-    _layout("LLMBar", "input output_1 output_2", "label", _llmbar),
+    Layout(
+        "BiGGen Bench",
+        frozenset({"input", "response", "score_rubric"}),
+        {"instruction": "input", "criteria": "score_rubric", "prompt_id": "id", "aspect": "capability"},
+        ("id", "model_name"),
+    ),
+    Layout("JudgeBench", frozenset({"question", "response_A", "response_B"}), {"aspect": "source"}),
+    Layout("Safe-RLHF", frozenset({"prompt", "response_0", "response_1"})),
+    Layout("RewardBench", frozenset({"prompt", "chosen", "rejected"}), {}, ("subset", "id"), "-"),
+    Layout("alpaca_eval annotations", frozenset({"instruction", "output_1", "output_2"})),
+    Layout("alpaca_eval outputs", frozenset({"instruction", "output", "generator"})),
+    Layout("LLMBar", frozenset({"input", "output_1", "output_2"})),
 )
 """In this order: alpaca_eval's annotations may have LLMBar's columns beside an instruction."""
 
-SCORES = ("human_score", "gpt4_score", "model_name", "capability")
-COLUMNS = frozenset().union(*(lay.needed | lay.others for lay in LAYOUTS), SCORES)
-"""Every column that some layout reads."""
+
+def layout_of(row: Cells) -> Layout | None:
+    """The first layout whose needed columns are filled in, or None."""
+    if "responses" in row or any(str(name).startswith("orig_") for name in row):
+        return None
+    return next((lay for lay in LAYOUTS if all(not missing(row.get(name)) for name in lay.needed)), None)
+
+
+def unfolded(row: Cells, layout: Layout | None) -> Iterator[tuple[str, Cells]]:
+    """(part, row) of each row that a row of a layout stands for, in plain columns; the part is "" where it is one."""
+    if layout and layout.name == "Safe-RLHF":
+        for aspect, (column, rubric) in DIMENSIONS.items():
+            pair = {"response_a": row["response_0"], "response_b": row["response_1"], "aspect": aspect}
+            yield aspect, {**row, **pair, "rubric": rubric, "preference": _better(row, column)}
+    elif layout and layout.name == "RewardBench" and _texts(row["chosen"]) and _texts(row["rejected"]):
+        for k, chosen in enumerate(row["chosen"], 1):
+            for m, rejected in enumerate(row["rejected"], 1):
+                yield f"{k}-{m}", {**row, "chosen": chosen, "rejected": rejected}
+    else:
+        yield "", row
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+
+
+def _better(row: Cells, column: str) -> int | None:
+    """Safe-RLHF counts responses from 0."""
+    if missing(row.get(column)) or row[column] == "":
+        return None
+    if str(row[column]) not in ("0", "1", "0.0", "1.0"):
+        raise SreError(f"expected 0 or 1, not {row[column]!r:.60}", field=column)
+    return 1 + int(float(row[column]))
+
+
+# --- our own output ---
+
+RESULTS = (
+    *("task", "label", "expected_score", "confidence", "rationale", "finish", "label_probabilities", "truth"),
+    *("truth_note", "rubric", "error", "malformed_text", "input_hash"),
+)
+"""The columns of a judged row beside its id, in the order of a table."""
+SAMPLES = ("samples", "malformed", "votes", "mean", "spread")
+ORDERS = ("consistent", "preference", "first_label", "swapped_label")
+KEPT = "input_"
+"""Begins the name of an input column where a column of ours has its name."""
+
+
+def judged(row: Cells) -> bool:
+    """Whether `sre judge` wrote the row."""
+    return all(name in row for name in ("finish", "label_probabilities", "input_hash"))
+
+
+def unjudged(row: Cells) -> dict[str, Any]:
+    """The row as it was before it was judged, but for an id or a rubric that it was given."""
+    ours = {*RESULTS, *(SAMPLES if "votes" in row else ()), *(ORDERS if "swapped_label" in row else ())}
+    kept = {name: row[KEPT + name] for name in (*ours, "id") if KEPT + name in row}
+    gone = (ours | {KEPT + name for name in kept}) - {"rubric"}
+    own_task = {"task": row.get("task")} if "responses" in row else {}
+    return own_task | {name: value for name, value in row.items() if name not in gone} | kept
+
+
+def verdict_in(row: Cells) -> tuple[Any, str, Rubric | None]:
+    """(label, rationale, rubric) that a judged row brings; the rubric is None where its own columns hold it."""
+    rubric = row.get("rubric")
+    rubric = parsed(rubric) if isinstance(rubric, str) else rubric
+    return row.get("label"), str(row.get("rationale") or ""), to_rubric(rubric) if isinstance(rubric, Mapping) else None

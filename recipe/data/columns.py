@@ -1,55 +1,132 @@
-"""The columns of the published collections, and a file's own columns mapped onto them. Knows names, not values."""
+"""The names of columns: how people's files call what a row to judge consists of. Knows names, not values.
+
+A name counts whatever its case, and with spaces or hyphens for underscores. `--map OURS=THEIRS` names a column that
+isn't recognised.
+"""
 
 from __future__ import annotations
 
-import itertools
+import re
+import shlex
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from recipe.data.files import RawRow
 from recipe.data.records import Task
+from recipe.data.values import level_of, missing
 from recipe.errors import SreError
 
-DESCRIPTIONS = tuple(f"orig_score{score}_description" for score in range(1, 6))
-RESPONSES: dict[Task, tuple[str, ...]] = {
-    "pointwise": ("orig_response",),
-    "pairwise": ("orig_response_A", "orig_response_B"),
+# Our name -> what files call it, in lower case, the surest first. The first is the published collections' own name.
+ALIASES: dict[str, tuple[str, ...]] = {
+    name: tuple(aliases.split())
+    for name, aliases in {
+        "instruction": "orig_instruction instruction question prompt query user_input user_prompt input problem",
+        "response": "orig_response response model_response model_output model_answer completion generation"
+        " generated_text generated_answer prediction actual_output output answer",
+        "response_a": "orig_response_a response_a answer_a output_a completion_a response_1 response1 answer_1 output_1"
+        " output1 conversation_a",
+        "response_b": "orig_response_b response_b answer_b output_b completion_b response_2 response2 answer_2 output_2"
+        " output2 conversation_b",
+        "chosen": "chosen chosen_response",
+        "rejected": "rejected rejected_response",
+        "messages": "messages conversation conversations conversation_prefix dialogue dialog",
+        "system": "system_prompt system",
+        "context": "contexts retrieved_contexts retrieval_context context",
+        "criteria": "orig_criteria criteria scoring_criteria evaluation_criteria rubric score_rubric",
+        "reference": "orig_reference_answer reference_answer reference ground_truth ground_truths expected_output"
+        " gold_answer correct_answer",
+        "score": "orig_score score human_score rating human_rating overall_score grade label",
+        "preference": "orig_preference preference winner preferred better label",
+        "rationale": "orig_feedback feedback rationale explanation critique",
+        "id": "id pair_id row_id",
+        "prompt_id": "prompt_id question_id",
+        "aspect": "aspect subset capability category dataset",
+        "origin": "source",
+    }.items()
 }
-LABEL: dict[Task, str] = {"pointwise": "orig_score", "pairwise": "orig_preference"}
-COLUMNS = {
-    *("id", "prompt_id", "source", "aspect", "messages", "conversation", "orig_instruction", "orig_reference_answer"),
-    *("orig_criteria", *DESCRIPTIONS, "orig_feedback"),
-    *itertools.chain(*RESPONSES.values(), LABEL.values()),
-    *("task", "responses", "rubric", "label", "rationale", "reference", "origin"),  # of Example.to_json()
-}
-# Short names, for whoever maps a file's own columns onto ours.
-NAMES = {
-    "instruction": "orig_instruction",
-    "response": "orig_response",
-    "response_a": "orig_response_A",
-    "response_b": "orig_response_B",
-    "criteria": "orig_criteria",
-    "reference": "orig_reference_answer",
-    "score": "orig_score",
-    "preference": "orig_preference",
-    **{f"score{score}": name for score, name in enumerate(DESCRIPTIONS, 1)},
-}
+LEVELS = tuple(f"score{score}" for score in range(11))
+"""Our names of the scores' descriptions."""
+NAMES = (*ALIASES, *LEVELS)
+RESPONSES: dict[Task, tuple[str, ...]] = {"pointwise": ("response",), "pairwise": ("response_a", "response_b")}
+LABEL: dict[Task, str] = {"pointwise": "score", "pairwise": "preference"}
+
+Names = Mapping[str, str]
+"""Our name -> the row's own column."""
 
 
 def column_map(columns: Mapping[str, str]) -> dict[str, str]:
-    """Our column -> the file's, the short names resolved. Raises SreError for a name that is none of ours."""
-    unknown = next((name for name in columns if name not in NAMES and name not in COLUMNS), None)
-    if unknown is not None:
-        expected = f"{', '.join(NAMES)}, or a column as the collections name it"
-        raise SreError(f"no column {unknown!r} to map onto; expected {expected}")
-    return {NAMES.get(name, name): column for name, column in columns.items()}
+    """Our name -> the file's column. Raises SreError for a name that is none of ours."""
+    found = {}
+    for ours, theirs in columns.items():
+        collection = next((name for name, aliases in ALIASES.items() if aliases[0] == ours.lower()), None)
+        level = level_of(ours)
+        name = ours if ours in NAMES else collection or (f"score{level}" if level is not None else None)
+        if name is None:
+            hint = f"; did you mean {theirs}={ours}?" if theirs in NAMES else ""
+            raise SreError(f"no column {ours!r} to map onto; expected OURS=THEIRS, OURS of {', '.join(NAMES)}{hint}")
+        found[name] = theirs
+    return found
 
 
-def renamed(raw: RawRow, columns: Mapping[str, str]) -> Any:
-    """The row with its columns under our names too. Raises SreError when it lacks one of them."""
-    if raw.problem or not isinstance(raw.row, dict):
-        return raw.row
-    missing = next((column for column in columns.values() if column not in raw.row), None)
-    if missing is not None:
-        raise raw.error("the row lacks this column, which was mapped", missing)
-    return {**raw.row, **{name: raw.row[column] for name, column in columns.items()}}
+def recognise(raw: RawRow, mapped: Mapping[str, str]) -> dict[str, str]:
+    """The row's columns by our names: those mapped, and those that are recognised and hold something.
+
+    Raises SreError where the row lacks a column that was mapped.
+    """
+    present = tuple(name for name, value in raw.row.items() if not missing(value))
+    by_key = _by_key(tuple(raw.row))
+    own = {}
+    for name, column in mapped.items():
+        if column not in raw.row and _key(column) not in by_key:
+            raise raw.error("the row lacks this column, which was mapped", column)
+        own[name] = column if column in raw.row else by_key[_key(column)]
+    taken = set(own.values())
+    return {**{name: column for name, column in _recognised(present).items() if column not in taken}, **own}
+
+
+@lru_cache(maxsize=1024)
+def _recognised(columns: tuple[str, ...]) -> dict[str, str]:
+    by_key = _by_key(columns)
+    found = {name: by_key[hit] for name, aliases in ALIASES.items() if (hit := _first(aliases, by_key))}
+    # Both responses of a pair are named alike.
+    for one, other in zip(ALIASES["response_a"], ALIASES["response_b"], strict=True):
+        if one in by_key and other in by_key:
+            found |= {"response_a": by_key[one], "response_b": by_key[other]}
+            break
+    # Alpaca's columns: what `input` holds belongs to the instruction.
+    if "instruction" in by_key and "input" in by_key:
+        found["input"] = by_key["input"]
+    return found | {f"score{level_of(key)}": column for key, column in by_key.items() if level_of(key) is not None}
+
+
+@lru_cache(maxsize=1024)
+def _by_key(columns: tuple[str, ...]) -> dict[str, str]:
+    return {_key(column): column for column in reversed(columns)}
+
+
+def _key(column: str) -> str:
+    return re.sub(r"[\s.-]+", "_", column.strip().lower())
+
+
+def _first(aliases: tuple[str, ...], keys: Mapping[str, str]) -> str | None:
+    return next((alias for alias in aliases if alias in keys), None)
+
+
+def column_of(name: str, row: Mapping[str, Any], names: Names) -> str:
+    """The column of the row that errors about `name` are to name: its own, else the likeliest one."""
+    if name in names:
+        return names[name]
+    keys, aliases = _by_key(tuple(row)), ALIASES.get(name, (name,))
+    empty = _first(aliases, keys)
+    return keys[empty] if empty else aliases[0] if any(key.startswith("orig_") for key in keys) else name
+
+
+def advice(row: Mapping[str, Any], names: Names, lacking: tuple[str, ...], *, rubric: bool) -> str:
+    """What to add to the command where columns aren't recognised: the row's columns, and options ready to be used."""
+    free = [column for column in row if column not in names.values()]
+    guesses = dict(zip(lacking, [*free, *["COLUMN"] * len(lacking)], strict=False))
+    options = [f"--map {name}={shlex.quote(str(column))}" for name, column in guesses.items()]
+    options += ["--rubric helpfulness"] if rubric else []
+    shown = ", ".join(map(str, list(row)[:30]))
+    return f"columns found: {shown or 'none'}. Add for example: {' '.join(options)}"

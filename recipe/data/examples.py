@@ -1,4 +1,4 @@
-"""Rows of the published collections, files and hub data sets -> Example. Knows no prompt, model or stage.
+"""Rows of files, folders and hub data sets -> Example. Knows no prompt, model or stage.
 
 A row as the Feedback-Collection has it (the Preference-Collection: `orig_response_A`, `orig_response_B` and
 `orig_preference` "A"/"B" in place of `orig_response` and `orig_score`):
@@ -7,44 +7,48 @@ A row as the Feedback-Collection has it (the Preference-Collection: `orig_respon
      "orig_criteria": "Are both items fruits?", "orig_score1_description": "Neither is.", ...,
      "orig_score5_description": "Both are.", "orig_score": "3", "orig_feedback": "A brick is no fruit."}
 
-Beside them a row may have `id`, `prompt_id`, `source`, and `messages` or `conversation` (a list of {role,
-content}) in place of `orig_instruction`. Rows written by `Example.to_json()` are read too. The reader is
-strict: what it can't read is an SreError that names file, line, field and what was expected, or is set aside
-on request.
+columns.py has the other names that are recognised, benchmark_formats.py what published benchmarks need beside them.
+Rows written by `Example.to_json()` and by `sre judge` are read too.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import itertools
 import json
 import logging
-import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from recipe.data import benchmark_formats as layouts
 from recipe.data import records
-from recipe.data.columns import COLUMNS, DESCRIPTIONS, LABEL, RESPONSES, column_map, renamed
+from recipe.data.columns import LABEL, Names, column_map, column_of
+from recipe.data.conversion import from_columns, from_own
 from recipe.data.files import RawRow, open_rows
-from recipe.data.records import TASKS, Example, Message, Rubric, Task
+from recipe.data.records import Example, Rubric, Task
+from recipe.data.values import no_label, short, to_preference, to_score, whole
 from recipe.errors import SreError
 from recipe.storage import atomic
 
-ROLES = ("system", "user", "assistant")
 _log = logging.getLogger("recipe.data.examples")
 
 
 @dataclass(frozen=True)
-class BadRow:
-    """A row that can't be read, and why. `id` is its own where it has a good one, else <file>-<line>."""
+class ReadRow:
+    """One row of a source: the example that it became, or the error that says why it became none.
+
+    A judged row without a label has neither, where it is read to train with. `id` is the row's own where it has one,
+    else <file>-<line>. `names` maps our names to the row's columns.
+    """
 
     id: str
     raw: RawRow
-    error: SreError
+    example: Example | None = None
+    error: SreError | None = None
+    names: Names = field(default_factory=dict)
 
 
 def read_examples(
@@ -56,43 +60,63 @@ def read_examples(
     need_rationale: bool = False,
     limit: int | None = None,
     skip_bad_rows: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    rubrics: Mapping[Task, Rubric] | None = None,
 ) -> list[Example]:
-    """Read labelled (or, with `need_label=False`, unlabelled) rows in the order of the source.
+    """Read the rows of a source to train or measure with, in its order.
 
-    source: a .jsonl, .csv or .parquet file; a folder (its files named after `split`); a hub name such as
-    "prometheus-eval/Feedback-Collection"; or "seed-data", the project's own. task: None tells it row by row
-    from the columns. limit: only the first n rows, bad ones included. skip_bad_rows: a file to write bad rows
-    to, as JSON lines {"file", "line", "field", "error", "row"} (in place of what it held; empty where all
-    rows are good); they are counted in a warning of the logger "recipe.data.examples", and the good ones returned.
+    A pairwise rationale is rewritten to the prompt's names of the responses (see naming.py). What is left out is
+    counted in warnings of the logger "recipe.data.examples".
 
-    A pairwise rationale is rewritten to the prompt's names of the responses (see naming.py). With `need_rationale`,
-    rows whose rationale prefers the other response than the label are left out and counted in a warning.
+    Args:
+        source: a file, a folder, a hub name such as "prometheus-eval/Feedback-Collection", or "seed-data", the
+            project's own.
+        task: read rows of this task only. None tells each row's task from its columns.
+        split: which files of a folder, or which split of a data set.
+        need_label: refuse rows without a label, and leave out ties.
+        need_rationale: refuse rows without a rationale, and leave out those whose rationale prefers the other response.
+        limit: only the first n rows, bad ones included.
+        skip_bad_rows: a file to write bad rows to, as JSON lines {"file", "line", "field", "error", "row"}; what it
+            held is lost. Without it, the first bad row is an error.
+        columns: our name -> the source's column, for columns that aren't recognised (see columns.py).
+        rubrics: task -> the rubric of rows that bring none.
 
-    Raises SreError: nothing at `source`, no rows, a bad row (without `skip_bad_rows`), or only bad rows.
-    `line` is the line of a JSONL file and the row (the header not counted) of a CSV or Parquet file, from 1.
+    Raises:
+        SreError: nothing at `source`, no rows, a bad row (without `skip_bad_rows`), or only bad rows.
     """
-    examples, bad = list[Example](), list[dict[str, Any]]()
-    rewritten = contradicting = 0
-    options: dict[str, Any] = {"need_label": need_label, "need_rationale": need_rationale, "limit": limit}
-    for row in read_rows(source, task=task, split=split, **options):
-        if isinstance(row, Example):
-            named = records.in_prompt_names(row)
-            rewritten += named is not row
-            if need_rationale and records.contradicts_itself(named):
-                contradicting += 1
-            else:
-                examples.append(named)
-        elif skip_bad_rows is None:
-            raise row.error
+    examples, bad, places = list[Example](), list[dict[str, Any]](), dict[str, RawRow]()
+    ties = unjudged = rewritten = contradicting = 0
+    for row in read_rows(source, task=task, split=split, limit=limit, columns=columns, rubrics=rubrics, strict=True):
+        if row.example is None and row.error is None:
+            unjudged += 1
+            continue
+        try:
+            example = _checked(row, need_label, need_rationale, places)
+        except SreError as error:
+            if skip_bad_rows is None:
+                raise
+            place = {"file": row.raw.file, "line": row.raw.line, "field": error.field}
+            bad.append({**place, "error": str(error), "row": row.raw.row})
+            continue
+        named = records.in_prompt_names(example)
+        rewritten += named is not example
+        if need_label and example.label is None:
+            ties += 1
+        elif need_rationale and records.contradicts_itself(named):
+            contradicting += 1
         else:
-            place = {"file": row.raw.file, "line": row.raw.line, "field": row.error.field}
-            bad.append({**place, "error": str(row.error), "row": row.raw.row})
+            examples.append(named)
     if skip_bad_rows is not None:
-        _set_aside(skip_bad_rows, bad, str(source))
-    if rewritten and need_rationale:
-        _log.warning("%s: %d rationales now say Response 1 and Response 2, as the prompt does", source, rewritten)
-    if contradicting:
-        _log.warning("%s: set aside %d rows whose rationale prefers the other response", source, contradicting)
+        _set_aside(skip_bad_rows, bad)
+    for count, what in (
+        (len(bad), f"bad rows skipped, written to {skip_bad_rows}"),
+        (ties, "ties left out"),
+        (unjudged, "rows left out that were not judged"),
+        (rewritten * need_rationale, "rationales now say Response 1 and Response 2, as the prompt does"),
+        (contradicting, "rows set aside whose rationale prefers the other response"),
+    ):
+        if count:
+            _log.warning("%s: %d %s", source, count, what)
     if not examples:
         cause = f"all {len(bad)} rows are bad, see {skip_bad_rows}" if bad else "no rows; expected one or more"
         raise SreError(cause, file=source)
@@ -104,297 +128,136 @@ def read_rows(
     *,
     task: Task | None = None,
     split: str = "train",
-    need_label: bool = True,
-    need_rationale: bool = False,
     limit: int | None = None,
     columns: Mapping[str, str] | None = None,
     rubrics: Mapping[Task, Rubric] | None = None,
-) -> Iterator[Example | BadRow]:
-    """Stream the rows in the order of the source, bad ones among them; ids differ. See `read_examples`.
+    strict: bool = False,
+) -> Iterator[ReadRow]:
+    """Stream the rows of a source in its order, bad ones among them; memory doesn't grow with the source.
 
-    source: also "-", JSON lines on standard input. columns: our column (or its short name, see columns.NAMES) -> the
-    source's, for files in other columns; every row must have them. rubrics: for rows that bring no criteria, by task.
-    Raises SreError when nothing can be read at `source` (with the first row), and for an unknown name in `columns`.
+    An odd label is no error: the example's `label_note` says what it was. A row whose id was there before gets another
+    one. See `read_examples` for the arguments; `source` may also be "-", JSON lines on standard input.
+
+    Args:
+        strict: read to train or measure with. Ids stay as they are, and rows that `sre judge` wrote bring its labels.
+
+    Raises:
+        SreError: nothing can be read at `source`, or `columns` has an unknown name.
     """
     if limit is not None and limit < 1:
         raise SreError(f"limit must be at least 1, not {limit}")
-    mapped, seen = column_map(columns or {}), dict[str, str]()
-    raws = itertools.islice(open_rows(source, task, split, COLUMNS | layouts.COLUMNS | set(mapped.values())), limit)
-    for raw in raws if mapped else layouts.unfolded(raws, rubrics or {}):
-        place = f"line {raw.line}" if str(source) == raw.file else f"{raw.file}, line {raw.line}"
-        try:
-            ours = replace(raw, row=renamed(raw, mapped))
-            row: Example | BadRow = _example(ours, task, rubrics or {}, need_label, need_rationale)
-            if row.id in seen:
-                raise raw.error(f"{_short(row.id)} is already the id of {seen[row.id]}; ids must differ", "id")
-        except SreError as error:
-            row = BadRow(_free_id(raw, seen), raw, error)
-        seen[row.id] = place
-        yield row
+    mapped, ids = column_map(columns or {}), _Ids()
+    for raw in itertools.islice(open_rows(source, task, split), limit):
+        for row in _read(raw, mapped, task, rubrics or {}, strict):
+            yield row if strict else ids.distinct(row)
 
 
-def _free_id(raw: RawRow, taken: Mapping[str, str]) -> str:
-    found = ""
-    if not raw.problem and isinstance(raw.row, dict):
-        with contextlib.suppress(SreError):
-            found = _name(raw.row, "id")
-    while not found or found in taken:
-        found = f"{found}'" if found.startswith(f"{raw.stem}-{raw.line}") else f"{raw.stem}-{raw.line}"
-    return found
-
-
-def to_conversation(value: object) -> tuple[Message, ...]:
-    """A conversation from a string (one user turn) or a list of Message or {role, content}.
-
-    Raises SreError (field "conversation") for anything else, and for an empty one.
-    """
-    if isinstance(value, str):
-        value = [Message("user", value)]
-    if not isinstance(value, Sequence) or not value:
-        raise SreError(f"expected a list of {{role, content}}, not {_short(value)}", field="conversation")
-    return tuple(_message(turn) for turn in value)
-
-
-def _message(turn: object) -> Message:
-    if isinstance(turn, Mapping):
-        turn = Message(turn.get("role"), turn.get("content"))  # type: ignore[arg-type]  # checked below
-    if not isinstance(turn, Message) or turn.role not in ROLES:
-        expected = f"{{role, content}} with a role of {', '.join(ROLES)}"
-        raise SreError(f"expected {expected}, not {_short(turn)}", field="conversation")
-    _clean(turn.content, "conversation", "a turn's content as a string")
-    return turn
-
-
-def to_rubric(value: object) -> Rubric:
-    """A rubric from a Rubric, a string (criteria without descriptions) or {"criteria", "descriptions"?}.
-
-    Scores are single digits (a label's probability is read at one token); two or more are described, or none.
-    Raises SreError (field "rubric") otherwise.
-    """
-    if isinstance(value, str):
-        value = Rubric(value)
-    elif isinstance(value, Mapping):
-        found = value.get("descriptions") or {}
-        # Parquet fills the scores that other rows have with nulls.
-        given = {k: v for k, v in found.items() if v is not None} if isinstance(found, Mapping) else {"": ""}
-        if not all(re.fullmatch(r"[0-9]", str(score)) for score in given):
-            raise SreError(f"expected descriptions by score, 0 to 9, not {_short(found)}", field="rubric")
-        descriptions = {int(score): text for score, text in given.items()}
-        value = Rubric(value.get("criteria"), descriptions)  # type: ignore[arg-type]  # checked below
-    if not isinstance(value, Rubric):
-        raise SreError(f"expected a text or {{criteria, descriptions}}, not {_short(value)}", field="rubric")
-    if not _clean(value.criteria, "rubric", "criteria as a string").strip():
-        raise SreError("expected criteria that say what to judge, not an empty text", field="rubric")
-    for score, text in value.descriptions.items():
-        if not _clean(text, "rubric", f"a description of score {score} as a string").strip():
-            raise SreError(f"expected a description of score {score}, not an empty text", field="rubric")
-    if len(value.descriptions) == 1:
-        raise SreError("expected descriptions of at least two scores, or of none", field="rubric")
-    return value
-
-
-def to_text(value: object, field: str) -> str:
-    """The value, if it is a string that can be written as UTF-8 and has no NUL. Raises SreError otherwise."""
-    return _clean(value, field, "a string")
-
-
-def conversation_id(conversation: Sequence[Message]) -> str:
-    """The prompt_id of a row that brings none: 12 hex digits (blake2b) of the roles and contents."""
-    text = json.dumps([[turn.role, turn.content] for turn in conversation])
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-
-
-def _example(
-    raw: RawRow, task: Task | None, rubrics: Mapping[Task, Rubric], need_label: bool, need_rationale: bool
-) -> Example:
-    row = raw.row
-    if raw.problem:
-        raise raw.error(raw.problem)
-    if not isinstance(row, dict):
-        raise raw.error(f"expected a JSON object, not {_short(row)}")
-    own = isinstance(row.get("responses"), list)
+def _read(
+    raw: RawRow, mapped: Mapping[str, str], task: Task | None, rubrics: Mapping[Task, Rubric], strict: bool
+) -> Iterator[ReadRow]:
+    """The row, or the rows that it stands for in its layout."""
+    fallback = f"{raw.stem}-{raw.line}"
+    if raw.problem or not isinstance(raw.row, dict):
+        yield ReadRow(fallback, raw, error=raw.error(raw.problem or f"expected a JSON object, not {short(raw.row)}"))
+        return
+    judged = layouts.judged(raw.row)
+    if judged and strict and no_label(raw.row["label"]) and whole(raw.row.get("truth")) is None:
+        yield ReadRow(fallback, raw)
+        return
+    cells = layouts.unjudged(raw.row) if judged else raw.row
+    layout = None if mapped else layouts.layout_of(cells)
     try:
-        example = _from_own(raw, task, rubrics) if own else _from_collection(raw, task, rubrics)
+        parts = list(layouts.unfolded(cells, layout))
     except SreError as error:
-        raise _placed(error, raw) from None
-    if need_label and example.label is None:
-        field = "label" if own else LABEL[example.task]
-        raise raw.error(f"the label is missing; expected {_expected_label(example)}", field)
-    if need_rationale and not example.rationale.strip():
-        raise raw.error("expected a rationale, not an empty text", "rationale" if own else "orig_feedback")
+        yield ReadRow(fallback, raw, error=_placed(error, raw))
+        return
+    for part, row in parts:
+        names: dict[str, str] = {}
+        inner = replace(raw, row=row)
+        try:
+            if "responses" in row and "task" in row:
+                example = from_own(inner, task, rubrics)
+            else:
+                example = from_columns(inner, names, mapped, layout, part, task, rubrics)
+            if judged:
+                example = _with_verdict(example, raw.row, strict)
+        except SreError as error:
+            own = row.get(names.get("id", "id"))
+            name = own if isinstance(own, str) and own and own.isprintable() else fallback
+            yield ReadRow(name, raw, error=_placed(error, raw), names=names)
+        else:
+            # A judged row is one of those that its layout's row stands for.
+            if not (judged and part) or str(raw.row.get("id")).endswith(f":{part}"):
+                yield ReadRow(example.id, raw, example, names=names)
+
+
+def _with_verdict(example: Example, row: Mapping[str, Any], strict: bool) -> Example:
+    """The example of a judged row. Its label is the truth that it was judged against; without one, to train with, it is
+    the judge's. The judge's rationale stands for a missing one where it argues for the label."""
+    given, rationale, rubric = layouts.verdict_in(row)
+    if rubric is not None:
+        example = replace(example, rubric=rubric)
+    if whole(row.get("truth")) is None and example.label_note != "tie":
+        example = replace(example, label=None, label_note="", rationale="")
+    if not strict or example.label_note:
+        return example
+    read = to_score(given, example.labels, "label") if example.task == "pointwise" else to_preference(given, "label")
+    if example.label is None:
+        return replace(example, label=read or None if example.task == "pairwise" else read, rationale=rationale)
+    return replace(example, rationale=example.rationale or (rationale if read == example.label else ""))
+
+
+def _checked(row: ReadRow, need_label: bool, need_rationale: bool, places: dict[str, RawRow]) -> Example:
+    """The row's example, with what a training set needs. Raises the SreError of the row otherwise."""
+    raw, example = row.raw, row.example
+    if example is None:
+        raise row.error or raw.error("can't be read")
+    before = places.setdefault(example.id, raw)
+    if before is not raw:
+        place = f"line {before.line}" if before.file == raw.file else f"{before.file}, line {before.line}"
+        raise raw.error(f"{short(example.id)} is already the id of {place}; ids must differ", "id")
+    if need_label and example.label is None and example.label_note != "tie":
+        field = row.names.get(LABEL[example.task]) or column_of(LABEL[example.task], raw.row, row.names)
+        raise raw.error(example.label_note or f"the label is missing; expected one of {example.labels}", field)
+    if need_rationale and not example.rationale.strip() and example.label is not None:
+        raise raw.error("expected a rationale, not an empty text", column_of("rationale", raw.row, row.names))
     return example
 
 
-def _placed(error: SreError, raw: RawRow, field: str | None = None) -> SreError:
-    """The same error with its row's place, and under the name that the row gives the field."""
+def _placed(error: SreError, raw: RawRow) -> SreError:
+    """The same error with its row's place."""
     if error.file is not None:
         return error
-    return raw.error(str(error).removeprefix(f"field {error.field!r}: "), field or error.field)
+    return raw.error(str(error).removeprefix(f"field {error.field!r}: "), error.field)
 
 
-def _from_collection(raw: RawRow, task: Task | None, rubrics: Mapping[Task, Rubric]) -> Example:
-    row = raw.row
-    kind = _tell_task(raw, task)
-    conversation = _conversation(raw)
-    rubric = None if _text(row, "orig_criteria", optional=True).strip() else rubrics.get(kind)
-    rubric = rubric or _collection_rubric(raw)
-    return Example(
-        **_identity(raw, conversation, "source"),
-        task=kind,
-        conversation=conversation,
-        responses=tuple(_text(row, name) for name in RESPONSES[kind]),
-        rubric=rubric,
-        label=_label(raw, kind, rubric.scores),
-        rationale=_text(row, "orig_feedback", optional=True),
-        reference=_text(row, "orig_reference_answer", optional=True),
-    )
+class _Ids:
+    """The ids that have come, at 8 bytes each: a file may have millions."""
+
+    def __init__(self) -> None:
+        self._digests: defaultdict[bytes, bytearray] = defaultdict(bytearray)
+
+    def distinct(self, row: ReadRow) -> ReadRow:
+        """The row, with another id where its own was there before."""
+        name, apostrophes = row.id, ""
+        while self._add(name):
+            name = f"{row.id}-{row.raw.line}{apostrophes}"
+            apostrophes += "'"
+        if name == row.id:
+            return row
+        return replace(row, id=name, example=row.example and replace(row.example, id=name))
+
+    def _add(self, name: str) -> bool:
+        """Whether it was there before."""
+        digest = blake2b(name.encode(errors="replace"), digest_size=10).digest()
+        bucket, rest = self._digests[digest[:2]], digest[2:]
+        if any(bucket.startswith(rest, at) for at in range(0, len(bucket), 8)):
+            return True
+        bucket += rest
+        return False
 
 
-def _collection_rubric(raw: RawRow) -> Rubric:
-    criteria = _text(raw.row, "orig_criteria")
-    if not criteria.strip():
-        raise raw.error("expected criteria that say what to judge, not an empty text", "orig_criteria")
-    texts = {score: _text(raw.row, name, optional=True) for score, name in enumerate(DESCRIPTIONS, 1)}
-    empty = [score for score, text in texts.items() if not text.strip()]
-    if 0 < len(empty) < len(texts):
-        raise raw.error("expected descriptions of all five scores, or of none", DESCRIPTIONS[empty[0] - 1])
-    return Rubric(criteria, {} if empty else texts)
-
-
-def _identity(raw: RawRow, conversation: Sequence[Message], origin: str) -> dict[str, str]:
-    return {
-        "id": _name(raw.row, "id") or f"{raw.stem}-{raw.line}",
-        "prompt_id": _name(raw.row, "prompt_id") or conversation_id(conversation),
-        "origin": _text(raw.row, origin, optional=True) or f"{Path(raw.file).name}:{raw.line}",
-        "aspect": _name(raw.row, "aspect"),
-    }
-
-
-def _conversation(raw: RawRow) -> tuple[Message, ...]:
-    if raw.row.get("orig_instruction"):
-        return to_conversation(_text(raw.row, "orig_instruction"))
-    field = next((name for name in ("messages", "conversation") if raw.row.get(name)), None)
-    if field is None:
-        message = "expected an instruction here, or a list of {role, content} in `messages`"
-        raise raw.error(message, "orig_instruction")
-    try:
-        return to_conversation(_turns(raw.row[field]))
-    except SreError as error:
-        raise _placed(error, raw, field) from None
-
-
-def _tell_task(raw: RawRow, task: Task | None) -> Task:
-    """By the response columns; where a row has both (a CSV file of both kinds), by what is filled in."""
-    row = raw.row
-    found = [kind for kind in TASKS if all(row.get(name) is not None for name in RESPONSES[kind])]
-    if len(found) == 2:
-        labelled = [kind for kind in TASKS if row.get(LABEL[kind]) not in (None, "")]
-        filled = [kind for kind in TASKS if any(row[name] for name in RESPONSES[kind])]
-        found = labelled if len(labelled) == 1 else filled
-    if task and task not in found and found:
-        raise raw.error(f"expected a {task} row, not a {found[0]} one", RESPONSES[task][0])
-    if task:
-        return task
-    if len(found) != 1:
-        cause = "can't tell pointwise from pairwise" if found else "no response"
-        message = f"{cause}; expected orig_response, or orig_response_A and orig_response_B"
-        raise raw.error(message, "orig_response")
-    return found[0]
-
-
-def _label(raw: RawRow, kind: Task, scores: Sequence[int]) -> int | None:
-    field = LABEL[kind]
-    value = raw.row.get(field)
-    if value is None or value == "":
-        return None
-    if kind == "pairwise":
-        if value not in ("A", "B"):
-            raise raw.error(f"expected 'A' or 'B', not {_short(value)}", field)
-        return 1 if value == "A" else 2
-    if isinstance(value, bool | float) or str(value) not in map(str, scores):
-        raise raw.error(f"expected a whole score from {scores[0]} to {scores[-1]}, not {_short(value)}", field)
-    return int(value)
-
-
-def _from_own(raw: RawRow, task: Task | None, rubrics: Mapping[Task, Rubric]) -> Example:
-    """A row of `Example.to_json()`; id, prompt_id and origin may be left out."""
-    row = raw.row
-    kind: Task = row.get("task")
-    allowed = (task,) if task else TASKS
-    if kind not in allowed:
-        raise raw.error(f"expected {' or '.join(allowed)}, not {_short(kind)}", "task")
-    responses, label = row["responses"], row.get("label")
-    if len(responses) != len(RESPONSES[kind]):
-        message = f"expected {len(RESPONSES[kind])} for a {kind} row, not {len(responses)}"
-        raise raw.error(message, "responses")
-    conversation = to_conversation(_turns(row.get("conversation")))
-    example = Example(
-        **_identity(raw, conversation, "origin"),
-        task=kind,
-        conversation=conversation,
-        responses=tuple(_clean(text, "responses", "a response as a string") for text in responses),
-        rubric=to_rubric(row.get("rubric") or rubrics.get(kind)),
-        label=label,
-        rationale=_text(row, "rationale", optional=True),
-        reference=_text(row, "reference", optional=True),
-    )
-    if label is not None and (type(label) is not int or label not in example.labels):
-        raise raw.error(f"expected {_expected_label(example)}, not {_short(label)}", "label")
-    return example
-
-
-def _expected_label(example: Example) -> str:
-    return f"one of {', '.join(map(str, example.labels))}" + (" (A, B)" if example.task == "pairwise" else "")
-
-
-def _turns(value: object) -> object:
-    """CSV cells and some data sets hold the turns as JSON text."""
-    if not isinstance(value, str):
-        return value
-    try:
-        turns = json.loads(value)
-    except (ValueError, RecursionError):
-        turns = None
-    if not isinstance(turns, list):
-        raise SreError(f"expected a list of {{role, content}}, not {_short(value)}", field="conversation")
-    return turns
-
-
-def _text(row: Mapping[str, Any], field: str, *, optional: bool = False) -> str:
-    if row.get(field) is not None:
-        return _clean(row[field], field, "a string")
-    if optional:
-        return ""
-    raise SreError("the field is missing; expected a string", field=field)
-
-
-def _name(row: Mapping[str, Any], field: str) -> str:
-    value = row.get(field)
-    return str(value) if type(value) is int else _text(row, field, optional=True)
-
-
-def _clean(value: object, field: str, expected: str) -> str:
-    if not isinstance(value, str):
-        raise SreError(f"expected {expected}, not {type(value).__name__} {_short(value)}", field=field)
-    if "\0" in value:
-        raise SreError("expected text without NUL characters", field=field)
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        found = ascii(value[error.start])
-        message = f"expected valid Unicode; character {error.start + 1} is {found} (invalid UTF-8, or half a pair)"
-        raise SreError(message, field=field) from None
-    return value
-
-
-def _short(value: object) -> str:
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _set_aside(path: Path, bad: Sequence[Mapping[str, Any]], source: str) -> None:
+def _set_aside(path: Path, bad: Sequence[Mapping[str, Any]]) -> None:
     # ASCII: a bad row may hold lone surrogates, which no encoding writes.
     with atomic(path) as file:
         file.writelines(json.dumps(entry, default=str) + "\n" for entry in bad)
-    if bad:
-        _log.warning("%s: skipped %d bad rows, written to %s", source, len(bad), path)

@@ -6,14 +6,19 @@ A reader yields one `RawRow` per row, and goes on after a row it can't read: `pr
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import functools
+import gzip
+import io
+import itertools
 import json
 import re
 import sys
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +33,8 @@ SEED_PARTS = {SEED_DATA: "", f"{SEED_DATA}:counted": "_given"}
 STDIN = "-"
 SEED_SPLITS = ("train", "dev", "test")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.-]+)?")
+_COUNTED = 2**28
+"""Bytes of the longest file whose rows are counted before they are read."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +51,32 @@ class RawRow:
         return SreError(message, file=self.file, line=self.line, field=field)
 
 
-def open_rows(source: str | Path, task: Task | None, split: str, columns: Set[str]) -> Iterator[RawRow]:
-    """The rows of `source` (see `sources.read_examples`), of whose columns only `columns` need be read.
+def open_rows(source: str | Path, task: Task | None, split: str) -> Iterator[RawRow]:
+    """The rows of `source` (see `examples.read_rows`).
 
     Raises SreError, at the latest at the first row, when nothing can be read there.
     """
     name = str(source)
-    path = Path(source)
     if name == STDIN:
-        return _jsonl(sys.stdin.buffer, "standard input", "stdin")
+        stdin: Any = sys.stdin.buffer
+        return _json_rows(stdin if hasattr(stdin, "peek") else io.BufferedReader(stdin), "standard input", "stdin")
+    if is_hub_name(name):
+        return _read_hub(name, split)
+    files = source_files(source, task, split)
+    if Path(source).is_file():
+        return _read(files[0])
+    stems = Counter(_stem(file) for file in files)
+    names = {file: f"{file.parent.name}-{_stem(file)}" if stems[_stem(file)] > 1 else _stem(file) for file in files}
+    rows = (replace(raw, stem=names[file]) for file in files for raw in _read(file))
+    end = SEED_PARTS.get(name, "")
+    return (raw for raw in rows if raw.row["aspect"].endswith(end)) if end else rows
+
+
+def source_files(source: str | Path, task: Task | None, split: str) -> list[Path]:
+    """The files that `open_rows` reads; none for standard input and hub names. Raises SreError where there are none."""
+    name, path = str(source), Path(source)
+    if name == STDIN or is_hub_name(name):
+        return []
     if name in SEED_PARTS:
         if split not in SEED_SPLITS:
             raise SreError(f"split {split!r} of {SEED_DATA}: expected one of {', '.join(SEED_SPLITS)}")
@@ -61,25 +85,29 @@ def open_rows(source: str | Path, task: Task | None, split: str, columns: Set[st
         except FileNotFoundError as error:
             raise SreError(str(error)) from None
     if path.is_dir():
-        files = _files_of(path, task, split)
-        stems = Counter(file.stem for file in files)
-        names = {file: f"{file.parent.name}-{file.stem}" if stems[file.stem] > 1 else file.stem for file in files}
-        rows = (replace(raw, stem=names[file]) for file in files for raw in _read(file, columns))
-        end = SEED_PARTS.get(name, "")
-        return (raw for raw in rows if raw.row["aspect"].endswith(end)) if end else rows
+        return _files_of(path, task, split)
     if path.exists():
-        return _read(path, columns)
-    if is_hub_name(name):
-        return _read_hub(name, split, columns)
+        return [path]
     expected = f"a {', '.join(_READERS)} file, a folder, a hub name or {SEED_DATA!r}"
     raise SreError(f"no such file or folder; expected {expected}", file=source)
+
+
+def count_rows(source: str | Path, task: Task | None, split: str) -> int | None:
+    """How many rows `source` has, where that is known at little cost."""
+    total = 0
+    for path in source_files(source, task, split) or [Path(STDIN)]:
+        if _suffix(path) not in (".jsonl", ".ndjson") or path.suffix == ".gz" or path.stat().st_size > _COUNTED:
+            return None
+        with path.open("rb") as file:
+            total += sum(bool(line.strip()) for line in file)
+    return total
 
 
 def _files_of(folder: Path, task: Task | None, split: str) -> list[Path]:
     """<split>.jsonl, or shards <split>-*.parquet (also in data/), or in <split>/ the tasks' files, else all."""
 
     def readable(where: Path, pattern: str) -> list[Path]:
-        return sorted(p for p in where.glob(pattern) if p.suffix.lower() in _READERS and p.is_file())
+        return sorted(p for p in where.glob(pattern) if _suffix(p) in _READERS and p.is_file())
 
     inside = folder / split
     places = (
@@ -92,97 +120,193 @@ def _files_of(folder: Path, task: Task | None, split: str) -> list[Path]:
     for files in places:
         if files:
             return files
-    expected = f"{split}.jsonl, .csv, .parquet or a folder {split}"
-    raise SreError(f"no file of split {split!r} here; expected {expected}", file=folder)
+    there = sorted({p.name for p in folder.iterdir() if p.is_dir() or _suffix(p) in _READERS})
+    found = f"; found {', '.join(there[:8])}" if there else ""
+    raise SreError(f"no file of split {split!r} here; expected {split}.jsonl or a folder {split}{found}", file=folder)
 
 
-def _read(path: Path, columns: Set[str]) -> Iterator[RawRow]:
-    reader = _READERS.get(path.suffix.lower())
+def _suffix(path: Path) -> str:
+    """The extension that says the format: ".csv" of rows.csv.gz."""
+    return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+
+
+def _stem(path: Path) -> str:
+    return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
+
+
+def _read(path: Path) -> Iterator[RawRow]:
+    reader = _READERS.get(_suffix(path))
     if reader is None:
-        raise SreError(f"unknown extension {path.suffix!r}; expected {', '.join(_READERS)}", file=path)
+        raise SreError(f"unknown extension {path.suffix!r}; expected {', '.join(_READERS)}, or .gz of one", file=path)
     try:
-        yield from reader(path, columns)
-    except OSError as error:
-        raise SreError(f"can't be read: {error.strerror or error}", file=path) from None
+        yield from reader(path)
+    except (OSError, EOFError, zlib.error) as error:
+        raise SreError(f"can't be read: {getattr(error, 'strerror', None) or error}", file=path) from None
 
 
-def _read_jsonl(path: Path, columns: Set[str]) -> Iterator[RawRow]:
-    # Bytes: the iterator of a text file would end all reading at the first invalid byte.
-    with path.open("rb") as lines:
-        yield from _jsonl(lines, str(path), path.stem)
+def _open(path: Path) -> Any:
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-def _jsonl(lines: Iterable[bytes], file: str, stem: str) -> Iterator[RawRow]:
-    for line, data in enumerate(lines, 1):
-        if line == 1:
-            data = data.removeprefix(b"\xef\xbb\xbf")
+def _encoding(file: Any) -> str:
+    """By the byte order mark, or the zero bytes that every other character of UTF-16 has."""
+    head = file.peek(4)[:4]
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if len(head) > 1 and (head[0] == 0) != (head[1] == 0):
+        return "utf-16-be" if head[0] == 0 else "utf-16-le"
+    return "utf-8-sig"
+
+
+def _read_jsonl(path: Path) -> Iterator[RawRow]:
+    with _open(path) as file:
+        yield from _json_rows(file, str(path), _stem(path))
+
+
+def _json_rows(file: Any, name: str, stem: str) -> Iterator[RawRow]:
+    """The rows of JSON lines, or of one JSON list."""
+    encoding = _encoding(file)
+    if encoding == "utf-8-sig":
+        # Bytes: the iterator of a text file would end all reading at the first invalid byte.
+        if file.peek(3)[:3] == codecs.BOM_UTF8:
+            file.read(3)
+        lines: Iterable[bytes] = file
+    else:
+        lines = (line.encode() for line in io.TextIOWrapper(file, encoding, errors="replace", newline="\n"))
+    numbered = enumerate(lines, 1)
+    for line, data in numbered:
         if not data.strip():
             continue
-        row: Any = data.decode(errors="replace").rstrip("\r\n")
-        problem = ""
+        if data.strip() == b"[" or data.lstrip().startswith(b"[{"):
+            yield from _json_list(b"".join([data, *(more for _, more in numbered)]), name, stem)
+            return
+        yield _json_row(data, name, stem, line)
+        break
+    for line, data in numbered:
+        if data.strip():
+            yield _json_row(data, name, stem, line)
+
+
+def _json_row(data: bytes, name: str, stem: str, line: int) -> RawRow:
+    try:
+        return RawRow(name, stem, line, json.loads(data.decode()))
+    except UnicodeDecodeError as error:
+        problem = f"invalid UTF-8 at byte {error.start + 1} of the line"
+    except (ValueError, RecursionError) as error:
+        problem = f"expected one JSON object; invalid JSON: {error}"
+    return RawRow(name, stem, line, data.decode(errors="replace").rstrip("\r\n"), problem)
+
+
+def _json_list(data: bytes, name: str, stem: str) -> Iterator[RawRow]:
+    try:
+        rows = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise SreError(f"expected a JSON list of objects; invalid JSON: {error}", file=name) from None
+    # {"data": [...]}: the list is the only one there.
+    lists = [value for value in rows.values() if isinstance(value, list)] if isinstance(rows, dict) else [rows]
+    if len(lists) != 1 or not isinstance(lists[0], list):
+        hint = "; in pandas: to_json(orient='records', lines=True)" if isinstance(rows, dict) else ""
+        raise SreError(f"expected a JSON list of objects, not {type(rows).__name__}{hint}", file=name)
+    for line, row in enumerate(lists[0], 1):
+        yield RawRow(name, stem, line, row)
+
+
+def _read_json(path: Path) -> Iterator[RawRow]:
+    """A JSON list; or, as many data sets have it, JSON lines."""
+    with _open(path) as file:
+        first, second = file.readline(), file.read(4096)
         try:
-            row = json.loads(data.decode())
-        except UnicodeDecodeError as error:
-            problem = f"invalid UTF-8 at byte {error.start + 1} of the line"
-        except (ValueError, RecursionError) as error:
-            problem = f"expected one JSON object; invalid JSON: {error}"
-        yield RawRow(file, stem, line, row, problem)
+            lines = isinstance(json.loads(first), dict) and bool(second.strip())
+        except (ValueError, RecursionError):
+            lines = False
+        if not lines:
+            yield from _json_list(first + second + file.read(), str(path), _stem(path))
+            return
+    yield from _read_jsonl(path)
 
 
-def _read_csv(path: Path, columns: Set[str]) -> Iterator[RawRow]:
+def _read_csv(path: Path) -> Iterator[RawRow]:
     csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than a long response
-    # surrogateescape keeps an invalid byte in its cell, where the check of that field finds it.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
-        rows = csv.reader(handle, strict=True)
+    with _open(path) as file:
+        encoding = _encoding(file)
+        # surrogateescape keeps an invalid byte in its cell, where the check of that field finds it.
+        errors = "surrogateescape" if encoding == "utf-8-sig" else "replace"
+        text = io.TextIOWrapper(file, encoding, errors=errors, newline="")
+        first = text.readline()
+        # What stands outside quotes oftenest in the header separates cells.
+        bare = re.sub(r'"[^"]*"', "", first)
+        separator = max(",;\t|", key=lambda mark: (bare.count(mark), mark == "\t" and _suffix(path) == ".tsv"))
+        rows = csv.reader(itertools.chain([first] if first else [], text), delimiter=separator, strict=True)
         try:
-            header = next(rows, [])
-            if header and (len(set(header)) < len(header) or not columns & set(header)):
-                message = f"expected a header of different column names such as orig_criteria, not {header}"
-                raise SreError(message if len(message) < 200 else f"{message[:197]}...", file=path)
+            header = [name.strip() for name in next(rows, [])]
+            twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]
+            if twice:
+                raise SreError(f"two columns are called {twice[0]!r}; names must differ", file=path)
             for line, cells in enumerate((cells for cells in rows if cells), 1):
                 row: Any = cells
                 problem = f"expected {len(header)} cells as in the header, not {len(cells)}"
                 if len(cells) == len(header):
-                    row, problem = dict(zip(header, cells, strict=True)), ""
-                yield RawRow(str(path), path.stem, line, row, problem)
+                    row, problem = {name: cell for name, cell in zip(header, cells, strict=True) if name}, ""
+                yield RawRow(str(path), _stem(path), line, row, problem)
         except csv.Error as error:
             raise SreError(f"invalid CSV at line {rows.line_num} of the text: {error}", file=path) from None
 
 
-def _read_parquet(path: Path, columns: Set[str]) -> Iterator[RawRow]:
+def _read_parquet(path: Path) -> Iterator[RawRow]:
     try:
         import pyarrow.parquet as parquet
+        from pyarrow import ArrowException
     except ImportError:
         message = "reading Parquet needs pyarrow: pip install pyarrow, or give a .jsonl or .csv file"
         raise SreError(message, file=path) from None
     line = 0
     try:
         with parquet.ParquetFile(path) as file:
-            wanted = [name for name in file.schema_arrow.names if name in columns]
-            for batch in file.iter_batches(batch_size=256, columns=wanted):
-                for row in batch.to_pylist():
+            for batch in file.iter_batches(batch_size=256):
+                for row in _cells(batch):
                     line += 1
-                    yield RawRow(str(path), path.stem, line, row)
-    except (ValueError, OSError) as error:  # ArrowInvalid is a ValueError
+                    yield RawRow(str(path), _stem(path), line, row)
+    except (ArrowException, ValueError, OSError) as error:
         raise SreError(f"no readable Parquet after row {line}: {error}", file=path) from None
 
 
-def _read_json(path: Path, columns: Set[str]) -> Iterator[RawRow]:
+class Unreadable:
+    """Stands for a value that Python can't hold, e.g. a date in the year 20000: an error only where it is used."""
+
+    def __init__(self, reason: BaseException) -> None:
+        self.reason = reason
+
+    def __repr__(self) -> str:
+        return f"<unreadable: {self.reason}>"
+
+
+def _cells(batch: Any) -> Iterator[dict[str, Any]]:
+    """The rows of an Arrow batch."""
     try:
-        rows = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise SreError(f"expected a JSON list of objects; invalid JSON: {error}", file=path) from None
-    if not isinstance(rows, list):
-        raise SreError(f"expected a JSON list of objects, not {type(rows).__name__}", file=path)
-    for line, row in enumerate(rows, 1):
-        yield RawRow(str(path), path.stem, line, row)
+        yield from batch.to_pylist()
+        return
+    except (ValueError, OverflowError, ArithmeticError):
+        pass
+    for index in range(batch.num_rows):
+        yield {name: _cell(batch.column(name)[index]) for name in batch.schema.names}
 
 
-_READERS: dict[str, Callable[[Path, Set[str]], Iterator[RawRow]]] = {
+def _cell(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError, ArithmeticError) as error:
+        return Unreadable(error)
+
+
+_READERS: dict[str, Callable[[Path], Iterator[RawRow]]] = {
     ".jsonl": _read_jsonl,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
+    ".ndjson": _read_jsonl,
     ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".parquet": _read_parquet,
 }
 
 
@@ -202,7 +326,7 @@ def has_split(source: str, task: Task, split: str) -> bool:
 def is_hub_name(source: str) -> bool:
     """Whether a source is read from the Hugging Face hub."""
     path = Path(source)
-    return not path.exists() and path.suffix.lower() not in _READERS and bool(_HUB_NAME.fullmatch(source))
+    return not path.exists() and _suffix(path) not in _READERS and bool(_HUB_NAME.fullmatch(source))
 
 
 @functools.cache
@@ -212,13 +336,15 @@ def _hub_splits(name: str) -> tuple[str, ...]:
         return tuple(datasets.get_dataset_split_names(repository, *config))
 
 
-def _read_hub(name: str, split: str, columns: Set[str]) -> Iterator[RawRow]:
+def _read_hub(name: str, split: str) -> Iterator[RawRow]:
     with _from_hub(name, f"split {split!r}") as datasets:
         repository, *config = name.split(":")
         table = datasets.load_dataset(repository, *config, split=split)
-        table = table.select_columns([column for column in table.column_names if column in columns])
-    for line, row in enumerate(table, 1):
-        yield RawRow(name, name.rpartition("/")[2].partition(":")[0], line, row)
+        # As Arrow: pictures and sounds stay bytes, which takes no further library.
+        batches = table.with_format("arrow").iter(batch_size=256)
+        rows = (row for batch in batches for row in _cells(batch))
+        for line, row in enumerate(rows, 1):
+            yield RawRow(name, repository.rpartition("/")[2], line, row)
 
 
 @contextlib.contextmanager

@@ -50,6 +50,7 @@ class Example:
 
     `label` is the ground truth (a score, or 1/2 for the better response) and None where there is none.
     `prompt_id` is equal for rows of one prompt: splits and bootstraps go by it. `aspect` names the kind of rubric.
+    `label_note` says why there is no label where the row has a value for it: "tie", or what is wrong with it.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Example:
     prompt_id: str = ""
     origin: str = ""
     aspect: str = ""
+    label_note: str = ""
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -72,6 +74,8 @@ class Example:
     def to_json(self) -> dict[str, Any]:
         row = dataclasses.asdict(self)
         row["rubric"]["descriptions"] = {str(k): v for k, v in self.rubric.descriptions.items()}
+        if not self.label_note:
+            del row["label_note"]
         return row
 
     @classmethod

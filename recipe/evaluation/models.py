@@ -21,14 +21,8 @@ def open_judge(model: str, *, threads: int | None = None, context: int = 4096, p
     SreError for anything else, a base that is missing, or a hub that can't be reached.
     """
     path = Path(model)
-    if path.is_file() or path.suffix.lower() == ".gguf":
+    if path.is_file() or path.suffix.lower() == ".gguf" or (path / "config.toml").is_file():
         return Judge.from_gguf(path, threads=threads, context=context, parallel=parallel)
-    if (path / "config.toml").is_file():
-        if not (path / "judge.gguf").is_file():
-            raise SreError("this run folder has no judge.gguf yet; finish it with `sre run`", file=path)
-        judge = Judge.from_gguf(path / "judge.gguf", threads=threads, context=context, parallel=parallel)
-        judge.name = path.name
-        return judge
     folder = path if path.is_dir() else _downloaded(model)
     base, adapter = _parts(folder)
     from recipe.inference.pytorch.generator import TorchGenerator

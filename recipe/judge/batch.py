@@ -1,25 +1,39 @@
-"""A file of rows -> a file of judgements: `sre judge`. Knows nothing of figures of agreement (evaluation/).
+"""A file of rows -> a file of judgements: `sre judge`. Knows no figures beyond counts and agreement (summary.py).
 
-result_rows.py says what a row holds, journal.py how it is kept, workers.py how several processes share the rows.
+output_rows.py says what a row holds, journal.py how it is kept, workers.py how several processes share the rows. Rows
+are read as they are needed, so memory doesn't grow with the file.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from recipe.data.examples import BadRow, read_rows
+from recipe.data.benchmark_formats import GENERAL
+from recipe.data.examples import ReadRow, read_rows
+from recipe.data.files import RawRow, count_rows, source_files
 from recipe.data.records import TASKS, Example, Rubric, Task
 from recipe.errors import SreError
 from recipe.inference.openai import OpenAIGenerator
-from recipe.judge.journal import STDOUT, Journal
+from recipe.judge.journal import Journal
 from recipe.judge.judge import DEFAULT, Judge, to_bytes
 from recipe.judge.options import JudgeOptions
-from recipe.judge.output_rows import JudgedRow, bad_row, input_hash, result_rows
+from recipe.judge.output_rows import (
+    WINDOW,
+    JudgedRow,
+    Usage,
+    bad_row,
+    in_windows,
+    input_hash,
+    result_rows,
+    with_columns,
+)
 from recipe.judge.ray_pool import RayPool
 from recipe.judge.rubrics import NamedRubric
 from recipe.judge.summary import Summary
@@ -29,13 +43,17 @@ from recipe.system import peak_rss_mb, usable_cores
 BLOCK = 16
 """Rows written and synced at once, if they come within FLUSH_S: what a kill can lose."""
 FLUSH_S = 2.0
+STDOUT_WINDOW = 128
+"""Examples given to the engine at once where their rows are printed in order: how many a row may wait for."""
 
 Engine = Literal["llamacpp", "openai", "ray"]
-Progress = Callable[[int, int], None]
+Judges = Judge | Pool
+Opener = Callable[[], AbstractContextManager[Judges]]
+Progress = Callable[[int, int | None], None]
 
 
 def judge_file(
-    judge: Judge | Pool,
+    judge: Judges | Opener,
     source: str | Path,
     out: str | Path,
     *,
@@ -49,34 +67,50 @@ def judge_file(
     rubric: NamedRubric | None = None,
     override_rubric: bool = False,
     progress: Progress | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Summary:
-    """Judge every row of `source` (see `sources.read_rows`; labels may be missing) once, into `out`.
+    """Judge every row of `source` once, into `out`. Labels may be missing.
 
-    out: a .jsonl, .csv or .parquet file, or "-" for standard output. resume: keep the rows that `out` has and judge
-    the others, and those that ended in an error. overwrite: begin it anew. rubric: for rows that bring none; with
-    override_rubric for all, whose own labels are then no truth and left out. progress: called with (rows done, rows
-    in all) after each row. Rows are on disk soon after they finish; an interrupt loses none of them.
+    Rows are on disk soon after they finish, and an interrupt loses none of them. A row that can't be read or judged is
+    written with its error and counted.
 
-    A row that can't be read or judged is written with its error and counted. Raises SreError: no row can be read;
-    `out` exists and neither flag is given; a resume with another model, other prompts, settings or rows; no space.
+    Args:
+        judge: one judge, or several that share the rows; or what opens them, once the first rows have been read.
+        source: what `examples.read_rows` takes.
+        out: a .jsonl, .csv or .parquet file, or "-" for JSON lines on standard output.
+        options: how to judge.
+        resume: keep the rows that `out` has, and judge the others and those that ended in an error.
+        overwrite: begin `out` anew.
+        limit: only the first n rows.
+        task: read rows of this task only.
+        split: which files of a folder, or which split of a data set.
+        columns: our name -> the source's column, for columns that aren't recognised.
+        rubric: for rows that bring none.
+        override_rubric: use it for all rows. Their own labels are then no truth, and left out.
+        progress: called with (rows done, rows in all or None) after each row.
+        tell: called with a line that says which columns are read as what.
+
+    Raises:
+        SreError: no row can be read; `out` is the source, or exists and neither flag is given; a resume with another
+            model, other prompts, options or rows; no space on the disk.
     """
     if override_rubric and rubric is None:
         raise SreError("override-rubric needs a rubric")
-    rubrics = _by_task(rubric)
-    rows = list(
-        read_rows(source, task=task, split=split, need_label=False, limit=limit, columns=columns, rubrics=rubrics)
-    )
-    first_bad = next((row for row in rows if isinstance(row, BadRow)), None)
-    if not any(isinstance(row, Example) for row in rows):
-        raise first_bad.error if first_bad else SreError("no rows; expected one or more", file=source)
+    rubrics = {task: rubric.rubric for task in TASKS if rubric and rubric.task in (None, task)}
+    rows = read_rows(source, task=task, split=split, limit=limit, columns=columns, rubrics=rubrics)
     if override_rubric:
-        rows = [_overridden(row, rubrics) for row in rows]
-    return judge_rows(judge, rows, out, options=options, resume=resume, overwrite=overwrite, progress=progress)
+        rows = (_overridden(row, rubrics) for row in rows)
+    journal = Journal(out, resume=resume, overwrite=overwrite, sources=source_files(source, task, split))
+    begun = _begun(rows, source, options, tell)
+    total = count_rows(source, task, split) if progress and limit is None else limit
+    given = [*rubrics.values(), *GENERAL.values()]
+    with judge() if callable(judge) else nullcontext(judge) as judges:
+        return _judge_all(judges, begun, journal, options=options, given=given, progress=progress, total=total)
 
 
 def judge_rows(
-    judge: Judge | Pool,
-    rows: Sequence[Example | BadRow],
+    judge: Judges,
+    examples: Sequence[Example],
     out: str | Path,
     *,
     options: JudgeOptions = DEFAULT,
@@ -84,64 +118,121 @@ def judge_rows(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
-    """`judge_file` for rows that have been read: Examples of different ids, and what could not be read."""
-    if resume and (overwrite or str(out) == STDOUT):
-        raise SreError(f"resume can't be combined with {'overwrite' if overwrite else 'standard output'}")
-    if options.swap and not any(isinstance(row, Example) and row.task == "pairwise" for row in rows):
+    """`judge_file` for examples of different ids; the output holds the judgements alone."""
+    return _judge_all(
+        judge,
+        (ReadRow(example.id, RawRow("", "", 0, {}), example) for example in examples),
+        Journal(out, resume=resume, overwrite=overwrite),
+        options=options,
+        given=(),
+        progress=progress,
+        total=len(examples),
+    )
+
+
+def _begun(
+    rows: Iterable[ReadRow], source: str | Path, options: JudgeOptions, tell: Callable[[str], None]
+) -> Iterator[ReadRow]:
+    """The rows, when one of the first can be judged. Raises SreError where none can."""
+    stream = iter(rows)
+    first: list[ReadRow] = []
+    while not any(row.example for row in first):
+        more = list(itertools.islice(stream, WINDOW))
+        if not more:
+            raise next(
+                (row.error for row in first if row.error), SreError("no rows; expected one or more", file=source)
+            )
+        first += more
+    ended = len(first) % WINDOW > 0
+    if options.swap and ended and not any(row.example and row.example.task == "pairwise" for row in first):
         raise SreError("swap judges pairs in both orders, and no row is a pair")
+    names = next(row.names for row in first if row.example)
+    used = [f"{theirs} as {ours}" for ours, theirs in names.items() if not theirs.startswith("orig_")]
+    if used:
+        tell(f"reading the columns {', '.join(used)}")
+    return itertools.chain(first, stream)
+
+
+def _overridden(row: ReadRow, rubrics: Mapping[Task, Rubric]) -> ReadRow:
+    example = row.example
+    if example is None or example.task not in rubrics:
+        return row
+    return replace(row, example=replace(example, rubric=rubrics[example.task], label=None, label_note=""))
+
+
+def _judge_all(
+    judge: Judges,
+    rows: Iterable[ReadRow],
+    journal: Journal,
+    *,
+    options: JudgeOptions,
+    given: Sequence[Rubric],
+    progress: Progress | None,
+    total: int | None,
+) -> Summary:
     summary = Summary()
     who = identity(judge) if isinstance(judge, Judge) else judge.identity
-    with Journal(out) as journal:
-        inputs = {row.id: input_hash(row) for row in rows}
-        kept = journal.begin({**who, "settings": asdict(options)}, inputs, resume=resume, overwrite=overwrite)
-        for row in kept:
-            summary.count(row)
+    waiting: dict[str, tuple[int, ReadRow]] = {}
+
+    def examples() -> Iterator[Example]:
+        for place, row in enumerate(rows):
+            if journal.has(row.id, place, partial(input_hash, row)):
+                continue
+            if row.example is None:
+                blocks.add(place, with_columns(bad_row(row), row, options, given))
+            else:
+                waiting[row.id] = place, row
+                yield row.example
+
+    with journal:
+        header = {**who, "options": asdict(options)}
+        journal.begin(header, summary.count)
         summary.resumed = summary.rows
-        done = {row["id"] for row in kept}
-        _judge(judge, [row for row in rows if row.id not in done], journal, options, summary, progress)
+        blocks = _Blocks(journal, summary, progress, total)
+        start = time.monotonic()
+        try:
+            for result in _results(judge, examples(), options, summary.usage, in_order=journal.stdout):
+                place, row = waiting.pop(result["id"])
+                blocks.add(place, with_columns(result, row, options, given))
+        finally:
+            blocks.flush()
+            summary.seconds = time.monotonic() - start
+            summary.usage.peak_mb += peak_rss_mb()
         journal.finish()
     return summary
 
 
-def _judge(
-    judge: Judge | Pool,
-    rows: Sequence[Example | BadRow],
-    journal: Journal,
-    options: JudgeOptions,
-    summary: Summary,
-    progress: Progress | None,
-) -> None:
-    """Judge the rows and append what comes back, in blocks."""
-    examples = [row for row in rows if isinstance(row, Example)]
-    total = summary.rows + len(rows)
-    block: list[JudgedRow] = [bad_row(row) for row in rows if isinstance(row, BadRow)]
-    for row in block:
-        summary.count(row)
-    make = partial(result_rows, judge) if isinstance(judge, Judge) else judge.rows
-    start = written = time.monotonic()
-    try:
-        for row in make(examples, options, summary.usage) if examples else ():
-            block.append(row)
-            summary.count(row)
-            if len(block) >= BLOCK or time.monotonic() - written > FLUSH_S:
-                journal.append(block)
-                block, written = [], time.monotonic()
-            if progress:
-                progress(summary.rows, total)
-    finally:
-        journal.append(block)
-    summary.seconds = time.monotonic() - start
-    summary.usage.peak_mb += peak_rss_mb()
+def _results(
+    judge: Judges, examples: Iterable[Example], options: JudgeOptions, usage: Usage, *, in_order: bool
+) -> Iterator[JudgedRow]:
+    if not isinstance(judge, Judge):
+        yield from judge.rows(examples, options, usage)
+        return
+    for window in in_windows(examples, STDOUT_WINDOW if in_order else WINDOW):
+        yield from result_rows(judge, window, options, usage)
 
 
-def _by_task(rubric: NamedRubric | None) -> dict[Task, Rubric]:
-    return {task: rubric.rubric for task in TASKS if rubric and rubric.task in (None, task)}
+class _Blocks:
+    """Counts rows as they finish, and writes them to the journal in blocks."""
 
+    def __init__(self, journal: Journal, summary: Summary, progress: Progress | None, total: int | None) -> None:
+        self._journal, self._summary, self._progress, self._total = journal, summary, progress, total
+        self._rows: list[tuple[int, JudgedRow]] = []
+        self._written = time.monotonic()
 
-def _overridden(row: Example | BadRow, rubrics: Mapping[Task, Rubric]) -> Example | BadRow:
-    if isinstance(row, BadRow) or row.task not in rubrics:
-        return row
-    return replace(row, rubric=rubrics[row.task], label=None)
+    def add(self, place: int, row: JudgedRow) -> None:
+        self._rows.append((place, row))
+        self._summary.count(row)
+        if len(self._rows) >= BLOCK or time.monotonic() - self._written > FLUSH_S:
+            self.flush()
+        if self._progress:
+            self._progress(self._summary.rows, self._total)
+
+    def flush(self) -> None:
+        # Emptied first: rows that an interrupt keeps from being written are judged again, and none is written twice.
+        rows, self._rows = self._rows, []
+        self._journal.append(rows)
+        self._written = time.monotonic()
 
 
 def open_judges(

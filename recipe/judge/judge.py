@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recipe.data.examples import conversation_id, to_conversation, to_text
 from recipe.data.records import Example, Judgement, Message, Task, exchanged
+from recipe.data.values import conversation_id, to_conversation, to_text
 from recipe.errors import SreError
 from recipe.gguf.header import read_metadata
 from recipe.inference.base import Completion, Generator, Request, Sampling
@@ -86,7 +86,7 @@ class Judge:
         """Open a GGUF file with llama.cpp. The prompts are the file's own (`sre.prompts.*`), if it has any.
 
         Args:
-            path: the file.
+            path: the file, or a run folder with its judge.gguf.
             threads: CPU threads. [default: all cores]
             context: the most tokens of one prompt with its judgement.
             parallel: judgements decoded at once.
@@ -98,15 +98,21 @@ class Judge:
             SreError: the file or llama-cpp-python is missing, the file is damaged, or `memory` is no size.
         """
         path = Path(path)
+        name = path.stem
+        if (path / "config.toml").is_file():
+            path, name = path / "judge.gguf", path.name
+            if not path.is_file():
+                message = "this run folder has no judge.gguf yet; finish it with `sre run`"
+                raise SreError(message, file=path.parent)
         if not path.is_file():
-            raise SreError("no such model file; expected a .gguf file made by `sre run`", file=path)
+            raise SreError("no such model file; expected a .gguf file or a run folder", file=path)
         limit: dict[str, Any] = {} if memory is None else {"memory": to_bytes(memory)}
         metadata = read_metadata(path)
         readouts = read_readouts(metadata) if calibrated else {}
         from recipe.inference.llamacpp.generator import LlamaCppGenerator
 
         generator = LlamaCppGenerator(path, threads=threads, context=context, parallel=parallel, **limit)
-        return cls(generator, Prompts(prompts_in(metadata)), name=path.stem, path=path, readouts=readouts)
+        return cls(generator, Prompts(prompts_in(metadata)), name=name, path=path, readouts=readouts)
 
     @property
     def fingerprint(self) -> str:

@@ -1,26 +1,22 @@
-"""Judges in Ray actors, on this machine or a cluster: Ray Data hands out blocks of rows, and a judge takes each.
+"""Judges in Ray actors, on this machine or a cluster: each gets a block of rows at a time.
 
-Writes nothing: the caller journals the rows by id as blocks finish. When a worker dies, Ray starts it again and does
-its block once more; of such a block, what has come already counts.
+Writes nothing: the caller journals the rows as blocks finish. When a worker dies, Ray starts it again, and it does its
+block once more.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from recipe.data.records import Example
 from recipe.errors import SreError, install
 from recipe.judge.judge import Judge
 from recipe.judge.options import JudgeOptions
-from recipe.judge.output_rows import JudgedRow, Usage, result_rows
-from recipe.judge.workers import OpenJudge, add_usage, identity, shares
-from recipe.storage import canonical
+from recipe.judge.output_rows import JudgedRow, Usage, in_windows, result_rows
+from recipe.judge.workers import OpenJudge, Pool, identity, shares
 from recipe.system import peak_rss_mb
 
 BLOCK = 64
@@ -30,20 +26,19 @@ RESTARTS = 3
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 
 
-class RayPool:
+class RayPool(Pool):
     """Up to `workers` judges of `threads` cores each. Use as a context manager; a Ray that it started ends with it.
 
     Uses the Ray that this process has, else the cluster that RAY_ADDRESS names, else one of its own on this machine. On
-    a cluster, every node needs this package, and the model under the same path. open_judge: as for `Workers`; called
-    here, too, to know who judges. Raises SreError: it can't be opened, Ray isn't installed or can't be reached.
+    a cluster, every node needs this package, and the model under the same path. `open_judge` is as for `Workers`; it is
+    called here too, to know who judges. Raises SreError: it can't be opened, Ray isn't installed or can't be reached.
     """
 
     def __init__(self, open_judge: OpenJudge, workers: int, *, threads: int = 1) -> None:
         try:
             import ray
         except ImportError:
-            message = f"this engine needs the extra: {install('ray')}"
-            raise SreError(message) from None
+            raise SreError(f"this engine needs the extra: {install('ray')}") from None
         with open_judge() as judge:
             self.identity = identity(judge)
         self._ray, self._open_judge, self._workers, self._threads = ray, open_judge, workers, threads
@@ -51,54 +46,43 @@ class RayPool:
         if self._started:
             _start(ray, workers * threads)
 
-    def rows(self, examples: Sequence[Example], options: JudgeOptions, usage: Usage) -> Iterator[JudgedRow]:
-        """Like `result_rows`, in any order, each id once. Raises SreError when a worker fails or dies too often; what
-        came before it is good."""
-        import ray.data
-
-        # As many blocks for each worker, so that none is idle while the last one is judged.
-        count = self._workers * math.ceil(len(examples) / (self._workers * BLOCK))
-        ordered = [{"example": canonical(example.to_json())} for example in shares(examples, 1)[0]]
-        blocks = ray.data.from_items(ordered, override_num_blocks=min(count, len(ordered)))
-        with warnings.catch_warnings():
-            # Ray's own default is to start a worker anew for ever, and there is no newer way to bound it.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            results = blocks.map_batches(
-                _Worker,
-                batch_size=None,
-                fn_constructor_args=(self._open_judge, self.identity, options),
-                # One block each at a time: else the first worker that is up takes those of workers still opening.
-                compute=ray.data.ActorPoolStrategy(
-                    min_size=1,
-                    max_size=self._workers,
-                    initial_size=self._workers,
-                    max_tasks_in_flight_per_actor=1,
-                ),
-                num_cpus=self._threads,
-                max_restarts=RESTARTS,
-                max_task_retries=RESTARTS,
-            )
-        waiting = {example.id for example in examples}
-        peaks: dict[str, int] = {}
+    def rows(self, examples: Iterable[Example], options: JudgeOptions, usage: Usage) -> Iterator[JudgedRow]:
+        """Like `result_rows`, in any order. Raises SreError when a worker fails or dies too often; what came before it
+        is good."""
+        windows = in_windows(examples, self._workers * BLOCK)
+        blocks = (block for window in windows for block in shares(window, self._workers) if block)
+        actor = self._ray.remote(num_cpus=self._threads, max_restarts=RESTARTS, max_task_retries=RESTARTS)(_Worker)
+        # Those that there is no room for on the cluster never say that they are ready, and get nothing.
+        actors = [actor.remote(self._open_judge, self.identity, options) for _ in range(self._workers)]
+        waiting = {one.judge.remote([]): one for one in actors}
+        peaks: dict[int, int] = {}
+        block = next(blocks, None)
+        under_way = 0
         try:
-            for result in results.iter_rows():
-                answer = json.loads(result["answer"])
-                if "failed" in answer:
-                    raise SreError(answer["failed"])
-                peaks[answer["worker"]] = answer["usage"].pop("peak_mb")
-                add_usage(usage, Usage(**answer["usage"]))
-                for row in answer["rows"]:
-                    if row["id"] in waiting:
-                        waiting.remove(row["id"])
-                        yield row
-        except ray.exceptions.RayTaskError:
+            while block or under_way:
+                (done,), _ = self._ray.wait(list(waiting), num_returns=1)
+                one = waiting.pop(done)
+                answer = self._ray.get(done)
+                if isinstance(answer, str):
+                    raise SreError(answer)
+                rows, found = answer
+                under_way -= bool(rows)
+                peaks[id(one)], found.peak_mb = found.peak_mb, 0
+                usage.add(found)
+                if block:
+                    waiting[one.judge.remote(block)] = one
+                    under_way += 1
+                    block = next(blocks, None)
+                yield from rows
+        except self._ray.exceptions.RayTaskError:
             raise  # a fault of this program
-        except ray.exceptions.RayError as error:
+        except self._ray.exceptions.RayError as error:
             message = "a worker ended early, and again when started anew; use --resume to go on"
             raise SreError(f"{message}, with fewer workers if memory ran out ({_brief(error)})") from error
+        finally:
+            for one in actors:
+                self._ray.kill(one)
         usage.peak_mb += sum(peaks.values())
-        if waiting:
-            raise SreError(f"Ray lost {len(waiting)} rows, e.g. {min(waiting)!r}; use --resume to judge them")
 
     def close(self) -> None:
         """End the Ray that was started here. Calling it again does nothing."""
@@ -120,16 +104,15 @@ class _Worker:
         self._open_judge, self._expected, self._options = open_judge, expected, options
         self._judge: Judge | None = None
 
-    def __call__(self, block: dict[str, Any]) -> dict[str, list[str]]:
-        examples = [Example.from_json(json.loads(text)) for text in block["example"]]
+    def judge(self, examples: list[Example]) -> tuple[list[JudgedRow], Usage] | str:
+        """The rows and what they took, or why they can't be judged."""
         usage = Usage()
         try:
-            rows = list(result_rows(self._opened(), examples, self._options, usage))
+            rows = list(result_rows(self._opened(), examples, self._options, usage)) if examples else []
         except SreError as error:
-            return {"answer": [canonical({"failed": str(error)})]}
+            return str(error)
         usage.peak_mb = peak_rss_mb()
-        worker = f"{os.uname().nodename}:{os.getpid()}"
-        return {"answer": [canonical({"worker": worker, "usage": vars(usage), "rows": rows})]}
+        return rows, usage
 
     def _opened(self) -> Judge:
         if self._judge is None:
@@ -151,10 +134,7 @@ def _start(ray: Any, cores: int) -> None:
         ray.init(**({"address": address} if address else own), log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise SreError(f"Ray can't be reached: {_brief(error)}", field=ADDRESS_VARIABLE if address else None) from error
-    from ray.data import DataContext
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray").setLevel(logging.ERROR)
 
 
 def _brief(error: BaseException) -> str:

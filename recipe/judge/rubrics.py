@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipe.data.examples import to_rubric, to_text
 from recipe.data.records import TASKS, Rubric, Task
 from recipe.data.rubric_text import split_rubric
+from recipe.data.values import to_rubric, to_text
 from recipe.errors import SreError
 
 FOLDER = Path(__file__).resolve().parents[1] / "rubrics"

@@ -1,7 +1,7 @@
 """Several processes, each with a judge of its own over a share of the rows. Writes nothing: the parent does.
 
-A worker opens its judge, says who it is, gets its share, and sends row by row. When the parent dies, a worker ends at
-its next row; when a worker dies, the parent says so.
+A worker opens its judge, says who it is, gets a share of the rows, sends row by row, and gets the next share. When the
+parent dies, a worker ends at its next row; when a worker dies, the parent says so.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
@@ -17,10 +18,12 @@ from recipe.data.records import Example
 from recipe.errors import SreError
 from recipe.judge.judge import Judge
 from recipe.judge.options import JudgeOptions
-from recipe.judge.output_rows import JudgedRow, Usage, result_rows
+from recipe.judge.output_rows import WINDOW, JudgedRow, Usage, in_windows, result_rows
 from recipe.system import peak_rss_mb
 
 OpenJudge = Callable[[], Judge]
+SHARE = WINDOW // 2
+"""Rows that a worker gets at a time, at most."""
 
 
 class Pool(Protocol):
@@ -28,15 +31,15 @@ class Pool(Protocol):
 
     identity: dict[str, str]
 
-    def rows(self, examples: Sequence[Example], options: JudgeOptions, usage: Usage) -> Iterator[JudgedRow]: ...
+    def rows(self, examples: Iterable[Example], options: JudgeOptions, usage: Usage) -> Iterator[JudgedRow]: ...
 
 
 class Workers(Pool):
     """`count` judges in processes of their own. Use as a context manager; leaving it ends them.
 
-    open_judge: makes a judge, called in each process; it must be picklable, e.g. functools.partial(Judge.from_gguf,
-    path). The processes are spawned: a script of yours needs its `if __name__ == "__main__":`. Raises SreError when a
-    worker can't open its judge, with that worker's reason.
+    `open_judge` makes a judge, in each process; it must be picklable, e.g. functools.partial(Judge.from_gguf, path).
+    The processes are spawned: a script of yours needs its `if __name__ == "__main__":`. Raises SreError when a worker
+    can't open its judge, with that worker's reason.
     """
 
     def __init__(self, open_judge: OpenJudge, count: int) -> None:
@@ -61,20 +64,34 @@ class Workers(Pool):
     def pids(self) -> list[int]:
         return [process.pid or 0 for process in self._processes]
 
-    def rows(self, examples: Sequence[Example], options: JudgeOptions, usage: Usage) -> Iterator[JudgedRow]:
-        """Like `result_rows`, once. Raises SreError when a worker fails or dies; what came before it is good."""
-        for link, share in zip(self._connections, shares(examples, len(self._connections)), strict=True):
+    def rows(self, examples: Iterable[Example], options: JudgeOptions, usage: Usage) -> Iterator[JudgedRow]:
+        """Like `result_rows`, reading on as workers get done. Raises SreError when one fails or dies; what came before
+        it is good."""
+        count = len(self._connections)
+        parts = (part for window in in_windows(examples, count * SHARE) for part in shares(window, count) if part)
+        busy: dict[Connection, int] = {}  # worker -> its peak memory
+
+        def send(link: Connection) -> None:
+            part = next(parts, None)
+            busy.setdefault(link, 0)
+            if part is None:
+                usage.peak_mb += busy.pop(link)
+                return
             with contextlib.suppress(OSError):  # a dead worker is found below, with its reason
-                link.send((share, options))
-        waiting = set(self._connections)
-        while waiting:
-            for link in waiting.intersection(wait(list(waiting))):
+                link.send((part, options))
+
+        for link in self._connections:
+            send(link)
+        while busy:
+            for link in [link for link in wait(list(busy)) if link in busy]:
                 kind, content = self._receive(link)
                 if kind == "row":
                     yield content
-                else:
-                    waiting.remove(link)
-                    add_usage(usage, content)
+                    continue
+                busy[link] = content.peak_mb
+                content.peak_mb = 0
+                usage.add(content)
+                send(link)
 
     def _receive(self, link: Connection) -> tuple[str, Any]:
         try:
@@ -110,33 +127,27 @@ def identity(judge: Judge) -> dict[str, str]:
 
 
 def shares(examples: Sequence[Example], count: int) -> list[list[Example]]:
-    """The examples in `count` lists of about equal length; rows of one prompt stay together, to be decoded once."""
+    """The examples in `count` lists of equal length, give or take one; rows of one prompt stay side by side."""
     groups: dict[str, list[Example]] = {}
     for example in examples:
         groups.setdefault(example.prompt_id or example.id, []).append(example)
-    found: list[list[Example]] = [[] for _ in range(count)]
-    for group in groups.values():
-        min(found, key=len).extend(group)
-    return found
+    ordered = [example for group in groups.values() for example in group]
+    cuts = [len(ordered) * k // count for k in range(count + 1)]
+    return [ordered[begin:end] for begin, end in pairwise(cuts)]
 
 
 def _work(link: Connection, open_judge: OpenJudge) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
-    usage = Usage()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         try:
             with open_judge() as judge:
                 link.send(("open", identity(judge)))
-                examples, options = link.recv()
-                for row in result_rows(judge, examples, options, usage) if examples else ():
-                    link.send(("row", row))
-            usage.peak_mb = peak_rss_mb()
-            link.send(("done", usage))
+                while True:
+                    examples, options = link.recv()
+                    usage = Usage()
+                    for row in result_rows(judge, examples, options, usage):
+                        link.send(("row", row))
+                    usage.peak_mb = peak_rss_mb()
+                    link.send(("done", usage))
         except SreError as error:
             link.send(("failed", error))
-
-
-def add_usage(total: Usage, more: Usage) -> None:
-    """Add the counts of `more` to `total`."""
-    for name, value in vars(more).items():
-        setattr(total, name, getattr(total, name) + value)

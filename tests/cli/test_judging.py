@@ -56,9 +56,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_judge_writes_the_rows_and_a_summary_beside_them(tmp_path: Path, opened: dict[str, Any]) -> None:
-    rows, out = write(tmp_path / "rows.jsonl", ROW, {**ROW, "orig_criteria": 5}), tmp_path / "out.jsonl"
+    rows, out = write(tmp_path / "rows.jsonl", {**ROW, "orig_criteria": [5]}, ROW), tmp_path / "out.jsonl"
     result = sre("judge", rows, "-o", out, "--model", "m.gguf", "--threads", 2, "--parallel", 4, "--memory", "1MB")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1, result.output  # a row failed
     assert [line["finish"] for line in lines(out)] == ["error", "stop"]
     assert opened["options"] == {"threads": 2, "context": 4096, "parallel": 4, "memory": 1_000_000, "calibrated": True}
     assert result.stdout == ""

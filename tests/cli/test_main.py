@@ -99,7 +99,7 @@ def changed(**fields):
         ([changed(orig_score="6")], ["line 1", "orig_score", "6"]),
         ([changed(orig_score="five")], ["line 1", "orig_score", "five"]),
         ([changed(orig_score=3.5)], ["line 1", "orig_score", "3.5"]),
-        ([changed(orig_response=7)], ["line 1", "orig_response"]),
+        ([changed(orig_response=[7])], ["line 1", "orig_response"]),
         ([changed(orig_feedback="")], ["line 1", "orig_feedback"]),
         ([changed(id="a"), changed(id="a")], ["line 2", "id"]),
     ],

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from recipe.data.columns import NAMES, column_map
-from recipe.data.examples import BadRow, read_rows
+from recipe.data.examples import ReadRow, read_rows
 from recipe.data.records import Example, Rubric
 from recipe.errors import SreError
 
@@ -20,8 +20,8 @@ ROW = {"question": "Name two fruits.", "answer": "Apple and brick.", "asked": "A
 COLUMNS = {"instruction": "question", "response": "answer", "criteria": "asked"}
 
 
-def read(path: Path | str, **options: Any) -> list[Example | BadRow]:
-    return list(read_rows(path, **{"need_label": False, **options}))
+def read(path: Path | str, **options: Any) -> list[ReadRow]:
+    return list(read_rows(path, **options))
 
 
 def jsonl(path: Path, *rows: Any) -> Path:
@@ -29,14 +29,14 @@ def jsonl(path: Path, *rows: Any) -> Path:
     return path
 
 
-def good(row: Example | BadRow) -> Example:
-    assert isinstance(row, Example), row
-    return row
+def good(row: ReadRow) -> Example:
+    assert row.example, row
+    return row.example
 
 
-def bad(row: Example | BadRow) -> BadRow:
-    assert isinstance(row, BadRow), row
-    return row
+def error_of(row: ReadRow) -> SreError:
+    assert row.error, row
+    return row.error
 
 
 def write_csv(path: Path, row: dict[str, str]) -> Path:
@@ -64,8 +64,9 @@ def test_a_files_own_columns_are_read_under_our_names_in_every_format(tmp_path: 
 
 
 def test_long_names_are_taken_too_and_unknown_ones_list_what_is_there() -> None:
-    assert column_map({"response_a": "x", "orig_response_B": "y"}) == {"orig_response_A": "x", "orig_response_B": "y"}
-    with pytest.raises(SreError, match=r"'answer'.*response_a"):
+    assert column_map({"response_a": "x", "orig_response_B": "y"}) == {"response_a": "x", "response_b": "y"}
+    assert column_map({"orig_score3_description": "x"}) == {"score3": "x"}
+    with pytest.raises(SreError, match=r"'answer'.*response_a.*did you mean response=answer"):
         column_map({"answer": "response"})
     assert set(NAMES) >= {"instruction", "response", "response_a", "response_b", "criteria", "reference", "score5"}
 
@@ -73,7 +74,7 @@ def test_long_names_are_taken_too_and_unknown_ones_list_what_is_there() -> None:
 def test_a_mapped_column_that_a_row_lacks_is_named(tmp_path: Path) -> None:
     one, two = read(jsonl(tmp_path / "rows.jsonl", ROW, {"question": "q"}), columns=COLUMNS)
     assert good(one).task == "pointwise"
-    assert (bad(two).error.line, bad(two).error.field) == (2, "answer")
+    assert (error_of(two).line, error_of(two).field) == (2, "answer")
 
 
 def test_rows_without_criteria_take_the_tasks_rubric_and_others_keep_theirs(tmp_path: Path) -> None:
@@ -87,9 +88,9 @@ def test_rows_without_criteria_take_the_tasks_rubric_and_others_keep_theirs(tmp_
     )
     assert good(rows[0]).rubric == kind
     assert good(rows[1]).rubric == Rubric("Mine?")
-    assert bad(rows[2]).error.field == "orig_criteria"
+    assert error_of(rows[2]).field == "orig_criteria"
     assert good(rows[3]).rubric == kind
-    assert "from 0 to 1" in str(bad(rows[4]).error)
+    assert (good(rows[4]).label, good(rows[4]).label_note[:28]) == (None, "expected a whole score from ")
 
 
 def test_a_bad_row_keeps_its_id_where_that_is_good_and_free(tmp_path: Path) -> None:
@@ -99,16 +100,16 @@ def test_a_bad_row_keeps_its_id_where_that_is_good_and_free(tmp_path: Path) -> N
             tmp_path / "r.jsonl",
             {**fine, "id": "a"},
             {**fine, "id": "a"},
-            {**fine, "id": "b", "orig_response": 5},
+            {**fine, "id": "b", "orig_response": [5]},
             "{broken",
             {**fine, "id": "x\ud800"},
             {**fine, "id": "r-7"},
             "[1]",
         )
     )
-    assert [row.id for row in rows] == ["a", "r-2", "b", "r-4", "r-5", "r-7", "r-7'"]
-    assert [isinstance(row, BadRow) for row in rows] == [False, True, True, True, True, False, True]
-    assert "already the id of line 1" in str(bad(rows[1]).error)
+    assert [row.id for row in rows] == ["a", "a-2", "b", "r-4", "r-5", "r-7", "r-7-7"]
+    assert [row.error is not None for row in rows] == [False, False, True, True, True, False, True]
+    assert [row.example.id for row in rows if row.example] == ["a", "a-2", "r-7"]
 
 
 def test_standard_input_is_read_as_json_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,4 +117,4 @@ def test_standard_input_is_read_as_json_lines(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
     one, two = read("-", columns=COLUMNS)
     assert (good(one).id, good(one).origin) == ("stdin-1", "standard input:1")
-    assert (bad(two).error.file, bad(two).error.line) == ("standard input", 3)
+    assert (error_of(two).file, error_of(two).line) == ("standard input", 3)

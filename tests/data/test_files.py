@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from recipe.data import files as readers
-from recipe.data.examples import read_examples
+from recipe.data.examples import read_examples, read_rows
+from recipe.data.files import count_rows
 from recipe.data.records import TASKS, Example, Message, Rubric
 from recipe.errors import SreError
 
@@ -242,10 +244,10 @@ def test_a_csv_of_a_header_alone_has_no_rows(tmp_path: Path) -> None:
     assert "no rows" in str(failure(path))
 
 
-@pytest.mark.parametrize("name", ["rows.tsv", "rows.txt", "rows"])
+@pytest.mark.parametrize("name", ["rows.xlsx", "rows.txt", "rows", "rows.gz", "rows.xlsx.gz"])
 def test_an_unknown_extension_is_refused(tmp_path: Path, name: str) -> None:
     jsonl(tmp_path / name, pointwise())
-    assert ".jsonl, .csv, .parquet" in str(failure(tmp_path / name))
+    assert all(kind in str(failure(tmp_path / name)) for kind in (".jsonl", ".csv", ".parquet", ".gz"))
 
 
 def test_a_csv_row_is_counted_without_the_header_and_without_its_line_breaks(tmp_path: Path) -> None:
@@ -258,8 +260,8 @@ def test_a_csv_row_is_counted_without_the_header_and_without_its_line_breaks(tmp
     [
         ("orig_criteria,orig_score\na,b,c\n", "expected 2 cells"),
         ("orig_criteria,orig_score\na\n", "expected 2 cells"),
-        ("orig_criteria,orig_criteria\na,b\n", "different column names"),
-        ("a,b\n1,2\n", "such as orig_criteria"),
+        ("orig_criteria,orig_criteria\na,b\n", "'orig_criteria'"),
+        ("a,b\n1,2\n", "columns found: a, b"),
         ('orig_criteria,orig_score\n"a,b\n', "invalid CSV"),
     ],
 )
@@ -354,3 +356,108 @@ def test_a_hub_name_may_name_a_configuration(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert read_examples("princeton-nlp/LLMBar:LLMBar", split="Natural")[0].id == "LLMBar-1"
     assert asked == [("princeton-nlp/LLMBar", "LLMBar", "Natural")]
+
+
+# The dress that files come in.
+
+PLAIN = [{"question": f"Name {k} fruits.", "answer": "Äpfel; and, pears", "criteria": "c"} for k in (2, 3)]
+
+
+def asked(path: Path, **options: Any) -> list[tuple[str, str]]:
+    return [(e.conversation[0].content, e.responses[0]) for e in read_examples(path, need_label=False, **options)]
+
+
+EXPECTED = [(row["question"], row["answer"]) for row in PLAIN]
+
+
+def as_csv(separator: str, header: str = "question{0}answer{0}criteria") -> str:
+    cells = ('"{question}"', '"{answer}"', "{criteria}")
+    return header.format(separator) + "\n" + "".join(separator.join(cells).format(**row) + "\n" for row in PLAIN)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.csv.gz"])
+def test_tables_with_any_separator_in_any_unicode(tmp_path: Path, separator: str, encoding: str, name: str) -> None:
+    data = as_csv(separator).encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert asked(tmp_path / name) == EXPECTED
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.ndjson", "rows.jsonl.gz", "rows.json"])
+def test_json_lines_in_any_unicode(tmp_path: Path, encoding: str, name: str) -> None:
+    if name == "rows.json" and encoding not in ("utf-8", "utf-8-sig"):
+        pytest.skip("JSON lines under another name are told by their first line")
+    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in PLAIN).encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert asked(tmp_path / name) == EXPECTED
+    assert read_examples(tmp_path / name, need_label=False)[1].id == "rows-2"
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.json.gz"])
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_json_list_under_any_name(tmp_path: Path, name: str, indent: int | None, encoding: str, inside: bool) -> None:
+    if inside and name != "rows.json":
+        pytest.skip("an object on the first line of JSON lines is a row")
+    data = json.dumps({"version": 1, "data": PLAIN} if inside else PLAIN, indent=indent).encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert asked(tmp_path / name) == EXPECTED
+
+
+def test_headers_with_spaces_capitals_and_an_index(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(
+        as_csv(",", "Question{0} Answer {0}Criteria").replace("Question", ",Question", 1).replace("\n", "\n0,", 2)
+    )
+    assert asked(path) == EXPECTED
+
+
+def test_a_header_of_one_column_is_no_fault_of_the_separator(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("question\nq\n")
+    assert "columns found: question" in str(failure(tmp_path / "rows.csv"))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 9, 40])
+def test_a_damaged_gz_is_one_error(tmp_path: Path, cut: int) -> None:
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(json.dumps(pointwise()).encode())[:cut] + b"x" * (cut == 9))
+    assert "rows.jsonl.gz" in str(failure(tmp_path / "rows.jsonl.gz"))
+
+
+def test_text_in_another_encoding_is_its_rows_error(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes(as_csv(",").encode("cp1252"))
+    assert "invalid UTF-8" in str(failure(tmp_path / "rows.csv"))
+
+
+def test_a_value_that_python_can_not_hold_is_an_error_only_where_it_is_used(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    far = pa.array([0, 4_000_000, 2_000_000_000], pa.int32()).cast(pa.date32())
+    rows = {"question": ["a", "b", "c"], "answer": ["x", "y", "z"], "criteria": ["c"] * 3}
+    pq.write_table(pa.table({**rows, "day": far}), tmp_path / "kept.parquet")
+    found = list(read_rows(tmp_path / "kept.parquet"))
+    assert [row.example.responses for row in found if row.example] == [("x",), ("y",), ("z",)]
+    assert "unreadable" in str(found[2].raw.row["day"])
+    pq.write_table(pa.table({**rows, "answer": far}), tmp_path / "used.parquet")
+    errors = [row.error for row in read_rows(tmp_path / "used.parquet")]
+    assert [error and error.field for error in errors] == ["answer"] * 3
+    assert "unreadable" in str(errors[2])
+
+
+def test_rows_are_read_as_they_are_needed(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", *[pointwise(id=str(k)) for k in range(3)])
+    rows = read_rows(path)
+    assert next(rows).id == "0"
+    with path.open("a") as file:
+        file.write("x" * 2**20 + "\n" + json.dumps(pointwise(id="late")) + "\n")
+    assert [row.id for row in rows] == ["1", "2", "rows-4", "late"]
+
+
+def test_a_count_of_rows_is_known_where_it_costs_little(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", *[pointwise()] * 5)
+    assert count_rows(path, None, "train") == 5
+    assert count_rows(write_csv(tmp_path / "rows.csv", pointwise()), None, "train") is None
+    assert count_rows("-", None, "train") is None

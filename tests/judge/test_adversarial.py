@@ -70,7 +70,7 @@ def test_hostile_rows_beside_honest_ones_change_nothing_but_themselves(judge: Ju
     assert "more than the context of 1024" in among["megabyte"]["error"]
     assert all(among[name]["label"] in range(1, 6) for name in ("a", "b", *judged))
     for name in ("a", "b"):
-        assert among[name]["input"] == found["alone.jsonl"][name]["input"]
+        assert among[name]["input_hash"] == found["alone.jsonl"][name]["input_hash"]
 
 
 def test_no_text_of_a_row_reaches_the_model_as_a_control_token(judge: Judge) -> None:

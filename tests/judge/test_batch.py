@@ -86,9 +86,9 @@ def test_every_row_gets_one_line_with_label_rationale_and_probabilities(tmp_path
     out = tmp_path / "out.jsonl"
     summary = judge_file(Judge(Fake()), source(tmp_path, row("a", orig_score="5"), row("b")), out)
     written = {line["id"]: line for line in lines(out)}
-    digest = written["a"].pop("input")
+    digest = written["a"].pop("input_hash")
     assert written["a"] == {
-        "id": "a",
+        **row("a", orig_score="5"),
         "task": "pointwise",
         "label": 4,
         "expected_score": pytest.approx(4.25),
@@ -99,7 +99,7 @@ def test_every_row_gets_one_line_with_label_rationale_and_probabilities(tmp_path
         "truth": 5,
     }
     assert "truth" not in written["b"]
-    assert digest != written["b"]["input"]
+    assert digest != written["b"]["input_hash"]
     assert (summary.rows, summary.malformed, summary.errors, summary.labels) == (2, 0, 0, {4: 2})
     assert summary.rows_per_second > 0
 
@@ -114,7 +114,7 @@ def test_malformed_and_failed_rows_are_written_and_counted_apart(tmp_path: Path)
     summary = judge_file(Judge(Fake(answer)), rows, out, options=JudgeOptions(constrain=False))
     assert (summary.rows, summary.malformed, summary.errors, summary.labels) == (3, 1, 1, {4: 1})
     written = {line["id"]: line for line in lines(out)}
-    assert (written["a"]["label"], written["a"]["text"]) == (None, "No idea.")
+    assert (written["a"]["label"], written["a"]["malformed_text"]) == (None, "No idea.")
     assert (written["b"]["label"], written["b"]["error"], written["b"]["expected_score"]) == (
         None,
         "too long",
@@ -129,7 +129,7 @@ def test_the_sidecar_names_model_prompts_and_settings(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out.jsonl.meta.json").read_text()) == {
         "model": "fake",
         "prompts": Prompts().digest,
-        "settings": {
+        "options": {
             "max_tokens": 99,
             "temperature": 0.0,
             "seed": 0,
@@ -203,7 +203,7 @@ def test_a_half_written_last_line_is_cut_off_and_judged_again(tmp_path: Path) ->
     out.write_text(before[:-20])
     engine = Fake()
     judge_file(Judge(engine), rows, out, resume=True)
-    assert engine.asked == ["a"]
+    assert engine.asked == ["c"]
     assert out.read_text() == before
 
 
@@ -277,7 +277,7 @@ def test_standard_output_gets_the_lines_and_no_file_is_made(
     rows = source(tmp_path, row("a"), row("b"))
     monkeypatch.chdir(tmp_path)
     assert judge_file(Judge(Fake()), rows, "-").rows == 2
-    assert [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()] == ["b", "a"]
+    assert [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()] == ["a", "b"]
     assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
     with pytest.raises(SreError, match="standard output"):
         judge_file(Judge(Fake()), rows, "-", resume=True)
@@ -352,7 +352,7 @@ def test_a_file_of_which_no_row_can_be_read_is_an_error_and_writes_nothing(tmp_p
     rows = source(tmp_path, {"id": "a", "prompt": "q"}, {"id": "b", "prompt": "q"})
     with pytest.raises(SreError, match="line 1") as caught:
         judge_file(Judge(Fake()), rows, tmp_path / "out.jsonl")
-    assert caught.value.field == "orig_response"
+    assert caught.value.field == "response"
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
@@ -361,7 +361,7 @@ def test_a_resume_tries_rows_again_that_ended_in_an_error(tmp_path: Path) -> Non
         return {"finish": "error", "error": "no memory"} if name == "b" else right(name)
 
     out = tmp_path / "out.jsonl"
-    judge_file(Judge(Fake(answer)), source(tmp_path, row("a"), row("b"), row("c", orig_score="9")), out)
+    judge_file(Judge(Fake(answer)), source(tmp_path, row("a"), row("b"), row("c", orig_response=["?"])), out)
     engine = Fake()
     summary = judge_file(Judge(engine), source(tmp_path, row("a"), row("b"), row("c")), out, resume=True)
     assert engine.asked == ["c", "b"]
@@ -380,7 +380,7 @@ def test_samples_give_the_majority_with_votes_and_spread(tmp_path: Path) -> None
     (line,) = lines(out)
     assert (line["label"], line["votes"], line["samples"], line["malformed"]) == (3, {"3": 2, "5": 1}, 4, 1)
     assert (line["rationale"], line["mean"]) == ("One.", pytest.approx(11 / 3))
-    assert json.loads((tmp_path / "out.jsonl.meta.json").read_text())["settings"]["temperature"] == 1
+    assert json.loads((tmp_path / "out.jsonl.meta.json").read_text())["options"]["temperature"] == 1
 
 
 @pytest.mark.parametrize(("tie", "label"), [("probability", None), ("first", 1), ("tie", None)])
@@ -447,7 +447,7 @@ def test_a_csv_output_is_made_at_the_end_from_a_journal_that_can_be_resumed(tmp_
     judge_file(Judge(engine), rows, out, resume=True)
     assert engine.asked == ["a"]
     with out.open(newline="") as file:
-        assert [line["id"] for line in csv.DictReader(file)] == ["c", "b", "a"]
+        assert [line["id"] for line in csv.DictReader(file)] == ["a", "b", "c"]
 
 
 def test_an_output_of_an_unknown_kind_is_refused_before_anything_is_judged(tmp_path: Path) -> None:

@@ -452,6 +452,16 @@ def test_from_gguf_asks_with_the_files_own_prompts(tmp_path: Path, monkeypatch: 
     assert len(judge.fingerprint) == 64
 
 
+def test_a_run_folder_is_opened_by_its_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = fake_engine(monkeypatch)
+    (tmp_path / "config.toml").write_text("")
+    with pytest.raises(SreError, match=r"no judge\.gguf yet"):
+        Judge.from_gguf(tmp_path)
+    path = gguf(tmp_path / "judge.gguf", {})
+    assert Judge.from_gguf(tmp_path).name == tmp_path.name
+    assert opened["path"] == path
+
+
 def test_a_memory_budget_reaches_the_engine_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = fake_engine(monkeypatch)
     Judge.from_gguf(gguf(tmp_path / "mine.gguf", {}), memory="64MiB")

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from recipe.errors import SreError
-from recipe.judge.tables import need_writer, write_table
+from recipe.judge.tables import Kinds, need_writer
+from recipe.judge.tables import write_table as write
 
 ROW: dict[str, Any] = {
     "id": "a",
@@ -27,6 +28,13 @@ ROW: dict[str, Any] = {
 }
 FAILED = {**ROW, "id": "b", "task": None, "label": None, "expected_score": None, "finish": "error", "error": "too long"}
 SAMPLED = {**ROW, "samples": 3, "malformed": 1, "votes": {"4": 2}, "mean": 4.0, "spread": 0.0}
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    kinds = Kinds()
+    for row in rows:
+        kinds.add(row)
+    write(path, rows, kinds)
 
 
 def cells(path: Path) -> list[dict[str, str]]:

@@ -43,8 +43,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_shares_are_even_and_rows_of_one_prompt_stay_together() -> None:
     found = shares([example(f"{prompt}{k}", prompt) for k in range(2) for prompt in "abcd"], 2)
-    assert [[e.id for e in share] for share in found] == [["a0", "a1", "c0", "c1"], ["b0", "b1", "d0", "d1"]]
-    assert shares([example("a")], 3) == [[example("a")], [], []]
+    assert [[e.id for e in share] for share in found] == [["a0", "a1", "b0", "b1"], ["c0", "c1", "d0", "d1"]]
+    assert [len(share) for share in shares([example(str(k), "same") for k in range(7)], 3)] == [2, 2, 3]
+    assert sorted(map(len, shares([example("a")], 3))) == [0, 0, 1]
 
 
 def test_workers_give_what_one_judge_gives(tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from recipe.data import benchmark_formats as layouts
-from recipe.data.files import open_rows
+from recipe.data.examples import read_rows
 from recipe.data.records import Example
+from recipe.data.values import no_label
 from recipe.evaluation.benchmarks.base import (
     Benchmark,
     Figures,
@@ -48,17 +49,17 @@ def gpt4_scores(source: str, split: str) -> dict[str, float]:
     Raises SreError for what is no number from 1 to 5.
     """
     found: dict[str, float] = {}
-    for raw in open_rows(source, "pointwise", split, layouts.COLUMNS):
-        value = raw.row.get("gpt4_score") if isinstance(raw.row, dict) else None
-        if value in (None, ""):
+    for row in read_rows(source, task="pointwise", split=split):
+        value: Any = row.raw.row.get("gpt4_score") if row.example else None
+        if no_label(value):
             continue
         try:
             score = float(value)
         except (TypeError, ValueError):
             score = float("nan")
         if isinstance(value, bool) or not 1 <= score <= 5:
-            raise raw.error(f"expected a number from 1 to 5, not {value!r}", "gpt4_score")
-        found |= {row.row["id"]: score for row in layouts.unfolded([raw], {}) if not row.problem}
+            raise row.raw.error(f"expected a number from 1 to 5, not {value!r}", "gpt4_score")
+        found[row.id] = score
     return found
 
 

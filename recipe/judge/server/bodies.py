@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from recipe.data.examples import to_text
 from recipe.data.records import Judgement, LabelDistribution, Rubric, Task
+from recipe.data.values import to_text
 from recipe.errors import SreError
 from recipe.judge.aggregate import BothOrders, Consensus, Tie
 from recipe.judge.options import MAX_TOKENS, JudgeOptions

@@ -1,0 +1,246 @@
+"""What a cell holds: texts, labels, turns and rubrics, in the forms that people's files have. Pure; reads no file."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import re
+import reprlib
+import warnings
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from numbers import Integral, Real
+from typing import Any
+
+from recipe.data.records import Message, Rubric
+from recipe.errors import SreError
+
+ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "ai", "bot", "model", "chatgpt"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation", "ipython"), "tool"),
+}
+"""Role in a file -> role in a prompt."""
+TIE = 0
+"""What `to_preference` gives for a tie."""
+MOST_SCORE = 10
+_NOTHING = {"", "nan", "nat", "none", "null", "<na>", "n/a"}
+_WHOLE = re.compile(r"[0-9]{1,9}(?:\.0*)?")
+_PYTHON_TURNS = re.compile(r"\s*\[\s*\{\s*'(?:role|content|from|value)'\s*:")
+_TRANSCRIPT = re.compile(r"\n\n(Human|Assistant): ?")
+_LEVEL = re.compile(r"(?:orig_)?score_?(\d{1,2})_description")
+_FIRST = {"1", "a", "a>b", "a>>b", "b<a", "b<<a", "first"}
+_SECOND = {"2", "b", "b>a", "b>>a", "a<b", "a<<b", "second"}
+_TIES = {"tie", "tied", "draw", "equal", "same", "both", "neither", "bothbad", "tiebothbad", "1.5", "0.5"}
+_TIES |= {"a=b", "b=a", "a==b", "1=2"}
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = 50
+
+
+def missing(value: object) -> bool:
+    """Whether there is no value: None, NaN, and pandas' NaT and NA."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return value.is_nan() if isinstance(value, Decimal) else isinstance(value, Real) and bool(value != value)
+
+
+def no_label(value: object) -> bool:
+    """`missing`, or a text that stands for it in a column of labels."""
+    return missing(value) or (isinstance(value, str) and value.strip().lower() in _NOTHING)
+
+
+def to_text(value: object, field: str, expected: str = "a string") -> str:
+    """The value, if it is a string that can be written as UTF-8 and has no NUL. Raises SreError otherwise."""
+    if not isinstance(value, str):
+        raise SreError(f"expected {expected}, not {type(value).__name__} {short(value)}", field=field)
+    if "\0" in value:
+        raise SreError("expected text without NUL characters", field=field)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        found = ascii(value[error.start])
+        message = f"expected valid Unicode; character {error.start + 1} is {found} (invalid UTF-8, or half a pair)"
+        raise SreError(message, field=field) from None
+    return value
+
+
+def whole(value: object) -> int | None:
+    """A whole number of any type or as text ("4", "4.0"); None for anything else."""
+    if isinstance(value, str):
+        return int(float(value)) if _WHOLE.fullmatch(value.strip()) else None
+    if isinstance(value, Integral):
+        return None if isinstance(value, bool) else int(value)
+    number = float(value) if isinstance(value, Real | Decimal) else 0.5
+    return int(number) if number.is_integer() else None
+
+
+def to_score(value: object, scores: Sequence[int], field: str) -> int | None:
+    """A score of the scale; None where it is missing. Raises SreError for anything else."""
+    if no_label(value):
+        return None
+    score = whole(value)
+    if score not in scores:
+        raise SreError(f"expected a whole score from {scores[0]} to {scores[-1]}, not {short(value)}", field=field)
+    return score
+
+
+def to_preference(value: object, field: str) -> int | None:
+    """1 or 2 for the better response, TIE for a tie, None where it is missing. Raises SreError for anything else.
+
+    A number between 1 and 2 is the mean of several votes.
+    """
+    if no_label(value):
+        return None
+    if isinstance(value, str):
+        words = re.sub(r"^(?:response|answer|assistant|model|output)[ _]?|[\s\[\]()]", "", value.strip().lower())
+        words = words.removesuffix(".0")
+    else:
+        number = whole(value)
+        words = str(number) if number is not None else f"{value:.3g}" if isinstance(value, float | Decimal) else ""
+    if words in _FIRST or words in _SECOND:
+        return 1 if words in _FIRST else 2
+    if words in _TIES:
+        return TIE
+    if re.fullmatch(r"1\.\d+", words):
+        return 1 if float(words) < 1.5 else 2
+    raise SreError(f"expected 1 or 2, A or B, A>B or B>A, or tie, not {short(value)}", field=field)
+
+
+def to_conversation(value: object) -> tuple[Message, ...]:
+    """A conversation from a string (one user turn) or a list of turns: Message, {role, content} or {from, value}.
+
+    Raises SreError (field "conversation") for anything else, and for an empty one.
+    """
+    if isinstance(value, str):
+        value = [Message("user", value)]
+    if not isinstance(value, Sequence) or not value:
+        raise SreError(f"expected a list of {{role, content}}, not {short(value)}", field="conversation")
+    return tuple(_message(turn) for turn in value)
+
+
+def turns_in(value: object) -> list[Any]:
+    """The turns that a cell holds as a list, or as JSON or Python text of one (as CSV files do); [] for other values.
+
+    A text such as "\\n\\nHuman: Hi\\n\\nAssistant: Hello" is one, too: HH-RLHF has them.
+
+    Raises SreError for what pandas writes for a list of turns that it holds as an array: the commas are gone.
+    """
+    if not isinstance(value, str):
+        return list(value) if isinstance(value, list) and all(isinstance(turn, Mapping) for turn in value) else []
+    if _TRANSCRIPT.match(value):
+        parts = _TRANSCRIPT.split(value)[1:]
+        return [{"role": role, "content": text.strip()} for role, text in zip(parts[::2], parts[1::2], strict=True)]
+    read = parsed(value) if value.lstrip().startswith("[") else None
+    if read is None and _PYTHON_TURNS.match(value):
+        raise SreError("expected a list of turns as JSON; this text begins like one, but can't be read")
+    turns = read if isinstance(read, list) else []
+    named = all(isinstance(turn, Mapping) and ("role" in turn or "from" in turn) for turn in turns)
+    return turns if named else []
+
+
+def parsed(text: str) -> object:
+    """The value that a text spells in JSON or in Python (as pandas writes lists to CSV); None where it is neither."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's, of odd escapes in texts that are no literals
+        for read in (json.loads, ast.literal_eval):
+            try:
+                return read(text)
+            except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+                continue
+    return None
+
+
+def _message(turn: object) -> Message:
+    if isinstance(turn, Mapping):
+        role = turn.get("role") or turn.get("from") or turn.get("type")
+        content = turn.get("content", turn.get("value"))
+        if missing(content) and turn.get("tool_calls"):
+            content = json.dumps(turn["tool_calls"], ensure_ascii=False, default=str)
+        turn = Message(role, _joined(content))  # type: ignore[arg-type]  # checked below
+    role = ROLES.get(turn.role.lower()) if isinstance(turn, Message) and isinstance(turn.role, str) else None
+    if not isinstance(turn, Message) or role is None:
+        expected = f"{{role, content}} with a role of {', '.join(dict.fromkeys(ROLES.values()))}"
+        raise SreError(f"expected {expected}, not {short(turn)}", field="conversation")
+    return Message(role, to_text(turn.content, "conversation", "a turn's content as a string"))
+
+
+def _joined(content: object) -> object:
+    """The text of content that comes in parts, as OpenAI's API has it."""
+    if not isinstance(content, list):
+        return content
+    texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
+    if all(isinstance(text, str) for text in texts):
+        return "\n".join(map(str, texts))
+    raise SreError("expected parts of text; a judge sees no images or sounds", field="conversation")
+
+
+def to_rubric(value: object) -> Rubric:
+    """A rubric from a Rubric, a string (criteria without descriptions), or a mapping.
+
+    The mapping has `criteria`, and `descriptions` by score or `score1_description` and so on. Scores are 0 to 10; two
+    or more are described, or none. Raises SreError (field "rubric") otherwise.
+    """
+    if isinstance(value, str):
+        value = Rubric(value)
+    elif isinstance(value, Mapping):
+        value = Rubric(value.get("criteria"), _levels(value))  # type: ignore[arg-type]  # checked below
+    if not isinstance(value, Rubric):
+        raise SreError(f"expected a text or {{criteria, descriptions}}, not {short(value)}", field="rubric")
+    if not to_text(value.criteria, "rubric", "criteria as a string").strip():
+        raise SreError("expected criteria that say what to judge, not an empty text", field="rubric")
+    for score, text in value.descriptions.items():
+        if not to_text(text, "rubric", f"a description of score {score} as a string").strip():
+            raise SreError(f"expected a description of score {score}, not an empty text", field="rubric")
+    if len(value.descriptions) == 1:
+        raise SreError("expected descriptions of at least two scores, or of none", field="rubric")
+    return value
+
+
+def _levels(value: Mapping[Any, Any]) -> dict[int, Any]:
+    found = value.get("descriptions") or {
+        match[1]: text for key, text in value.items() if (match := _LEVEL.fullmatch(str(key)))
+    }
+    if isinstance(found, str):
+        found = parsed(found)
+    # Parquet fills the scores that other rows have with nulls.
+    given = {whole(k): v for k, v in found.items() if not missing(v)} if isinstance(found, Mapping) else {None: ""}
+    if not all(score is not None and score <= MOST_SCORE for score in given):
+        raise SreError(f"expected descriptions by score, 0 to {MOST_SCORE}, not {short(found)}", field="rubric")
+    return given  # type: ignore[return-value]
+
+
+def level_of(column: str) -> int | None:
+    """The score that a column such as `score1_description` describes."""
+    match = _LEVEL.fullmatch(column)
+    return int(match[1]) if match and int(match[1]) <= MOST_SCORE else None
+
+
+def conversation_id(conversation: Sequence[Message]) -> str:
+    """The prompt_id of a row that brings none: 12 hex digits (blake2b) of the roles and contents."""
+    return short_hash([[turn.role, turn.content] for turn in conversation])
+
+
+def short_hash(value: object) -> str:
+    """12 hex digits of a value's JSON text."""
+    return hashlib.blake2b(json.dumps(value, default=str).encode(), digest_size=6).hexdigest()
+
+
+def short(value: object) -> str:
+    """At most 60 printable characters of a value, for messages."""
+    text = ascii(value[:60]) if isinstance(value, str) and not value[:60].isprintable() else _repr.repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def writable(value: Any) -> Any:
+    """The value as JSON and UTF-8 can hold it: NaN becomes null, half a surrogate pair a question mark."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode(errors="replace").decode()
+    if isinstance(value, Mapping):
+        return {writable(str(key)): writable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [writable(item) for item in value]
+    if missing(value) or (isinstance(value, float) and value in (float("inf"), -float("inf"))):
+        return None
+    return value if isinstance(value, bool | int | float) else writable(str(value))
