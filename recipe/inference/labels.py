@@ -6,6 +6,7 @@ because its probability is read from one row of logits: a scale with 10 is refus
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -113,6 +114,11 @@ def label_logprobs(row: NDArray[np.float32], tokens: LabelTokens) -> dict[int, f
     """Log-softmax over the whole vocabulary (nats) of each label's token: row [vocabulary]."""
     total = float(log_total(row[None, :])[0])
     return {label: float(row[token]) - total for label, token in tokens.items()}
+
+
+def whole_characters(text: bytes) -> str:
+    """The text, without half a character at its end."""
+    return codecs.getincrementaldecoder("utf-8")("replace").decode(text)
 
 
 def last_well_formed(

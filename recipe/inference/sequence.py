@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe.inference.base import Completion, Request, Sampling, Token
-from recipe.inference.labels import LabelPlaces, LabelTokens, label_logprobs, last_well_formed
+from recipe.inference.labels import LabelPlaces, LabelTokens, label_logprobs, last_well_formed, whole_characters
 from recipe.inference.stats import Stats
 from recipe.inference.token_sampling import DamagedLogitsError, Drawer, log_total, most_probable_tokens, stream
 from recipe.verdict import parse_verdict
@@ -196,8 +196,7 @@ class Sample:
         return Completion(
             request_id=request.id,
             sample=self.index,
-            # Without half a character at its end.
-            text=codecs.getincrementaldecoder("utf-8")("replace").decode(bytes(self.written)),
+            text=whole_characters(bytes(self.written)),
             token_ids=tuple(self.tokens),
             finish=finish,
             prompt_tokens=len(self.prompt.ids),

@@ -23,13 +23,12 @@ def serving(
     script: Any, settings: Any = None, *, queue: int = 64, pace: float = 0.0, context: int | None = None
 ) -> Iterator[tuple[str, Any]]:
     """A server in a thread: its address and its application."""
-    import uvicorn
-
     from recipe.judge.server.app import create_app
+    from recipe.judge.server.connections import Server
 
     app = create_app(Judge(ScriptedGenerator(script, pace=pace, context=context)), settings, queue=queue)
     with socket.create_server(("127.0.0.1", 0), backlog=256) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        server = Server(app, app.state.service.close)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

@@ -16,7 +16,7 @@ import torch
 
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling
-from recipe.inference.labels import LabelPlaces, LabelTokens, label_logprobs, last_well_formed
+from recipe.inference.labels import LabelPlaces, LabelTokens, label_logprobs, last_well_formed, whole_characters
 from recipe.inference.token_sampling import stream
 from recipe.verdict import parse_verdict
 
@@ -51,7 +51,7 @@ class Row:
     def completion(self, sampling: Sampling) -> Completion:
         """What came of a row that is complete."""
         assert self.finish
-        text = self.written.decode("utf-8", "replace")
+        text = whole_characters(bytes(self.written))
         return Completion(
             request_id=self.request.id,
             sample=self.index,

@@ -13,7 +13,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
@@ -28,6 +27,8 @@ from recipe.judge.judge import Judge, to_example
 from recipe.judge.rubrics import ready_rubrics
 from recipe.judge.server.bodies import CompareBody, Judging, Reply, ScoreBody, judgements_of, to_reply
 from recipe.judge.server.chat import ChatRoutes
+from recipe.judge.server.connections import Server
+from recipe.judge.server.docs import docs_page
 from recipe.judge.server.errors import Problem, invalid, problem, unrouted
 from recipe.judge.server.guard import Guard, Settings
 from recipe.judge.server.metrics import Metrics
@@ -36,7 +37,6 @@ from recipe.judge.service import QUEUE, Answer, OnPiece, Service
 
 PAGE = Path(__file__).with_name("page.html")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_GRACE = 3  # seconds that requests under way have when the server is stopped
 _log = logging.getLogger("recipe.judge")
 
 
@@ -105,7 +105,9 @@ def create_app(judge: Judge, settings: Settings | None = None, *, queue: int = Q
         yield
         service.close()
 
-    app = FastAPI(title="Self-rationalizing judge", version=__version__, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="Self-rationalizing judge", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     app.state.service = service
     _add_routes(app, service, metrics, settings)
     _add_errors(app)
@@ -128,9 +130,15 @@ def _add_routes(app: FastAPI, service: Service, metrics: Metrics, settings: Sett
         """Counts, for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    headers = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
     async def page() -> HTMLResponse:
-        headers = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
         return HTMLResponse(text, headers={"Content-Security-Policy": policy, **headers})
+
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(
+            docs_page(app.openapi()), headers={"Content-Security-Policy": "default-src 'none'", **headers}
+        )
 
     app.add_api_route("/v1/judge/score", judging.score, methods=["POST"], response_model=Reply)
     app.add_api_route("/v1/judge/compare", judging.compare, methods=["POST"], response_model=Reply)
@@ -142,6 +150,7 @@ def _add_routes(app: FastAPI, service: Service, metrics: Metrics, settings: Sett
     app.add_api_route("/health", health)
     app.add_api_route("/metrics", prometheus)
     app.add_api_route("/", page, include_in_schema=False)
+    app.add_api_route("/docs", docs, include_in_schema=False)
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -194,12 +203,11 @@ def serve(
         app = create_app(judge, Settings(api_key, timeout, max_body, hosts), queue=queue)
         if not local and api_key is None:
             _log.warning("%s can be reached from other machines, and this server asks for no key", host)
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE)
         started(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}")
         try:
             # uvicorn ends its work on Ctrl-C, and then raises it again.
             with contextlib.suppress(KeyboardInterrupt):
-                uvicorn.Server(config).run(sockets=[listening])
+                Server(app, app.state.service.close).run(sockets=[listening])
         finally:
             app.state.service.close()
 
@@ -207,6 +215,6 @@ def serve(
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=128)
     except (OSError, OverflowError) as error:
         raise SreError(f"can't listen on {host}, port {port}: {error}; try another --port or --host") from None

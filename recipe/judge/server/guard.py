@@ -67,18 +67,20 @@ class Guard:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> bool:
         """False when the client went away."""
         headers = {name.decode("latin-1").lower(): value for name, value in scope["headers"]}
-        refused = self._refusal(scope["path"], headers)
+        refused = self._refusal(scope["method"], scope["path"], headers)
         body = refused or await self._read(headers, receive)
         if isinstance(body, Problem):
             await body.response()(scope, receive, send)
             return True
         return body is not None and await self._run(scope, bytes(body), receive, send)
 
-    def _refusal(self, path: str, headers: dict[str, bytes]) -> Problem | None:
+    def _refusal(self, method: str, path: str, headers: dict[str, bytes]) -> Problem | None:
         hosts, key = self._settings.hosts, self._settings.api_key
         host = headers.get("host", b"").decode("latin-1").lower()
         if hosts is not None and host.rpartition(":")[0] not in hosts and host not in hosts:
             return Problem(400, "bad_host", f"expected the host to be one of {', '.join(sorted(hosts))}", "host")
+        if method not in ("GET", "HEAD", "OPTIONS") and _from_elsewhere(headers):
+            return Problem(403, "cross_site", "a page of another site may not use this server")
         if key is not None and path not in OPEN:
             given = headers.get("authorization", b"")
             # In constant time: how long a refusal takes tells nothing of the key.
@@ -130,6 +132,15 @@ class Guard:
                     await task
             if FUTURE in scope:
                 scope[FUTURE].cancel()
+
+
+def _from_elsewhere(headers: dict[str, bytes]) -> bool:
+    """Whether a browser sends this for a page of another site. Programs send neither header."""
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in (b"same-origin", b"none")
+    origin = headers.get("origin")
+    return origin is not None and origin.lower().partition(b"://")[2] != headers.get("host", b"").lower()
 
 
 async def _gone(receive: Receive) -> Event:

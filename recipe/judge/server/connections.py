@@ -1,0 +1,85 @@
+"""What a server does about connections, below the requests: how many there may be, how long a request's head may take,
+and how what is under way ends when the server is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+MOST = 256
+"""Connections at once. One more takes the place of the one that has been idle longest."""
+HEAD_SECONDS = 10.0
+"""For the head of a request to come, from its first byte or the connection's beginning."""
+GRACE_SECONDS = 3.0
+"""For requests under way when the server is stopped; they are answered with 503 then."""
+
+
+class Connection(H11Protocol):
+    """uvicorn's connection, which alone would wait for ever."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _since = 0.0
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._await_head()
+        if len(self.connections) > _most():
+            idle = (
+                one
+                for one in self.connections
+                if isinstance(one, Connection) and one.idle and not one.transport.is_closing()
+            )
+            min(idle, key=lambda one: one._since).transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.idle:
+            self._stop_waiting()
+
+    def on_response_complete(self) -> None:
+        self._await_head()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is open and no request is under way."""
+        return not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete)
+
+    def _await_head(self) -> None:
+        self._stop_waiting()
+        self._since = self.loop.time()
+        self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server. close: ends what is under way with an answer; it may block, and is called in a thread."""
+
+    def __init__(self, app: Any, close: Callable[[], None]) -> None:
+        # When all have been told so, none is left to be cancelled.
+        patience = int(GRACE_SECONDS) + 5
+        config = uvicorn.Config(app, http=Connection, log_level="error", timeout_graceful_shutdown=patience)
+        super().__init__(config)
+        self._close = close
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(GRACE_SECONDS, loop.run_in_executor, None, self._close)
+        await super().shutdown(sockets)
+
+
+def _most() -> int:
+    """Fewer than MOST where the system lets a process open few files: running out of them stops a server."""
+    return max(1, min(MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
