@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import json
 import logging
 import re
 import socket
@@ -28,7 +29,6 @@ from recipe.judge.rubrics import ready_rubrics
 from recipe.judge.server.bodies import CompareBody, Judging, Reply, ScoreBody, judgements_of, to_reply
 from recipe.judge.server.chat import ChatRoutes
 from recipe.judge.server.connections import Server
-from recipe.judge.server.docs import docs_page
 from recipe.judge.server.errors import Problem, invalid, problem, unrouted
 from recipe.judge.server.guard import Guard, Settings
 from recipe.judge.server.metrics import Metrics
@@ -135,10 +135,9 @@ def _add_routes(app: FastAPI, service: Service, metrics: Metrics, settings: Sett
     async def page() -> HTMLResponse:
         return HTMLResponse(text, headers={"Content-Security-Policy": policy, **headers})
 
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(
-            docs_page(app.openapi()), headers={"Content-Security-Policy": "default-src 'none'", **headers}
-        )
+    async def docs() -> Response:
+        """The description of the API as text; FastAPI's own page of it loads its scripts from elsewhere."""
+        return Response(json.dumps(app.openapi(), indent=2), media_type="text/plain; charset=utf-8")
 
     app.add_api_route("/v1/judge/score", judging.score, methods=["POST"], response_model=Reply)
     app.add_api_route("/v1/judge/compare", judging.compare, methods=["POST"], response_model=Reply)

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request as HttpRequest
@@ -25,44 +25,25 @@ from recipe.storage import hash_object
 
 @dataclass(frozen=True)
 class Shape:
-    """How an answer is written: as a chat's (of a tool that is called, if any) or as plain text.
+    """How an answer is written, as a chat's or as plain text. places: request id -> the index of its first choice."""
 
-    places: request id -> the index of its first choice.
-    """
-
-    kind: str
+    chat: bool
     head: Mapping[str, Any]
     places: Mapping[str, int]
-    tool: str = ""
-    call: str = field(default_factory=lambda: f"call_{secrets.token_hex(12)}")
 
-    def choice(self, done: Completion) -> dict[str, Any]:
-        return self._choice(done, "text" if self.kind == "text" else "message", self._content(done.text, first=True))
-
-    def last(self, done: Completion) -> dict[str, Any]:
-        """The last choice of a stream, which has no text of its own."""
-        return self._choice(done, "text" if self.kind == "text" else "delta", "" if self.kind == "text" else {})
-
-    def delta(self, index: int, text: str, *, first: bool = False) -> dict[str, Any]:
-        name = "text" if self.kind == "text" else "delta"
-        return {"index": index, name: self._content(text, first=first), "logprobs": None, "finish_reason": None}
-
-    def _choice(self, done: Completion, name: str, content: Any) -> dict[str, Any]:
-        told = (_text_logprobs if self.kind == "text" else _chat_logprobs)(done.tokens) if done.tokens else None
+    def choice(self, done: Completion, text: str | None = None, name: str = "message") -> dict[str, Any]:
+        """An answer; `text` in place of its own."""
+        told = (_chat_logprobs if self.chat else _text_logprobs)(done.tokens) if done.tokens else None
+        finish = "length" if done.finish == "length" else "stop"
         index = self.places[done.request_id] + done.sample
-        finish = "length" if done.finish == "length" else "tool_calls" if self.tool else "stop"
-        return {"index": index, name: content, "logprobs": told, "finish_reason": finish}
+        return self.part(index, done.text if text is None else text, name, "assistant", told, finish)
 
-    def _content(self, text: str, *, first: bool) -> Any:
-        if self.kind == "text":
-            return text
-        begin = {"role": "assistant"} if first else {}
-        if not self.tool:
-            return {**begin, "content": text}
-        call: dict[str, Any] = {"index": 0, "function": {"arguments": text}}
-        if first:
-            call |= {"id": self.call, "type": "function", "function": {"name": self.tool, "arguments": text}}
-        return {**begin, "content": None, "tool_calls": [call]}
+    def part(
+        self, index: int, text: str, name: str = "delta", role: str = "", told: Any = None, finish: str | None = None
+    ) -> dict[str, Any]:
+        """A choice, or what comes next in one."""
+        content = {name: {"content": text, **({"role": role} if role else {})}} if self.chat else {"text": text}
+        return {"index": index, **content, "logprobs": told, "finish_reason": finish}
 
 
 class ChatRoutes:
@@ -89,7 +70,7 @@ class ChatRoutes:
         messages = tuple(turn.message() for turn in body.messages)
         content = [[message.role, message.content] for message in messages]
         request = Request(self._name(body, content), messages)
-        return await self._answer(body, [request], http, body.sampling(), body.tool)
+        return await self._answer(body, [request], http, body.sampling())
 
     async def complete(self, body: CompletionBody, http: HttpRequest) -> Any:
         """Let the model go on from a text, or from each of several, without its chat template."""
@@ -98,7 +79,7 @@ class ChatRoutes:
         return await self._answer(body, requests, http, body.sampling())
 
     async def _answer(
-        self, body: CommonBody, requests: Sequence[Request], http: HttpRequest, sampling: Sampling, tool: str = ""
+        self, body: CommonBody, requests: Sequence[Request], http: HttpRequest, sampling: Sampling
     ) -> Any:
         if body.model != self._model:
             return self._unknown().response()
@@ -106,12 +87,11 @@ class ChatRoutes:
         def submit(on_piece: OnPiece | None = None) -> Future[list[Completion]]:
             return self._service.submit(requests, sampling, on_piece=on_piece)
 
-        kind, prefix = ("chat", "chatcmpl") if isinstance(body, ChatBody) else ("text", "cmpl")
-        head = {"id": f"{prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": self._model}
+        chat = isinstance(body, ChatBody)
+        name = "chat.completion" + ".chunk" * body.stream if chat else "text_completion"
+        head = {"id": f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}", "object": name}
         places = {request.id: number * sampling.n for number, request in enumerate(requests)}
-        name = {"chat": "chat.completion", "text": "text_completion"}[kind]
-        chunk = "chat.completion.chunk" if kind == "chat" else name
-        shape = Shape(kind, {**head, "object": chunk if body.stream else name}, places, tool)
+        shape = Shape(chat, {**head, "created": int(time.time()), "model": self._model}, places)
         if body.stream:
             choices = len(requests) * sampling.n
             return events(_chunks(Stream(http.scope, submit, self._timeout), shape, choices, body.usage))
@@ -174,12 +154,12 @@ async def _chunks(stream: Stream, shape: Shape, choices: int, usage: bool) -> As
         return event({**shape.head, "choices": [choice], **extra})
 
     for index in range(choices):
-        yield chunk(shape.delta(index, "", first=True))
+        yield chunk(shape.part(index, "", role="assistant"))
     async for piece in stream.pieces():
-        yield chunk(shape.delta(shape.places[piece.request_id] + piece.sample, piece.text))
+        yield chunk(shape.part(shape.places[piece.request_id] + piece.sample, piece.text))
     completions = stream.result()
     for completion in completions:
-        yield chunk(shape.last(completion))
+        yield chunk(shape.choice(completion, "", "delta"))
     if usage:
         yield event({**shape.head, "choices": [], "usage": _usage(completions)})
     yield event("[DONE]")

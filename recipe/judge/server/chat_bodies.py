@@ -101,30 +101,10 @@ class ChatBody(CommonBody):
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=MOST_ALTERNATIVES)
     response_format: dict[str, Any] = {}
-    tools: list[dict[str, Any]] = []
+    tools: list[Any] = []
     tool_choice: str | dict[str, Any] = "auto"
     functions: Nothing = None
     audio: Nothing = None
-
-    @property
-    def tool(self) -> str:
-        """The name of the tool that must be called, "" for none."""
-        return str(self._called.get("name", "")) if self._called else ""
-
-    @property
-    def _called(self) -> dict[str, Any]:
-        """The function that tool_choice names. Raises SreError where the model would have to choose."""
-        if not self.tools or self.tool_choice == "none":
-            return {}
-        functions = [tool.get("function") or {} for tool in self.tools]
-        if isinstance(self.tool_choice, dict):
-            name = (self.tool_choice.get("function") or {}).get("name")
-            functions = [function for function in functions if function.get("name") == name]
-        elif self.tool_choice != "required":
-            functions = []
-        if len(functions) != 1:
-            raise SreError("the model can't choose tools; name one in tool_choice, or send none", field="tools")
-        return dict(functions[0])
 
     def sampling(self) -> Sampling:
         return replace(
@@ -135,14 +115,14 @@ class ChatBody(CommonBody):
         )
 
     def _schema(self) -> str:
+        if self.tools and self.tool_choice != "none":
+            raise SreError("the model calls no tools; ask for a json_schema, or set tool_choice to none", field="tools")
         form = self.response_format
-        if self._called:
-            return json.dumps(self._called.get("parameters") or {"type": "object"})
         match form.get("type", "text"):
             case "text":
                 return ""
             case "json_object":
-                return json.dumps(form.get("schema") or {"type": "object"})
+                return '{"type": "object"}'
             case "json_schema" if isinstance(form.get("json_schema"), dict) and "schema" in form["json_schema"]:
                 return json.dumps(form["json_schema"]["schema"])
         raise SreError("expected text, json_object, or json_schema with a schema", field="response_format")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import socket
 import sys
 from collections.abc import Callable
@@ -142,10 +141,8 @@ def test_a_page_of_another_site_can_not_ask(
 def test_the_description_of_the_api_loads_nothing(running: Callable[..., Any], echo: Any) -> None:
     with running(echo) as (address, _):
         page = httpx.get(f"{address}/docs")
-    assert page.headers["content-security-policy"] == "default-src 'none'"
-    assert not re.search(r"src=|<script|<link|https?:", page.text)
-    for part in ("POST /v1/judge/score", "POST /v1/chat/completions", "label_only", "max_tokens"):
-        assert part in page.text
+    assert page.headers["content-type"].startswith("text/plain")
+    assert "/v1/judge/score" in json.loads(page.text)["paths"]
 
 
 def test_a_request_that_fails_in_the_engine_takes_no_other_down(running: Callable[..., Any]) -> None:
