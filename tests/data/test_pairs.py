@@ -121,7 +121,8 @@ def test_pairs_join_the_pairwise_training_rows_of_a_run(tmp_path):
 
     def run(*settings: str) -> RunContext:
         sources = [f"data.{task}={tmp_path}" for task in ("pointwise", "pairwise")]
-        return RunContext(load("tiny", [*sources, *settings]), tmp_path / "run")
+        nothing_held_out = ["data.dev_split=''", "data.test_split=''"]
+        return RunContext(load("tiny", [*sources, *nothing_held_out, *settings]), tmp_path / "run")
 
     def ids(run: RunContext, **options: bool) -> list[str]:
         return [found.id for found in run.rows("train", "pairwise", **options)]
