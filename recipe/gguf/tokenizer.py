@@ -236,51 +236,26 @@ _BYTES = {f"<0x{value:02X}>" for value in range(256)}
 
 def tokenizer_json(vocabulary: Vocabulary) -> str:
     """The inverse for "gpt2": a tokenizer.json of this vocabulary, without its padding tokens."""
-    vocab = {
-        t: i for i, (t, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)) if kind != UNUSED
-    }
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    added = [
-        {"id": i, "content": vocabulary.tokens[i], **flags, "special": kind == CONTROL}
-        for i, kind in enumerate(vocabulary.types)
-        if kind in (CONTROL, USER_DEFINED)
-    ]
-    model = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": vocabulary.pre == "llama-bpe",
-        "vocab": vocab,
-        "merges": [merge.split(" ", 1) for merge in vocabulary.merges],
-    }
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    data = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": {"type": "NFC"} if vocabulary.pre == "qwen2" else None,
-        "pre_tokenizer": pre_tokenizer_json(vocabulary.pre),
-        "post_processor": _post_processor(vocabulary),
-        "decoder": byte_level,
-        "model": model,
-    }
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+
+    tokens, types = vocabulary.tokens, vocabulary.types
+    vocab = {token: i for i, token in enumerate(tokens) if types[i] != UNUSED}
+    merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in vocabulary.merges)]
+    tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=vocabulary.pre == "llama-bpe"))
+    for i, kind in enumerate(types):
+        if kind in (CONTROL, USER_DEFINED):
+            added = AddedToken(tokens[i], special=kind == CONTROL, normalized=False)
+            (tokenizer.add_special_tokens if added.special else tokenizer.add_tokens)([added])
+    if vocabulary.pre == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.decoder = decoders.ByteLevel()
+    ends = {role: tokens[vocabulary.special[role]] for role in ("bos", "eos") if getattr(vocabulary, f"add_{role}")}
+    first, last = ends.get("bos", ""), ends.get("eos", "")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A {last}".split(),
+        pair=f"{first} $A {last} $B:1".split(),
+        special_tokens=[(token, vocab[token]) for token in {*ends.values()}],
+    )
+    data = json.loads(tokenizer.to_str())
+    data["pre_tokenizer"] = pre_tokenizer_json(vocabulary.pre)
     return json.dumps(data, ensure_ascii=False)
-
-
-def _post_processor(vocabulary: Vocabulary) -> dict[str, Any]:
-    def piece(role: str) -> dict[str, Any]:
-        return {"SpecialToken": {"id": vocabulary.tokens[vocabulary.special[role]], "type_id": 0}}
-
-    ends = [role for role, on in (("bos", vocabulary.add_bos), ("eos", vocabulary.add_eos)) if on]
-    single = [piece("bos")] if vocabulary.add_bos else []
-    single += [{"Sequence": {"id": "A", "type_id": 0}}]
-    single += [piece("eos")] if vocabulary.add_eos else []
-    names = {vocabulary.tokens[vocabulary.special[role]]: vocabulary.special[role] for role in ends}
-    special = {token: {"id": token, "ids": [number], "tokens": [token]} for token, number in names.items()}
-    pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
-    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
