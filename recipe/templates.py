@@ -85,29 +85,31 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         except Exception as error:  # a template can raise anything: a division by zero, too deep a recursion
             raise SreError(f"this template can't be rendered: {_said(error)}", file=file, field=field) from None
 
-    def spend(self, name: str, values: Iterable[Any]) -> None:
-        """Count one step on `values`. Raises TemplateRuntimeError when the rendering has used up its limit."""
+    def spend(self, name: str, values: Iterable[Any] = ()) -> None:
+        """Count one step of the operation `name` on `values`. Raises TemplateRuntimeError once the limit is used up."""
         if name in _MULTIPLYING:
             cost = math.prod(max(1, abs(v) if isinstance(v, int) else self._size(v)) for v in values)
+            if any(
+                re.search(r"\d{5}", v) for v in values if isinstance(v, str) and name in ("format", "format_map", "%")
+            ):
+                raise jinja2.TemplateRuntimeError("a width of five digits in a format is too wide")
         else:
             cost = sum(map(self._size, values))
-        self._budget.left -= _STEP + cost
-        self._check()
+        self._take(_STEP + cost)
 
-    def _check(self) -> None:
+    def _take(self, cost: int) -> None:
+        self._budget.left -= cost
         if self._budget.left < 0:
             raise jinja2.TemplateRuntimeError("it loops too often, or its text grows too long")
 
     def _size(self, value: Any) -> int:
-        """Characters and items in `value`; raises as `spend` does where they alone are too many."""
+        """Characters and items in `value`. Lists that share their items are large only when they are walked."""
         if isinstance(value, str):
             return len(value)
         if not isinstance(value, list | tuple | dict):
             return 1
-        self._budget.left -= _STEP  # Lists that share their items are large only when they are walked.
-        self._check()
-        items = value.values() if isinstance(value, dict) else value
-        return sum(map(self._size, items)) + _ITEM * len(value)
+        self._take(_STEP)
+        return sum(map(self._size, value.values() if isinstance(value, dict) else value)) + _ITEM * len(value)
 
     def counted(self, items: Iterable[Any]) -> Iterator[Any]:
         """The items, each one counted."""
@@ -125,21 +127,16 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
         @wraps(function)  # keeps Jinja's mark of functions that take the context
         def limited(*values: Any, **options: Any) -> Any:
-            self._spend_on_call(name, (*values, *options.values()))
+            self.spend(name, (*values, *options.values()))
             return function(*(self.counted(v) if isinstance(v, Iterator) else v for v in values), **options)
 
         return limited
-
-    def _spend_on_call(self, name: str, values: tuple[Any, ...]) -> None:
-        if name in ("format", "format_map", "%") and any(re.search(r"\d{5}", v) for v in values if isinstance(v, str)):
-            raise jinja2.TemplateRuntimeError("a width of five digits in a format is too wide")
-        self.spend(name, values)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         # The sandbox wraps str.format.
         owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)
         values = (owner, *args, *kwargs.values()) if isinstance(owner, str) else ()
-        __self._spend_on_call(getattr(__obj, "__name__", ""), values)
+        __self.spend(getattr(__obj, "__name__", ""), values)
         return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
@@ -148,11 +145,11 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             self.spend("*", (left.bit_length() + right.bit_length(), times))
         else:
             values = (left, *right) if operator == "%" and isinstance(right, tuple) else (left, right)
-            self._spend_on_call(operator, values)
+            self.spend(operator, values)
         return super().call_binop(context, operator, left, right)
 
     def get_template(self, *args: Any, **kwargs: Any) -> jinja2.Template:
-        self.spend("", ())
+        self.spend("")
         return super().get_template(*args, **kwargs)
 
 

@@ -1,18 +1,19 @@
-"""A GGUF file becomes a plain Hugging Face model folder: the inverse of engines/gguf.py, for seed models.
+"""Turns a GGUF file into a plain Hugging Face model folder, for seed models: the inverse of export.py.
 
-Not through transformers' own reader: it keeps the model marked as quantised, takes four times as long, and
-its tokeniser has the wrong end token and lacks the pre-tokeniser's digit rule (so " 12" gets other ids).
+transformers' own reader marks the model as quantised, takes four times as long, and makes a tokeniser with the wrong
+end token and other ids for digits (" 12").
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
 from recipe.gguf.architecture import Shape, deinterleave, heads_of, read_shape, tensor_names
+from recipe.gguf.header import read_header
 from recipe.gguf.tokenizer import PRE_TOKENIZERS, Vocabulary, tokenizer_json
+from recipe.storage import write_json
 
 DTYPES = ("bfloat16", "float16", "float32")
 _ADVICE = "give the model as a Hugging Face folder or hub name instead"
@@ -20,11 +21,10 @@ _FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": 
 
 
 def import_gguf(source: Path, folder: Path, dtype: str = "bfloat16") -> None:
-    """Write config.json, generation_config.json, model.safetensors (in `dtype`) and the tokeniser of `source`
-    into the existing folder `folder`. Quantised tensors are dequantised; all of the model is in memory once.
+    """Write the model of `source` into an existing folder, its weights dequantised to `dtype`.
 
-    Raises SreError when the file is no readable GGUF, or of an architecture, tokeniser or rotary scaling that
-    can't be carried over exactly.
+    All of the model is in memory once. Raises SreError when the file is no readable GGUF, or when its architecture,
+    tokeniser or rotary scaling can't be carried over exactly.
     """
     fields, tensors = _open(source)
     try:
@@ -32,12 +32,14 @@ def import_gguf(source: Path, folder: Path, dtype: str = "bfloat16") -> None:
         config = _config(fields, tensors, dtype, source)
     except KeyError as error:
         raise SreError(f"the file lacks the key {error.args[0]!r}", file=source) from error
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+        raise SreError(f"a value in its metadata has the wrong shape ({error})", file=source) from error
     ids = {f"{role}_token_id": vocabulary.special[role] for role in ("bos", "eos", "pad") if role in vocabulary.special}
     config.update(ids)
     shape = read_shape(config)
     _write_weights(tensors, shape, folder / "model.safetensors", dtype, source)
-    _write_json(folder / "config.json", config)
-    _write_json(folder / "generation_config.json", ids)
+    write_json(folder / "config.json", config)
+    write_json(folder / "generation_config.json", ids)
     write_tokenizer(vocabulary, folder, int(config["max_position_embeddings"]))
 
 
@@ -54,7 +56,7 @@ def write_tokenizer(vocabulary: Vocabulary, folder: Path, longest: int) -> None:
         model_max_length=longest,
         clean_up_tokenization_spaces=False,
     )
-    _write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / "tokenizer_config.json", settings)
     if vocabulary.chat_template:
         (folder / "chat_template.jinja").write_text(vocabulary.chat_template, encoding="utf-8")
 
@@ -63,8 +65,7 @@ def _open(source: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The pairs and the tensors (memory-mapped) of a GGUF file."""
     from gguf import GGUFReader
 
-    if not source.is_file():
-        raise SreError("there is no such file", file=source)
+    read_header(source)  # a size without end would keep the reader busy for ever
     try:
         reader = GGUFReader(source)
         fields = {key: field.contents() for key, field in reader.fields.items()}
@@ -165,7 +166,3 @@ def _write_weights(tensors: dict[str, Any], shape: Shape, out: Path, dtype: str,
             values = deinterleave(values, heads) if heads else values
             weights[kind] = values.to(getattr(torch, dtype)).contiguous()
     save_file(weights, out, metadata={"format": "pt"})
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    path.write_text(json.dumps(data, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
