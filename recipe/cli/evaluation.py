@@ -84,10 +84,12 @@ def _evaluate_run(run: Path, name: str) -> None:
     from recipe.pipeline.steps import run_stage
 
     facts = run_stage(run, f"evaluation/{name}")
-    from recipe.evaluation.report.tables import results_table
+    from recipe.evaluation.report.tables import results_table, show_audit
+    from recipe.storage import read_json
 
     figures = facts["figures"]
     console().print(results_table({name: figures, f"{name}, label forced": figures["constrained"]}))
+    show_audit(read_json(run / "results.json"), console())
 
 
 def _evaluate_model(target: str, model: str, out: Path | None, both_orders: bool, **options: Any) -> None:

@@ -156,8 +156,7 @@ def audit(
     return {"baselines": baselines, "against_baselines": against}
 
 
-ONE_SIDED = 0.8
-"""A judge that gives one label in more than this share of the rows hardly judges."""
+ONE_SIDED = 0.8  # a judge that gives one label in more than this share of the rows hardly judges
 
 
 def degenerate(figures: Mapping[str, Any]) -> list[str]:
@@ -203,7 +202,7 @@ def difference(
         labels = [[side[k] for k in kept] for side in labels]
     sides = [_finer(side) for side in (first, second)] if figure == "expected_within" else labels
     strata = [row.rubric.criteria for row in rows] if figure.endswith("_within") else None
-    name: Any = "pearson" if strata else figure.removesuffix("_all")
+    name = "pearson" if strata else figure.removesuffix("_all")
     return paired_difference(truth, sides[0], sides[1], groups, name, resamples, strata)
 
 

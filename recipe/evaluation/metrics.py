@@ -15,15 +15,14 @@ seeds are pooled by concatenating them with the same groups.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from recipe.evaluation.bootstrap import bootstrap, correlation_moments, group_sums, kappa, mean, nothing, pearson
 
 if TYPE_CHECKING:
     from recipe.evaluation.bootstrap import Matrix
 
-Figure = Literal["accuracy", "pearson", "spearman", "qwk", "mae"]
-FIGURES: tuple[Figure, ...] = ("accuracy", "pearson", "spearman", "qwk", "mae")
+FIGURES = ("accuracy", "pearson", "spearman", "qwk", "mae")
 """What two judges can be compared by."""
 MIN_PARSED = 20
 """Fewer parsed rows give no correlation."""
@@ -117,7 +116,7 @@ def paired_difference(
     first: Sequence[float | None],
     second: Sequence[float | None],
     groups: Sequence[str],
-    figure: Figure = "accuracy",
+    figure: str = "accuracy",
     resamples: int = 2000,
     strata: Sequence[str] | None = None,
 ) -> dict[str, Any]:

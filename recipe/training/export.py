@@ -92,8 +92,8 @@ def run_export(
     files: dict[str, Path] = {settings.snapshot: snapshot}
     with bar("quantising", len(settings.types), "files") as advance:
         for name in settings.types:
-            files[name] = folder / f"judge-{name}.gguf"
             if name != settings.snapshot:
+                files[name] = folder / f"judge-{name}.gguf"
                 quantize(snapshot, files[name], name)
             advance(1, name)
     verdicts = {name: _verdicts(path, rows, open_gguf, prompts, max_tokens) for name, path in files.items()}

@@ -50,7 +50,7 @@ def collect(folder: Path, repo: str) -> Bundle:
     config = load(folder / "config.toml")
     files: dict[str, Path | str] = {"judge.gguf": folder / "judge.gguf"}
     # judge.gguf is one of the exported types under another name.
-    others = [name for name in config.export.types if name != config.export.judge]
+    others = set(config.export.types) - {config.export.judge, config.export.snapshot}
     files |= {f"judge-{name}.gguf": folder / "gguf" / f"judge-{name}.gguf" for name in others}
     adapter = folder / _stage_of(folder, config) / "adapter"
     files["adapter/adapter_model.safetensors"] = adapter / "adapter_model.safetensors"

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from pathlib import Path
 
+from recipe.config import ExportConfig
 from recipe.data.records import Judgement
-from recipe.training.export import fit_readouts
+from recipe.gguf.header import read_metadata
+from recipe.inference.readout import read_readouts
+from recipe.prompts import Prompts
+from recipe.training.card import Base, Origin
+from recipe.training.export import fit_readouts, run_export, run_snapshot
 
 
 def judged(number: int, rationale: str = "Because.") -> tuple[Judgement, str]:
@@ -29,3 +36,40 @@ def test_without_held_out_rows_nothing_is_fitted_and_nothing_is_said_to_be() -> 
     assert fit_readouts([judged(number, rationale="") for number in range(60)]) == ({}, {})
     readouts, facts = fit_readouts([judged(number) for number in range(5)])
     assert (readouts, facts) == ({}, {"pairwise": {"rows": 5}})
+
+
+def export(tiny_model: Path, folder: Path, held_out: Sequence[tuple[Judgement, str]]) -> tuple[dict[str, str], str]:
+    """The metadata of judge.gguf and the card of an export of the tiny model."""
+    folder.mkdir()
+    snapshot = folder / "sft.gguf"
+    run_snapshot(snapshot, model=tiny_model, adapter=None, type_name="F16", converter=None, metadata={})
+    run_export(
+        folder,
+        snapshot=snapshot,
+        judge=folder / "judge.gguf",
+        rows=(),
+        held_out=held_out,
+        settings=ExportConfig(types=("F16",), judge="F16"),
+        max_tokens=24,
+        prompts=Prompts(),
+        open_gguf=lambda path: None,
+        origin=Origin("tiny", "base", {"pairwise": "rows"}, "", 0),
+        base=Base("base", "other"),
+        figures={},
+        warnings=["picks response 2 in 93% of the rows"],
+        nf4=False,
+    )
+    return read_metadata(folder / "judge.gguf"), (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_file_and_the_card_have_a_readout_only_where_held_out_rows_gave_one(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    metadata, card = export(tiny_model, tmp_path / "with", [judged(number) for number in range(60)])
+    assert set(read_readouts(metadata)) == {"pairwise"}
+    assert "held-out rows (pairwise" in card
+    assert "93%" in card
+    metadata, card = export(tiny_model, tmp_path / "without", [])
+    assert read_readouts(metadata) == {}
+    assert not any("calibration" in key or "readout" in key for key in metadata)
+    assert "--uncalibrated" not in card

@@ -1,4 +1,4 @@
-"""`sre publish`, to the hub and with --ollama: exactly what would go up, and to whom; nothing here reaches a network."""
+"""`sre publish`, to the hub and with --ollama: what would go up, and to whom; nothing here reaches a network."""
 
 from __future__ import annotations
 
