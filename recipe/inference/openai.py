@@ -97,7 +97,6 @@ class OpenAIGenerator(Generator):
             login = base64.b64encode(unquote(user).encode()).decode()
             self._connection["default_headers"] = {"Authorization": f"Basic {login}"}
         self._alternatives = max(_ALTERNATIVES)
-        self._limit = "max_tokens"
         self._closed = False
         self.name = self._find_model(model)
 
@@ -203,7 +202,7 @@ class OpenAIGenerator(Generator):
             asked: dict[str, Any] = {
                 "model": self.name,
                 "messages": [{"role": m.role, "content": m.content} for m in request.messages],
-                self._limit: sampling.max_tokens,
+                "max_tokens": sampling.max_tokens,
                 "temperature": sampling.temperature,
                 "seed": sampling.seed + begin,
                 "n": min(count, _SAMPLES),
@@ -227,9 +226,6 @@ class OpenAIGenerator(Generator):
 
     def _do_without(self, asked: Mapping[str, Any], refusal: str) -> bool:
         """Whether asking in another way may help. Other requests may have met the same refusal meanwhile."""
-        if "max_completion_tokens" in refusal and "max_tokens" in asked:
-            self._limit = "max_completion_tokens"
-            return True
         if "logprobs" not in refusal or "top_logprobs" not in asked:
             return False
         fewer = _ALTERNATIVES[asked["top_logprobs"]]

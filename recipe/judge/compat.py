@@ -145,8 +145,6 @@ class MockLLM:
         answer = {"absolute": "Hello [RESULT] 5", "relative": "Hello [RESULT] A"}.get(str(self.mode), "Hello World!")
         return [answer for _ in prompts]
 
-    generate = completions
-
 
 class LiteLLM:
     """A model that the package litellm reaches: OpenAI's, a vLLM server at `api_base`, and many more."""

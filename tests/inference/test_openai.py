@@ -344,13 +344,6 @@ def test_a_server_that_tells_fewer_alternatives_is_asked_for_those() -> None:
     assert ([body["top_logprobs"] for body in fake.seen], done.label_logprobs) == ([20, 5], {4: -0.2, 5: -2.0})
 
 
-def test_a_server_that_knows_only_max_completion_tokens_is_asked_with_those() -> None:
-    fake = Fake(refusal(400, "'max_tokens' is not supported here. Use 'max_completion_tokens' instead."))
-    with serving(fake) as address:
-        assert [done.finish for done in ask(address, "a", "b", parallel=1)] == ["stop", "stop"]
-    assert ["max_tokens" in body for body in fake.seen] == [True, False, False]
-
-
 def test_a_web_site_is_no_such_server() -> None:
     async def site(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":

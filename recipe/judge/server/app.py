@@ -11,6 +11,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,9 @@ from starlette.exceptions import HTTPException
 from recipe import __version__
 from recipe.data.records import SWAPPED
 from recipe.errors import SreError
-from recipe.inference.base import Piece
 from recipe.judge.judge import Judge, to_example
 from recipe.judge.rubrics import ready_rubrics
-from recipe.judge.server.bodies import CompareBody, Judging, Reply, ScoreBody, judgements_of, to_reply
+from recipe.judge.server.bodies import CompareBody, Judging, ScoreBody, judgements_of, to_reply
 from recipe.judge.server.chat import ChatRoutes
 from recipe.judge.server.connections import Server
 from recipe.judge.server.errors import Problem, invalid, problem, unrouted
@@ -57,15 +57,7 @@ class JudgeRoutes:
 
     async def rubrics(self) -> list[dict[str, Any]]:
         """The ready rubrics, by name."""
-        return [
-            {
-                "name": name,
-                "task": ready.task,
-                "criteria": ready.rubric.criteria,
-                "descriptions": ready.rubric.descriptions,
-            }
-            for name, ready in self._library.items()
-        ]
+        return [{"name": name, "task": one.task, **asdict(one.rubric)} for name, one in self._library.items()]
 
     async def _answer(self, body: Judging, responses: tuple[str, ...], http: HttpRequest) -> Any:
         rubric = body.resolve_rubric("pointwise" if len(responses) == 1 else "pairwise")
@@ -80,16 +72,14 @@ class JudgeRoutes:
 
     async def _stream(self, stream: Stream) -> AsyncIterator[str]:
         async for piece in stream.pieces():
-            yield event({"order": _order(piece), "sample": piece.sample, "text": piece.text}, "piece")
-        yield event(self._reply(stream.result()).model_dump_json(), "result")
+            yield event(
+                {"order": int(piece.request_id.endswith(SWAPPED)), "sample": piece.sample, "text": piece.text}, "piece"
+            )
+        yield event(self._reply(stream.result()), "result")
 
-    def _reply(self, answer: Answer) -> Reply:
+    def _reply(self, answer: Answer) -> dict[str, Any]:
         self._metrics.judged(judgements_of(answer))
         return to_reply(answer, self._service.owner.name)
-
-
-def _order(piece: Piece) -> int:
-    return int(piece.request_id.endswith(SWAPPED))
 
 
 def create_app(judge: Judge, settings: Settings | None = None, *, queue: int = QUEUE) -> FastAPI:
@@ -139,8 +129,8 @@ def _add_routes(app: FastAPI, service: Service, metrics: Metrics, settings: Sett
         """The description of the API as text; FastAPI's own page of it loads its scripts from elsewhere."""
         return Response(json.dumps(app.openapi(), indent=2), media_type="text/plain; charset=utf-8")
 
-    app.add_api_route("/v1/judge/score", judging.score, methods=["POST"], response_model=Reply)
-    app.add_api_route("/v1/judge/compare", judging.compare, methods=["POST"], response_model=Reply)
+    app.add_api_route("/v1/judge/score", judging.score, methods=["POST"])
+    app.add_api_route("/v1/judge/compare", judging.compare, methods=["POST"])
     app.add_api_route("/v1/judge/rubrics", judging.rubrics)
     app.add_api_route("/v1/chat/completions", chat.chat, methods=["POST"])
     app.add_api_route("/v1/completions", chat.complete, methods=["POST"])

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from recipe.data.records import Judgement, LabelDistribution, Rubric, Task
+from recipe.data.records import Judgement, Rubric, Task
 from recipe.data.values import to_text
 from recipe.errors import SreError
 from recipe.judge.aggregate import BothOrders, Consensus, Tie
@@ -16,6 +16,9 @@ from recipe.judge.rubrics import read_rubric
 from recipe.judge.service import Answer
 
 MOST_SAMPLES = 32
+_DISTRIBUTION = ("label", "expected_score", "confidence", "label_probabilities")
+_WRITTEN = ("rationale", "text", "finish", "tokens")
+_OF_SEVERAL = ("mean", "spread", "votes", "consistent", "preference")
 
 
 def _clean(text: str) -> str:
@@ -91,74 +94,24 @@ class CompareBody(Judging):
     tie: Tie = Field(default="probability", description="Which label the pair gets when its two orders disagree.")
 
 
-class Distribution(BaseModel):
-    label: int | None = Field(description="A score, or the better response (1 or 2); null when malformed.")
-    expected_score: float | None
-    confidence: float | None
-    label_probabilities: dict[int, float]
-    rationale: str
-
-
-class OneReply(Distribution):
-    """A judgement as it was written. Of a swapped order, labels name the responses as that order saw them."""
-
-    text: str
-    finish: str
-    tokens: int
-
-
-class Reply(Distribution):
-    """The answer, and under `judgements` what it was made of: one, all samples, or both orders."""
-
-    model: str
-    task: Task
-    malformed: int
-    judgements: list[OneReply]
-    mean: float | None = Field(default=None, description="Of the samples' labels.")
-    spread: float | None = Field(default=None, description="Their standard deviation.")
-    votes: dict[int, int] | None = Field(default=None, description="Label -> samples that gave it.")
-    consistent: bool | None = Field(default=None, description="Whether both orders name the same response.")
-    preference: float | None = Field(default=None, description="Probability that the second response is better.")
-
-
 def judgements_of(answer: Answer) -> tuple[Judgement, ...]:
     if isinstance(answer, Judgement):
         return (answer,)
     return answer.samples if isinstance(answer, Consensus) else (answer.first, answer.swapped)
 
 
-def to_reply(answer: Answer, model: str) -> Reply:
+def to_reply(answer: Answer, model: str) -> dict[str, Any]:
+    """The answer as JSON, and under `judgements` what it was made of: one, all samples, or both orders.
+
+    Of a swapped order, labels name the responses as that order saw them.
+    """
     parts = judgements_of(answer)
-    more: dict[str, object] = {}
-    if isinstance(answer, Consensus):
-        more = {"mean": answer.mean, "spread": answer.spread, "votes": answer.votes}
-    elif isinstance(answer, BothOrders):
-        more = {"consistent": answer.consistent, "preference": answer.preference}
-    rationale = answer.judgement.rationale if isinstance(answer, BothOrders) else answer.rationale
-    return Reply(
-        **_distribution(answer, answer.label, rationale),
-        model=model,
-        task=answer.task,
-        malformed=sum(part.label is None for part in parts),
-        judgements=[_one(part) for part in parts],
-        **more,
-    )
-
-
-def _one(judgement: Judgement) -> OneReply:
-    return OneReply(
-        **_distribution(judgement, judgement.label, judgement.rationale),
-        text=judgement.text,
-        finish=judgement.finish,
-        tokens=judgement.tokens,
-    )
-
-
-def _distribution(found: LabelDistribution, label: int | None, rationale: str) -> dict[str, object]:
+    first = answer.judgement if isinstance(answer, BothOrders) else answer
     return {
-        "label": label,
-        "expected_score": found.expected_score,
-        "confidence": found.confidence,
-        "label_probabilities": found.label_probabilities,
-        "rationale": rationale,
+        **{name: getattr(answer, name, None) for name in (*_DISTRIBUTION, *_OF_SEVERAL)},
+        "rationale": first.rationale,
+        "model": model,
+        "task": answer.task,
+        "malformed": sum(part.label is None for part in parts),
+        "judgements": [{name: getattr(part, name) for name in (*_DISTRIBUTION, *_WRITTEN)} for part in parts],
     }

@@ -94,7 +94,9 @@ class ChatRoutes:
         shape = Shape(chat, {**head, "created": int(time.time()), "model": self._model}, places)
         if body.stream:
             choices = len(requests) * sampling.n
-            return events(_chunks(Stream(http.scope, submit, self._timeout), shape, choices, body.usage))
+            return events(
+                _chunks(Stream(http.scope, submit, self._timeout), shape, choices, body.stream_options.include_usage)
+            )
         done = await whole(http.scope, submit(), self._timeout)
         return {**shape.head, "choices": [shape.choice(one) for one in done], "usage": _usage(done)}
 

@@ -73,11 +73,6 @@ class CommonBody(Loose):
     logit_bias: Nothing = None
 
     @property
-    def usage(self) -> bool:
-        """Whether a stream ends with the tokens' counts."""
-        return self.stream_options.include_usage
-
-    @property
     def reproducible(self) -> bool:
         """Whether the draws must be the same the next time: then they need the same request id."""
         return self.seed is not None and self.temperature != 0

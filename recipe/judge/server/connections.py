@@ -68,10 +68,8 @@ class Server(uvicorn.Server):
     """uvicorn's server. close: ends what is under way with an answer; it may block, and is called in a thread."""
 
     def __init__(self, app: Any, close: Callable[[], None]) -> None:
-        # When all have been told so, none is left to be cancelled.
         patience = int(GRACE_SECONDS) + 5
-        config = uvicorn.Config(app, http=Connection, log_level="error", timeout_graceful_shutdown=patience)
-        super().__init__(config)
+        super().__init__(uvicorn.Config(app, http=Connection, log_level="error", timeout_graceful_shutdown=patience))
         self._close = close
 
     async def shutdown(self, sockets: Any = None) -> None:
