@@ -14,6 +14,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from recipe.data.records import Message, Rubric
+from recipe.data.rubric_text import split_rubric
 from recipe.errors import SreError
 
 ROLES = {
@@ -177,14 +178,14 @@ def _joined(content: object) -> object:
 
 
 def to_rubric(value: object) -> Rubric:
-    """A rubric from a Rubric, a string (criteria without descriptions), or a mapping.
+    """A rubric from a Rubric, a string (see rubric_text.py), or a mapping.
 
     The mapping has `criteria`, and `descriptions` by score or `score1_description` and so on. Scores are 0 to 10; two
     or more are described, or none. Raises SreError (field "rubric") otherwise.
     """
     if isinstance(value, str):
-        value = Rubric(value)
-    elif isinstance(value, Mapping):
+        value = split_rubric(to_text(value, "rubric"))
+    if isinstance(value, Mapping):
         value = Rubric(value.get("criteria"), _levels(value))  # type: ignore[arg-type]  # checked below
     if not isinstance(value, Rubric):
         raise SreError(f"expected a text or {{criteria, descriptions}}, not {short(value)}", field="rubric")

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from recipe.data.records import TASKS, Rubric, Task
-from recipe.data.rubric_text import split_rubric
 from recipe.data.values import to_rubric, to_text
 from recipe.errors import SreError
 
@@ -73,10 +72,8 @@ def read_rubric(rubric: AnyRubric, task: Task | None = None, *, files: bool = Tr
 
 
 def _read(rubric: AnyRubric, files: bool) -> NamedRubric:
-    if isinstance(rubric, Rubric | Mapping) or not isinstance(rubric, str | Path):
+    if not isinstance(rubric, str | Path) or not (_is_file(rubric) or _NAME.fullmatch(str(rubric))):
         return NamedRubric("", to_rubric(rubric))
-    if isinstance(rubric, str) and not _NAME.fullmatch(rubric) and not _is_file(rubric):
-        return NamedRubric("", to_rubric(split_rubric(to_text(rubric, "rubric"))))
     if _is_file(rubric) and not files:
         raise SreError("expected a rubric or a ready one's name; files are not read here", field="rubric")
     path = rubric_file(rubric)
@@ -122,8 +119,6 @@ def _checked(content: dict[str, Any], path: Path) -> NamedRubric:
     if unknown is not None:
         expected = f"{', '.join(_KEYS)} (or score1_description and so on)"
         raise SreError(f"unknown; expected only {expected}", file=path, field=unknown)
-    levels = {match[1]: text for key, text in content.items() if (match := _LEVEL.fullmatch(key))}
-    content = {"descriptions": levels, **content} if levels else content
     task = content.get("task")
     if task not in (None, *TASKS):
         raise SreError(f"expected {' or '.join(TASKS)}, or nothing for both, not {task!r}", file=path, field="task")

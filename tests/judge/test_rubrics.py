@@ -86,7 +86,7 @@ def test_an_unknown_name_lists_the_library(name: str) -> None:
         ("r.toml", 'criteria = "c"\nscore1_description = "x"', "rubric", "at least two"),
         ("r.toml", 'criteria = "c"\ndescriptions = "x"', "descriptions", "for each score"),
         ("r.toml", 'criteria = "c"\n[descriptions]\n1 = "x"', "rubric", "at least two"),
-        ("r.toml", 'criteria = "c"\n[descriptions]\n1 = "x"\n10 = "y"', "rubric", "0 to 9"),
+        ("r.toml", 'criteria = "c"\n[descriptions]\n1 = "x"\n11 = "y"', "rubric", "0 to 10"),
         ("r.toml", 'criteria = "c"\n[descriptions]\n1 = "x"\n2 = ""', "rubric", "score 2"),
     ],
 )
