@@ -119,7 +119,9 @@ class RunFolder:
                 file=folder,
             )
         if done is not None:
-            _log.warning("%s is made again: %s is missing", stage, folder / _lost(folder, done))
+            _log.warning(
+                "%s is made again: %s is missing or empty", stage, os.path.normpath(folder / _lost(folder, done))
+            )
             marker.unlink()
         lender = self._lender(stage, digest)
         if lender is not None:
