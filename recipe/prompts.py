@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -148,9 +149,13 @@ def _replacement(found: re.Match[str]) -> tuple[int, int, str]:
 
 
 class Prompts:
-    """The prompt files, with `overrides` (name -> template text) in place of the shipped ones, e.g. a GGUF's own."""
+    """The prompt files, with `overrides` (name -> template text) in place of the shipped ones.
 
-    def __init__(self, overrides: Mapping[str, str] | None = None) -> None:
+    file: the GGUF file that they come from, for messages.
+    """
+
+    def __init__(self, overrides: Mapping[str, str] | None = None, file: Path | None = None) -> None:
+        self._file = file
         self.sources: dict[str, str] = {**_shipped(), **(overrides or {})}
         self._environment = LimitedEnvironment(
             loader=jinja2.FunctionLoader(self.sources.get),
@@ -185,20 +190,20 @@ class Prompts:
 
     def _render(self, name: str, example: Example, **more: Any) -> tuple[Message, ...]:
         context = _context(example) | more
-        file = f"prompts/{name}.jinja"
+        place = (self._file, f"sre.prompts.{name}") if self._file else (f"prompts/{name}.jinja",)
         if name not in self._parts:
-            self._parts[name] = self._compile(name, file)
+            self._parts[name] = self._compile(name, place)
         render = self._environment.render_limited
-        return tuple(Message(role, render(part, context, file).strip()) for role, part in self._parts[name])
+        return tuple(Message(role, render(part, context, *place).strip()) for role, part in self._parts[name])
 
-    def _compile(self, name: str, file: str) -> list[tuple[str, jinja2.Template]]:
+    def _compile(self, name: str, place: Any) -> list[tuple[str, jinja2.Template]]:
         source, compiled = self.sources[name], self._environment.compile_limited
         first, separator, second = source.partition(_SEPARATOR)
         if not separator:
-            return [("user", compiled(source, file))]
+            return [("user", compiled(source, *place))]
         # Both parts see what the first one imports.
         imports = "".join(re.findall(r"{%-? import .*?%}", first))
-        return [("system", compiled(first, file)), ("user", compiled(imports + second, file))]
+        return [("system", compiled(first, *place)), ("user", compiled(imports + second, *place))]
 
 
 def _context(example: Example) -> dict[str, Any]:

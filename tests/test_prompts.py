@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -165,6 +166,12 @@ def test_plain_text_is_left_alone():
 def test_a_missing_template_variable_names_the_file():
     broken = Prompts({"pointwise": "Judge {{ nonsense }}\n---\n{{ response.content }}"})
     with pytest.raises(SreError, match=r"prompts/pointwise\.jinja.*nonsense"):
+        broken.judge(POINTWISE)
+
+
+def test_a_broken_template_of_a_gguf_names_its_key():
+    broken = Prompts({"pointwise": "{% for a in range(9 %}"}, Path("judge.gguf"))
+    with pytest.raises(SreError, match=r"judge\.gguf, field 'sre\.prompts\.pointwise'"):
         broken.judge(POINTWISE)
 
 

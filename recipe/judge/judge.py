@@ -112,7 +112,7 @@ class Judge:
         from recipe.inference.llamacpp.generator import LlamaCppGenerator
 
         generator = LlamaCppGenerator(path, threads=threads, context=context, parallel=parallel, **limit)
-        return cls(generator, Prompts(prompts_in(metadata)), name=name, path=path, readouts=readouts)
+        return cls(generator, Prompts(prompts_in(metadata), path), name=name, path=path, readouts=readouts)
 
     @property
     def fingerprint(self) -> str:

@@ -231,8 +231,8 @@ def test_what_is_no_seed(tmp_path: Path) -> None:
         "a/b/c": "no folder here",
         "./nowhere": "no folder here",
         str(tmp_path / "notes.txt"): "no .gguf",
-        str(tmp_path / "absent.gguf"): "no such file",
-        str(tmp_path / "bad.gguf"): "can't be read as GGUF",
+        str(tmp_path / "absent.gguf"): "No such file",
+        str(tmp_path / "bad.gguf"): "damaged",
     }.items():
         with pytest.raises(SreError, match=match):
             run_seed(source, tmp_path / "seed")
