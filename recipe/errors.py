@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    """Text that comes from data, unable to move the terminal."""
+    return _CONTROL.sub("?", text)
 
 
 class SreError(Exception):
@@ -23,7 +31,7 @@ class SreError(Exception):
         place = [] if file is None else [str(file)]
         place += [] if line is None else [f"line {line}"]
         place += [] if field is None else [f"field {field!r}"]
-        super().__init__(f"{', '.join(place)}: {message}" if place else message)
+        super().__init__(printable(f"{', '.join(place)}: {message}" if place else message))
 
 
 def install(extra: str) -> str:

@@ -35,7 +35,7 @@ def bar(label: str, total: int | None, unit: str = "") -> Iterator[Advance]:
         yield _lines(label, total, unit)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),

@@ -186,14 +186,17 @@ def append_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All rows of a file this project wrote. Raises SreError naming the line that isn't JSON."""
+    """All rows of a file this project wrote. Raises SreError naming the line that is no JSON object."""
     rows = []
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
                 raise SreError(f"not valid JSON: {error}", file=path, line=number) from None
+            if not isinstance(row, dict):
+                raise SreError("expected a JSON object, as this program writes them", file=path, line=number)
+            rows.append(row)
     return rows
 
 

@@ -7,10 +7,19 @@ from typing import Any
 
 import click
 
-from recipe.cli.options import console, examples, run_argument, run_dir_option, set_option, threads_option
+from recipe.cli.options import (
+    console,
+    examples,
+    map_option,
+    rubric_option,
+    run_argument,
+    run_dir_option,
+    set_option,
+    threads_option,
+)
 from recipe.errors import SreError
 
-_OPENING, _ROWS = ("threads", "context", "parallel"), ("data", "limit", "overwrite")
+_OPENING, _ROWS = ("threads", "context", "parallel"), ("data", "limit", "overwrite", "columns")
 
 
 @click.command(
@@ -62,6 +71,8 @@ _OPENING, _ROWS = ("threads", "context", "parallel"), ("data", "limit", "overwri
     "--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Judgements decoded at once."
 )
 @threads_option
+@map_option
+@rubric_option
 def evaluate(target: str, name: str | None, model: str | None, **options: Any) -> None:
     """Measure a judge of a run folder on its test rows, or any model on a benchmark or on rows of your own.
 
@@ -92,16 +103,20 @@ def _evaluate_run(run: Path, name: str) -> None:
     show_audit(read_json(run / "results.json"), console())
 
 
-def _evaluate_model(target: str, model: str, out: Path | None, both_orders: bool, **options: Any) -> None:
+def _evaluate_model(
+    target: str, model: str, out: Path | None, both_orders: bool, rubric: str | None, **options: Any
+) -> None:
     from recipe.data.examples import read_examples
     from recipe.evaluation.benchmarks.running import find_benchmark, run_benchmark
     from recipe.evaluation.models import label_of, open_judge
     from recipe.evaluation.report.tables import benchmark_table, show_audit
     from recipe.judge.options import JudgeOptions
+    from recipe.judge.rubrics import by_task, read_rubric
 
     benchmark = find_benchmark(target, both_orders=both_orders)
     folder = out or Path("runs") / "benchmarks" / f"{label_of(target)}-{label_of(model)}"
     opening, how = ({name: options.pop(name) for name in names} for names in (_OPENING, _ROWS))
+    how["rubrics"] = by_task(read_rubric(rubric) if rubric else None)
     how["train"] = [row for source in options.pop("train") for row in read_examples(source)]
     with open_judge(model, **opening) as judge:
         result = run_benchmark(judge, benchmark, folder, options=JudgeOptions(**options), **how)

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from recipe.cli.options import examples, map_option, memory_option, rubric_option, threads_option
+from recipe.errors import printable
 
 # The options that open a judge, and those that say how its rows are read and written; the others are JudgeOptions.
 _OPENING = ("engine", "base_url", "workers", "threads", "memory", "context", "parallel", "calibrated")
@@ -132,7 +133,7 @@ def judge(rows: str, out: str, model: Path | None, rubric: str | None, allow_err
     opener = partial(open_judges, model, **opening)
     reading["tell"] = lambda line: click.echo(line, err=True)
     try:
-        with bar(f"judging {Path(rows).name}", None, "rows") as advance:
+        with bar(f"judging {printable(Path(rows).name)}", None, "rows") as advance:
             summary = judge_file(opener, rows, out, options=chosen, progress=follow(advance), **reading)
     except KeyboardInterrupt:
         kept = "" if out == "-" else f"; what was judged is kept in {out}. Add --resume to go on"

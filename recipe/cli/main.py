@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from typing import Any
@@ -27,6 +28,8 @@ class _Group(click.Group):
                 formatter.write_dl([(str(c.name), c.get_short_help_str(width)) for c in module.COMMANDS])
 
     def invoke(self, ctx: click.Context) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a terminal that isn't UTF-8 ends no command
         try:
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if process()[0] else sys.stdout):
                 return super().invoke(ctx)

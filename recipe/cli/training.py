@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recipe.cli.options import console, examples, run_argument, run_dir_option, set_option
+from recipe.cli.options import console, examples, map_option, rubric_option, run_argument, run_dir_option, set_option
 from recipe.errors import SreError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.command(
     epilog=examples(
         "sre split judged.jsonl -o my-data --dev 0.1 --test 0.1",
+        "sre split answers.csv -o my-data --test 0.1 --rubric helpfulness --map response=text",
         "sre split human=pandalm.jsonl gpt4=bench.jsonl -o my-data --test 1 -n 100 --both-orders",
         "sre run cpu-smollm2-135m --set data.pointwise=my-data --set data.pairwise=my-data",
     )
@@ -33,14 +34,18 @@ if TYPE_CHECKING:
 @click.option("--max-chars", type=click.IntRange(min=1), help="Leave out longer rows; a token has about four.")
 @click.option("--both-orders", is_flag=True, help="Held-back pairwise rows come in both orders.")
 @click.option("--seed", type=int, default=0, show_default=True)
-def split(rows: tuple[str, ...], out: Path, numbers: tuple[int, ...], **options: Any) -> None:
+@map_option
+@rubric_option
+def split(rows: tuple[str, ...], out: Path, numbers: tuple[int, ...], rubric: str | None, **options: Any) -> None:
     """Split labelled rows into train, dev and test by whole prompts, with balanced labels.
 
     The folder then serves as data.pointwise and data.pairwise of a run. NAME becomes the rows' aspect, by which results
     are told apart. [default: the file's name]
     """
     from recipe.data.split import prepare_splits
+    from recipe.judge.rubrics import by_task, read_rubric
 
+    options["rubrics"] = by_task(read_rubric(rubric) if rubric else None)
     if len(numbers) not in (0, 1, len(rows)):
         raise SreError(f"expected -n once, or once for each of the {len(rows)} files, not {len(numbers)} times")
     named = dict(_named(row) for row in rows)

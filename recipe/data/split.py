@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from recipe.data.examples import read_examples
-from recipe.data.records import TASKS, Example, exchanged
+from recipe.data.records import TASKS, Example, Rubric, Task, exchanged
 from recipe.errors import SreError
 from recipe.storage import atomic_folder, write_json, write_jsonl
 
@@ -34,16 +34,27 @@ def prepare_splits(
     max_chars: int | None = None,
     both_orders: bool = False,
     seed: int = 0,
+    columns: Mapping[str, str] | None = None,
+    rubrics: Mapping[Task, Rubric] | None = None,
 ) -> dict[str, dict[str, int]]:
     """Read the files of `sources` (name -> path), split and write them to `folder`; returns {split: {task: count}}.
 
-    numbers: at most so many rows of a file in a split, one number for all or one per file. max_chars: longer rows are
-    left out. both_orders: held-back pairwise rows are followed by themselves in the other order. Raises SreError as
-    `read_examples`, `split_rows` and `write_splits` do.
+    Args:
+        sources: name -> file; the name becomes the rows' aspect.
+        folder: must not have these splits yet.
+        dev: share of each file's prompts.
+        test: share of each file's prompts.
+        numbers: at most so many rows of a file in a split, one number for all or one per file.
+        max_chars: leave out longer rows.
+        both_orders: held-back pairwise rows are followed by themselves in the other order.
+        seed: draws the split.
+        columns: see `read_examples`.
+        rubrics: see `read_examples`.
     """
     found = {}
     for name, path in sources.items():
-        rows = [row for row in read_examples(path) if max_chars is None or characters(row) <= max_chars]
+        rows = read_examples(path, columns=columns, rubrics=rubrics)
+        rows = [row for row in rows if max_chars is None or characters(row) <= max_chars]
         if not rows:
             raise SreError(f"no row has {max_chars} characters or less", file=path)
         found[name] = [replace(row, aspect=name) for row in rows]

@@ -18,8 +18,8 @@ from typing import Literal
 from recipe.data.benchmark_formats import GENERAL
 from recipe.data.examples import ReadRow, read_rows
 from recipe.data.files import RawRow, count_rows, source_files
-from recipe.data.records import TASKS, Example, Rubric, Task
-from recipe.errors import SreError
+from recipe.data.records import Example, Rubric, Task
+from recipe.errors import SreError, printable
 from recipe.inference.openai import OpenAIGenerator
 from recipe.judge.journal import Journal
 from recipe.judge.judge import DEFAULT, Judge, to_bytes
@@ -35,7 +35,7 @@ from recipe.judge.output_rows import (
     with_columns,
 )
 from recipe.judge.ray_pool import RayPool
-from recipe.judge.rubrics import NamedRubric
+from recipe.judge.rubrics import NamedRubric, by_task
 from recipe.judge.summary import Summary
 from recipe.judge.workers import Pool, Workers, identity
 from recipe.system import peak_rss_mb, usable_cores
@@ -96,7 +96,7 @@ def judge_file(
     """
     if override_rubric and rubric is None:
         raise SreError("override-rubric needs a rubric")
-    rubrics = {task: rubric.rubric for task in TASKS if rubric and rubric.task in (None, task)}
+    rubrics = by_task(rubric)
     rows = read_rows(source, task=task, split=split, limit=limit, columns=columns, rubrics=rubrics)
     if override_rubric:
         rows = (_overridden(row, rubrics) for row in rows)
@@ -149,7 +149,7 @@ def _begun(
     names = next(row.names for row in first if row.example)
     used = [f"{theirs} as {ours}" for ours, theirs in names.items() if not theirs.startswith("orig_")]
     if used:
-        tell(f"reading the columns {', '.join(used)}")
+        tell(printable(f"reading the columns {', '.join(used)}"))
     return itertools.chain(first, stream)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from recipe.data.records import Example, Judgement, Message, Task, exchanged
 from recipe.data.values import conversation_id, to_conversation, to_text
-from recipe.errors import SreError
+from recipe.errors import SreError, printable
 from recipe.gguf.header import read_metadata
 from recipe.inference.base import Completion, Generator, Request, Sampling
 from recipe.inference.conversion import to_judgement, to_request
@@ -270,7 +270,7 @@ class Judge:
             for completion in self.generator.generate(requests, sampling):
                 if completion.finish == "error":
                     self.errors[completion.request_id] = completion.error
-                    _log.warning("%s: not judged: %s", completion.request_id, completion.error)
+                    _log.warning("%s: not judged: %s", *map(printable, (completion.request_id, completion.error)))
                 yield completion
         finally:
             self._streaming = None

@@ -84,6 +84,11 @@ def _is_file(rubric: str | Path) -> bool:
     return isinstance(rubric, Path) or ("\n" not in rubric and rubric.lower().endswith((".toml", ".json")))
 
 
+def by_task(rubric: NamedRubric | None) -> dict[Task, Rubric]:
+    """The rubric under each task that it is for."""
+    return {task: rubric.rubric for task in TASKS if rubric and rubric.task in (None, task)}
+
+
 def rubric_file(name_or_path: str | Path) -> Path:
     """The file of the ready rubric of that name; a path that ends in .toml or .json is returned as it is."""
     path = Path(name_or_path)

@@ -50,12 +50,13 @@ def as_they_are(rows: Sequence[Example]) -> list[Example]:
 
 
 def load_rows(
-    benchmark: Benchmark, data: str | Path | None, limit: int | None
+    benchmark: Benchmark, data: str | Path | None, limit: int | None, **reading: Any
 ) -> tuple[list[Example], dict[str, float]]:
     """The rows, with the second truths by id (empty without any). limit: so many rows, evenly spread over all.
 
     data: a folder in the published layout, or one file with all rows; None is the hub. With several splits a row's
-    `aspect` is its split, unless it has one, and its id begins with it. Raises SreError for what can't be read.
+    `aspect` is its split, unless it has one, and its id begins with it. reading: `columns` and `rubrics` of
+    `read_examples`. Raises SreError for what can't be read.
     """
     source = str(data or benchmark.hub)
     splits = ("",) if Path(source).is_file() else benchmark.splits
@@ -64,7 +65,8 @@ def load_rows(
     for split in splits:
         place = split.replace("_", "/") if (Path(source) / split.replace("_", "/")).is_dir() else split
         # A second truth is a label too: then the first may be missing.
-        found = read_examples(source, task=benchmark.task, split=place, need_label=benchmark.truth is None)
+        need_label = benchmark.truth is None
+        found = read_examples(source, task=benchmark.task, split=place, need_label=need_label, **reading)
         if len(splits) > 1:
             found = [replace(row, id=f"{split}:{row.id}", aspect=row.aspect or split) for row in found]
         rows += found

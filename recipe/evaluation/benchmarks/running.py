@@ -46,6 +46,7 @@ def run_benchmark(
     overwrite: bool = False,
     train: Sequence[Example] = (),
     resamples: int = 2000,
+    **reading: Any,
 ) -> dict[str, Any]:
     """Judge what `folder` doesn't hold yet, write figures.json there, and return it.
 
@@ -62,11 +63,12 @@ def run_benchmark(
         overwrite: Judge all rows anew.
         train: The judge's training rows, for the rules that learn from them; see `trivial.trivial_baselines`.
         resamples: Of the bootstrap.
+        **reading: `columns` and `rubrics` of `read_examples`.
 
     Raises:
         SreError: Rows that can't be read, or a folder made with another model, other prompts or options.
     """
-    rows, truths = load_rows(benchmark, data, limit)
+    rows, truths = load_rows(benchmark, data, limit, **reading)
     examples = benchmark.prepare(rows)
     if options.swap or options.samples > 1:
         raise SreError("a benchmark says itself in which order to judge; samples and swap don't go with it")

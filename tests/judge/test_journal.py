@@ -1,0 +1,184 @@
+"""An output is never the input, never two processes', and always in the input's order with the input's columns."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipe.data.examples import read_examples
+from recipe.errors import SreError
+from recipe.inference.scripted import ScriptedGenerator
+from recipe.judge import Judge
+from recipe.judge.batch import judge_file
+from recipe.judge.options import JudgeOptions
+from recipe.judge.rubrics import read_rubric
+
+ROW = {"question": "Name a fruit.", "answer": "Apple.", "score": "4.0", "note": ["kept", {"as": "it is"}]}
+
+
+def judge(text: str = "Because. [RESULT] 4") -> Judge:
+    return Judge(ScriptedGenerator(lambda request: [text]))
+
+
+def write(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("flags", [{}, {"overwrite": True}, {"resume": True}])
+@pytest.mark.parametrize("link", ["same", "symlink", "hard link", "journal", "sidecar"])
+def test_an_output_that_is_the_input_is_refused_and_the_input_kept(tmp_path: Path, link: str, flags: Any) -> None:
+    names = {"journal": ("y.csv.jsonl", "y.csv"), "sidecar": ("y.jsonl.meta.json", "y.jsonl")}
+    source, out = (tmp_path / name for name in names.get(link, ("rows.jsonl", "out.jsonl")))
+    write(source, ROW)
+    if link == "sidecar":
+        source.write_text(json.dumps([ROW]))
+    before = source.read_bytes()
+    if link == "same":
+        out = source
+    elif link == "symlink":
+        out.symlink_to(source)
+    elif link == "hard link":
+        os.link(source, out)
+    with pytest.raises(SreError, match="is the input"):
+        judge_file(judge(), source, out, rubric=read_rubric("helpfulness"), **flags)
+    assert source.read_bytes() == before
+
+
+def test_input_columns_are_kept_and_rows_come_in_input_order(tmp_path: Path) -> None:
+    class Backwards(ScriptedGenerator):
+        def generate(self, requests: Any, sampling: Any) -> Any:
+            return super().generate(requests[::-1], sampling)
+
+    rows = write(tmp_path / "rows.jsonl", *({**ROW, "number": k, "label": "mine"} for k in range(40)))
+    for name in ("out.jsonl", "out.csv", "out.parquet"):
+        summary = judge_file(Judge(Backwards()), rows, tmp_path / name, rubric=read_rubric("helpfulness"))
+        assert summary.errors == 0
+    found = lines(tmp_path / "out.jsonl")
+    assert [row["number"] for row in found] == list(range(40))
+    assert {key: found[3][key] for key in ("question", "answer", "score", "note", "input_label", "truth")} == {
+        **{key: ROW[key] for key in ("question", "answer", "score", "note")},
+        "input_label": "mine",
+        "truth": 4,
+    }
+    with (tmp_path / "out.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["number"] for row in table] == [str(k) for k in range(40)]
+    assert json.loads(table[0]["note"]) == ROW["note"]
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert parquet.read_table(tmp_path / "out.parquet")["number"].to_pylist() == list(range(40))
+
+
+def test_agreement_with_given_labels_leaves_out_ties_and_odd_ones(tmp_path: Path) -> None:
+    scores = ["4.0", 4, "3", "excellent", None, "nan"]
+    rows = write(tmp_path / "rows.jsonl", *({**ROW, "score": score} for score in scores))
+    summary = judge_file(judge(), rows, tmp_path / "out.jsonl", rubric=read_rubric("helpfulness"))
+    assert (summary.errors, summary.odd_truths) == (0, 1)
+    assert (summary.agreement["pointwise"].equal, summary.agreement["pointwise"].rows) == (2, 3)
+    pair = {"question": "q", "response_a": "a", "response_b": "b"}
+    rows = write(tmp_path / "pairs.jsonl", *({**pair, "winner": winner} for winner in ("A", "b", "tie", 1.5)))
+    summary = judge_file(judge("Because. [RESULT] 1"), rows, tmp_path / "pairs-out.jsonl")
+    assert (summary.truth_ties, summary.agreement["pairwise"].equal, summary.agreement["pairwise"].rows) == (2, 1, 2)
+
+
+@pytest.mark.parametrize("name", ["judged.jsonl", "judged.csv", "judged.parquet"])
+def test_our_own_output_is_read_again_to_train_with(tmp_path: Path, name: str) -> None:
+    rows = write(tmp_path / "rows.jsonl", ROW, {**ROW, "score": None}, {**ROW, "score": 2}, {**ROW, "answer": [1]})
+    judge_file(judge(), rows, tmp_path / name, rubric=read_rubric("helpfulness"))
+    found = read_examples(tmp_path / name)
+    assert [(example.label, example.rationale) for example in found] == [(4, "Because."), (4, "Because."), (2, "")]
+    assert all(example.rubric == read_rubric("helpfulness").rubric for example in found)
+    assert [example.responses for example in found] == [("Apple.",)] * 3
+
+
+def test_pairs_of_a_published_layout_are_read_again_too(tmp_path: Path) -> None:
+    safe = {"prompt": "q", "response_0": "a", "response_1": "b", "better_response_id": 1, "safer_response_id": 0}
+    chosen = {"prompt": "p", "chosen": "a", "rejected": "b", "subset": "s", "id": 7}
+    rows = write(tmp_path / "rows.jsonl", safe, chosen)
+    before = read_examples(rows)
+    judge_file(judge("Because. [RESULT] 1"), rows, tmp_path / "judged.jsonl", options=JudgeOptions(swap=True))
+    after = read_examples(tmp_path / "judged.jsonl")
+    assert [(e.id, e.label, e.responses, e.rubric) for e in after] == [
+        (e.id, e.label, e.responses, e.rubric) for e in before
+    ]
+
+
+def test_a_sidecar_of_another_shape_is_one_error(tmp_path: Path) -> None:
+    rows, out = write(tmp_path / "rows.jsonl", ROW), tmp_path / "out.jsonl"
+    judge_file(judge(), rows, out, rubric=read_rubric("tone"))
+    for text in ("", "[]", "{", '{"options": 3}', "null"):
+        (tmp_path / "out.jsonl.meta.json").write_text(text)
+        with pytest.raises(SreError, match="--overwrite"):
+            judge_file(judge(), rows, out, resume=True, rubric=read_rubric("tone"))
+
+
+SCRIPT = """
+import sys, time
+from recipe.inference.scripted import ScriptedGenerator, any_judgement
+from recipe.judge import Judge
+from recipe.judge.batch import judge_file
+from recipe.judge.rubrics import read_rubric
+from recipe.errors import SreError
+
+def slowly(request):
+    time.sleep(0.02)
+    return any_judgement(request)
+
+try:
+    judge_file(Judge(ScriptedGenerator(slowly)), sys.argv[1], sys.argv[2], rubric=read_rubric("tone"))
+except SreError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+def test_of_two_processes_on_one_new_output_the_second_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "rows.jsonl", *({**ROW, "id": str(k)} for k in range(60)))
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "rows.jsonl"), str(tmp_path / "out.jsonl")]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=60)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1], said
+    assert "refused" in "".join(said)
+    assert sorted(int(row["id"]) for row in lines(tmp_path / "out.jsonl")) == list(range(60))
+
+
+def test_a_million_rows_begin_as_soon_as_a_few(tmp_path: Path) -> None:
+    """Only what is needed is read: the source is a pipe that would go on for ever."""
+    os.mkfifo(tmp_path / "rows.jsonl")
+    endless = "import itertools, json; [print(json.dumps(ROW | {'id': str(k)})) for k in itertools.count()]"
+    feeder = f"ROW = {ROW!r}\n{endless}"
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import sys; sys.stdout = open({str(tmp_path / 'rows.jsonl')!r}, 'w'); exec({feeder!r})",
+        ],
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        out, begin = tmp_path / "out.jsonl", time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            judge_file(
+                judge(), tmp_path / "rows.jsonl", out, rubric=read_rubric("tone"), progress=stop_at(2500), limit=10**6
+            )
+        process.kill()
+    assert time.monotonic() - begin < 60
+    assert len(lines(out)) == 2500
+
+
+def stop_at(number: int) -> Any:
+    def progress(done: int, total: int | None) -> None:
+        if done == number:
+            raise KeyboardInterrupt
+
+    return progress
