@@ -60,7 +60,7 @@ def test_every_row_runs_by_its_name_and_no_stage_is_computed_twice(name, sources
         assert results["models"][name] is None
         return
     figures = results["models"][name]
-    assert figures["pointwise"]["n"] == figures["pairwise"]["n"] == 24
+    assert (figures["pointwise"]["n"], figures["pairwise"]["n"]) == (24, 48)  # pairs in both orders
     assert all(results["aspects"][aspect]["models"][name] for aspect in ("scores", "pairs"))
     computed = [m["hash"] for path in folder.rglob("*done.json") if "from" not in (m := read_json(path))]
     assert len(computed) == len(set(computed))
@@ -105,7 +105,7 @@ def test_the_tables_hold_every_row_for_all_test_rows_and_for_each_aspect(sources
     assert next(iter(results["differences"])) == "j1 - sft"
     assert results["expected_score"]["sft"]["expected"]["n"] > 0
     tables = (folder / "results.md").read_text()
-    assert "| J1 | 24 + 24 | " in tables
+    assert "| J1 | 24 + 48 | " in tables
     assert "Test rows of scores\n\n| judge | n | malformed | Pearson | - SFT | of the expected score |" in tables
     assert "Test rows of pairs\n\n| judge | n | malformed | pairwise accuracy | - SFT |\n" in tables
     assert "- self-consistency: J_SFT, the majority of 5 samples." in tables
@@ -142,7 +142,7 @@ def test_seeds_are_pooled_the_seed_model_is_measured_once_and_the_rest_was_not_r
     assert set(results["differences"]) == {"sft - seed-constrained"}
     assert taken_over(tmp_path / "seed-1") == {"seed", "evaluation/seed"}
     tables = (tmp_path / "results.md").read_text()
-    assert "| SFT, seed 1 | 24 + 24 | " in tables
+    assert "| SFT, seed 1 | 24 + 48 | " in tables
     assert results["models"]["j1"] is results["models"]["margin-1"] is None
     assert (
         tables.count("| not run | not run | not run | not run | not run |") == len(VARIANTS) - 3
