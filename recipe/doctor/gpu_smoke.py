@@ -288,12 +288,13 @@ class _Smoke:
     def _export(self) -> str:
         self._need("DPO adapter")
         from recipe.inference.llamacpp.generator import quantize
+        from recipe.training.card import Base
         from recipe.training.export import judge_metadata, run_snapshot
 
         snapshot, judge = self.folder / "gguf" / "j1.gguf", self.folder / "judge.gguf"
         snapshot.parent.mkdir()
         adapter = self.made["DPO adapter"]
-        metadata = judge_metadata("smoke", self.config.model.source, Prompts())
+        metadata = judge_metadata("smoke", Base(self.config.model.source, "other"), Prompts())
         run_snapshot(snapshot, model=self.model, adapter=adapter, type_name="F16", metadata=metadata)
         quantize(snapshot, judge, "Q8_0")
         self.made["judge.gguf"] = judge

@@ -54,7 +54,7 @@ def write_gguf(
     *,
     adapter: Path | None = None,
     type_name: str = "F16",
-    metadata: dict[str, str] | None = None,
+    metadata: dict[str, Any] | None = None,
 ) -> ExportReport:
     """Write a model folder as a GGUF file, which appears only when it is complete.
 
@@ -63,7 +63,7 @@ def write_gguf(
         out: The file.
         adapter: The folder of a LoRA adapter to merge into the weights.
         type_name: F32, F16 or BF16, for the matrices; vectors stay F32.
-        metadata: Further pairs of text, `sre.*` or descriptive `general.*`.
+        metadata: Further pairs, `sre.*` or descriptive `general.*`: texts, numbers, lists of texts.
 
     Raises:
         SreError: An unknown architecture or tokenizer, an adapter of another base or kind, values too large for F16, or
@@ -105,10 +105,10 @@ def export_problem(model: Path) -> str:
     return ""
 
 
-def _checked(metadata: dict[str, str]) -> dict[str, str]:
-    for key, value in metadata.items():
-        if not key.startswith(("general.", "sre.")) or key in _FIXED or not isinstance(value, str):
-            raise SreError("metadata are string pairs of sre.* or descriptive general.* keys", field=key)
+def _checked(metadata: dict[str, Any]) -> dict[str, Any]:
+    for key in metadata:
+        if not key.startswith(("general.", "sre.")) or key in _FIXED:
+            raise SreError("metadata are pairs of sre.* or descriptive general.* keys", field=key)
     return dict(metadata)
 
 
@@ -160,7 +160,7 @@ def _start(
     shape: Shape,
     vocabulary: Vocabulary,
     plan: list[_Tensor],
-    pairs: dict[str, str],
+    pairs: dict[str, Any],
     type_name: str,
 ) -> Any:
     """A gguf.GGUFWriter that has written all but the tensors' data."""
@@ -170,8 +170,11 @@ def _start(
     writer = gguf.GGUFWriter(path, shape.arch)
     writer.add_type("model")
     writer.add_file_type(FILE_TYPES[type_name])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_size_label(gguf.size_label(sum(math.prod(tensor.shape) for tensor in plan), 0, 0, 0))
     for key, value in pairs.items():
-        writer.add_key_value(key, value, gguf.GGUFValueType.STRING)
+        add = {str: writer.add_string, int: writer.add_uint32, list: writer.add_array}[type(value)]
+        add(key, value)
     write_shape(writer, shape)
     write_vocabulary(writer, vocabulary)
     for tensor in plan:

@@ -76,11 +76,11 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt's text. Raises SreError for messages that the template refuses."""
-        turns = [{"role": m.role, "content": m.content} for m in (_folded(messages) if self._folds else messages)]
+        turns = [{"role": m.role, "content": m.content} for m in (folded(messages) if self._folds else messages)]
         return _ENVIRONMENT.render_limited(self._template, {**self._context, "messages": turns}, self._file, _FIELD)
 
 
-def _folded(messages: Sequence[Message]) -> list[Message]:
+def folded(messages: Sequence[Message]) -> list[Message]:
     """Without system turns: their text stands at the head of the first other turn."""
     texts = [message.content for message in messages if message.role == "system"]
     others = [message for message in messages if message.role != "system"]

@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, zip_longest
+from itertools import accumulate
 from queue import SimpleQueue
 from typing import Any, Literal, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -24,6 +24,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from recipe.data.records import Message
 from recipe.errors import SreError, install
 from recipe.inference.base import Completion, Generator, Request, Sampling
+from recipe.inference.chat_template import folded
 from recipe.verdict import find_verdict
 
 Finish = Literal["stop", "length"]
@@ -36,10 +37,6 @@ _ALTERNATIVES = {20: 5, 5: 0}
 _SAMPLES = 32  # asked for at once; some servers allow no more
 _NOT_THE_ROWS_FAULT = (401, 403, 404, 429, 502, 503)
 _log = logging.getLogger("recipe.inference")
-
-
-class _UnreadableError(Exception):
-    """A reply of another shape than the API's."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +94,7 @@ class OpenAIGenerator(Generator):
             login = base64.b64encode(unquote(user).encode()).decode()
             self._connection["default_headers"] = {"Authorization": f"Basic {login}"}
         self._alternatives = max(_ALTERNATIVES)
+        self._folds = False  # whether the model's chat template has no place for a system turn
         self._closed = False
         self.name = self._find_model(model)
 
@@ -182,7 +180,7 @@ class OpenAIGenerator(Generator):
                 reply = await self._ask(client, request, sampling, len(found), count - len(found))
                 choices, size = _part(reply, "choices", list), self._count(reply)
                 if not choices:
-                    raise _UnreadableError(f"expected a chat completion, not {str(reply)[:80]!r}")
+                    raise ValueError(f"expected a chat completion, not {str(reply)[:80]!r}")
                 for choice in choices:
                     found.append(_completion(request, len(found), choice, size, sampling))
         except self._openai.APIStatusError as refusal:
@@ -191,7 +189,7 @@ class OpenAIGenerator(Generator):
             error = f"the server refused it ({refusal.status_code}): {_message(refusal)}"
         except self._openai.APIConnectionError as gone:
             raise self._trouble(gone) from gone
-        except (self._openai.OpenAIError, ValueError, _UnreadableError) as unread:
+        except (self._openai.OpenAIError, ValueError) as unread:
             error = f"the server's answer can't be read: {unread}"
         lost = range(len(found), count)
         return found[:count] + [Completion(request.id, k, "", (), "error", 0, error=error) for k in lost]
@@ -199,9 +197,10 @@ class OpenAIGenerator(Generator):
     async def _ask(self, client: Any, request: Request, sampling: Sampling, begin: int, count: int) -> object:
         """The server's JSON. What a server doesn't offer is left out and asked for no more."""
         while True:
+            messages = folded(request.messages) if self._folds else request.messages
             asked: dict[str, Any] = {
                 "model": self.name,
-                "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+                "messages": [{"role": m.role, "content": m.content} for m in messages],
                 "max_tokens": sampling.max_tokens,
                 "temperature": sampling.temperature,
                 "seed": sampling.seed + begin,
@@ -220,12 +219,13 @@ class OpenAIGenerator(Generator):
                 try:
                     return json.loads(reply.content)
                 except ValueError:
-                    raise _UnreadableError(
-                        f"expected JSON, not {reply.content[:80].decode('utf-8', 'replace')!r}"
-                    ) from None
+                    raise ValueError(f"expected JSON, not {reply.content[:80].decode('utf-8', 'replace')!r}") from None
 
     def _do_without(self, asked: Mapping[str, Any], refusal: str) -> bool:
         """Whether asking in another way may help. Other requests may have met the same refusal meanwhile."""
+        if re.search("system|alternat", refusal, re.IGNORECASE) and asked["messages"][0]["role"] == "system":
+            self._folds = True
+            return True
         if "logprobs" not in refusal or "top_logprobs" not in asked:
             return False
         fewer = _ALTERNATIVES[asked["top_logprobs"]]
@@ -271,7 +271,7 @@ def _part(value: object, key: str, kind: type[_Kind]) -> _Kind | None:
 def _completion(request: Request, sample: int, choice: object, size: int, sampling: Sampling) -> Completion:
     message = _part(choice, "message", dict)
     if message is None:
-        raise _UnreadableError(f"expected a choice with a message, not {str(choice)[:80]!r}")
+        raise ValueError(f"expected a choice with a message, not {str(choice)[:80]!r}")
     text = _text(message.get("content"))
     reason = _part(choice, "finish_reason", str)
     if reason == "content_filter":
@@ -291,21 +291,14 @@ def _text(content: object) -> str:
     if isinstance(content, list):
         content = "".join(_part(part, "text", str) or "" for part in content)
     if not isinstance(content, str | None):
-        raise _UnreadableError(f"expected text, not {str(content)[:80]!r}")
+        raise ValueError(f"expected text, not {str(content)[:80]!r}")
     return (content or "").encode("utf-8", "replace").decode()
 
 
 def _tokens(logprobs: Mapping[str, Any]) -> list[_Token]:
-    """The tokens told, as the chat API tells them or as the older completions API does; none where they can't be
-    read."""
+    """The tokens told; none where they can't be read."""
     try:
-        if "content" in logprobs:
-            return [_token(one, one.get("top_logprobs") or ()) for one in logprobs["content"] or ()]
-        lists = (logprobs["tokens"], logprobs["token_logprobs"], logprobs.get("top_logprobs") or ())
-        return [
-            _token({"token": text, "logprob": value}, [{"token": t, "logprob": v} for t, v in (others or {}).items()])
-            for text, value, others in zip_longest(*lists)
-        ]
+        return [_token(one, one.get("top_logprobs") or ()) for one in logprobs.get("content") or ()]
     except (AttributeError, KeyError, TypeError, ValueError):
         return []
 

@@ -9,7 +9,7 @@ import codecs
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,22 +24,12 @@ Finish = Literal["stop", "length", "forced"]
 Row = NDArray[np.float32]
 
 
-class Grammar(Protocol):
-    """What may come next in one text; see llamacpp/grammar.py."""
-
-    def allows(self, token: int) -> bool: ...
-
-    def masked(self, row: Row) -> Row: ...
-
-    def accept(self, token: int) -> None: ...
-
-
 @dataclass(frozen=True)
 class Prompt:
     """A request with its prompt's token ids and how to draw. `reserve`: cells one sample may need after the prompt.
 
     A label-only prompt ends with the marker, and `label_tokens` are the labels of which one comes next. opened: the tag
-    of reasoning (`<think>`) that the prompt ends with, which belongs to the answer. grammar: makes one for a sample.
+    of reasoning (`<think>`) that the prompt ends with, part of the answer. grammar: makes one for a sample.
     """
 
     request: Request
@@ -49,7 +39,7 @@ class Prompt:
     sampling: Sampling
     label_tokens: LabelTokens | None = None
     opened: bytes = b""
-    grammar: Callable[[], Grammar] | None = None
+    grammar: Callable[[], Any] | None = None
 
     @property
     def samples(self) -> int:

@@ -104,8 +104,6 @@ HELPFULNESS_RUBRIC, HARMLESSNESS_RUBRIC, HONESTY_RUBRIC, FACTUAL_VALIDITY_RUBRIC
 
 def parse_rubric(text: str) -> Rubric:
     """A Rubric from SCORE_RUBRIC_TEMPLATE's shape, from criteria alone, or from a ready rubric's name."""
-    if not isinstance(text, str):
-        raise GradeError(f"expected a rubric as a string, not {type(text).__name__}", field="rubric")
     with _value_errors():
         return read_rubric(text, files=False).rubric
 
@@ -196,9 +194,7 @@ class PrometheusEval:
         model: a GGUF file's path, a Judge (which stays its owner's to close), or a model with `completions`.
         absolute_grade_template: for a judge one of this module's constants; None, the default, shows a reference
             answer wherever one is given. For other models any text with the constants' fields.
-        relative_grade_template: the same for pairs.
         constrain: False lets a judge leave out the score; that row is (None, None).
-        model_id: another name of `model`.
     """
 
     def __init__(

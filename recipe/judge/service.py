@@ -137,11 +137,6 @@ class Service:
         return self._taken
 
     @property
-    def closed(self) -> bool:
-        """Whether it answers nothing any more."""
-        return self._closing
-
-    @property
     def healthy(self) -> bool:
         """True while it answers requests, not just with errors of the engine."""
         return not self._closing and self._failures < FAILURES

@@ -115,13 +115,15 @@ class JudgeModel:
         if lent:
             share(lent, self.file)
             return self.file
+        from recipe.training.card import base_of
         from recipe.training.export import judge_metadata, run_snapshot
 
+        base = base_of(self.base_model, self.model.path)
         run_snapshot(
             self.file,
             model=self.model.path,
             adapter=self.adapter.path if self.adapter else None,
             type_name=self.snapshot,
-            metadata=judge_metadata(self.title, self.base_model, self.prompts) | {"sre.weights": weights},
+            metadata=judge_metadata(self.title, base, self.prompts) | {"sre.weights": weights},
         )
         return self.file

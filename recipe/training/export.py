@@ -8,14 +8,17 @@ judge.gguf               the one to take home
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from recipe.config import ExportConfig
-from recipe.data.records import TASKS, Example, Judgement
+from recipe.data.records import TASKS, Example, Judgement, Message
 from recipe.gguf.export import add_metadata, write_gguf
+from recipe.gguf.header import read_header
 from recipe.inference.base import Sampling
+from recipe.inference.chat_template import ChatTemplate
 from recipe.inference.conversion import to_judgement, to_request
 from recipe.inference.llamacpp.generator import quantize
 from recipe.inference.readout import Readout, fit_readout, write_readouts
@@ -27,7 +30,7 @@ from recipe.training.card import Base, Origin, model_card
 from recipe.verdict import gbnf
 
 
-def run_snapshot(out: Path, *, model: Path, adapter: Path | None, type_name: str, metadata: dict[str, str]) -> None:
+def run_snapshot(out: Path, *, model: Path, adapter: Path | None, type_name: str, metadata: dict[str, Any]) -> None:
     """Write a judge (or the seed model, without an adapter) as one GGUF file.
 
     Args:
@@ -41,15 +44,23 @@ def run_snapshot(out: Path, *, model: Path, adapter: Path | None, type_name: str
     write_gguf(model, out, adapter=adapter, type_name=type_name, metadata=metadata)
 
 
-def judge_metadata(name: str, base_model: str, prompts: Prompts) -> dict[str, str]:
-    """A judge's `sre.*` pairs: prompt templates, output grammars, versions, base model."""
+def judge_metadata(name: str, base: Base, prompts: Prompts) -> dict[str, Any]:
+    """A judge's `sre.*` pairs (prompt templates, output grammars, versions) and what describes it to other programs."""
+    owner, _, short = base.name.rpartition("/")
+    origin = {"name": short, "organization": owner, "repo_url": f"https://huggingface.co/{base.name}"}
+    told = {f"general.base_model.0.{key}": text for key, text in origin.items() if owner or key == "name"}
     return {
         "general.name": name,
+        "general.license": base.licence,
+        "general.tags": ["text-generation", "llm-as-a-judge", "self-rationalization"],
+        "general.languages": ["en"],  # of its prompts
+        "general.base_model.count": 1,
+        **told,
         **{f"sre.prompts.{key}": text for key, text in prompts.sources.items()},
         "sre.grammar.pointwise": gbnf((1, 2, 3, 4, 5)),
         "sre.grammar.pairwise": gbnf((1, 2)),
         "sre.versions": json.dumps(versions()),
-        "sre.base_model": base_model,
+        "sre.base_model": base.name,
     }
 
 
@@ -106,7 +117,9 @@ def run_export(
     grid = [["type", "size", f"verdicts that differ from {settings.snapshot} ({len(rows)} rows)"]]
     grid += [[name, f"{size / 1e6:.0f} MB", _percent(flips.get(name))] for name, size in sizes.items()]
     told: dict[str, Any] = {"files": grid, "figures": figures, "warnings": warnings, "readout": fits, "nf4": nf4}
-    _write(folder / "Modelfile", modelfile(judge.name, prompts))
+    template = ChatTemplate(read_header(snapshot).strings.get("tokenizer.chat_template"), bos="", eos="", file=snapshot)
+    for task, name in (("pointwise", "Modelfile"), ("pairwise", "Modelfile.pairwise")):
+        _write(folder / name, modelfile(judge.name, prompts.sources[task], template))
     _write(folder / "README.md", model_card(origin, base, **told))
     return {
         "flip_rate": flips,
@@ -166,7 +179,14 @@ def _write(path: Path, text: str) -> None:
         file.write(text)
 
 
-def modelfile(judge: str, prompts: Prompts) -> str:
-    """An Ollama Modelfile for a judge one folder up."""
-    system = prompts.sources["pointwise"].split("\n---\n")[0].split("-%}\n")[-1]
-    return f'FROM ../{judge}\nPARAMETER temperature 0\nPARAMETER num_predict 512\nSYSTEM """{system}"""\n'
+def modelfile(judge: str, prompt: str, template: ChatTemplate) -> str:
+    """An Ollama Modelfile for a judge one folder up and the prompt of one task. The chat template becomes Ollama's."""
+    system = prompt.split("\n---\n")[0].split("-%}\n")[-1]
+    turns = (Message("system", "{{ .System }}"), Message("user", "{{ .Prompt }}"))
+    asked = template.render(turns)
+    # What a template writes after an answer ends it; where that is the end token alone, Ollama knows it.
+    after = template.render((*turns, Message("assistant", "{{ .Response }}"), turns[1])).partition("{{ .Response }}")[2]
+    ends = re.match(r"\s*(<[^<>\s]+>)", after)
+    lines = [f"FROM ../{judge}", f'TEMPLATE """{asked}"""', f'SYSTEM """{system}"""', "PARAMETER temperature 0"]
+    lines += ["PARAMETER num_ctx 4096", "PARAMETER num_predict 512", *([f'PARAMETER stop "{ends[1]}"'] if ends else [])]
+    return "\n".join([*lines, ""])

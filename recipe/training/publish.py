@@ -63,7 +63,8 @@ def collect(folder: Path, repo: str) -> Bundle:
         files["results.json"] = folder / "results.json"
     licence_files = sorted((folder / "seed" / "model").glob("LICENSE*"))
     files |= {path.name: path for path in licence_files if path.is_file()}
-    files["Modelfile"] = _read(folder / "gguf" / "Modelfile").replace("FROM ../", "FROM ./")
+    for name in ("Modelfile", *(["Modelfile.pairwise"] if (folder / "gguf" / "Modelfile.pairwise").is_file() else [])):
+        files[name] = _read(folder / "gguf" / name).replace("FROM ../", "FROM ./")
     files["README.md"] = _without_folders(_card(folder, config), config)
     for name, content in files.items():
         if isinstance(content, Path) and not content.is_file():

@@ -288,12 +288,7 @@ READABLE = {
         {},
         {},
     ),
-    "logprobs of the older API": (
-        {"message": {"content": "Fine. [RESULT] 4"}, "logprobs": {**LEGACY, "token_logprobs": [-0.1, -0.1, -0.2]}},
-        {},
-        {4: -0.2, 5: -2.0},
-    ),
-    "logprobs with nulls": ({"message": {"content": "Fine. [RESULT] 4"}, "logprobs": LEGACY}, {}, {}),
+    "logprobs of the older API": ({"message": {"content": "Fine. [RESULT] 4"}, "logprobs": LEGACY}, {}, {}),
     "logprobs of a third kind": ({"message": {"content": "Fine. [RESULT] 4"}, "logprobs": {"a": [1]}}, {}, {}),
     "logprobs that are a list": ({"message": {"content": "Fine. [RESULT] 4"}, "logprobs": [0.5]}, {}, {}),
     "no number as logprob": (
@@ -335,6 +330,20 @@ def test_a_password_in_the_address_is_sent_and_never_shown(caplog: pytest.LogCap
         with pytest.raises(SreError, match="expected an address") as caught:
             OpenAIGenerator(wrong)
         assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_model_without_a_place_for_the_system_gets_its_text_with_the_first_turn(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recipe.inference.openai.RETRIES", 0)
+    fake = Fake(refusal(status, "System role not supported"))
+    with serving(fake) as address, Judge(OpenAIGenerator(address)) as judge:
+        assert [judge.score("q", "a", "c").label for _ in range(2)] == [4, 4]
+    refused, folded, again = (body["messages"] for body in fake.seen)
+    assert [turn["role"] for turn in refused] == ["system", "user"]
+    assert [[turn["role"] for turn in asked] for asked in (folded, again)] == [["user"]] * 2
+    assert folded[0]["content"] == "\n\n".join(turn["content"] for turn in refused)
 
 
 def test_a_server_that_tells_fewer_alternatives_is_asked_for_those() -> None:

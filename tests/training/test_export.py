@@ -6,13 +6,16 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from recipe.config import ExportConfig
 from recipe.data.records import Judgement
 from recipe.gguf.header import read_metadata
+from recipe.inference.chat_template import ChatTemplate
 from recipe.inference.readout import read_readouts
 from recipe.prompts import Prompts
-from recipe.training.card import Base, Origin
-from recipe.training.export import fit_readouts, run_export, run_snapshot
+from recipe.training.card import Base, Origin, base_of
+from recipe.training.export import fit_readouts, judge_metadata, modelfile, run_export, run_snapshot
 
 
 def judged(number: int, rationale: str = "Because.") -> tuple[Judgement, str]:
@@ -42,7 +45,7 @@ def export(tiny_model: Path, folder: Path, held_out: Sequence[tuple[Judgement, s
     """The metadata of judge.gguf and the card of an export of the tiny model."""
     folder.mkdir()
     snapshot = folder / "sft.gguf"
-    run_snapshot(snapshot, model=tiny_model, adapter=None, type_name="F16", converter=None, metadata={})
+    run_snapshot(snapshot, model=tiny_model, adapter=None, type_name="F16", metadata={})
     run_export(
         folder,
         snapshot=snapshot,
@@ -73,3 +76,59 @@ def test_the_file_and_the_card_have_a_readout_only_where_held_out_rows_gave_one(
     assert read_readouts(metadata) == {}
     assert not any("calibration" in key or "readout" in key for key in metadata)
     assert "--uncalibrated" not in card
+
+
+def test_a_snapshot_says_in_standard_keys_what_it_is_and_names_no_folder(tiny_model: Path, tmp_path: Path) -> None:
+    import gguf
+
+    private = tmp_path / "secret" / "base"
+    private.mkdir(parents=True)
+    for base in (base_of("smollm2-135m", private), base_of(str(private), private)):
+        out = tmp_path / "j.gguf"
+        metadata = judge_metadata("mine j2", base, Prompts())
+        run_snapshot(out, model=tiny_model, adapter=None, type_name="F16", metadata=metadata)
+        fields = {name: field.contents() for name, field in gguf.GGUFReader(out).fields.items()}
+        assert str(tmp_path) not in str(metadata)
+        assert fields["general.license"] == base.licence
+        assert "llm-as-a-judge" in fields["general.tags"]
+        assert fields["general.languages"] == ["en"]
+        assert fields["general.size_label"]
+        assert fields["general.quantization_version"] == gguf.GGML_QUANT_VERSION
+        assert fields["general.base_model.count"] == 1
+        assert fields["general.base_model.0.name"] == base.name.rpartition("/")[2]
+        assert ("general.base_model.0.repo_url" in fields) == ("/" in base.name)
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+GEMMA = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "<start_of_turn>{{ 'model' if m['role'] == 'assistant' else 'user' }}\n{{ m['content'] | trim }}<end_of_turn>\n"
+    "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "asked", "stop"),
+    [
+        (
+            CHATML,
+            "<|im_start|>system\n{{ .System }}<|im_end|>\n<|im_start|>user\n{{ .Prompt }}<|im_end|>\n"
+            "<|im_start|>assistant\n",
+            "<|im_end|>",
+        ),
+        (
+            GEMMA,
+            "<start_of_turn>user\n{{ .System }}\n\n{{ .Prompt }}<end_of_turn>\n<start_of_turn>model\n",
+            "<end_of_turn>",
+        ),
+    ],
+)
+def test_a_modelfile_has_the_chat_template_in_ollamas_form(source: str, asked: str, stop: str) -> None:
+    prompts = Prompts().sources
+    text = modelfile("judge.gguf", prompts["pairwise"], ChatTemplate(source, bos="", eos="", file="x"))
+    assert text.startswith(f'FROM ../judge.gguf\nTEMPLATE """{asked}"""\nSYSTEM """You compare two responses')
+    assert f'PARAMETER stop "{stop}"\n' in text
+    assert "PARAMETER num_ctx" in text

@@ -112,8 +112,7 @@ def _add_routes(app: FastAPI, service: Service, metrics: Metrics, settings: Sett
 
     async def health() -> JSONResponse:
         """200 while the engine works, 503 while it fails at everything or has ended."""
-        ended = "failed" if service.error else "closed" if service.closed else "failing"
-        state = "ok" if service.healthy else ended
+        state = "ok" if service.healthy else "failed" if service.error else "failing"
         return JSONResponse({"status": state, "model": service.owner.name}, 200 if service.healthy else 503)
 
     async def prometheus() -> Response:
