@@ -211,9 +211,8 @@ class OpenAIGenerator(Generator):
             try:
                 reply = await client.chat.completions.with_raw_response.create(**asked)
             except self._openai.APIStatusError as error:
-                if error.status_code not in (400, 403, 422) or not self._do_without(
-                    asked, f"{error.param} {_message(error)}"
-                ):
+                refusal = f"{error.param} {_message(error)}"
+                if error.status_code not in (400, 403, 422, 500) or not self._do_without(asked, refusal):
                     raise
             else:
                 try:
