@@ -1,4 +1,5 @@
-"""A minute of many clients at once: no crossed reply, nothing left behind, no memory that grows."""
+"""A minute of many clients at once, one in ten requests hostile: no crossed reply, nothing left behind, no memory that
+grows."""
 
 from __future__ import annotations
 
@@ -54,13 +55,37 @@ async def call(client: httpx.AsyncClient, mark: str, kind: int) -> None:
             await anext(response.aiter_text())
 
 
+HOSTILE: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/judge/score", {"content": b"[" * 5000}),
+    ("/v1/judge/score", {"content": b"x" * 1_100_000}),
+    ("/v1/judge/score", {"json": {"conversation": "hi", "response": "x", "rubric": "helpfulnes"}}),
+    ("/v1/judge/compare", {"json": {"conversation": [{"role": "robot", "content": 1}]}}),
+    ("/v1/chat/completions", {"json": {"model": "scripted", "messages": [], "n": -1}}),
+    ("/v1/chat/completions", {"json": {"model": "gpt-9", "messages": [{"role": "user", "content": "x"}]}}),
+    ("/v1/completions", {"json": {"model": "scripted", "prompt": [["x"]], "echo": True}}),
+    ("/v1/judge/score", {"json": {}, "headers": {"Origin": "https://evil.example"}}),
+    ("/v1/judge/score", {"content": b"\xff\xfe", "headers": {"Content-Type": "application/json"}}),
+    ("/nowhere", {"json": {}}),
+]
+
+
+async def attack(client: httpx.AsyncClient, draw: random.Random) -> None:
+    """One hostile request; only an answer of 4xx may come of it."""
+    path, sent = draw.choice(HOSTILE)
+    response = await client.post(path, **sent)
+    assert 400 <= response.status_code < 500, (path, response.status_code)
+
+
 async def soak(address: str, seen: list[Any], counts: list[int], memory: list[float]) -> None:
     end, draw = time.monotonic() + SECONDS, random.Random(3)
 
     async def one(number: int) -> None:
         async with httpx.AsyncClient(base_url=address, timeout=SECONDS) as client:
             while time.monotonic() < end:
-                await call(client, f"mark-{number}-{counts[number]}", draw.randrange(4))
+                if draw.random() < 0.1:
+                    await attack(client, draw)
+                else:
+                    await call(client, f"mark-{number}-{counts[number]}", draw.randrange(4))
                 counts[number] += 1
 
     async def watch() -> None:
