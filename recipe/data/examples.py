@@ -74,7 +74,7 @@ def read_examples(
         task: read rows of this task only. None tells each row's task from its columns.
         split: which files of a folder, or which split of a data set.
         need_label: refuse rows without a label, and leave out ties.
-        need_rationale: refuse rows without a rationale, and leave out those whose rationale prefers the other response.
+        need_rationale: leave out rows without a rationale, and those whose rationale prefers the other response.
         limit: only the first n rows, bad ones included.
         skip_bad_rows: a file to write bad rows to, as JSON lines {"file", "line", "field", "error", "row"}; what it
             held is lost. Without it, the first bad row is an error.
@@ -85,13 +85,13 @@ def read_examples(
         SreError: nothing at `source`, no rows, a bad row (without `skip_bad_rows`), or only bad rows.
     """
     examples, bad, places = list[Example](), list[dict[str, Any]](), dict[str, RawRow]()
-    ties = unjudged = rewritten = contradicting = 0
+    ties = unjudged = unexplained = rewritten = contradicting = 0
     for row in read_rows(source, task=task, split=split, limit=limit, columns=columns, rubrics=rubrics, strict=True):
         if row.example is None and row.error is None:
             unjudged += 1
             continue
         try:
-            example = _checked(row, need_label, need_rationale, places)
+            example = _checked(row, need_label, places)
         except SreError as error:
             if skip_bad_rows is None:
                 raise
@@ -102,6 +102,9 @@ def read_examples(
         rewritten += named is not example
         if need_label and example.label is None:
             ties += 1
+        elif need_rationale and not named.rationale.strip():
+            unexplained += 1
+            unexplained_in = column_of("rationale", row.raw.row, row.names)
         elif need_rationale and records.contradicts_itself(named):
             contradicting += 1
         else:
@@ -112,11 +115,15 @@ def read_examples(
         (len(bad), f"bad rows skipped, written to {skip_bad_rows}"),
         (ties, "ties left out"),
         (unjudged, "rows left out that were not judged"),
+        (unexplained, "rows left out that have no rationale"),
         (rewritten * need_rationale, "rationales now say Response 1 and Response 2, as the prompt does"),
         (contradicting, "rows set aside whose rationale prefers the other response"),
     ):
         if count:
             _log.warning("%s: %d %s", source, count, what)
+    if not examples and unexplained:
+        why = "no row has a rationale, from which SFT learns; without any, take sft.label_only = true"
+        raise SreError(why, file=source, field=unexplained_in)
     if not examples:
         cause = f"all {len(bad)} rows are bad, see {skip_bad_rows}" if bad else "no rows; expected one or more"
         raise SreError(cause, file=source)
@@ -207,7 +214,7 @@ def _with_verdict(example: Example, row: Mapping[str, Any], strict: bool) -> Exa
     return replace(example, rationale=example.rationale or (rationale if read == example.label else ""))
 
 
-def _checked(row: ReadRow, need_label: bool, need_rationale: bool, places: dict[str, RawRow]) -> Example:
+def _checked(row: ReadRow, need_label: bool, places: dict[str, RawRow]) -> Example:
     """The row's example, with what a training set needs. Raises the SreError of the row otherwise."""
     raw, example = row.raw, row.example
     if example is None:
@@ -219,8 +226,6 @@ def _checked(row: ReadRow, need_label: bool, need_rationale: bool, places: dict[
     if need_label and example.label is None and example.label_note != "tie":
         field = row.names.get(LABEL[example.task]) or column_of(LABEL[example.task], raw.row, row.names)
         raise raw.error(example.label_note or f"the label is missing; expected one of {example.labels}", field)
-    if need_rationale and not example.rationale.strip() and example.label is not None:
-        raise raw.error("expected a rationale, not an empty text", column_of("rationale", raw.row, row.names))
     return example
 
 

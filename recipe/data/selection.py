@@ -38,7 +38,7 @@ def select_rows(
     Args:
         seed: Draws limited training rows, pairs made from scores (they follow the others), the rows whose response
             claims a verdict, and those that show their reference answer.
-        need_rationale: A training row without a rationale is an error.
+        need_rationale: Take only training rows that have a rationale.
         limited: Take as many rows as the settings say. Training rows are drawn evenly over labels, rubrics and prompts.
         rejects: The file for bad rows, where `data.skip_bad_rows` sets them aside.
 

@@ -100,7 +100,7 @@ def changed(**fields):
         ([changed(orig_score="five")], ["line 1", "orig_score", "five"]),
         ([changed(orig_score=3.5)], ["line 1", "orig_score", "3.5"]),
         ([changed(orig_response=[7])], ["line 1", "orig_response"]),
-        ([changed(orig_feedback="")], ["line 1", "orig_feedback"]),
+        ([changed(orig_feedback="")], ["orig_feedback", "rationale"]),
         ([changed(id="a"), changed(id="a")], ["line 2", "id"]),
     ],
     ids=["empty", "invalid JSON", "missing column", "0", "6", "five", "3.5", "wrong type", "no rationale", "same id"],

@@ -216,10 +216,14 @@ def test_a_row_of_the_other_task_is_refused_when_a_task_is_asked_for(tmp_path: P
 
 
 @pytest.mark.parametrize("rationale", ["", " \n", None, ...])
-def test_an_empty_rationale_is_refused_only_where_it_is_needed(tmp_path: Path, rationale: Any) -> None:
+def test_rows_without_a_rationale_are_left_out_where_it_is_needed(tmp_path: Path, rationale: Any) -> None:
     path = jsonl(tmp_path / "rows.jsonl", pairwise(orig_feedback=rationale))
     assert len(read_examples(path)) == 1
     assert failure(path, need_rationale=True).field == "orig_feedback"
+    both = jsonl(tmp_path / "both.jsonl", pairwise(orig_feedback=rationale), pairwise(orig_feedback="One is clearer."))
+    assert len(read_examples(both)) == 2
+    (kept,) = read_examples(both, need_rationale=True)
+    assert kept.rationale
 
 
 def test_a_duplicate_id_names_both_lines(tmp_path: Path) -> None:
