@@ -1,7 +1,6 @@
-"""Stage assess: ask a model about judgements, for the curation methods that need it (paper A.1.4 to A.1.6).
+"""Stage assess: ask a model about judgements, for the curation methods that need it.
 
-Writes folder/assessments.jsonl, one question a line with what was made of its answer. The rules that turn answers
-into pairs are in curate.py.
+Writes assessments.jsonl, one line for each question with what its answer says. curate.py turns answers into pairs.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from recipe.storage import hash_object, read_jsonl, write_jsonl
 from recipe.verdict import parse_pick, parse_rating
 
 ASSESSED_METHODS = ("self-assessment", "meta-judge", "margin-0", "preference-reversal")
-# A list of more rationales than this is cut to the first ones: 90 ordered picks is what a grammar still allows fast.
+# Of longer lists only the first rationales are shown: there are 90 ordered picks of ten.
 MAX_ITEMS = 10
 _RATING_TOKENS = 192
 
@@ -38,9 +37,18 @@ def run_assess(
     prompts: Prompts,
     seed: int,
 ) -> dict[str, Any]:
-    """Assess the pools (example id -> distinct judgements) as `settings.method` needs; returns counts.
+    """Ask what `settings.method` needs to know; returns counts for the done marker.
 
-    `sides` splits a pool into right and wrong judgements. The model is the generator's: J_t unless another is named.
+    Args:
+        folder: The iteration's folder.
+        generator: The model that is asked.
+        examples: The inputs by id.
+        pools: Distinct judgements by input id.
+        sides: Splits a pool into right and wrong judgements.
+        settings: The section `curate`.
+        sampling: The section `sample`, for judgements that the child-like prompt draws.
+        prompts: The templates.
+        seed: The run's seed.
     """
     if settings.method == "self-assessment":
         rows = _rate(generator, prompts, examples, pools)

@@ -1,14 +1,14 @@
-"""Stage curate: N judgements of one input -> preference pairs (SPEC: Curation; paper 3.3). Pure but for `run_curate`.
+"""Stage curate: preference pairs from the N judgements of each input. Only `run_curate` reads or writes anything.
 
-A pair's two sides belong to one input and differ in text; what is malformed is never chosen. Every input that yields
-nothing is kept with its reason.
+The two sides of a pair belong to one input and differ in text. A malformed judgement is never chosen. An input that
+yields no pair is listed with the reason.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ from recipe.training.balance import Pair, select
 
 @dataclass(frozen=True)
 class Assessments:
-    """What a model said about judgements, for the methods that ask one (stages/assess.py).
+    """What a model said about judgements, for the methods that ask one (assess.py).
 
-    ratings: judgement id -> 1..5. picks: (example id, side "right" or "wrong") -> ids of the (most, least) effective
-    rationale; None where the two orders disagreed. reversals: example id -> judgements drawn by the child-like prompt.
+    ratings: from 1 to 5, by judgement id. picks: by (example id, "right" or "wrong"), the ids of the most and the least
+    effective rationale; None where the two orders disagreed. reversals: what the child-like prompt drew, by example id.
     """
 
     ratings: Mapping[str, int] = field(default_factory=dict)
@@ -35,20 +35,19 @@ class Assessments:
 def pairs_of(
     pool: Sequence[Judgement], settings: CurateConfig, assessments: Assessments, rng: random.Random
 ) -> tuple[list[Pair], str]:
-    """All pairs of one input's pool by the configured method, or ([], why there is none)."""
+    """(all pairs of one input's pool by the configured method, why there is none)."""
     distinct = distinct_texts(pool)
     if not any(judgement.label is not None for judgement in distinct):
         return [], "no well-formed judgement"
     if settings.method != "majority-vote" and pool[0].truth is None and settings.method != "self-assessment":
         return [], "no ground truth"
-    rule: Callable[..., tuple[list[Pair], str]] = _RULES[settings.method]
-    pairs, reason = rule(distinct, settings, assessments, rng)
+    pairs, reason = _allowed(distinct, settings, assessments, rng)
     pairs = [(chosen, rejected) for chosen, rejected in pairs if chosen.text.strip() != rejected.text.strip()]
     return pairs, "" if pairs else (reason or "all judgements alike")
 
 
 def distinct_texts(pool: Sequence[Judgement]) -> list[Judgement]:
-    """The first judgement of each text, in sample order; without those that the engine failed to make."""
+    """The first judgement of each text, in sample order, without those that the engine failed to make."""
     first: dict[str, Judgement] = {}
     for judgement in pool:
         if judgement.finish != "error":
@@ -59,7 +58,7 @@ def distinct_texts(pool: Sequence[Judgement]) -> list[Judgement]:
 def sides(
     pool: Sequence[Judgement], truth: int | None, settings: CurateConfig
 ) -> tuple[list[Judgement], list[Judgement]]:
-    """(judgements with the label `truth`, judgements whose label is off by the margin, or malformed if asked for)."""
+    """(judgements with the label `truth`, those off by the margin and, if the settings say so, malformed ones)."""
     right = [judgement for judgement in pool if judgement.label == truth and truth is not None]
     wrong = [judgement for judgement in pool if _is_off(judgement, truth, settings)]
     return right, wrong
@@ -73,52 +72,55 @@ def _is_off(judgement: Judgement, truth: int | None, settings: CurateConfig) -> 
     return truth is not None and abs(judgement.label - truth) >= margin
 
 
-def _against(pool: list[Judgement], truth: int | None, settings: CurateConfig) -> tuple[list[Pair], str]:
+def _allowed(
+    pool: list[Judgement], settings: CurateConfig, assessments: Assessments, rng: random.Random
+) -> tuple[list[Pair], str]:
+    """(the pairs that the method allows of distinct judgements, why there are none)."""
+    method, truth = settings.method, pool[0].truth
     right, wrong = sides(pool, truth, settings)
-    if not right:
-        return [], "none right"
-    return [(r, w) for r in right for w in wrong], "none wrong by the margin"
+    if method == "correct-answer":
+        return _against(right, wrong)
+    if method == "majority-vote":
+        votes = Counter(judgement.label for judgement in pool if judgement.label is not None).most_common()
+        if len(votes) > 1 and votes[0][1] == votes[1][1]:
+            return [], "tie for the most frequent label"
+        return _against(*sides(pool, votes[0][0], settings))
+    if method == "self-assessment":
+        return _by_rating(pool, settings, assessments)
+    if method == "preference-reversal":
+        drawn = distinct_texts(assessments.reversals.get(pool[0].example_id, ()))
+        poor = [judgement for judgement in drawn if judgement.label == truth]
+        return [
+            (p, r) for p in poor for r in right
+        ], "no poor rationale with the right label" if right else "none right"
+    if method == "meta-judge":
+        if not right or not wrong:
+            return _against(right, wrong)
+        best, worst = (_picked(side, name, assessments) for side, name in ((right, "right"), (wrong, "wrong")))
+        return ([(best[0], worst[1])] if best and worst else []), "the meta-judge disagreed with itself"
+    if len(right) < 2:
+        return [], "fewer than two right"
+    if method == "random-equal":
+        first, second = rng.sample(right, 2)
+        return [(first, second)], ""
+    picked = _picked(right, "right", assessments)  # margin-0
+    return ([picked] if picked else []), "the meta-judge disagreed with itself"
 
 
-def _correct_answer(
-    pool: list[Judgement], settings: CurateConfig, _: Assessments, __: random.Random
-) -> tuple[list[Pair], str]:
-    return _against(pool, pool[0].truth, settings)
+def _against(right: list[Judgement], wrong: list[Judgement]) -> tuple[list[Pair], str]:
+    return [(r, w) for r in right for w in wrong], "none wrong by the margin" if right else "none right"
 
 
-def _majority_vote(
-    pool: list[Judgement], settings: CurateConfig, _: Assessments, __: random.Random
-) -> tuple[list[Pair], str]:
-    votes = Counter(judgement.label for judgement in pool if judgement.label is not None).most_common()
-    if len(votes) > 1 and votes[0][1] == votes[1][1]:
-        return [], "tie for the most frequent label"
-    return _against(pool, votes[0][0], settings)
-
-
-def _self_assessment(
-    pool: list[Judgement], settings: CurateConfig, assessments: Assessments, _: random.Random
-) -> tuple[list[Pair], str]:
+def _by_rating(pool: list[Judgement], settings: CurateConfig, assessments: Assessments) -> tuple[list[Pair], str]:
     rated = [(assessments.ratings[j.id], j) for j in pool if j.id in assessments.ratings]
-    if not rated:
-        return [], "no readable rating"
     margin = max(settings.margin, 1)
     pairs = [(c, r) for cr, c in rated for rr, r in rated if c.label is not None and cr - rr >= margin]
-    return [(c, r) for c, r in pairs if r.label is not None or settings.reject_malformed], "ratings too close"
-
-
-def _meta_judge(
-    pool: list[Judgement], settings: CurateConfig, assessments: Assessments, _: random.Random
-) -> tuple[list[Pair], str]:
-    right, wrong = sides(pool, pool[0].truth, settings)
-    if not right or not wrong:
-        return [], "none right" if not right else "none wrong by the margin"
-    best, worst = (_picked(side, name, assessments) for side, name in ((right, "right"), (wrong, "wrong")))
-    if best is None or worst is None:
-        return [], "the meta-judge disagreed with itself"
-    return [(best[0], worst[1])], ""
+    allowed = [(c, r) for c, r in pairs if r.label is not None or settings.reject_malformed]
+    return allowed, "ratings too close" if rated else "no readable rating"
 
 
 def _picked(items: list[Judgement], side: str, assessments: Assessments) -> Pair | None:
+    """The (most, least) effective of the rationales, None where the meta-judge did not name two of them."""
     if len(items) == 1:
         return items[0], items[0]
     pick = assessments.picks.get((items[0].example_id, side))
@@ -126,48 +128,6 @@ def _picked(items: list[Judgement], side: str, assessments: Assessments) -> Pair
     if not pick or not by_id.keys() >= set(pick):
         return None
     return by_id[pick[0]], by_id[pick[1]]
-
-
-def _margin_0(
-    pool: list[Judgement], settings: CurateConfig, assessments: Assessments, _: random.Random
-) -> tuple[list[Pair], str]:
-    right, __ = sides(pool, pool[0].truth, settings)
-    if len(right) < 2:
-        return [], "fewer than two right"
-    picked = _picked(right, "right", assessments)
-    return ([picked], "") if picked else ([], "the meta-judge disagreed with itself")
-
-
-def _random_equal(
-    pool: list[Judgement], settings: CurateConfig, _: Assessments, rng: random.Random
-) -> tuple[list[Pair], str]:
-    right, __ = sides(pool, pool[0].truth, settings)
-    if len(right) < 2:
-        return [], "fewer than two right"
-    first, second = rng.sample(right, 2)
-    return [(first, second)], ""
-
-
-def _preference_reversal(
-    pool: list[Judgement], settings: CurateConfig, assessments: Assessments, _: random.Random
-) -> tuple[list[Pair], str]:
-    right, __ = sides(pool, pool[0].truth, settings)
-    drawn = distinct_texts(assessments.reversals.get(pool[0].example_id, ()))
-    poor = [judgement for judgement in drawn if judgement.label == pool[0].truth]
-    return [
-        (p, r) for p in poor for r in right
-    ], "none right" if not right else "no poor rationale with the right label"
-
-
-_RULES = {
-    "correct-answer": _correct_answer,
-    "majority-vote": _majority_vote,
-    "self-assessment": _self_assessment,
-    "meta-judge": _meta_judge,
-    "margin-0": _margin_0,
-    "random-equal": _random_equal,
-    "preference-reversal": _preference_reversal,
-}
 
 
 def curate(
@@ -178,7 +138,7 @@ def curate(
     criteria: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> tuple[list[Preference], list[Dropped]]:
-    """Make preference pairs of all inputs: every pair that the method allows, then a selection (balance.py).
+    """Make preference pairs: of each input all pairs that the method allows, and of those a selection (balance.py).
 
     Args:
         judgements: All samples.

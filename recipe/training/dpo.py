@@ -23,11 +23,9 @@ from recipe.progress import bar
 from recipe.prompts import Prompts
 from recipe.training.trainer import (
     adapter_unrounded,
-    add_reporter,
     completion_ids,
     label_places,
     one_gpu,
-    progress_callback,
     prompt_ids,
     rows_on_disk,
     run_trainer,
@@ -78,7 +76,7 @@ def run_dpo(
         max_length: A pair is left out, and counted, when its prompt and the longer completion have more tokens.
         gradient_checkpointing: Whether the backward pass computes activations anew.
         seed: The run's seed.
-        report_to: Where the training log goes besides training.json; see `add_reporter`.
+        report_to: Where the log goes besides training.json; see `run_trainer`.
         run: The run's name in that log.
 
     Returns:
@@ -107,10 +105,7 @@ def run_dpo(
     trainer.train_dataset, facts = with_reference(trainer, rows, settings)
     if dev_rows is not None:
         trainer.eval_dataset, _ = with_reference(trainer, dev_rows, settings)
-    add_reporter(trainer, report_to, folder, run)
-    with bar("DPO", trainer.args.max_steps, "steps") as advance:
-        trainer.add_callback(progress_callback(advance))
-        facts |= run_trainer(trainer, folder, advance)
+    facts |= run_trainer(trainer, folder, settings, "DPO", report_to=report_to, run=run)
     kept = len(rows) + (0 if dev_rows is None else len(dev_rows))
     tokens = sum(len(row[key]) for row in rows for key in ("prompt_ids", "chosen_ids", "rejected_ids"))
     return {
@@ -174,7 +169,7 @@ def make_trainer(
     and each has a pass of its own. The datasets still need `with_reference`.
     """
     import torch
-    from transformers import EarlyStoppingCallback, TrainerCallback
+    from transformers import TrainerCallback
     from trl import DPOConfig as TrlDpoConfig
     from trl import DPOTrainer
     from trl.models.utils import _ForwardRedirection
@@ -236,8 +231,6 @@ def make_trainer(
     # transformers loads those in folders of their own or the one beside them, never both.
     trainer.model.delete_adapter("ref")
     trainer.add_callback(StopAtKl())
-    if dev and settings.checkpoints and settings.patience is not None:
-        trainer.add_callback(EarlyStoppingCallback(settings.patience))
     return trainer
 
 

@@ -1,4 +1,4 @@
-"""Stage merge: the pointwise and the pairwise adapter become one (SPEC: The recipe, 2).
+"""Stage merge: the pointwise and the pairwise adapter become one.
 
 The target is the exact linear merge W0 + wp*dWp + wq*dWq. `merge_factors` is pure; `run_merge` reads and writes files.
 """
@@ -29,10 +29,6 @@ class Factors:
     b: Tensor
     scale: float = 1.0
 
-    def delta(self) -> Tensor:
-        """The dense update [out, in] in float64: the arithmetic everything else is measured against."""
-        return self.scale * (self.b.double() @ self.a.double())
-
 
 def merge_factors(
     method: str,
@@ -46,9 +42,18 @@ def merge_factors(
 ) -> Factors:
     """Merge two deltas into factors of scale 1.
 
-    exact: concatenated factors, rank r1 + r2, the sum itself. svd: the sum's best approximation of rank `rank`.
-    linear, ties, dare_linear: as PEFT defines them, on A and B apart (equal ranks needed), which adds cross terms.
-    `seed` fixes dare_linear's random pruning. Raises SreError for an unknown method or unequal ranks.
+    Args:
+        method: exact: the sum itself, as concatenated factors of rank r1 + r2. svd: the sum's best approximation of
+            rank `rank`. linear, ties, dare_linear: as PEFT defines them, on A and B apart, which adds cross terms.
+        first: The pointwise factors.
+        second: The pairwise factors.
+        weights: Their weights.
+        rank: The rank that svd keeps.
+        density: The share of values that ties and dare_linear keep.
+        seed: Draws the values that dare_linear drops.
+
+    Raises:
+        SreError: An unknown method, or unequal ranks where a method needs equal ones.
     """
     parts = (first, second)
     if method in ("exact", "svd"):
@@ -90,8 +95,7 @@ def _peft_rule(method: str, density: float) -> Callable[[list[Tensor], Tensor], 
 
 
 def squared_norm(*terms: tuple[float, Factors]) -> float:
-    """The squared Frobenius norm of a weighted sum of deltas, from the factors alone: the dense matrices are large, and
-    five methods ask for those of every module."""
+    """The squared Frobenius norm of a weighted sum of deltas, from the factors: the dense matrices are large."""
     b = torch.cat([weight * term.scale * term.b.double() for weight, term in terms], dim=1)
     a = torch.cat([term.a.double() for _, term in terms])
     return float((torch.linalg.qr(b, mode="r").R @ torch.linalg.qr(a.T, mode="r").R.T).square().sum())
@@ -108,11 +112,7 @@ def run_merge(
             f"the adapters train different modules: {sorted(first.keys() ^ second.keys())[0]}", file=pairwise
         )
     weights = (settings.pointwise_weight, settings.pairwise_weight)
-    options: dict[str, Any] = {
-        "rank": settings.rank or default_rank,
-        "density": settings.density,
-        "seed": seed,
-    }
+    options: dict[str, Any] = {"rank": settings.rank or default_rank, "density": settings.density, "seed": seed}
     ranks_differ = any(first[name].a.shape[0] != second[name].a.shape[0] for name in first)
     exact = {name: tuple(zip(weights, (first[name], second[name]), strict=True)) for name in first}
     norm = sum(squared_norm(*terms) for terms in exact.values())
@@ -138,7 +138,7 @@ def run_merge(
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, Factors], dict[str, Any]]:
-    """A saved PEFT LoRA adapter as factors by module name, and its adapter_config.json."""
+    """(factors by module name, adapter_config.json) of a saved PEFT LoRA adapter."""
     config, file = open_adapter(folder, "rank_pattern", "alpha_pattern")
     tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     root = config["r"] ** 0.5 if config.get("use_rslora") else config["r"]
@@ -158,18 +158,11 @@ def write_adapter(folder: Path, merged: dict[str, Factors], config: dict[str, An
     if len(ranks) > 1:
         raise SreError("modules of different rank can't be merged into one adapter")
     rank = ranks.pop()
-    settings = {
-        **config,
-        "r": rank,
-        "lora_alpha": rank,
-        "use_rslora": False,
-        "rank_pattern": {},
-        "alpha_pattern": {},
-    }
+    plain = {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
     tensors = {}
     for name, factors in merged.items():
         tensors[f"{name}.lora_A.weight"] = factors.a.contiguous()
         tensors[f"{name}.lora_B.weight"] = factors.b.contiguous()
     with atomic_folder(folder) as temporary:
         save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
-        write_json(temporary / "adapter_config.json", settings)
+        write_json(temporary / "adapter_config.json", config | plain)

@@ -1,10 +1,7 @@
-"""The first stage: the seed model as a plain Hugging Face folder, out/model/. Knows nothing of training.
+"""Stage seed: the seed model as a plain Hugging Face folder, model/ in the stage's folder.
 
-    out/model/config.json, generation_config.json, model.safetensors (or shards), tokenizer.json,
-              tokenizer_config.json, chat_template.jinja
-
-A local folder is not copied: out/model/ then holds symbolic links to its files (copies where the file system
-has no links), so the original must stay where it is. `out/model` appears only when it is complete.
+A local folder is not copied. model/ then holds symbolic links to its files (copies where the file system has no links),
+so the original must stay where it is. model/ appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -12,20 +9,19 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import time
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
 from recipe.errors import SreError, install
-from recipe.gguf.importer import DTYPES, import_gguf
+from recipe.gguf.importer import import_gguf
 from recipe.gguf.tokenizer import read_chat_template
 from recipe.gguf.weights import shard_paths
 from recipe.storage import atomic_folder
 
 EMBEDDED = "smollm2-135m"
 _EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-# What a model folder is made of; the rest (other formats' weights, pictures) is neither fetched nor linked.
+# The files of a model. Others (weights in other formats, pictures) are neither fetched nor linked.
 _PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md")
 _UNWANTED = ("consolidated*", "original/*")  # a second copy of the weights, in their makers' own layout
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -33,43 +29,36 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 @dataclass(frozen=True)
 class SeedReport:
-    """model: the folder made. kind: "embedded", "gguf", "folder" or "hub". origin: where it came from (a
-    path, or name@commit). bytes: of its weights. seconds: wall.
-    """
+    """A seed model's folder, where it came from (a path, or name@commit), and the bytes of its weights."""
 
     model: Path
     kind: str
     origin: str
     bytes: int
-    seconds: float
 
 
-def run_seed(source: str, out: Path, *, revision: str | None = None, dtype: str = "bfloat16") -> SeedReport:
-    """Make out/model/ from a seed model.
+def run_seed(source: str, out: Path, *, revision: str | None = None) -> SeedReport:
+    """Make out/model/ from the seed model.
 
     Args:
-        source: "smollm2-135m" (embedded), a .gguf file, a model folder, or a hub name, "org/name".
-        out: The folder of the stage.
-        revision: A branch, tag or commit, with a hub name only.
-        dtype: The type of weights that come from a GGUF file; a folder's and the hub's stay as they are.
+        source: "smollm2-135m" (embedded), a .gguf file, a model folder, or a hub name (org/name).
+        out: The stage's folder.
+        revision: A branch, tag or commit, for a hub name only.
 
     Raises:
         SreError: `source` is no such thing, is incomplete, has no chat template, or can't be fetched.
     """
-    started = time.monotonic()
-    if dtype not in DTYPES:
-        raise SreError(f"{dtype!r} is not one of {', '.join(DTYPES)}", field="dtype")
     kind = _kind(source)
     if revision is not None and kind != "hub":
         raise SreError("a revision needs a hub name (org/name) as the seed model", field="revision")
-    with atomic_folder(out / "model") as scratch:
-        origin = _fill(kind, source, scratch, revision, dtype)
-        size = check_model(scratch, source)
-    return SeedReport(out / "model", kind, origin, size, time.monotonic() - started)
+    with atomic_folder(out / "model") as folder:
+        origin = _fill(kind, source, folder, revision)
+        size = check_model(folder, source)
+    return SeedReport(out / "model", kind, origin, size)
 
 
 def check_model(folder: Path, name: str) -> int:
-    """The bytes of a model folder's weights. Raises SreError, naming `name`, that says what it lacks."""
+    """The bytes of a model folder's weights. Raises SreError where the model `name` lacks something."""
     lacking = [] if (folder / "config.json").is_file() else ["config.json"]
     if not any((folder / file).is_file() for file in _TOKENIZERS):
         lacking.append("a tokeniser (tokenizer.json)")
@@ -121,11 +110,11 @@ def _kind(source: str) -> str:
     raise SreError(f"{source!r} is no folder here, no .gguf file, no hub name (org/name) and not {EMBEDDED!r}")
 
 
-def _fill(kind: str, source: str, folder: Path, revision: str | None, dtype: str) -> str:
-    """Put the model's files into `folder`; where they came from comes back."""
+def _fill(kind: str, source: str, folder: Path, revision: str | None) -> str:
+    """Put the model's files into `folder`; returns where they came from."""
     if kind in ("embedded", "gguf"):
         path = embedded_gguf() if kind == "embedded" else Path(source).expanduser().resolve()
-        import_gguf(path, folder, dtype)
+        import_gguf(path, folder)
         return str(path)
     if kind == "folder":
         original = Path(source).expanduser().resolve()

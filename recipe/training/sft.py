@@ -16,17 +16,14 @@ from recipe.config import LoraConfig, SftConfig
 from recipe.data.records import Example
 from recipe.errors import SreError
 from recipe.inference.base import Quantization, TrainingEngine
-from recipe.progress import bar
 from recipe.prompts import Prompts
 from recipe.training.trainer import (
     adapter_unrounded,
-    add_reporter,
     completion_ids,
     label_places,
     one_gpu,
     output_logits,
     plain_text,
-    progress_callback,
     prompt_ids,
     rows_on_disk,
     run_trainer,
@@ -69,7 +66,7 @@ def run_sft(
         max_length: Rows of more tokens are left out and counted, never cut.
         gradient_checkpointing: Whether the backward pass computes activations anew.
         seed: The run's seed.
-        report_to: Where the training log goes besides training.json; see `add_reporter`.
+        report_to: Where the log goes besides training.json; see `run_trainer`.
         run: The run's name in that log.
 
     Returns:
@@ -93,10 +90,8 @@ def run_sft(
     if rows is None:
         raise SreError(f"all {len(examples)} training rows are longer than model.max_length = {max_length} tokens")
     trainer = make_trainer(peft_model, tokenizer, rows, dev_rows, folder, settings, seed, gradient_checkpointing)
-    add_reporter(trainer, report_to, folder, run)
-    with bar(f"SFT {' and '.join(sorted({row.task for row in examples}))}", trainer.args.max_steps, "steps") as advance:
-        trainer.add_callback(progress_callback(advance))
-        facts = run_trainer(trainer, folder, advance)
+    label = f"SFT {' and '.join(sorted({row.task for row in examples}))}"
+    facts = run_trainer(trainer, folder, settings, label, report_to=report_to, run=run)
     tokens = round(sum(lengths(rows)) * settings.epochs)
     return {"engine": engine.name, "rows": len(rows), "too_long": len(examples) - len(rows), "tokens": tokens, **facts}
 
@@ -167,7 +162,6 @@ def make_trainer(
     `chunked_nll` computes logits at completion tokens only. See `weigh_labels` for what the label's tokens count.
     """
     import torch
-    from transformers import EarlyStoppingCallback
     from trl import SFTConfig as TrlSftConfig
     from trl import SFTTrainer
 
@@ -217,43 +211,30 @@ def make_trainer(
             eval_dataset=dev_rows if settings.checkpoints else None,
             processing_class=tokenizer,
         )
-    if dev and settings.checkpoints and settings.patience is not None:
-        trainer.add_callback(EarlyStoppingCallback(settings.patience))
-    trainer.data_collator = partial(collate, trainer.data_collator)
-    if not torch.cuda.is_available():
-        trainer.data_collator = partial(unmasked, trainer.data_collator)
+    trainer.data_collator = partial(collate, trainer.data_collator, masked=torch.cuda.is_available())
     weigh_labels(trainer, weight)
     return trainer
 
 
-def collate(trl_collate: Callable[[Any], dict[str, Any]], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """TRL's batch of the rows, and `label_mask`: True at the tokens that spell a label. Rows may be laid end to end."""
+def collate(trl_collate: Callable[..., dict[str, Any]], rows: Sequence[dict[str, Any]], *, masked: bool) -> Any:
+    """TRL's batch of the rows, and `label_mask`: True at the tokens that spell a label. Rows may be laid end to end.
+
+    Without `masked`, positions stand in place of the padding mask, for half the attention on a CPU: with a mask
+    PyTorch's kernel computes what lies ahead, too. It is exact: padding stands at the right, where causal attention
+    sees it from padding alone, and no loss is taken there.
+    """
     import torch
 
     labels = [[-100] * row["prompt_tokens"] + row["input_ids"][row["prompt_tokens"] :] for row in rows]
     batch = trl_collate([{"input_ids": row["input_ids"], "labels": t} for row, t in zip(rows, labels, strict=True)])
-    mask = torch.zeros_like(batch["labels"], dtype=torch.bool)
+    mask = batch["label_mask"] = torch.zeros_like(batch["labels"], dtype=torch.bool)
     start = 0
     for number, row in enumerate(rows):
         together = len(mask) == 1
         mask[0 if together else number, [start + place for place in row["label_places"]]] = True
         start += len(row["input_ids"]) if together else 0
-    return {**batch, "label_mask": mask}
-
-
-def unmasked(collate: Callable[[Any], dict[str, Any]], rows: Any) -> dict[str, Any]:
-    """A batch with positions in place of the padding mask, for half the attention on a CPU.
-
-    Exact: padding stands at the right, where causal attention sees it from padding alone, and no loss is taken there.
-    Without a mask PyTorch's kernel leaves out what lies ahead; with one it computes all of it. A batch without a mask
-    (padding-free) stays as it is.
-    """
-    import torch
-
-    batch = collate(rows)
-    mask = batch.pop("attention_mask", None)
-    if mask is not None:
-        batch["position_ids"] = torch.arange(mask.shape[1]).expand_as(mask)
+    if not masked and (padding := batch.pop("attention_mask", None)) is not None:
+        batch["position_ids"] = torch.arange(padding.shape[1]).expand_as(padding)
     return batch
 
 

@@ -23,7 +23,7 @@ from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.chat_template import ChatTemplate
 from recipe.inference.special_tokens import PromptEncoder, added_tokens
-from recipe.progress import Advance
+from recipe.progress import Advance, bar
 from recipe.prompts import neutralise
 from recipe.storage import atomic_folder, write_json
 from recipe.system import process
@@ -75,15 +75,12 @@ def label_places(tokenizer: Any, text: str, labels: Sequence[int]) -> list[int]:
 
 
 def rows_on_disk(folder: Path, name: str, rows: Iterable[dict[str, Any]]) -> Any:
-    """Write rows to an Arrow file, so that only a part of them is ever in memory.
+    """Write rows to a file, so that few of them are in memory; returns them as a dataset, None if there are none.
 
     Args:
         folder: The stage's folder. `run_trainer` removes the file with the checkpoints.
         name: The file's name.
         rows: Their values are lists of whole numbers, whole numbers, and floats or None.
-
-    Returns:
-        A memory-mapped dataset; None if there are no rows.
     """
     import pyarrow
     from datasets import Dataset
@@ -114,7 +111,7 @@ def trainer_arguments(
     """Keyword arguments common to SFTConfig and DPOConfig.
 
     Args:
-        settings: The stage's section of the config.
+        settings: The section `sft` or `dpo`.
         folder: The stage's folder.
         seed: The run's seed.
         rows: How many rows or pairs are trained on.
@@ -224,8 +221,8 @@ def optimiser_steps(settings: TrainConfig, rows: int) -> int:
     return max(1, math.ceil(rows * settings.epochs / (settings.batch_size * settings.accumulate)))
 
 
-def progress_callback(advance: Advance) -> Any:
-    """A transformers callback that moves the bar by one per optimiser step and shows the loss."""
+def _progress_callback(advance: Advance) -> Any:
+    """Moves the bar by one per optimiser step and shows the loss."""
     from transformers import TrainerCallback
 
     class Bar(TrainerCallback):
@@ -236,18 +233,7 @@ def progress_callback(advance: Advance) -> Any:
     return Bar()
 
 
-def add_reporter(trainer: Any, report_to: str, folder: Path, run: str) -> None:
-    """Send the training log to TensorBoard, wandb or trackio as well.
-
-    Args:
-        trainer: The trainer whose log it is.
-        report_to: "auto" is TensorBoard where it is installed; "none", "tensorboard", "wandb" or "trackio".
-        folder: The stage's folder; TensorBoard's files go to its folder tensorboard/.
-        run: The run's name, which wandb and trackio show.
-
-    Raises:
-        SreError: The package asked for is not installed.
-    """
+def _add_reporter(trainer: Any, folder: Path, report_to: str, run: str) -> None:
     if report_to == "auto":
         report_to = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
     if report_to == "none" or process()[0]:
@@ -256,14 +242,13 @@ def add_reporter(trainer: Any, report_to: str, folder: Path, run: str) -> None:
         raise SreError(f"{report_to} is not installed: pip install {report_to}", field="report_to")
     from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
-    trainer.args.run_name = f"{run}/{folder.name}"
-    trainer.args.project = "self-rationalizing-evaluators"
     if report_to == "tensorboard":
         from torch.utils.tensorboard import SummaryWriter
 
         trainer.add_callback(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
     else:
-        trainer.add_callback({"wandb": WandbCallback, "trackio": TrackioCallback}[report_to])
+        trainer.args.run_name, trainer.args.project = f"{run}/{folder.name}", "self-rationalizing-evaluators"
+        trainer.add_callback(WandbCallback if report_to == "wandb" else TrackioCallback)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -292,32 +277,35 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def run_trainer(trainer: Any, folder: Path, advance: Advance) -> dict[str, Any]:
+def run_trainer(
+    trainer: Any, folder: Path, settings: TrainConfig, label: str, *, report_to: str = "none", run: str = ""
+) -> dict[str, Any]:
     """Train, resuming from the newest checkpoint; save the adapter to folder/adapter and the log to training.json.
 
-    Of several processes the main one saves.
-
     Args:
-        trainer: TRL's trainer, whose `output_dir` is the folder's checkpoints/.
+        trainer: TRL's trainer, made with `trainer_arguments`.
         folder: The stage's folder.
-        advance: Moves the progress bar.
+        settings: The section `sft` or `dpo`.
+        label: The progress bar's name.
+        report_to: Where the log goes besides training.json. "auto" is TensorBoard where it is installed; its files are
+            in the folder tensorboard/. Else "none", "tensorboard", "wandb" or "trackio".
+        run: The run's name, for wandb and trackio.
 
     Returns:
         Facts for the done marker: steps and losses.
 
     Raises:
-        SreError: The loss is not a number.
+        SreError: The loss is not a number, or the reporter is not installed.
     """
-    from peft.helpers import disable_input_dtype_casting
-    from transformers import PrinterCallback
+    from transformers import EarlyStoppingCallback, PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    checkpoint = last_checkpoint(checkpoints(folder))
-    if checkpoint:
-        advance(int(checkpoint.name.rpartition("-")[2]), "resumed")
-    # Autocast brings the adapter's input back to 16 bit: PEFT's float32 copy of it costs time and changes no bit.
-    with disable_input_dtype_casting(trainer.model):
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    _add_reporter(trainer, folder, report_to, run)
+    if trainer.args.load_best_model_at_end and settings.patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(settings.patience))
+    with bar(label, trainer.args.max_steps, "steps") as advance:
+        trainer.add_callback(_progress_callback(advance))
+        steps = _train(trainer, folder, advance)
     history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
     losses = [float(entry["loss"]) for entry in history if "loss" in entry]
     if any(math.isnan(loss) for loss in losses):
@@ -327,7 +315,19 @@ def run_trainer(trainer: Any, folder: Path, advance: Advance) -> dict[str, Any]:
         save_adapter(trainer.model, folder / "adapter")
         write_json(folder / "training.json", {"history": history})
         shutil.rmtree(checkpoints(folder), ignore_errors=True)
-    return {"processes": process()[1], "steps": result.global_step, "first_loss": losses[0], "last_loss": losses[-1]}
+    return {"processes": process()[1], "steps": steps, "first_loss": losses[0], "last_loss": losses[-1]}
+
+
+def _train(trainer: Any, folder: Path, advance: Advance) -> int:
+    """Train from the newest whole checkpoint, if there is one; returns the number of steps."""
+    from peft.helpers import disable_input_dtype_casting
+
+    checkpoint = last_checkpoint(checkpoints(folder))
+    if checkpoint:
+        advance(int(checkpoint.name.rpartition("-")[2]), "resumed")
+    # Autocast brings the adapter's input back to 16 bit: PEFT's float32 copy of it costs time and changes no bit.
+    with disable_input_dtype_casting(trainer.model):
+        return int(trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).global_step)
 
 
 def save_adapter(model: Any, folder: Path) -> None:

@@ -14,6 +14,7 @@ from recipe.inference.pytorch.transformers import TransformersEngine
 from recipe.prompts import Prompts
 from recipe.storage import read_json
 from recipe.training import dpo
+from recipe.training import trainer as training
 from recipe.training.dpo import hold_out, make_trainer, run_dpo, to_rows, with_reference
 from recipe.training.trainer import completion_ids, rows_on_disk
 from recipe.verdict import format_verdict
@@ -282,7 +283,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, tiny_model, examples,
 
     options = {"checkpoints": 2, "batch_size": 2, "max_kl": 500.0}
     whole = train(tmp_path / "whole", tiny_model, examples, preferences, **options)
-    plain = dpo.progress_callback
+    plain = training._progress_callback
 
     def killing(advance):
         bar = plain(advance)
@@ -297,7 +298,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, tiny_model, examples,
         return bar
 
     with monkeypatch.context() as patch:
-        patch.setattr(dpo, "progress_callback", killing)
+        patch.setattr(training, "_progress_callback", killing)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "killed", tiny_model, examples, preferences, **options)
     assert (tmp_path / "killed" / "checkpoints" / "checkpoint-4").is_dir()

@@ -14,7 +14,7 @@ from recipe.errors import SreError
 from recipe.inference.pytorch.transformers import TransformersEngine
 from recipe.prompts import Prompts
 from recipe.storage import read_json
-from recipe.training.sft import by_length, make_trainer, run_sft, to_rows, unmasked
+from recipe.training.sft import by_length, collate, make_trainer, run_sft, to_rows
 from recipe.training.trainer import rows_on_disk
 
 
@@ -108,14 +108,21 @@ def test_rows_laid_end_to_end_do_not_see_each_other(tiny_model):
 def test_positions_in_place_of_the_padding_mask_change_no_real_token(tiny_model):
     import torch
     from transformers import AutoModelForCausalLM
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
-    mask = torch.tensor([[1] * 12 + [0] * 9, [1] * 21])
-    masked = {"input_ids": torch.arange(5, 47).view(2, 21), "attention_mask": mask}
-    free = unmasked(dict, masked)
-    assert set(free) == {"input_ids", "position_ids"}
+    rows = [
+        {"input_ids": list(range(5, 17)), "prompt_tokens": 4, "label_places": [10]},
+        {"input_ids": list(range(9, 30)), "prompt_tokens": 6, "label_places": [19]},
+    ]
+    plain = DataCollatorForLanguageModeling(pad_token_id=0)
+    masked, free = (collate(plain, rows, masked=masked) for masked in (True, False))
+    assert set(free) == {"input_ids", "labels", "label_mask", "position_ids"}
+    real = masked["attention_mask"].bool()
     with torch.no_grad():
-        expected, found = (model(**batch, use_cache=False).logits[mask.bool()] for batch in (masked, free))
+        names = ("input_ids", "attention_mask", "position_ids")
+        given = [{name: batch[name] for name in names if name in batch} for batch in (masked, free)]
+        expected, found = (model(**batch, use_cache=False).logits[real] for batch in given)
     assert torch.allclose(expected, found, atol=1e-4)
 
 
