@@ -101,8 +101,9 @@ def judge_file(
     if override_rubric:
         rows = (_overridden(row, rubrics) for row in rows)
     journal = Journal(out, resume=resume, overwrite=overwrite, sources=source_files(source, task, split))
-    begun = _begun(rows, source, options, tell)
-    total = count_rows(source, task, split) if progress and limit is None else limit
+    begun, total = _begun(rows, source, options, tell)
+    if total is None:
+        total = count_rows(source, task, split) if progress and limit is None else limit
     given = [*rubrics.values(), *GENERAL.values()]
     with judge() if callable(judge) else nullcontext(judge) as judges:
         return _judge_all(judges, begun, journal, options=options, given=given, progress=progress, total=total)
@@ -132,8 +133,8 @@ def judge_rows(
 
 def _begun(
     rows: Iterable[ReadRow], source: str | Path, options: JudgeOptions, tell: Callable[[str], None]
-) -> Iterator[ReadRow]:
-    """The rows, when one of the first can be judged. Raises SreError where none can."""
+) -> tuple[Iterator[ReadRow], int | None]:
+    """The rows, and their number if they are few. Raises SreError where none of the first can be judged."""
     stream = iter(rows)
     first: list[ReadRow] = []
     while not any(row.example for row in first):
@@ -150,7 +151,7 @@ def _begun(
     used = [f"{theirs} as {ours}" for ours, theirs in names.items() if not theirs.startswith("orig_")]
     if used:
         tell(printable(f"reading the columns {', '.join(used)}"))
-    return itertools.chain(first, stream)
+    return itertools.chain(first, stream), len(first) if ended else None
 
 
 def _overridden(row: ReadRow, rubrics: Mapping[Task, Rubric]) -> ReadRow:

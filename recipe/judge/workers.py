@@ -60,10 +60,6 @@ class Workers(Pool):
             self.close()
             raise
 
-    @property
-    def pids(self) -> list[int]:
-        return [process.pid or 0 for process in self._processes]
-
     def rows(self, examples: Iterable[Example], options: JudgeOptions, usage: Usage) -> Iterator[JudgedRow]:
         """Like `result_rows`, reading on as workers get done. Raises SreError when one fails or dies; what came before
         it is good."""

@@ -68,7 +68,7 @@ def test_what_a_worker_can_not_open_is_the_users_error() -> None:
 
 def test_a_worker_that_dies_is_an_error_that_says_how_to_go_on() -> None:
     with Workers(OPEN, 1) as workers:
-        os.kill(workers.pids[0], signal.SIGKILL)
+        os.kill(workers._processes[0].pid or 0, signal.SIGKILL)
         with pytest.raises(SreError, match=r"ended early \(exit code -9\).*--resume"):
             list(workers.rows([example("a")], JudgeOptions(), Usage()))
 
@@ -93,7 +93,7 @@ if __name__ == "__main__":
         judge_file(opened(), rows, out, resume=True)
     else:
         with Workers(opened, int(count)) as workers:
-            print(*workers.pids, flush=True)
+            print(*(process.pid for process in workers._processes), flush=True)
             judge_file(workers, rows, out, resume=True)
 """
 
