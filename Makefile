@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
 UNSLOTH := $(shell grep -E '^unsloth(_zoo)?==' constraints.txt)
 # llama.cpp compiled for AVX512-FP16 (Intel since Sapphire Rapids) attends to heads of 64 without vector instructions, and
-# GCC 12 breaks its AMX kernels: without both, decoding is twice as fast (README, "How fast is it here?").
+# GCC 12 breaks its AMX kernels: without both, decoding is twice as fast (docs/performance.md).
 AVX512 := AVX AVX2 FMA F16C BMI2 SSE42 AVX512 AVX512_VBMI AVX512_VNNI AVX512_BF16
 ifneq ($(shell grep -sow avx512_fp16 /proc/cpuinfo | head -n 1),)
 export CMAKE_ARGS ?= -DGGML_NATIVE=OFF $(AVX512:%=-DGGML_%=ON)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import subprocess
+import sys
 import time
 import tomllib
 from pathlib import Path
@@ -112,15 +114,48 @@ def test_the_lint_finds_stale_names() -> None:
     ]
 
 
+def installation(name: str) -> tuple[str, dict[str, Any]]:
+    """(what the first cell hands to pip, the names that the cell defines), as run beside the notebook."""
+    (source,) = [cell.source for cell in cells(name) if "install" in tags(cell)]
+    names: dict[str, Any] = {}
+    exec(re.sub(r"^%.*$", "", source, flags=re.MULTILINE), names)
+    (asked,) = re.findall(r'^%pip install -q "(.*)"$', source, flags=re.MULTILINE)
+    return asked, names
+
+
+def dry_run(requirement: str) -> subprocess.CompletedProcess[str]:
+    options = ["--dry-run", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--force-reinstall", requirement]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_the_installation_is_pinned_to_this_version_and_its_extras_exist(name: str) -> None:
-    (install,) = [cell.source for cell in cells(name) if "install" in tags(cell)]
-    package, extras, version = re.findall(r'"([a-z-]+)\[([a-z,]+)\]==([\d.]+)"', install)[0]
-    assert (package, version) == (PROJECT["name"], PROJECT["version"])
-    assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"])
-    owner = PROJECT["urls"]["Repository"].removeprefix("https://github.com/")
-    assert f"https://raw.githubusercontent.com/{owner}/v{version}" in install
-    assert "-c {REPOSITORY}/constraints.txt" in install
+def test_the_first_cell_installs_the_checkout_that_the_notebook_lies_in(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT / "notebooks")
+    asked, names = installation(name)
+    assert names["PROJECT"] == f"@ {ROOT.resolve().as_uri()}"
+    extras = re.findall(r"\[([a-z,]+)\]", asked)[0].split(",")
+    assert set(extras) <= set(PROJECT["optional-dependencies"])
+
+
+def test_the_first_cell_works_with_a_checkout_and_with_a_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT / "notebooks")
+    asked, names = installation("judge_on_cpu")
+    from_checkout = dry_run(asked.format(**names))
+    assert f"Would install {PROJECT['name']}" in from_checkout.stdout, from_checkout.stderr
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", tmp_path]
+    subprocess.run([*command, ROOT], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    from_wheel = dry_run(asked.format(PROJECT=f"@ {wheel.as_uri()}"))
+    assert f"Would install {PROJECT['name']}" in from_wheel.stdout, from_wheel.stderr
+
+
+def test_the_first_cell_takes_git_where_there_is_no_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert installation("judge_on_cpu")[1]["PROJECT"].startswith("@ git+https://")
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

@@ -45,7 +45,7 @@ def _kernels() -> list[Check]:
     except Exception:  # whatever an installation that went wrong raises: the other checks say what it is
         return []
     missed = kernels.suits() and not kernels.installed()
-    advice = "judging takes a quarter to a half longer so: README, “How fast is it here?”" if missed else ""
+    advice = "judging takes a quarter to a half longer so: docs/performance.md" if missed else ""
     return [Check("kernels", "warning" if missed else "ok", kernels.state(), advice)]
 
 

@@ -1,4 +1,4 @@
-"""USE a judge: the Python API (judge.py), what several judgements say (combine.py), whole files (batch.py)."""
+"""USE a judge: the Python API (judge.py), what several judgements say (aggregate.py), whole files (batch.py)."""
 
 from recipe.data.records import Judgement, Rubric
 from recipe.judge.aggregate import BothOrders, Consensus
