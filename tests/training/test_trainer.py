@@ -1,5 +1,8 @@
 """What SFT and DPO share: shares of an optimiser step, rows on disk, checkpoints, chat templates, reporters."""
 
+import subprocess
+import sys
+
 import pytest
 
 from recipe.config import TrainConfig
@@ -65,3 +68,33 @@ def test_a_checkpoint_that_a_full_disk_cut_short_is_passed_over(checkpoints, nam
 def test_a_checkpoint_that_lacks_a_file_is_passed_over(checkpoints, name):
     (checkpoints / "checkpoint-10" / name).unlink()
     assert last_checkpoint(checkpoints).name == "checkpoint-5"
+
+
+LARGE = """
+import resource, sys
+from pathlib import Path
+import trl.trainer.sft_trainer
+from recipe.training.sft import lengths
+from recipe.training.trainer import rows_on_disk
+def rows(count):
+    for k in range(count):
+        size = 700 + k % 600
+        ids = list(range(k % 1000, k % 1000 + size))
+        yield {"input_ids": ids, "prompt_tokens": size - 150, "label_places": [size - 2]}
+data = rows_on_disk(Path(sys.argv[1]), "rows", rows(int(sys.argv[2])))
+tokens = sum(lengths(data))
+read = sum(len(row["input_ids"]) for row in data.select(range(0, len(data), 50)))
+print(tokens, read, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.parametrize("count", [2000, pytest.param(300_000, marks=pytest.mark.slow)])
+def test_the_rows_of_the_full_collections_take_little_memory(tmp_path, count):
+    """300,000 rows of about 1,000 tokens: at most 4 GB of memory, libraries included."""
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE, str(tmp_path), str(count)], capture_output=True, text=True, check=True
+    )
+    tokens, read, gibibytes = (float(part) for part in done.stdout.split())
+    assert tokens == sum(700 + k % 600 for k in range(count))
+    assert read == sum(700 + k % 600 for k in range(0, count, 50))
+    assert gibibytes < 4 * 1e9 / 2**30
