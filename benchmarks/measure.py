@@ -129,8 +129,8 @@ def _ceiling(job: Job) -> dict[str, Any]:
     middle = len(by_length) // 2
     with _generator(job) as generator:
         prefill = prefill_rate(generator, by_length[middle].ids)
-        steps, sampled = by_answer[middle].new_tokens, job.workload.temperature > 0
-        decode = decode_rate(generator, by_length[middle].ids, steps, job.parallel, together=sampled)
+        steps, greedy = by_answer[middle].new_tokens, job.workload.temperature == 0
+        decode = decode_rate(generator, by_length[middle].ids, steps, job.parallel, exact=greedy)
     return {"prefill": prefill, "decode": decode}
 
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from statistics import median
 
 from recipe.inference.llamacpp.generator import LlamaCppGenerator
-from recipe.inference.llamacpp.kv_cache import KVCache, stream_length
 
 _TRUNK = 0
 
@@ -24,7 +23,7 @@ def prefill_rate(generator: LlamaCppGenerator, ids: Sequence[int], rounds: int =
     tokens = [ids[place % len(ids)] for place in range(size)]
     seconds = []
     for _ in range(1 + rounds):
-        cache.open(1, size)
+        cache.open(size)
         cache.add(tokens, 0, [_TRUNK], 1)
         begin = time.perf_counter()
         cache.decode()
@@ -33,39 +32,25 @@ def prefill_rate(generator: LlamaCppGenerator, ids: Sequence[int], rounds: int =
 
 
 def decode_rate(
-    generator: LlamaCppGenerator, prompt: Sequence[int], new_tokens: int, places: int, *, together: bool = False
+    generator: LlamaCppGenerator, prompt: Sequence[int], new_tokens: int, places: int, *, exact: bool = False
 ) -> float:
-    """Tokens a second of `places` sequences side by side that go on from one prompt for `new_tokens` steps: the better
-    of a unified cache and of streams, as many as the cache holds. together: as sampled answers are, not greedy ones.
+    """Tokens a second of `places` sequences side by side that go on from one prompt for `new_tokens` steps.
+
+    exact: as greedy answers are decoded, not sampled ones.
     """
     cache = generator._cache
-    length = stream_length(len(prompt) + 1 + new_tokens)
-    rates = [_decode_rate(cache, prompt, new_tokens, places, 0, together)]
-    if cache.shares and length <= cache.cells:
-        places = min(places, cache.cells // length)
-        rates.append(_decode_rate(cache, prompt, new_tokens, places, length, together))
-    return max(rates)
-
-
-def _decode_rate(
-    cache: KVCache, prompt: Sequence[int], new_tokens: int, places: int, length: int, together: bool
-) -> float:
-    """In streams of `length`, or (0) in a unified cache."""
-    cache.open(places if length else 0, length)
+    cache.open(len(prompt) + places * (1 + new_tokens))
     for begin in range(0, len(prompt), cache.batch):
         cache.add(prompt[begin : begin + cache.batch], begin, [_TRUNK], 0)
-        cache.decode()
+        cache.decode(exact=exact)
     for sequence in range(1, places):
-        if length:
-            cache.copy(_TRUNK, sequence, len(prompt))
-        else:
-            cache.share(_TRUNK, sequence)
+        cache.share(_TRUNK, sequence)
     for step in range(1 + new_tokens):
         if step == 1:
-            start = time.perf_counter()  # the copies were made in the step before
+            start = time.perf_counter()
         for sequence in range(places):
             cache.add([prompt[-1]], len(prompt) + step, [sequence], 1)
-        cache.decode(together=together)
+        cache.decode(exact=exact)
     return places * new_tokens / (time.perf_counter() - start)
 
 

@@ -100,14 +100,27 @@ class Completion:
     tokens: tuple[Token, ...] = ()
 
 
+@dataclass
+class Stats:
+    """What one call of `generate` did.
+
+    Attributes:
+        prompt_tokens_total: of every prompt once, however many samples it has.
+        prompt_tokens_decoded: those that were computed; the others were shared.
+        new_tokens: drawn.
+    """
+
+    prompt_tokens_total: int = 0
+    prompt_tokens_decoded: int = 0
+    new_tokens: int = 0
+
+
 class Generator(Protocol):
     """RUNS a model: a stream of completions, in any order. Use as a context manager; closing twice is fine."""
 
     name: str
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]: ...
-
-    def count_tokens(self, messages: Sequence[Message]) -> int: ...
 
     def close(self) -> None: ...
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +23,26 @@ _BLANKS = b" \t"  # what a tokenizer may put into one token with a label
 LabelTokens = dict[int, int]
 
 
+class Tokenizer(Protocol):
+    """A model's vocabulary. Special tokens written in a text are recognised, none are added."""
+
+    def tokenize(self, text: str) -> list[int]: ...
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token writes; a control token writes none."""
+        ...
+
+    def is_end(self, token: int) -> bool:
+        """Whether a token ends a text."""
+        ...
+
+
 class LabelPlaces:
     """Label tokens of one scale. `longest`: the most tokens that `lead_in` appends, without the label."""
 
-    def __init__(
-        self, labels: Sequence[int], tokenize: Callable[[str], list[int]], piece: Callable[[int], bytes]
-    ) -> None:
+    def __init__(self, labels: Sequence[int], tokenizer: Tokenizer) -> None:
         self.labels = tuple(labels)
-        self._tokenize, self._piece = tokenize, piece
+        self._tokenize, self._piece = tokenizer.tokenize, tokenizer.piece
         self._texts = {str(label).encode() for label in labels}
         self._forms: dict[bytes, LabelTokens] = {}
         self._full = self._common(f" {MARKER} ", after_text=True)

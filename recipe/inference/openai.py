@@ -21,9 +21,8 @@ from queue import SimpleQueue
 from typing import Any, Literal, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from recipe.data.records import Message
 from recipe.errors import SreError, install
-from recipe.inference.base import Completion, Generator, Request, Sampling
+from recipe.inference.base import Completion, Generator, Request, Sampling, Stats
 from recipe.inference.chat_template import folded
 from recipe.verdict import find_verdict
 
@@ -46,15 +45,6 @@ class _Token:
     piece: bytes
     logprob: float
     others: Mapping[bytes, float]
-
-
-@dataclass
-class Stats:
-    """Tokens of the last call of `generate`, as the server counted them."""
-
-    prompt_tokens_total: int = 0
-    prompt_tokens_decoded: int = 0
-    new_tokens: int = 0
 
 
 class OpenAIGenerator(Generator):
@@ -127,9 +117,6 @@ class OpenAIGenerator(Generator):
                 if isinstance(found, Exception):
                     raise found
                 yield from found
-
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        raise SreError("a server tells the number of tokens only with its answer; use a GGUF file")
 
     def close(self) -> None:
         self._closed = True

@@ -73,10 +73,6 @@ class ScriptedGenerator(SessionGenerator):
     def session(self) -> ScriptedSession:
         return ScriptedSession(self)
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Words, and one token a message for its role."""
-        return sum(len(_WORD.findall(message.content)) + 1 for message in messages)
-
     def close(self) -> None:
         self.closed = True
 
@@ -88,7 +84,8 @@ class ScriptedGenerator(SessionGenerator):
 
     def _complete(self, request: Request, sample: int, sampling: Sampling) -> Completion:
         prompt = (Message("user", str(request.prompt)),) if request.prompt is not None else request.messages
-        size = self.count_tokens(prompt)
+        # Words, and one token a message for its role.
+        size = sum(len(_WORD.findall(message.content)) + 1 for message in prompt)
         if sampling.fit and self._context is not None and size < self._context:
             sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self._context - size))
         empty = Completion(request.id, sample, "", (), "stop", size)

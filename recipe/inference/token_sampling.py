@@ -1,4 +1,4 @@
-"""Drawing tokens from logits in numpy: a whole batch at once. Pure; knows no model and no text."""
+"""Draw tokens from logits in numpy, a whole batch at once. Pure; knows no model and no text."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from recipe.errors import SreError
-
 # Sums go over blocks first, then inside one block: no running sum over the whole vocabulary.
 BLOCK = 256
 NUCLEUS = 1024  # tokens sorted at first: nearly every nucleus is smaller
+NO_TOKEN = -1
+"""What is drawn from logits that are not finite numbers."""
+NOT_FINITE = "the model's logits are not finite numbers: its weights are damaged, or it can't read this text"
 
 
 def stream(seed: int, request_id: str, sample: int) -> np.random.Generator:
-    """The uniform numbers of one sample: they depend on these three and on nothing else."""
+    """The random numbers of one sample: they depend on these three arguments and on nothing else."""
     digest = hashlib.blake2b(f"{seed}\0{request_id}\0{sample}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
@@ -33,16 +34,6 @@ def log_total(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     total: NDArray[np.float64] = np.exp(logits - top).sum(axis=1, dtype=np.float64)
     result: NDArray[np.float64] = top[:, 0] + np.log(total)
     return result
-
-
-class DamagedLogitsError(SreError):
-    """Logits that are no finite numbers, in these rows."""
-
-    def __init__(self, rows: list[int]) -> None:
-        super().__init__(
-            "the model's logits are not finite numbers: its weights are damaged, or it can't read this text"
-        )
-        self.rows = rows
 
 
 class Drawer:
@@ -64,37 +55,40 @@ class Drawer:
 
         Args:
             logits: [rows, vocabulary].
-            uniforms: one number in [0, 1) a row (not read at temperature 0).
+            uniforms: one number in [0, 1) a row; not read at temperature 0.
             temperature: the same for all rows.
-            logprobs: whether to return each token's log-softmax at temperature 1 (nats); else that list is empty.
+            logprobs: whether to record log-probabilities.
             top_p: draw among the most probable tokens that have this share together.
 
-        Raises:
-            DamagedLogitsError: some rows are no finite numbers.
+        Returns:
+            The tokens (NO_TOKEN in rows that are not finite) and, when asked for, their log-softmax at temperature 1
+            (nats); else an empty list.
         """
         tops = logits.max(axis=1)
-        if not np.isfinite(tops).all():
-            raise DamagedLogitsError(np.flatnonzero(~np.isfinite(tops)).tolist())
+        bad = np.flatnonzero(~np.isfinite(tops))
+        if len(bad):
+            logits = logits.copy()
+            logits[bad] = tops[bad] = 0
         if temperature == 0:
-            tokens = logits.argmax(axis=1).tolist()
+            tokens = logits.argmax(axis=1)
         else:
             weights, sums = self._exponentials(logits, tops, temperature)
             if top_p < 1:
                 sums = _keep_nucleus(weights, top_p)
-            tokens = _pick(weights, sums, np.array(uniforms)).tolist()
-        if not logprobs:
-            return tokens, []
-        if temperature != 1 or top_p < 1:
-            _, sums = self._exponentials(logits, tops, 1.0)
-        drawn = logits[np.arange(len(tokens)), tokens].astype(np.float64)
-        return tokens, (drawn - tops - np.log(sums.sum(axis=1))).tolist()
+            tokens = _pick(weights, sums, np.array(uniforms))
+        found: list[float] = []
+        if logprobs:
+            if temperature != 1 or top_p < 1:
+                _, sums = self._exponentials(logits, tops, 1.0)
+            drawn = logits[np.arange(len(tokens)), tokens].astype(np.float64)
+            found = (drawn - tops - np.log(sums.sum(axis=1))).tolist()
+        tokens[bad] = NO_TOKEN
+        return tokens.tolist(), found
 
     def _exponentials(
         self, logits: NDArray[np.float32], tops: NDArray[np.float32], temperature: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """exp((logits - top) / temperature), padded with zeros: [rows, blocks, BLOCK], and its sums [rows,
-        blocks].
-        """
+        """exp((logits - top) / temperature), padded with zeros: [rows, blocks, BLOCK], and its sums [rows, blocks]."""
         padded = self._weights[: len(logits)]
         weights = padded[:, : self._vocabulary]
         np.subtract(logits, tops[:, None], out=weights)

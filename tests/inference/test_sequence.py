@@ -10,31 +10,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.inference.base import Completion, Request, Sampling
-from recipe.inference.sequence import Prompt, Sample, draw_next
-from recipe.inference.stats import Stats
+from recipe.inference.base import Completion, Request, Sampling, Stats
+from recipe.inference.prompt import Prompt
+from recipe.inference.sequence import Sample, draw_next
 from recipe.inference.token_sampling import Drawer
 
 VOCABULARY = 300
 END = 299
 
 
-def piece(token: int) -> bytes:
-    """A token for each byte."""
-    return b"" if token >= 256 else bytes([token])
+class Bytes:
+    """A vocabulary with a token for each byte."""
+
+    def tokenize(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def piece(self, token: int) -> bytes:
+        return b"" if token >= 256 else bytes([token])
+
+    def is_end(self, token: int) -> bool:
+        return token == END
 
 
 def sample_of(number: int = 0, *, grammar: Any = None, opened: bytes = b"", **sampling: Any) -> Sample:
-    prompt = Prompt(
-        Request(f"r{number}", ()),
-        np.array([1], np.int32),
-        None,
-        99,
-        Sampling(**sampling),
-        opened=opened,
-        grammar=grammar,
-    )
-    return Sample(prompt, 0, number, piece, lambda token: token == END)
+    request, ids = Request(f"r{number}", ()), np.array([1], np.int32)
+    return Sample(Prompt(request, Sampling(**sampling), ids, 99, opened=opened, grammar=grammar), 0, Bytes())
 
 
 def row_for(token: int, other: int = 7) -> np.ndarray[Any, np.dtype[np.float32]]:

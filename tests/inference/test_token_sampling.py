@@ -1,11 +1,11 @@
-"""Nuclei and the most probable tokens."""
+"""Draws, ties, nuclei, and rows that are not finite."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from recipe.inference.token_sampling import NUCLEUS, Drawer, most_probable_tokens
+from recipe.inference.token_sampling import NO_TOKEN, NUCLEUS, Drawer, most_probable_tokens, stream
 
 
 @pytest.mark.parametrize("size", [50, 4 * NUCLEUS])
@@ -34,3 +34,31 @@ def test_the_most_probable_tokens_come_in_order_the_first_of_equals_first() -> N
     assert most_probable_tokens(row, 3) == [1, 2, 4]
     assert most_probable_tokens(row, 9) == [1, 2, 4, 0, 3]
     assert most_probable_tokens(row, 0) == []
+
+
+def test_temperatures_and_ties() -> None:
+    logits = np.full((1, 300), -5.0, np.float32)
+    logits[0, [17, 260]] = 2.0
+    drawer = Drawer(300, 4)
+    assert drawer.draw(logits, [0.9], 0.0, True)[0] == [17]
+    shares = np.exp(logits[0].astype(np.float64) / 0.5)
+    shares /= shares.sum()
+    uniforms = stream(0, "a", 0).random(2000)
+    drawn = [drawer.draw(logits, [u], 0.5, False)[0][0] for u in uniforms]
+    assert drawn.count(17) / 2000 == pytest.approx(shares[17], abs=0.04)
+    assert drawn.count(260) / 2000 == pytest.approx(shares[260], abs=0.04)
+    (token,), (logprob,) = drawer.draw(logits, [0.999999999], 0.5, True)
+    assert logprob == pytest.approx(logits[0, token] - np.log(np.exp(logits[0].astype(np.float64)).sum()))
+
+
+@pytest.mark.parametrize("damage", [np.nan, np.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_that_are_not_finite_give_no_token_and_change_no_other(damage: float, temperature: float) -> None:
+    logits = np.random.default_rng(0).normal(size=(3, 300)).astype(np.float32)
+    drawer, uniforms = Drawer(300, 3), [0.2, 0.5, 0.8]
+    tokens, logprobs = drawer.draw(logits, uniforms, temperature, logprobs=True)
+    logits[1, 7] = damage
+    damaged, rest = drawer.draw(logits, uniforms, temperature, logprobs=True)
+    assert damaged == [tokens[0], NO_TOKEN, tokens[2]]
+    assert [rest[0], rest[2]] == [logprobs[0], logprobs[2]]
+    assert drawer.draw(logits[1:2], uniforms[:1], temperature)[0] == [NO_TOKEN]

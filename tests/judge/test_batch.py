@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling
 from recipe.inference.scripted import ScriptedGenerator
@@ -50,9 +49,6 @@ class Fake:
                 **self.answer(request.id),
             }
             yield Completion(request.id, 0, **fields)
-
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        return 0
 
     def close(self) -> None: ...
 

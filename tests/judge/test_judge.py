@@ -55,9 +55,6 @@ class Fake:
                     }
                 )
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        return sum(len(m.content) for m in messages)
-
     def close(self) -> None:
         self.closed += 1
 

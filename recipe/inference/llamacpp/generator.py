@@ -1,38 +1,28 @@
 """The Generator on llama.cpp: a GGUF file on a CPU (or whatever llama.cpp was built for).
 
-Prompts are rendered with the chat template that the file carries; `kvcache.py` holds the model,
-`streams.py` and `scheduler.py` draw, `scoring.py` reads choices. Same call, same machine, same threads: the same
-bytes.
+Prompts are rendered with the chat template that the file carries. `kv_cache.py` holds the model, `scheduler.py` draws,
+`scoring.py` reads choices. The same call on the same machine with as many threads gives the same bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.gguf.known import remember
-from recipe.inference.base import Completion, Piece, Request, Sampling, Session, SessionGenerator
+from recipe.inference.base import Completion, Piece, Request, Sampling, Session, SessionGenerator, Stats
 from recipe.inference.chat_template import ChatTemplate
-from recipe.inference.labels import LabelPlaces
-from recipe.inference.llamacpp import kernels
 from recipe.inference.llamacpp.grammar import Grammar, gbnf_of
-from recipe.inference.llamacpp.kv_cache import KVCache, quantization_types, quantize_file, stream_length
+from recipe.inference.llamacpp.kv_cache import KVCache, quantization_types, quantize_file
 from recipe.inference.llamacpp.scheduler import Scheduler
-from recipe.inference.llamacpp.scoring import Trunk, all_logits, completion_logprobs, read_choice
-from recipe.inference.llamacpp.streams import StreamScheduler
-from recipe.inference.sequence import Prompt
+from recipe.inference.llamacpp.scoring import read_choices
+from recipe.inference.prompt import Prompt, PromptReader
 from recipe.inference.special_tokens import PromptEncoder
-from recipe.inference.stats import Stats
 from recipe.system import usable_cores
 from recipe.verdict import opened_at_end
 
@@ -79,7 +69,6 @@ class LlamaCppGenerator(SessionGenerator):
         self.stats = Stats()
         self._parallel = parallel
         self._calls = 0
-        self._places: dict[tuple[int, ...], LabelPlaces] = {}
         self._template: ChatTemplate | None = None
         self._cache = KVCache(
             self.path,
@@ -97,6 +86,7 @@ class LlamaCppGenerator(SessionGenerator):
         self.metadata: dict[str, str] = self._cache.metadata()
         unknown = int(self.metadata.get("tokenizer.ggml.unknown_token_id", -1))
         self._encoder = PromptEncoder(self.render, self.tokenize, self._cache.special, unknown)
+        self._reader = PromptReader(self._cache, self._encode, self.context, self._grammar)
 
     @property
     def context(self) -> int:
@@ -118,122 +108,22 @@ class LlamaCppGenerator(SessionGenerator):
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt text: the file's chat template, up to where the assistant begins."""
+        return self._chat_template().render(messages)
+
+    def _chat_template(self) -> ChatTemplate:
         if self._template is None:
             ends = {name: self._cache.special_text(name) for name in ("bos", "eos")}
             self._template = ChatTemplate(self.metadata.get("tokenizer.chat_template"), **ends, file=self.path)
-        return self._template.render(messages)
+        return self._template
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of `text` as it stands: special tokens written in it are recognised, none are added."""
         return self._cache.tokenize(text)
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the prompt."""
-        return len(self._encoder.encode(messages))
-
-    # --- generation ---
-
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
-        """Stream completions, in any order. `stats` counts while it runs.
-
-        A prompt that can't fit gives completions that end in "error". Starting another call (of this method
-        or of those that score) ends this one: its iterator raises SreError.
+    def _encode(self, request: Request) -> tuple[list[int], bytes]:
+        """A request's token ids, and the tag of reasoning that it ends with: one that a chat template opens for the
+        model.
         """
-        stats, call = self._begin()
-        begin = time.perf_counter()
-        inner = self._completions(requests, sampling, stats)
-        while True:
-            if call != self._calls:
-                raise SreError("this generation was ended by a later call or by close()", file=self.path)
-            completion = next(inner, None)
-            now = time.perf_counter()
-            stats.python_seconds += now - begin
-            if completion is None:
-                stats.python_seconds -= stats.decode_seconds
-                return
-            yield completion
-            begin = time.perf_counter()
-
-    def _begin(self) -> tuple[Stats, int]:
-        """Fresh counts for a new call, which opens the cache as it needs it."""
-        self.stats = Stats()
-        self._calls += 1
-        return self.stats, self._calls
-
-    def _completions(self, requests: Sequence[Request], sampling: Sampling, stats: Stats) -> Iterator[Completion]:
-        if len({request.id for request in requests}) != len(requests):
-            raise SreError("two requests of one call have the same id")
-        prompts = [self._prompt(request, sampling) for request in requests]
-        # Sorted, so that the longest shared beginnings meet.
-        prompts.sort(key=lambda prompt: (prompt.ids.tolist(), prompt.request.id))
-        fitting: list[Prompt] = []
-        for prompt in prompts:
-            if refused := self._refusal(prompt):
-                yield from refused
-            else:
-                stats.prompt_tokens_total += len(prompt.ids)
-                fitting.append(prompt)
-        chosen = [prompt for prompt in fitting if prompt.request.choices]
-        if chosen:
-            self._cache.open()
-            trunk = Trunk(self._cache, stats)
-            for prompt in chosen:
-                yield read_choice(self._cache, trunk, stats, prompt, logprobs=sampling.logprobs)
-        drawn = [prompt for prompt in fitting if not prompt.request.choices]
-        if not drawn:
-            return
-        scheduler = self._offline(drawn, stats)
-        for prompt in drawn:
-            scheduler.submit(prompt)
-        while scheduler.busy:
-            for result in scheduler.step():
-                if isinstance(result, Completion):
-                    yield result
-
-    def _offline(self, prompts: list[Prompt], stats: Stats) -> StreamScheduler | Scheduler:
-        """The unified cache where our kernels are at work: cells of others cost them nothing. With llama.cpp's own,
-        streams are quicker: as many places as the cache holds at the length that the prompts need, if that is three of
-        four places. Recurrent models have the unified one.
-        """
-        if self._cache.shares and not (self._cache.flash and kernels.installed()):
-            wanted = min(self._parallel, sum(prompt.samples for prompt in prompts if not prompt.label_tokens)) or 1
-            longest = max(len(prompt.ids) + prompt.reserve for prompt in prompts)
-            length = min(stream_length(longest), self._cache.cells)
-            places = min(wanted, self._cache.cells // length)
-            if 4 * places >= 3 * wanted:
-                self._cache.open(places, length)
-                return StreamScheduler(self._cache, stats, places=places)
-        self._cache.open(length=sum(len(prompt.ids) + prompt.samples * prompt.reserve for prompt in prompts))
-        return self._scheduler(stats, keep=1)
-
-    def _scheduler(self, stats: Stats, *, keep: int, stream: bool = False) -> Scheduler:
-        ride_along = max(TILE - 1 - self._parallel, 16)
-        return Scheduler(self._cache, stats, parallel=self._parallel, ride_along=ride_along, keep=keep, stream=stream)
-
-    def _prompt(self, request: Request, sampling: Sampling) -> Prompt:
-        if (request.force_label or request.label_only) and not request.labels:
-            raise SreError(f"request {request.id!r} wants a label and names no allowed ones")
-        ids, opened = self._prompt_ids(request)
-        places = self._label_places(request.labels) if request.labels and not request.choices else None
-        lead = places.longest if request.force_label and places else 0
-        if sampling.fit:
-            left = max(1, self.context - len(ids) - lead)
-            sampling = replace(sampling, max_tokens=min(sampling.max_tokens, left))
-        reserve, label_tokens = sampling.max_tokens + lead, None
-        if request.choices:
-            reserve = max(len(self.tokenize(choice)) for choice in request.choices)
-        elif request.label_only and places and ids:
-            tail, label_tokens = places.lead_in(opened)
-            ids, reserve = [*ids, *tail], 0
-        grammar = None
-        if sampling.schema:
-            gbnf_of(sampling.schema)  # an unusable one is refused here
-            grammar = partial(Grammar, self._cache._vocab, self._cache.vocab_size, sampling.schema)
-        prompt_ids = np.array(ids, np.int32)
-        return Prompt(request, prompt_ids, places, reserve, sampling, label_tokens, opened, grammar)
-
-    def _prompt_ids(self, request: Request) -> tuple[list[int], bytes]:
-        """Its token ids, and the tag of reasoning that it ends with: one that a chat template opens for the model."""
         if request.prompt is None:
             ids = self._encoder.encode(request.messages)
             # A judge that was trained here goes on with its rationale.
@@ -246,46 +136,66 @@ class LlamaCppGenerator(SessionGenerator):
             raise SreError(f"expected token ids from 0 to {self._cache.vocab_size - 1}", field="prompt")
         return list(request.prompt), b""
 
-    def _refusal(self, prompt: Prompt) -> list[Completion]:
-        """Completions that end in "error", where the prompt can't be read or its answer doesn't fit."""
-        size = len(prompt.ids)
-        if size and size + prompt.reserve <= self.context:
-            return []
-        why = f"the prompt has {size} tokens and its answer needs {prompt.reserve}"
-        why = f"{why}, more than the context of {self.context}" if size else "the prompt is empty"
-        samples = 1 if prompt.request.choices else prompt.samples
-        return [Completion(prompt.request.id, k, "", (), "error", size, error=why) for k in range(samples)]
+    def _grammar(self, schema: str) -> Callable[[], Grammar]:
+        """Makes grammars of a JSON schema. Raises SreError for one that can't be held to."""
+        gbnf_of(schema)
+        return partial(Grammar, self._cache._vocab, self._cache.vocab_size, schema)
+
+    # --- generation ---
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+        """Stream completions, in any order. `stats` counts while it runs.
+
+        A request that can't be read or doesn't fit gives completions that end in "error". Another call of this method,
+        or a session, ends this one: its iterator raises SreError.
+        """
+        if any(request.prompt is None for request in requests):
+            self._chat_template()  # raises here where there is none, and not once for each request
+        stats, call = self._begin()
+        inner = self._completions(requests, sampling, stats)
+        while True:
+            if call != self._calls:
+                raise SreError("this generation was ended by a later call or by close()", file=self.path)
+            completion = next(inner, None)
+            if completion is None:
+                return
+            yield completion
+
+    def _begin(self) -> tuple[Stats, int]:
+        """Fresh counts for a new call, which opens the cache as it needs it."""
+        self.stats = Stats()
+        self._calls += 1
+        return self.stats, self._calls
+
+    def _completions(self, requests: Sequence[Request], sampling: Sampling, stats: Stats) -> Iterator[Completion]:
+        prompts, refused = self._reader.read_all(requests, sampling)
+        yield from refused
+        stats.prompt_tokens_total += sum(len(prompt.ids) for prompt in prompts)
+        # Sorted, so that the longest shared beginnings meet.
+        prompts.sort(key=lambda prompt: (prompt.ids.tolist(), prompt.request.id))
+        chosen = [prompt for prompt in prompts if prompt.runs]
+        if chosen:
+            self._cache.open()
+            yield from read_choices(self._cache, chosen, stats)
+        drawn = [prompt for prompt in prompts if not prompt.runs]
+        if not drawn:
+            return
+        self._cache.open(sum(len(prompt.ids) + prompt.samples * prompt.reserve for prompt in drawn))
+        scheduler = self._scheduler(stats, keep=1)
+        for prompt in drawn:
+            scheduler.submit(prompt)
+        while scheduler.busy:
+            for result in scheduler.step():
+                if isinstance(result, Completion):
+                    yield result
+
+    def _scheduler(self, stats: Stats, *, keep: int, stream: bool = False) -> Scheduler:
+        ride_along = max(TILE - 1 - self._parallel, 16)
+        return Scheduler(self._cache, stats, parallel=self._parallel, ride_along=ride_along, keep=keep, stream=stream)
 
     def session(self) -> LlamaCppSession:
         """Requests batched as they come; it ends any other call under way, and another call ends it."""
         return LlamaCppSession(self)
-
-    def _label_places(self, labels: tuple[int, ...]) -> LabelPlaces:
-        if labels not in self._places:
-            self._places[labels] = LabelPlaces(labels, self.tokenize, self._cache.piece)
-        return self._places[labels]
-
-    # --- log-probabilities ---
-
-    def sequence_logprobs(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[NDArray[np.float64]]:
-        """For each (prompt ids, completion ids): the log-softmax (nats) of every completion token."""
-        stats, _ = self._begin()
-        self._cache.open()
-        trunk = Trunk(self._cache, stats)
-        results: list[NDArray[np.float64]] = [np.zeros(0)] * len(pairs)
-        for index in sorted(range(len(pairs)), key=lambda i: list(pairs[i][0])):
-            prompt, completion = pairs[index]
-            if len(prompt) + len(completion) > self.context:
-                raise SreError(f"{len(prompt)} + {len(completion)} tokens are more than the context of {self.context}")
-            results[index] = completion_logprobs(self._cache, trunk, stats, prompt, completion)
-        return results
-
-    def prompt_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """The raw logits after every token of `ids`: [len(ids), vocabulary]."""
-        if len(ids) > self.context:
-            raise SreError(f"{len(ids)} tokens are more than the context of {self.context}")
-        self._begin()
-        return all_logits(self._cache, ids)
 
 
 class LlamaCppSession(Session):
@@ -302,12 +212,12 @@ class LlamaCppSession(Session):
         self._check()
         if request.choices:
             raise SreError("a session draws judgements; choices go through generate()")
-        prompt = self._generator._prompt(request, sampling)
-        if refused := self._generator._refusal(prompt):
-            self._refused += refused
+        found = self._generator._reader.read(request, sampling)
+        if not isinstance(found, Prompt):
+            self._refused += found
             return
-        self._stats.prompt_tokens_total += len(prompt.ids)
-        self._scheduler.submit(prompt)
+        self._stats.prompt_tokens_total += len(found.ids)
+        self._scheduler.submit(found)
 
     def cancel(self, request_id: str) -> None:
         if self._call == self._generator._calls:
@@ -317,10 +227,7 @@ class LlamaCppSession(Session):
     def step(self) -> list[Piece | Completion]:
         self._check()
         refused, self._refused = self._refused, []
-        begin, decoding = time.perf_counter(), self._stats.decode_seconds
         results = self._scheduler.step() if self._scheduler.busy else []
-        inside = self._stats.decode_seconds - decoding
-        self._stats.python_seconds += time.perf_counter() - begin - inside
         return [*refused, *results]
 
     @property

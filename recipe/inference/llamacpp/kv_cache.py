@@ -1,8 +1,7 @@
 """One llama.cpp model with its KV cache, behind plain numpy: the only file that calls llama.cpp.
 
-Knows nothing of requests, prompts or sampling. A *cell* holds one token's keys and values. In a unified cache it may
-belong to several *sequences*: `share` copies nothing. A cache of streams has cells of its own for each sequence:
-`copy` moves bytes. Every handle is freed by `close`, also when opening fails halfway.
+Knows nothing of requests, prompts or sampling. A *cell* holds one token's keys and values, and may belong to several
+*sequences*: to share a beginning copies nothing. Every handle is freed by `close`, also when opening fails halfway.
 """
 
 from __future__ import annotations
@@ -62,14 +61,21 @@ def last_log() -> str:
 
 
 MIN_CELLS = 64
+GRAIN = 256  # llama.cpp rounds a cache's length up to a multiple
 Tokens = Sequence[int] | NDArray[np.int32]
 
 
 class KVCache:
-    """A loaded model and its cache of at most `cells` tokens (or as many as `memory` bytes hold).
+    """A loaded model and its cache. `open` it, fill the next batch with `add`, and run it with `decode`.
 
-    `open` it first. Fill the next batch with `add`, run it with `decode`; at most `batch` tokens each. sequences: the
-    most of a unified cache.
+    Attributes:
+        cells: the most tokens that the cache holds.
+        context: the most tokens of one sequence.
+        sequences: how many there are.
+        batch: the most tokens of one `decode`.
+        shares: whether sequences can share a beginning. Recurrent layers keep one state for each, which can be forked
+            whole and not cut.
+        damaged: set it when logits were not finite: the cells that gave them are wiped before they are used again.
     """
 
     def __init__(
@@ -98,37 +104,35 @@ class KVCache:
             self._free()
             raise SreError(f"{memory:,} bytes hold {self.cells} tokens of its KV cache, too few to judge", file=path)
         self.context = min(context, self.cells, trained if trained > 0 else context)
-        # Recurrent layers keep one state a sequence: it can be forked whole, not cut.
         self.shares = not (_C.llama_model_is_recurrent(self._model) or _C.llama_model_is_hybrid(self._model))
         self.sequences, self.batch = sequences, batch
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
         self._special: dict[int, str | None] = {}
         self._micro_batch, self._threads, self.flash = min(micro_batch, batch), threads, flash
-        self._shape: tuple[int, int] | None = None
+        self._length = 0  # of the open cache
+        self.damaged = False
         self._ctx: Any = None
         self._memory: Any = None
         self._allocate()
 
-    def open(self, streams: int = 0, length: int = 0) -> None:
-        """Make an empty cache: `streams` of `length` tokens, one a sequence, or (0) a unified one of at least `length`
-        tokens, or of all. What follows doesn't depend on what came before. Raises SreError where there is no memory for
-        it.
+    def open(self, length: int = 0) -> None:
+        """Make an empty cache of at least `length` cells, or of all. What follows doesn't depend on what came before.
+
+        Raises SreError where there is no memory for it.
         """
         self._check_open()
         self._filled = 0
-        if not streams:
-            length = min(stream_length(length), self.cells) if length else self.cells
-        before, held = self._shape or (-1, 0)
-        if before == streams and (held == length or held > length > streams == 0):
-            _C.llama_memory_clear(self._memory, False)
+        length = min(-(-length // GRAIN) * GRAIN, self.cells) if length else self.cells
+        if self._length >= length:
+            self.wipe(whole=self.damaged)
             return
         self._close_context()
         params = _C.llama_context_default_params()
-        params.n_ctx, params.n_seq_max = (streams * length, streams) if streams else (length, self.sequences)
+        params.n_ctx, params.n_seq_max = length, self.sequences
         params.n_batch, params.n_ubatch = self.batch, self._micro_batch
         params.n_threads = params.n_threads_batch = self._threads
-        params.kv_unified, params.no_perf = not streams, True
+        params.kv_unified = params.no_perf = True
         # Whole, also where a layer sees a window alone: a beginning that is cut back to must still be there.
         params.swa_full = True
         params.flash_attn_type = _C.LLAMA_FLASH_ATTN_TYPE_ENABLED if self.flash else _C.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -136,11 +140,16 @@ class KVCache:
         if not ctx:
             raise SreError(f"llama.cpp can't make a context of {params.n_ctx} cells: {last_log()}", file=self.path)
         self._own(ctx)
-        self._ctx, self._memory, self._shape = ctx, _C.llama_get_memory(ctx), (streams, length)
+        self._ctx, self._memory, self._length = ctx, _C.llama_get_memory(ctx), length
+
+    def wipe(self, *, whole: bool = True) -> None:
+        """Empty the open cache. whole: overwrite the cells too, which takes as long as the cache is large."""
+        _C.llama_memory_clear(self._memory, whole)
+        self.damaged = False
 
     def _close_context(self) -> None:
-        if self._shape is not None:
-            ctx, self._ctx, self._memory, self._shape = self._ctx, None, None, None
+        if self._length:
+            ctx, self._ctx, self._memory, self._length = self._ctx, None, None, 0
             self._own(None)
             _C.llama_free(ctx)
 
@@ -159,9 +168,7 @@ class KVCache:
         return int(_C.llama_model_n_layer(model)) * int(_C.llama_model_n_head_kv(model)) * sizes * 2
 
     def _allocate(self) -> None:
-        """Batch arrays owned by numpy, so that there is no llama_batch to free. One token may name every
-        sequence.
-        """
+        """Batch arrays owned by numpy, so that there is no llama_batch to free. One token may name every sequence."""
         size = self.batch
         self._tokens, self._positions, self._owners = (np.zeros(size, np.int32) for _ in range(3))
         self._outputs = np.zeros(size, np.int8)
@@ -265,8 +272,8 @@ class KVCache:
     # --- sequences ---
 
     def share(self, source: int, target: int, length: int | None = None) -> None:
-        """In a unified cache: let the empty sequence `target` begin with the first `length` tokens of `source`
-        (default: all), be they decoded or in the batch being filled. Cells are shared, nothing is copied.
+        """Let the empty sequence `target` begin with the first `length` tokens of `source` (default: all), be they
+        decoded or in the batch being filled. Nothing is copied.
         """
         _C.llama_memory_seq_cp(self._memory, source, target, -1, -1 if length is None else length)
         filled = slice(0, self._filled)
@@ -277,16 +284,9 @@ class KVCache:
         self._ids[rows, self._owners[rows]] = target
         self._owners[rows] += 1
 
-    def copy(self, source: int, target: int, length: int) -> int:
-        """Let the stream `target` hold the first `length` decoded tokens of the stream `source`, and nothing else;
-        returns how many it holds, as `cut` does. The next `decode` does it, and copies the whole stream.
-        """
-        _C.llama_memory_seq_cp(self._memory, source, target, -1, -1)
-        return self.cut(target, length)
-
     def cut(self, sequence: int, length: int) -> int:
-        """Keep the first `length` tokens of a sequence; returns how many are left: 0 where the model's memory
-        can't be cut (recurrent layers).
+        """Keep the first `length` tokens of a sequence. Returns how many are left: 0 where the model's memory can't be
+        cut (recurrent layers).
         """
         if _C.llama_memory_seq_rm(self._memory, sequence, length, -1):
             return length
@@ -309,9 +309,7 @@ class KVCache:
         return self.batch - self._filled
 
     def add(self, tokens: Tokens, position: int, sequences: Sequence[int], outputs: int) -> None:
-        """Append a run of tokens at `position`, ... of the given sequences; its last `outputs` tokens give
-        logits.
-        """
+        """Append a run of tokens at `position`, ... of the given sequences; its last `outputs` tokens give logits."""
         begin, end = self._filled, self._filled + len(tokens)
         self._tokens[begin:end] = tokens
         self._positions[begin:end] = range(position, position + len(tokens))
@@ -321,17 +319,17 @@ class KVCache:
         self._outputs[end - outputs : end] = 1
         self._filled = end
 
-    def decode(self, *, together: bool = False) -> NDArray[np.float32]:
+    def decode(self, *, exact: bool = False) -> NDArray[np.float32]:
         """Run the batch. Returns its logits [outputs, vocabulary], a view until the next `decode`.
 
-        together: see `kernels.together`; where it is False few tokens are rounded as llama.cpp does it.
+        exact: round as llama.cpp's own kernels do; the native ones round less where they may.
         """
         self._check_open()
-        if self._shape is None:
+        if not self._length:
             raise SreError("the model has no open cache", file=self.path)
         count = int(self._outputs[: self._filled].sum())
         self._batch.n_tokens, self._filled = self._filled, 0
-        with kernels.together(together):
+        with kernels.together(not exact):
             code = int(_C.llama_decode(self._ctx, self._batch))
         if code != 0:
             raise SreError(f"llama_decode failed with code {code}: {last_log()}", file=self.path)
@@ -341,11 +339,6 @@ class KVCache:
             _C.llama_get_logits(self._ctx), shape=(count, self.vocab_size)
         )
         return logits
-
-
-def stream_length(tokens: int) -> int:
-    """Cells of a stream that holds so many tokens: llama.cpp rounds up to a multiple of 256."""
-    return -(-tokens // 256) * 256
 
 
 def _free(ctx: Any, model: Any) -> None:

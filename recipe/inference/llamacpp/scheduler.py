@@ -1,47 +1,54 @@
-"""Continuous batching over one unified KV cache: which token of which sequence is decoded next.
-
-For every call where our kernels are at work. Else for requests that come one by one, for prompts too long to have a
-stream each (`streams.py`), and for recurrent models.
+"""Continuous batching over one KV cache: which token of which sequence is decoded next.
 
 A *lane* is a prompt being read. It begins with what it shares with a prompt that is in the cache already, be that
-decoded or still in the batch being filled: a shared token is one cell that belongs to several sequences, nothing is
-decoded twice and nothing copied. When a lane is read, its samples fork from it and are drawn side by side, while the
-next lanes ride along in their batches. Lanes that are done with stay for others to begin with, least recently used
-first to go. Nothing depends on the clock: the same requests give the same batches.
+decoded or still in the batch being filled: a shared token is one cell that belongs to several sequences, so nothing is
+decoded twice and nothing is copied. When a lane is read, its samples fork from it and are drawn side by side, while the
+next lanes ride along in their batches. Finished lanes stay for others to begin with, and the least recently used goes
+first. Nothing depends on the clock: the same requests give the same batches.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recipe.inference.base import Completion, Piece
+from recipe.inference.base import Completion, Piece, Stats
 from recipe.inference.labels import shared_length
 from recipe.inference.llamacpp.kv_cache import KVCache
-from recipe.inference.sequence import Prompt, Row, Sample, draw_next, labelled
-from recipe.inference.stats import Stats, timed_decode
+from recipe.inference.prompt import Prompt
+from recipe.inference.sequence import Sample, draw_next
 from recipe.inference.token_sampling import Drawer
+
+NO_SLOT = -1
+"""The slot of a sample that is complete as soon as it is drawn: a label read from the prompt's logits."""
 
 
 @dataclass(eq=False)
 class Lane:
-    """A prompt being read in the sequence `slot`: its first `done` tokens are decoded or in the batch being filled.
+    """A prompt being read.
 
-    It begins with `shared` tokens of `source`, as soon as that lane has read them (source is None from then on).
-    logits [vocabulary] come after the last token; `started` samples have forked from it.
+    Attributes:
+        prompt: what is read.
+        slot: its sequence in the cache.
+        source: the lane that it begins with, until that one has read as much.
+        shared: how many of the source's tokens it begins with.
+        done: how many of its tokens are decoded or in the batch being filled.
+        started: how many samples have forked from it.
+        logits: those after its last token [vocabulary].
     """
 
     prompt: Prompt
     slot: int
-    source: Lane | None
-    shared: int
+    source: Lane | None = None
+    shared: int = 0
     done: int = 0
     started: int = 0
-    logits: Row | None = None
+    logits: NDArray[np.float32] | None = None
 
     @property
     def missing(self) -> int:
@@ -49,21 +56,27 @@ class Lane:
 
 
 class Scheduler:
-    """Draws the samples of submitted prompts, in the order submitted; every prompt alone must fit the context.
-
-    parallel: samples drawn side by side. ride_along: prompt tokens in each decode while every place is taken. keep:
-    prompts that stay in the cache after their samples began. stream: also return the pieces of text as they come.
-    """
+    """Draws the samples of submitted prompts, in the order submitted. Every prompt alone must fit the cache."""
 
     def __init__(
         self, cache: KVCache, stats: Stats, *, parallel: int, ride_along: int, keep: int = 1, stream: bool = False
     ) -> None:
+        """Schedule on an open cache.
+
+        Args:
+            cache: holds the sequences.
+            stats: counts tokens.
+            parallel: samples drawn side by side.
+            ride_along: the most prompt tokens in each decode while every place is taken.
+            keep: prompts that stay in the cache after their samples began.
+            stream: also return the pieces of text as they come.
+        """
         self._cache, self._stats = cache, stats
         self._ride_along, self._keep, self._stream = ride_along, keep, stream
         self._waiting: deque[Prompt] = deque()
         self._lanes: list[Lane] = []
         self._kept: list[Lane] = []  # least recently used first
-        self._active: list[Sample] = []
+        self._active: dict[Sample, int] = {}  # its slot
         self._places = parallel
         self._free = deque(range(cache.sequences))
         self._drawer = Drawer(cache.vocab_size, parallel)
@@ -86,18 +99,20 @@ class Scheduler:
                     self._find_source(other, self._lanes[:place])
             self._release(lane.slot)
         for sample in [sample for sample in self._active if sample.prompt.request.id == request_id]:
-            self._active.remove(sample)
-            self._release(sample.slot)
+            self._release(self._active.pop(sample))
 
     def step(self) -> list[Piece | Completion]:
         """Start what can start, decode one batch, draw from it; what came of it."""
         out: list[Piece | Completion] = []
+        if self._cache.damaged and not (self._lanes or self._active):
+            self._drop_kept(0)
+            self._cache.wipe()
         self._admit()
         self._fork(out)
         if not self._fill():
             return out
-        logits = timed_decode(self._cache, self._stats, together=not self._greedy())
-        batch, self._active = self._active, []
+        logits = self._cache.decode(exact=self._greedy())
+        batch, self._active = self._active, {}
         for row, lane in enumerate(self._complete, len(batch)):
             lane.logits = logits[row].copy()
         self._draw(batch, logits[: len(batch)], out)
@@ -105,42 +120,37 @@ class Scheduler:
         return out
 
     def _greedy(self) -> bool:
-        """Whether some answer is to be what llama.cpp's own greedy decoding gives: then nothing beside it is decoded
-        otherwise. What it shares with a prompt read before may be, as all of it is in batches of 64 tokens and more.
-        """
+        """Whether some answer of the batch is drawn at temperature 0, see `KVCache.decode`."""
         prompts = [*(sample.prompt for sample in self._active), *(lane.prompt for lane in self._lanes)]
         return any(prompt.sampling.temperature == 0 for prompt in prompts)
 
     def _release(self, slot: int) -> None:
-        self._cache.drop(slot)
-        self._free.append(slot)
+        if slot != NO_SLOT:
+            self._cache.drop(slot)
+            self._free.append(slot)
 
     # --- prompts ---
 
     def _admit(self) -> None:
         """Open lanes for waiting prompts: for the places that are free and one more, or, where only labels are read,
-        for as many as fill a batch.
+        for as many as fill a batch. None while the cache is damaged: it is wiped once it is unused.
         """
-        while self._waiting:
+        while self._waiting and not self._cache.damaged:
             prompt = self._waiting[0]
-            open_samples = sum(lane.prompt.samples - lane.started for lane in self._lanes if not _reads_label(lane))
-            if not prompt.label_tokens and open_samples > self._places - len(self._active):
+            unread = sum(lane.prompt.samples - lane.started for lane in self._lanes if not lane.prompt.label_tokens)
+            if not prompt.label_tokens and unread > self._places - len(self._active):
                 return
             if sum(lane.missing for lane in self._lanes) >= self._cache.batch or not self._make_room(prompt):
                 return
-            self._lanes.append(self._open(self._waiting.popleft()))
-
-    def _open(self, prompt: Prompt) -> Lane:
-        """A lane for the prompt, beginning with the longest run it shares with one in the cache."""
-        lane = Lane(prompt, self._free.popleft(), None, 0)
-        self._find_source(lane, self._lanes)
-        return lane
+            lane = Lane(self._waiting.popleft(), self._free.popleft())
+            self._find_source(lane, self._lanes)
+            self._lanes.append(lane)
 
     def _find_source(self, lane: Lane, others: list[Lane]) -> None:
         """Let the lane begin with what it shares most with: one of the lanes `others`, a kept one, a sample's."""
         if not self._cache.shares:
             return
-        written = [Lane(s.prompt, s.slot, None, 0, done=len(s.prompt.ids)) for s in self._active]
+        written = [Lane(s.prompt, slot, done=len(s.prompt.ids)) for s, slot in self._active.items()]
         for other in (*self._kept, *others, *written):
             length = common(lane.prompt.ids, other.prompt.ids)
             if length > lane.shared:
@@ -162,6 +172,11 @@ class Scheduler:
                 return True
             if not self._kept:
                 return False
+            self._drop_kept(len(self._kept) - 1)
+
+    def _drop_kept(self, count: int) -> None:
+        """Drop kept prompts until `count` are left."""
+        while len(self._kept) > count:
             self._release(self._kept.pop(0).slot)
 
     def _cells(self, extra: Prompt | None = None) -> int:
@@ -169,19 +184,18 @@ class Scheduler:
         sample more of each lane that has begun none.
         """
         lanes = [lane.prompt for lane in self._lanes]
-        living = {id(p): p for p in (*lanes, *(lane.prompt for lane in self._kept), *(s.prompt for s in self._active))}
+        living = {*lanes, *(lane.prompt for lane in self._kept), *(sample.prompt for sample in self._active)}
         first = [lane.prompt for lane in self._lanes if not lane.started]
         if extra is not None:
-            living[id(extra)] = extra
+            living.add(extra)
             first.append(extra)
         reserved = sum(prompt.reserve for prompt in first) + sum(s.prompt.reserve for s in self._active)
-        return reserved + tree_size([prompt.ids for prompt in living.values()])
+        return reserved + tree_size([prompt.ids for prompt in living])
 
     def _fill(self) -> bool:
         """Fill the next batch: the samples' pending tokens, then prompts. False when there is nothing to decode."""
-        for sample in self._active:
-            self._cache.add(sample.pending, sample.position, [sample.slot], 1)
-            sample.position += len(sample.pending)
+        for sample, slot in self._active.items():
+            self._cache.add(sample.pending, sample.position, [slot], 1)
         self._complete: list[Lane] = []
         # With places left free nothing else is worth the time: prompts go first.
         full = len(self._active) >= self._places
@@ -207,50 +221,44 @@ class Scheduler:
         for lane in list(self._lanes):
             if lane.logits is None:
                 continue
-            if _reads_label(lane):
-                out.append(labelled(lane.prompt, lane.logits, self._cache.piece))
-                lane.started = 1
-            else:
-                fresh = self._samples(lane)
-                self._draw(fresh, np.broadcast_to(lane.logits, (len(fresh), lane.logits.size)), out)
+            fresh = self._samples(lane)
+            self._draw(fresh, np.broadcast_to(lane.logits, (len(fresh), lane.logits.size)), out)
             if lane.started == lane.prompt.samples:
-                self._close(lane)
+                self._lanes.remove(lane)
+                self._kept.append(lane)
+                self._drop_kept(self._keep)
 
-    def _close(self, lane: Lane) -> None:
-        self._lanes.remove(lane)
-        self._kept.append(lane)
-        while len(self._kept) > self._keep:
-            self._release(self._kept.pop(0).slot)
-
-    def _samples(self, lane: Lane) -> list[Sample]:
-        prompt, fresh = lane.prompt, list[Sample]()
+    def _samples(self, lane: Lane) -> dict[Sample, int]:
+        """New samples of a lane, and their slots."""
+        prompt, fresh = lane.prompt, dict[Sample, int]()
+        if prompt.label_tokens:
+            lane.started = 1
+            return {Sample(prompt, 0, self._cache): NO_SLOT}
         wanted = min(prompt.samples - lane.started, self._places - len(self._active), len(self._free))
         if not wanted:
             return fresh
         # A lane's first sample has its cells since the lane was opened.
         cells = (self._cache.cells - self._cells()) // max(prompt.reserve, 1) + (not lane.started)
         for _ in range(min(wanted, cells)):
-            slot, index = self._free.popleft(), lane.started
+            slot = self._free.popleft()
             self._cache.share(lane.slot, slot)
-            vocabulary = (self._cache.piece, self._cache.is_end)
-            fresh.append(Sample(prompt, index, slot, *vocabulary))
+            fresh[Sample(prompt, lane.started, self._cache)] = slot
             lane.started += 1
         return fresh
 
-    def _draw(self, samples: list[Sample], logits: NDArray[np.float32], out: list[Piece | Completion]) -> None:
+    def _draw(self, samples: Mapping[Sample, int], logits: NDArray[np.float32], out: list[Piece | Completion]) -> None:
         """Draw the next token of each sample from its row; the completed go out, the others are active."""
-        for sample, completion in zip(samples, draw_next(self._drawer, samples, logits, self._stats), strict=True):
+        done = draw_next(self._drawer, list(samples), logits, self._stats)
+        for (sample, slot), completion in zip(samples.items(), done, strict=True):
             if self._stream and (text := sample.shown()):
                 out.append(Piece(sample.prompt.request.id, sample.index, text))
             if completion is None:
-                self._active.append(sample)
-            else:
-                out.append(completion)
-                self._release(sample.slot)
-
-
-def _reads_label(lane: Lane) -> bool:
-    return lane.prompt.label_tokens is not None
+                self._active[sample] = slot
+                continue
+            out.append(completion)
+            self._release(slot)
+            # What is not a number may spread from the cells of a sample that failed.
+            self._cache.damaged |= completion.finish == "error"
 
 
 def common(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:

@@ -1,12 +1,10 @@
 """The Generator on PyTorch: a Hugging Face folder and its LoRA adapter, on a GPU (or, slowly, on a CPU).
 
-`decoder.py` runs left-padded batches, each prompt of them prefilled once, and leaves finished rows behind; for a model
-it can't run (Unsloth's own, or a kind that grouped_attention.py doesn't name) `model.generate` does, which prefills a
-prompt once a sample, and again after every LAP tokens or so, when those that have not ended are gathered into fewer
-batches.
-`generation_batch.py` decides which token comes next, from the raw logits. Each row draws from its own stream (seed,
-request id, sample), as in llama.cpp's engine, and shares nothing with its batch but rounding: batches of another shape
-round logits otherwise, which can turn a near tie. The same call on the same machine gives the same batches.
+`decoder.py` runs left-padded batches: it prefills each prompt once and leaves finished rows behind. Models that it
+can't run (Unsloth's own, and kinds that grouped_attention.py doesn't name) go through `model.generate`, which prefills
+a prompt once for each sample, and again after every LAP tokens or so, when the unfinished rows are gathered into fewer
+batches. `batch.py` decides which token comes next. Each row draws from its own stream (seed, request id, sample), as on
+llama.cpp, and depends on its batch by rounding alone. The same call on the same machine gives the same batches.
 """
 
 from __future__ import annotations
@@ -25,12 +23,13 @@ from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Generator, Quantization, Request, Sampling
 from recipe.inference.chat_template import ChatTemplate
-from recipe.inference.labels import LabelPlaces
-from recipe.inference.pytorch.batch import Drawing, Question, Row, Vocabulary
+from recipe.inference.choices import ChoiceSearch
+from recipe.inference.prompt import Prompt, PromptReader
+from recipe.inference.pytorch.batch import ChoiceRow, Drawing, Row, TorchTokenizer
 from recipe.inference.pytorch.decoder import Decoder, can_decode, left_padded
 from recipe.inference.pytorch.loading import free_memory
+from recipe.inference.sequence import Sample
 from recipe.inference.special_tokens import PromptEncoder, added_tokens
-from recipe.inference.token_sampling import stream
 
 LAP = 96
 """Tokens (up to twice as many) that `model.generate` draws before a batch's finished rows are left behind."""
@@ -40,12 +39,7 @@ KEPT = 0.5
 
 
 class TorchGenerator(Generator):
-    """Runs one model folder, with an adapter or without.
-
-    parallel: the most sequences of one batch. context: the most tokens of one prompt with its answer (at most what
-    the model was trained for). engine: "unsloth", "transformers", or "auto": Unsloth on a GPU where it can be
-    imported (and wherever it is imported already: its patches to transformers stay). `close` frees the model.
-    """
+    """Runs one model folder, with an adapter or without. `close` frees the model."""
 
     def __init__(
         self,
@@ -58,20 +52,32 @@ class TorchGenerator(Generator):
         quantization: Quantization = "none",
         engine: Literal["auto", "unsloth", "transformers"] = "auto",
     ) -> None:
+        """Load the model.
+
+        Args:
+            model: the folder.
+            adapter: the folder of a LoRA adapter, or None.
+            name: what its judgements are marked with.
+            parallel: the most sequences of one batch.
+            context: the most tokens of one prompt with its answer; at most what the model was trained for.
+            quantization: of the base model.
+            engine: "auto" takes Unsloth on a GPU where it can be imported, and wherever it is imported already: its
+                patches to transformers stay.
+        """
         self.path, self.name, self.parallel = model, name, parallel
         self.context = min(context, _trained_length(model) or context)
         self._model, tokenizer = self._load(adapter, quantization, engine)
-        self._vocabulary = Vocabulary(tokenizer, self._model)
+        self._tokenizer = TorchTokenizer(tokenizer, self._model)
         self._template = ChatTemplate.of(tokenizer)
         special = added_tokens(tokenizer)
-        self._encoder = PromptEncoder(self.render, self._vocabulary.tokenize, special.get, tokenizer.unk_token_id)
-        self._places: dict[tuple[int, ...], LabelPlaces] = {}
+        self._encoder = PromptEncoder(self.render, self._tokenizer.tokenize, special.get, tokenizer.unk_token_id)
+        self._reader = PromptReader(self._tokenizer, self._encode, self.context)
         from transformers import GenerationConfig
 
         # Nothing of the folder's own settings: no repetition penalty, no filters, no end token but ours.
         wrapped = hasattr(self._model, "get_base_model")  # by PEFT; under vLLM the adapter goes with each call
         for part in (self._model, self._model.get_base_model() if wrapped else self._model):
-            part.generation_config = GenerationConfig(pad_token_id=self._vocabulary.pad)
+            part.generation_config = GenerationConfig(pad_token_id=self._tokenizer.pad)
         self._model.eval()
         self._record = quantization == "none"
         self._decodes = can_decode(self._model)
@@ -95,68 +101,33 @@ class TorchGenerator(Generator):
         self._check_open()
         return self._template.render(messages)
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the prompt."""
-        return len(self._encoder.encode(messages))
+    def _encode(self, request: Request) -> tuple[list[int], bytes]:
+        return self._encoder.encode(request.messages), b""
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Stream completions, batch by batch, the longest prompts of a kind first.
 
-        A prompt that can't fit gives completions that end in "error".
+        A request that can't be read or doesn't fit gives completions that end in "error".
         """
-        if len({request.id for request in requests}) != len(requests):
-            raise SreError("two requests of one call have the same id")
-        rows: list[Row] = []
-        questions: list[Question] = []
-        for request in requests:
-            ids = self._encoder.encode(request.messages)
-            places, needed = self._needs(request, sampling)
-            if not ids or len(ids) + needed > self.context:
-                yield from _refuse(request, len(ids), needed, self.context, sampling.n)
-            elif request.choices:
-                questions.append(Question(request, ids, [self._vocabulary.tokenize(c) for c in request.choices]))
-            else:
-                samples = 1 if request.label_only else sampling.n
-                rows += (self._row(request, ids, places, index, sampling) for index in range(samples))
-        yield from self._answer(questions, sampling)
+        self._check_open()
+        prompts, refused = self._reader.read_all(requests, sampling)
+        yield from refused
+        yield from self._answer([ChoiceSearch(prompt) for prompt in prompts if prompt.runs], sampling)
+        rows = [self._row(p, index) for p in prompts if not p.runs for index in range(p.samples)]
         for row in self._run(rows, sampling):
-            yield row.completion(sampling)
+            assert row.completion is not None
+            yield row.completion
 
-    def _needs(self, request: Request, sampling: Sampling) -> tuple[LabelPlaces | None, int]:
-        """Where its labels stand, and the tokens that one answer may take."""
-        if (request.force_label or request.label_only) and not request.labels:
-            raise SreError(f"request {request.id!r} wants a label and names no allowed ones")
-        if request.choices:
-            return None, max(len(self._vocabulary.tokenize(choice)) for choice in request.choices)
-        if request.labels and request.labels not in self._places:
-            vocabulary = self._vocabulary
-            self._places[request.labels] = LabelPlaces(request.labels, vocabulary.tokenize, vocabulary.piece)
-        places = self._places[request.labels] if request.labels else None
-        marker = places.longest + 1 if places else 0
-        if request.label_only:
-            return places, marker
-        return places, sampling.max_tokens + (marker if request.force_label else 0)
-
-    def _row(self, request: Request, ids: list[int], places: LabelPlaces | None, index: int, sampling: Sampling) -> Row:
-        """A row at its beginning. One that draws nothing is fed the way to its label with the prompt."""
-        row = Row(request, ids, index, places, stream(sampling.seed, request.id, index), steps=sampling.max_tokens)
-        if places and request.force_label:
-            row.steps += places.longest + 1
-        if places and (request.label_only or (request.force_label and not sampling.max_tokens)):
-            lead, row.forced = places.lead_in(b"")
-            row.tokens += lead
-            row.written += b"".join(map(self._vocabulary.piece, lead))
-            row.lead, row.steps = len(lead), 1
-        elif not sampling.max_tokens:
-            row.finish = "length"
-        return row
+    def _row(self, prompt: Prompt, index: int) -> Row:
+        # A forced label is read from one more place than the answer has tokens.
+        steps = max(1, prompt.reserve + prompt.request.force_label)
+        return Row(Sample(prompt, index, self._tokenizer), steps)
 
     def _run(self, rows: list[Row], sampling: Sampling) -> Iterator[Row]:
         """Take rows to their end in batches of one kind each; every row comes back once."""
-        yield from (row for row in rows if row.finish)
-        left = [row for row in rows if not row.finish]
+        left = rows
         while left:
-            left.sort(key=lambda row: (row.steps, -len(row.ids) - row.lead, row.request.id, row.index))
+            left.sort(key=lambda row: (row.steps, -len(row.prompt.ids), row.prompt.request.id, row.sample.index))
             going_on = []
             for steps, alike in itertools.groupby(left, key=lambda row: row.steps):
                 group = list(alike)
@@ -166,30 +137,29 @@ class TorchGenerator(Generator):
                     batch = group[begin : begin + self.parallel]
                     self._check_open()
                     self._run_batch(batch, lap, sampling)
-                    yield from (row for row in batch if row.finish)
-                    going_on += [row for row in batch if not row.finish]
+                    yield from (row for row in batch if row.done)
+                    going_on += [row for row in batch if not row.done]
             for row in going_on:
                 row.steps -= LAP  # of `generate`: the decoder takes every row to its end
-                row.lead = len(row.tokens)  # fed with the prompt from here on
             left = going_on
 
     def _run_batch(self, rows: list[Row], steps: int, sampling: Sampling) -> None:
         """Draw up to `steps` tokens of every row."""
-        fed = [row.ids + row.tokens[: row.lead] for row in rows]
+        fed = [row.begin() for row in rows]
         run = self._decode if self._decodes else self._run_generate
         try:
             with torch.inference_mode():
-                run(fed, Drawing(rows, self._vocabulary, sampling), steps)
+                run(fed, Drawing(rows, sampling), steps)
         except torch.OutOfMemoryError:
             why = f"out of memory with {len(rows)} sequences of {max(map(len, fed))} + {steps} tokens"
             raise SreError(f"{why}; lower sample.parallel", file=self.path) from None
 
     def _decode(self, fed: list[list[int]], drawing: Drawing, steps: int) -> None:
-        decoder = Decoder(self._model, fed, steps=steps, pad=self._vocabulary.pad, record=self._record)
+        decoder = Decoder(self._model, fed, steps=steps, pad=self._tokenizer.pad, record=self._record)
         logits = decoder.logits
         for _ in range(steps):
             tokens = drawing.draw(logits)
-            left = [place for place, row in enumerate(drawing.rows) if not row.finish]
+            left = [place for place, row in enumerate(drawing.rows) if not row.done]
             if not left:
                 break
             if len(left) <= len(tokens) * KEPT:
@@ -197,46 +167,40 @@ class TorchGenerator(Generator):
                 tokens = [tokens[place] for place in left]
                 decoder.keep(left)
             logits = decoder.step(tokens)
-        assert all(row.finish for row in drawing.rows)
+        assert all(row.done for row in drawing.rows)
 
     def _run_generate(self, fed: list[list[int]], drawing: Drawing, steps: int) -> None:
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
-        ids, mask = left_padded(fed, self._vocabulary.pad, next(self._model.parameters()).device)
+        ids, mask = left_padded(fed, self._tokenizer.pad, next(self._model.parameters()).device)
         self._model.generate(
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=steps,
             do_sample=False,
-            pad_token_id=self._vocabulary.pad,
+            pad_token_id=self._tokenizer.pad,
             logits_processor=LogitsProcessorList([drawing]),
             stopping_criteria=StoppingCriteriaList([drawing.finished]),
         )
 
-    def _answer(self, questions: list[Question], sampling: Sampling) -> Iterator[Completion]:
-        """The most probable choice of each question. Only choices that can still win are run."""
-        while questions:
-            rows = []
-            for question in questions:
-                best, known = question.leader()
+    def _answer(self, searches: list[ChoiceSearch], sampling: Sampling) -> Iterator[Completion]:
+        """The most probable choice of each search. Only choices that can still win are run."""
+        while searches:
+            rows, running = list[Row](), list[ChoiceSearch]()
+            for search in searches:
+                best, known = search.leader()
                 if known:
-                    yield question.completion(best, sampling)
+                    yield search.completion(best)
                 else:
-                    rows.append(question.row(best))
+                    rows.append(ChoiceRow(search, best, self._tokenizer))
+                    running.append(search)
             for _ in self._run(rows, sampling):
                 pass
-            running = {row.request.id for row in rows}
-            questions = [question for question in questions if question.request.id in running]
+            searches = running
 
     def _check_open(self) -> None:
         if self._model is None:
             raise SreError("the model has been closed", file=self.path)
-
-
-def _refuse(request: Request, size: int, needed: int, context: int, n: int) -> Iterator[Completion]:
-    why = f"the prompt has {size} tokens and its answer needs {needed}, more than the context of {context}"
-    for sample in range(1 if request.label_only or request.choices else n):
-        yield Completion(request.id, sample, "", (), "error", size, error=why if size else "the prompt is empty")
 
 
 def _trained_length(model: Path) -> int | None:

@@ -56,15 +56,13 @@ class VllmGenerator(TorchGenerator):
     def _run(self, rows: list[Row], sampling: Sampling) -> Iterator[Row]:
         """Every row to its end, those of one request together."""
         self._check_open()
-        yield from (row for row in rows if row.finish)
         groups: dict[str, list[Row]] = {}
         for row in rows:
-            if not row.finish:
-                groups.setdefault(row.request.id, []).append(row)
+            groups.setdefault(row.prompt.request.id, []).append(row)
         if not groups:
             return
         outputs = self._model.fast_generate(
-            [{"prompt_token_ids": group[0].ids} for group in groups.values()],
+            [{"prompt_token_ids": group[0].begin()} for group in groups.values()],
             sampling_params=[self._params(name, len(group), sampling) for name, group in groups.items()],
             lora_request=self._lora,
             use_tqdm=False,
@@ -84,14 +82,16 @@ class VllmGenerator(TorchGenerator):
             max_tokens=sampling.max_tokens,
             seed=int(hash_object([sampling.seed, request])[:12], 16),  # vLLM adds the sample's index
             logprobs=0,  # the drawn token's own
-            stop_token_ids=sorted(self._vocabulary.ends),
+            stop_token_ids=sorted(self._tokenizer.ends),
             detokenize=False,
         )
 
-    def _fill(self, row: Row, sample: Any) -> None:
-        row.tokens = list(sample.token_ids)
-        row.logprobs = [step[token].logprob for step, token in zip(sample.logprobs, row.tokens, strict=True)]
-        for token in row.tokens:
-            if token not in self._vocabulary.ends:
-                row.written += self._vocabulary.piece(token)
-        row.finish = "stop" if sample.finish_reason == "stop" else "length"
+    def _fill(self, row: Row, drawn: Any) -> None:
+        sample = row.sample
+        sample.tokens = list(drawn.token_ids)
+        if sample.prompt.sampling.logprobs:
+            sample.logprobs = [step[token].logprob for step, token in zip(drawn.logprobs, sample.tokens, strict=True)]
+        for token in sample.tokens:
+            if not self._tokenizer.is_end(token):
+                sample.written += self._tokenizer.piece(token)
+        row.completion = sample.completion("stop" if drawn.finish_reason == "stop" else "length")

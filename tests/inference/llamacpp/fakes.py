@@ -1,4 +1,4 @@
-"""A model that is a hash, and the two shapes of its cache: any mix-up of tokens changes what is drawn."""
+"""A model that is a hash, and its cache: any mix-up of tokens changes what is drawn."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from recipe.inference.base import Request, Sampling
-from recipe.inference.sequence import Prompt
+from recipe.inference.prompt import Prompt
 
 VOCABULARY = 40
 END = 0
 
 
-class Vocabulary:
+class FakeTokenizer:
     vocab_size = VOCABULARY
+
+    def tokenize(self, text: str) -> list[int]:
+        return [ord(c) % VOCABULARY for c in text]
 
     def piece(self, token: int) -> bytes:
         return b"" if token == END else chr(96 + token).encode()
@@ -26,7 +29,7 @@ class Vocabulary:
         return token == END
 
 
-class FakeCache(Vocabulary):
+class FakeCache(FakeTokenizer):
     """A cache of `cells`; the logits after a sequence are a hash of its tokens, so any mix-up changes what is drawn."""
 
     def __init__(self, cells: int, sequences: int, batch: int, *, shares: bool = True) -> None:
@@ -34,7 +37,9 @@ class FakeCache(Vocabulary):
         self.owners: list[tuple[int, int, set[int]]] = []  # decoded cells: token, position, sequences
         self.pending: list[tuple[int, int, set[int], bool]] = []
         self.most = 0
-        self.together: list[bool] = []  # of each batch
+        self.exact: list[bool] = []  # of each batch
+        self.damaged = False
+        self.wiped = 0
 
     @property
     def filled(self) -> int:
@@ -62,9 +67,14 @@ class FakeCache(Vocabulary):
             owners.discard(sequence)
         self.owners = [cell for cell in self.owners if cell[2]]
 
-    def decode(self, *, together: bool = False) -> NDArray[np.float32]:
+    def wipe(self) -> None:
+        assert not self.owners, "nothing may be in use"
+        self.damaged = False
+        self.wiped += 1
+
+    def decode(self, *, exact: bool = False) -> NDArray[np.float32]:
         assert self.pending
-        self.together.append(together)
+        self.exact.append(exact)
         self.owners += [cell[:3] for cell in self.pending]
         self.most = max(self.most, len(self.owners))
         assert len(self.owners) <= self.cells, "more cells than there are"
@@ -82,53 +92,6 @@ class FakeCache(Vocabulary):
         return found
 
 
-class FakeStreams(Vocabulary):
-    """A cache of `streams`, each of `length` tokens; logits are those of `FakeCache`."""
-
-    def __init__(self, streams: int, length: int, batch: int) -> None:
-        self.length, self.batch = length, batch
-        self.held: list[list[int]] = [[] for _ in range(streams)]
-        self.pending: list[tuple[int, int, int, bool]] = []
-        self.copies = 0
-        self.decoded: list[list[int]] = []  # the streams of each batch
-
-    @property
-    def room(self) -> int:
-        return self.batch - len(self.pending)
-
-    def add(self, tokens: Any, position: int, sequences: list[int], outputs: int) -> None:
-        (stream,) = sequences
-        for place, token in enumerate(tokens):
-            self.pending.append((stream, position + place, int(token), place >= len(tokens) - outputs))
-        assert len(self.pending) <= self.batch
-
-    def copy(self, source: int, target: int, length: int) -> int:
-        assert source != target
-        assert not self.pending, "only decoded tokens can be copied"
-        assert len(self.held[source]) >= length, "the source must hold what is copied"
-        self.held[target] = self.held[source][:length]
-        self.copies += 1
-        return length
-
-    def cut(self, sequence: int, length: int) -> int:
-        assert len(self.held[sequence]) >= length
-        self.held[sequence] = self.held[sequence][:length]
-        return length
-
-    def decode(self, *, together: bool = False) -> NDArray[np.float32]:
-        assert self.pending
-        rows = []
-        for stream, position, token, wanted in self.pending:
-            assert position == len(self.held[stream]), "one token at each position"
-            self.held[stream].append(token)
-            assert len(self.held[stream]) <= self.length, "longer than a stream"
-            if wanted:
-                rows.append(logits(self.held[stream]))
-        self.decoded.append([cell[0] for cell in self.pending])
-        self.pending = []
-        return np.array(rows, np.float32).reshape(-1, VOCABULARY)
-
-
 def logits(tokens: list[int]) -> NDArray[np.float32]:
     digest = hashlib.blake2b(bytes(tokens), digest_size=VOCABULARY).digest()
     return np.frombuffer(digest, np.uint8).astype(np.float32)
@@ -144,7 +107,7 @@ def alone(ids: list[int], max_tokens: int) -> list[int]:
 
 def prompt(name: str, ids: list[int], n: int = 1, max_tokens: int = 6, temperature: float = 0) -> Prompt:
     sampling = Sampling(temperature=temperature, n=n, max_tokens=max_tokens)
-    return Prompt(Request(name, ()), np.array(ids, np.int32), None, max_tokens, sampling)
+    return Prompt(Request(name, ()), sampling, np.array(ids, np.int32), max_tokens)
 
 
 # Few tokens and short stems, so that prompts share beginnings, repeat and are beginnings of each other.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,11 +14,11 @@ from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling, completions_by_request
 from recipe.inference.labels import LabelPlaces, last_well_formed
-from recipe.inference.llamacpp import kernels
 from recipe.inference.llamacpp.generator import LlamaCppGenerator, quantize
 from recipe.inference.llamacpp.kv_cache import open_llama
-from recipe.inference.token_sampling import Drawer, stream
 from recipe.verdict import MARKER, parse_verdict
+
+from .reading import sequence_logprobs
 
 SCALE = (1, 2, 3, 4, 5)
 RULES = "You are a judge. Give a short reason, then [RESULT] and a score from 1 to 5. " * 6
@@ -70,7 +69,7 @@ def test_prompt_is_what_transformers_renders_and_tokenizes(judge: LlamaCppGenera
     rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     assert judge.render(messages) == rendered
     assert judge.tokenize(rendered) == tokenizer(rendered, add_special_tokens=False)["input_ids"]
-    assert judge.count_tokens(messages) == len(judge.tokenize(rendered))
+    assert len(judge._encoder.encode(messages)) == len(judge.tokenize(rendered))
 
 
 def test_metadata_and_name(judge: LlamaCppGenerator) -> None:
@@ -106,7 +105,7 @@ def assert_same_but_for_ties(
     if place is None:
         assert a == b
         return
-    first, second = exact.sequence_logprobs([(prompt, a[: place + 1]), (prompt, b[: place + 1])])
+    first, second = sequence_logprobs(exact, [(prompt, a[: place + 1]), (prompt, b[: place + 1])])
     assert first[place] == pytest.approx(second[place], abs=0.05)
 
 
@@ -132,22 +131,13 @@ def test_recorded_logprobs_are_those_of_a_pass_over_the_sequence(exact: LlamaCpp
     done = by_id(exact, requests, Sampling(n=3, max_tokens=24, logprobs=True))
     drawn = [(r, c) for r in requests for c in done[r.id]]
     pairs = [(exact.tokenize(exact.render(r.messages)), c.token_ids) for r, c in drawn]
-    scored = exact.sequence_logprobs(pairs)
+    scored = sequence_logprobs(exact, pairs)
     assert any(c.finish == "stop" for _, c in drawn)
     for (_, completion), logprobs in zip(drawn, scored, strict=True):
         assert len(completion.token_logprobs) == len(completion.token_ids)
         # Batches of other shapes round otherwise: the mean over 265 tokens was 0.002, the largest 0.02.
         assert np.mean(np.abs(np.array(completion.token_logprobs) - logprobs)) < 1e-2
         assert np.allclose(completion.token_logprobs, logprobs, atol=0.05)
-
-
-def test_prompt_logits_agree_with_sequence_logprobs(exact: LlamaCppGenerator) -> None:
-    ids = exact.tokenize("The capital of France is Paris, a city on the Seine.")
-    logits = exact.prompt_logits(ids).astype(np.float64)
-    assert logits.shape == (len(ids), 49152)
-    rows = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    wanted = [rows[i, ids[i + 1]] for i in range(2, len(ids) - 1)]
-    assert np.allclose(exact.sequence_logprobs([(ids[:3], ids[3:])])[0], wanted, atol=0.05)
 
 
 def test_end_token_is_counted_but_not_written(judge: LlamaCppGenerator) -> None:
@@ -169,26 +159,6 @@ def test_unicode_pieces_are_joined_before_decoding(judge: LlamaCppGenerator) -> 
     repeat = ask(f"Repeat exactly: {wanted} {wanted} {wanted}")
     for completion in judge.generate([Request("b", repeat)], Sampling(n=3, max_tokens=30, temperature=0.3)):
         assert isinstance(completion.text.encode("utf-8"), bytes)
-
-
-def test_temperatures_and_ties() -> None:
-    logits = np.full((1, 300), -5.0, np.float32)
-    logits[0, [17, 260]] = 2.0
-    drawer = Drawer(300, 4)
-    assert drawer.draw(logits, [0.9], 0.0, True)[0] == [17]
-    shares = np.exp(logits[0].astype(np.float64) / 0.5)
-    shares /= shares.sum()
-    uniforms = stream(0, "a", 0).random(2000)
-    drawn = [drawer.draw(logits, [u], 0.5, False)[0][0] for u in uniforms]
-    assert drawn.count(17) / 2000 == pytest.approx(shares[17], abs=0.04)
-    assert drawn.count(260) / 2000 == pytest.approx(shares[260], abs=0.04)
-    (token,), (logprob,) = drawer.draw(logits, [0.999999999], 0.5, True)
-    assert logprob == pytest.approx(logits[0, token] - np.log(np.exp(logits[0].astype(np.float64)).sum()))
-
-
-def test_damaged_logits_are_an_error() -> None:
-    with pytest.raises(SreError, match="not finite"):
-        Drawer(300, 1).draw(np.full((1, 300), np.nan, np.float32), [0.5], 1.0, False)
 
 
 # --- labels ---
@@ -213,7 +183,7 @@ def test_forced_label_has_the_logprobs_of_the_written_text(exact: LlamaCppGenera
     assert done.finish == "forced"
     assert exact.tokenize(done.text) == list(done.token_ids)
     prompt = exact.tokenize(exact.render(request.messages))
-    scored = exact.sequence_logprobs([(prompt, done.token_ids)])[0]
+    scored = sequence_logprobs(exact, [(prompt, done.token_ids)])[0]
     label = parse_verdict(done.text, SCALE)
     assert label is not None
     assert done.label_logprobs[label.label] == pytest.approx(scored[-1], abs=0.05)
@@ -251,7 +221,7 @@ def test_drawn_label_is_recorded_and_stops(judge: LlamaCppGenerator) -> None:
 
 @pytest.mark.parametrize("written", ["", "So so.", "So so. [RESULT]", "So so. [RESULT] ", "Bad [RESULT] 9", "[RES"])
 def test_lead_in_ends_where_the_label_must_stand(judge: LlamaCppGenerator, written: str) -> None:
-    places = LabelPlaces(SCALE, judge.tokenize, judge._cache.piece)
+    places = LabelPlaces(SCALE, judge._cache)
     lead, tokens = places.lead_in(written.encode())
     for label in SCALE:
         text = written + b"".join(map(judge._cache.piece, [*lead, tokens[label]])).decode()
@@ -270,8 +240,10 @@ def test_the_last_well_formed_label_counts() -> None:
 
 def test_labels_of_several_tokens_are_refused(judge: LlamaCppGenerator) -> None:
     request = Request("a", ask("Rate."), labels=(1, 2, 10), force_label=True)
-    with pytest.raises(SreError, match=r"more than one token.*\[1, 2, 10\]"):
-        list(judge.generate([request], Sampling()))
+    (done,) = judge.generate([request], Sampling())
+    assert done.finish == "error"
+    assert "more than one token" in done.error
+    assert "[1, 2, 10]" in done.error
 
 
 def test_choice_is_the_most_probable_of_all(exact: LlamaCppGenerator) -> None:
@@ -279,7 +251,7 @@ def test_choice_is_the_most_probable_of_all(exact: LlamaCppGenerator) -> None:
     request = Request("a", ask("Best and worst item, as a list."), choices=choices)
     done = next(exact.generate([request], Sampling(logprobs=True)))
     prompt = exact.tokenize(exact.render(request.messages))
-    scored = exact.sequence_logprobs([(prompt, exact.tokenize(choice)) for choice in choices])
+    scored = sequence_logprobs(exact, [(prompt, exact.tokenize(choice)) for choice in choices])
     assert done.text == choices[int(np.argmax([s.sum() for s in scored]))]
     assert np.allclose(done.token_logprobs, scored[choices.index(done.text)], atol=0.05)
 
@@ -289,7 +261,7 @@ def test_choice_is_the_most_probable_of_all(exact: LlamaCppGenerator) -> None:
 
 def test_shared_beginnings_are_decoded_once(judge: LlamaCppGenerator) -> None:
     requests = [Request(q, ask(q, RULES)) for q in QUESTIONS]
-    sizes = [judge.count_tokens(r.messages) for r in requests]
+    sizes = [len(judge._encoder.encode(r.messages)) for r in requests]
     shared = len(judge.tokenize(judge.render(requests[0].messages).split(QUESTIONS[0])[0]))
     list(judge.generate(requests, Sampling(n=5, max_tokens=4)))
     assert judge.stats.prompt_tokens_total == sum(sizes)
@@ -311,7 +283,6 @@ def test_few_cells_slow_down_but_change_nothing() -> None:
 
 
 def test_a_session_and_a_call_agree(exact: LlamaCppGenerator) -> None:
-    """The unified cache of the one, the streams of the other."""
     requests = [Request(question, ask(question, RULES), labels=SCALE) for question in QUESTIONS]
     sampling = Sampling(temperature=0, max_tokens=16)
     called = by_id(exact, requests, sampling)
@@ -327,56 +298,20 @@ def test_a_session_and_a_call_agree(exact: LlamaCppGenerator) -> None:
         assert_same_but_for_ties(exact, prompt, called[completion.request_id][0].token_ids, completion.token_ids)
 
 
-@pytest.mark.parametrize("ours", [True, False])
-def test_sequences_share_one_cache_where_our_kernels_are_at_work(
-    judge: LlamaCppGenerator, monkeypatch: pytest.MonkeyPatch, ours: bool
-) -> None:
-    monkeypatch.setattr(kernels, "installed", lambda: ours)
-    requests = [Request(question, ask(question)) for question in QUESTIONS]
-    found = by_id(judge, requests, Sampling(temperature=1, n=2, max_tokens=4, ignore_end=True))
-    assert [len(found[question]) for question in QUESTIONS] == [2] * len(QUESTIONS)
-    streams, _ = judge._cache._shape or (0, 0)
-    assert (streams == 0) == ours
-
-
-def test_a_call_opens_as_many_cells_as_it_needs(judge: LlamaCppGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_opens_as_many_cells_as_it_needs(judge: LlamaCppGenerator) -> None:
     """A first judgement needn't wait for a cache that holds hundreds."""
 
     def cells(samples: int) -> int:
         by_id(judge, [Request("a", ask(QUESTIONS[0]))], Sampling(n=samples, max_tokens=100, ignore_end=True))
-        assert judge._cache._shape is not None
-        streams, held = judge._cache._shape
-        assert streams == 0
-        return held
+        return judge._cache._length
 
-    monkeypatch.setattr(kernels, "installed", lambda: True)
-    judge._cache.open(1, 256)
+    judge._cache._close_context()
     few = cells(1)
     many = cells(6)
     assert 100 < few < 600 < many < judge._cache.cells
     assert cells(1) == many, "what is there is taken"
     judge._cache.open()
-    assert judge._cache._shape == (0, judge._cache.cells)
-
-
-def test_a_cache_of_another_shape_takes_the_place_of_the_one_before(
-    judge: LlamaCppGenerator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def once(samples: int) -> None:
-        list(judge.generate([Request("a", ask(QUESTIONS[0]))], Sampling(n=samples, max_tokens=1)))
-        judge.prompt_logits(judge.tokenize("Shared."))
-
-    monkeypatch.setattr(kernels, "installed", lambda: False)
-    once(2)
-    before = resident_mb()
-    for samples in (1, 2, 3, 4) * 3:
-        once(samples)
-    assert resident_mb() < before + 60  # one cache of four places is 95 MB
-
-
-def resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+    assert judge._cache._length == judge._cache.cells
 
 
 def test_too_long_a_prompt_is_an_error_completion(judge: LlamaCppGenerator) -> None:
@@ -387,11 +322,6 @@ def test_too_long_a_prompt_is_an_error_completion(judge: LlamaCppGenerator) -> N
     assert "1024" in done["long"][0].error
     assert str(done["long"][0].prompt_tokens) in done["long"][0].error
     assert all(c.finish != "error" for c in done["short"])
-
-
-def test_python_is_a_small_part_of_the_time(judge: LlamaCppGenerator) -> None:
-    list(judge.generate([Request("a", ask("Tell a tale.", RULES))], Sampling(n=4, max_tokens=32)))
-    assert judge.stats.python_seconds < 0.25 * judge.stats.decode_seconds
 
 
 def test_abandoned_generation_leaves_no_trace(judge: LlamaCppGenerator) -> None:
@@ -422,7 +352,7 @@ def test_close_twice_and_use_after_closing() -> None:
     with pytest.raises(SreError, match="ended by"):
         list(running)
     with pytest.raises(SreError, match="closed"):
-        generator.count_tokens(ask("Hi"))
+        generator.tokenize("Hi")
 
 
 def test_damaged_files_are_errors(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -135,7 +135,7 @@ def test_any_json_is_a_grammar_or_an_error(model: LlamaCppGenerator, schema: Any
 
 def test_max_tokens_are_cut_to_what_the_context_leaves(model: LlamaCppGenerator) -> None:
     asked = user("word " * 400)
-    size = model.count_tokens(asked.messages)
+    size = len(model._encoder.encode(asked.messages))
     (refused,) = ask(model, asked, temperature=0, max_tokens=9999)
     assert refused.finish == "error"
     (done,) = ask(model, asked, temperature=0, max_tokens=9999, fit=True)

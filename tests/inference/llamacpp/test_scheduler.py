@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipe.inference.base import Completion, Piece, Request, Sampling
+from recipe.inference.base import Completion, Piece, Request, Sampling, Stats
 from recipe.inference.llamacpp.scheduler import Scheduler, tree_size
-from recipe.inference.sequence import Prompt
-from recipe.inference.stats import Stats
+from recipe.inference.prompt import Prompt
 
-from .fakes import FakeCache, alone, prompt, prompts
+from .fakes import FakeCache, alone, logits, prompt, prompts
 
 
 def run(scheduler: Scheduler) -> list[Completion | Piece]:
@@ -116,19 +116,68 @@ def test_batches_are_rounded_as_llama_cpp_does_it_while_an_answer_is_greedy() ->
     scheduler.submit(prompt("greedy", [1, 2, 3], max_tokens=2))
     scheduler.submit(prompt("drawn", [1, 2, 2], n=3, max_tokens=20, temperature=1.0))
     run(scheduler)
-    steps = cache.together
-    assert steps[:2] == [False, False]
+    steps = cache.exact
+    assert steps[:2] == [True, True]
     assert steps[2:]
-    assert all(steps[2:])
+    assert not any(steps[2:])
 
 
 def test_places_are_refilled_at_once() -> None:
     """Twelve requests of six tokens on four places: three waves, no step in which a place waits for a prompt."""
-    scheduler = make(FakeCache(500, 20, 64), 4, ride_along=20)
+    cache = FakeCache(500, 20, 64)
+    scheduler = make(cache, 4, ride_along=20)
     for number in range(12):
-        scheduler.submit(Prompt(Request(str(number), ()), np.full(8, number + 1, np.int32), None, 6, IGNORING))
+        scheduler.submit(Prompt(Request(str(number), ()), IGNORING, np.full(8, number + 1, np.int32), 6))
     run(scheduler)
-    assert scheduler._stats.steps <= 1 + 3 * 6
+    assert len(cache.exact) <= 1 + 3 * 6
 
 
 IGNORING = Sampling(temperature=0, max_tokens=6, ignore_end=True)
+
+
+class DamagedCache(FakeCache):
+    """Gives no numbers for any sequence that holds the token 7."""
+
+    def decode(self, *, exact: bool = False) -> Any:
+        wanted = [(next(iter(owners)), position) for _, position, owners, output in self.pending if output]
+        rows = super().decode(exact=exact)
+        for row, (sequence, position) in zip(rows, wanted, strict=True):
+            if 7 in {token for token, _, __ in self.seen(sequence, position)}:
+                row[:] = np.nan
+        return rows
+
+
+def test_logits_that_are_not_finite_end_their_own_request_and_the_cache_is_wiped_when_idle() -> None:
+    cache = DamagedCache(200, 20, 64)
+    scheduler = make(cache, 4, keep=3)
+    runs = {"bad": [1, 7, 3], "good": [1, 2, 3], "other": [2, 2]}
+    for name, ids in runs.items():
+        scheduler.submit(prompt(name, ids, 2))
+    done = {(c.request_id, c.sample): c for c in run(scheduler) if isinstance(c, Completion)}
+    assert {key: c.finish == "error" for key, c in done.items()} == {
+        (name, k): name == "bad" for name in runs for k in (0, 1)
+    }
+    assert all(list(done[name, 0].token_ids) == alone(runs[name], 6) for name in ("good", "other"))
+    assert cache.damaged
+    scheduler.submit(prompt("late", [1, 2, 3]))
+    (late,) = run(scheduler)
+    assert isinstance(late, Completion)
+    assert list(late.token_ids) == alone([1, 2, 3], 6)
+    assert (cache.wiped, cache.damaged) == (1, False)
+
+
+def test_labels_are_read_from_the_prompts_without_a_place() -> None:
+    cache = FakeCache(200, 20, 64)
+    scheduler = make(cache, 1)
+    tokens = {1: 7, 2: 9}
+    scheduler.submit(prompt("drawn", [1, 2], max_tokens=50))
+    for number in range(3):
+        asked = prompt(str(number), [1] * 10 + [number + 2, 5, 6], max_tokens=0)
+        scheduler.submit(replace(asked, label_tokens=tokens, lead=2, request=Request(str(number), (), label_only=True)))
+    out = [result for _ in range(2) for result in scheduler.step() if isinstance(result, Completion)]
+    assert sorted(c.request_id for c in out) == ["0", "1", "2"]
+    for completion in out:
+        row = logits([1] * 10 + [int(completion.request_id) + 2, 5, 6])
+        assert completion.token_ids[-1] == max((7, 9), key=lambda token: row[token])
+        assert completion.prompt_tokens == 11
+        assert set(completion.label_logprobs) <= {1, 2}

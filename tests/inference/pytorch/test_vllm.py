@@ -126,7 +126,8 @@ def test_a_sample_holds_its_tokens_their_logprobs_and_the_text_without_the_end(
         assert completion.finish == drawn.finish_reason
         assert completion.prompt_tokens == len(prompt)
         written = [token for token in drawn.token_ids if token not in params.stop_token_ids]
-        assert completion.text == generator._vocabulary.tokenizer.decode(written, skip_special_tokens=True)
+        decoded = generator._tokenizer.inner.decode(written, skip_special_tokens=True)
+        assert completion.text.rstrip("\ufffd") == decoded.rstrip("\ufffd")  # half a character at the end is left out
 
 
 def test_draws_do_not_depend_on_neighbours(opened: tuple[VllmGenerator, Engine]) -> None:

@@ -1,0 +1,145 @@
+"""Requests become prompts: token ids that fit the context, and the places where labels stand. Runs no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recipe.errors import SreError
+from recipe.inference.base import Completion, Request, Sampling
+from recipe.inference.labels import LabelPlaces, LabelTokens, Tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A request with its token ids.
+
+    Attributes:
+        request: what is asked.
+        sampling: how to draw.
+        ids: the prompt's tokens; where only the label is read, its marker included.
+        reserve: the most tokens that one answer decodes.
+        places: where the labels stand, if the request has any.
+        label_tokens: the tokens of the labels, where only the label is read.
+        lead: how many of `ids` are its marker.
+        runs: the tokens of each choice, if the request has any.
+        opened: the tag of reasoning (`<think>`) that the prompt ends with; it belongs to the answer.
+        grammar: makes the grammar of one answer, see llamacpp/grammar.py.
+    """
+
+    request: Request
+    sampling: Sampling
+    ids: NDArray[np.int32]
+    reserve: int
+    places: LabelPlaces | None = None
+    label_tokens: LabelTokens | None = None
+    lead: int = 0
+    runs: tuple[list[int], ...] = ()
+    opened: bytes = b""
+    grammar: Callable[[], Any] | None = None
+
+    @property
+    def samples(self) -> int:
+        return count_samples(self.request, self.sampling)
+
+    @property
+    def size(self) -> int:
+        """The tokens of the prompt itself."""
+        return len(self.ids) - self.lead
+
+    def failed(self, index: int, why: str) -> Completion:
+        """The completion of a sample that can't go on."""
+        return failed(self.request, index, why, self.size)
+
+
+def failed(request: Request, index: int, why: str, size: int = 0) -> Completion:
+    """The completion of a sample that could not be made."""
+    return Completion(request.id, index, "", (), "error", size, error=why)
+
+
+def count_samples(request: Request, sampling: Sampling) -> int:
+    """How many completions a request gets. What is read and not drawn comes once."""
+    return 1 if request.label_only or request.choices else sampling.n
+
+
+@dataclass
+class PromptReader:
+    """Reads requests by one model's vocabulary.
+
+    Attributes:
+        tokenizer: the vocabulary.
+        encode: a request -> the prompt's token ids, and the tag of reasoning that it ends with.
+        context: the most tokens of a prompt with its answer.
+        grammar: a JSON schema -> what makes a grammar of it; None where the engine has none.
+    """
+
+    tokenizer: Tokenizer
+    encode: Callable[[Request], tuple[list[int], bytes]]
+    context: int
+    grammar: Callable[[str], Callable[[], Any]] | None = None
+    _places: dict[tuple[int, ...], LabelPlaces] = field(default_factory=dict)
+
+    def read_all(self, requests: Sequence[Request], sampling: Sampling) -> tuple[list[Prompt], list[Completion]]:
+        """The prompts, and "error" completions for the requests that can't be read.
+
+        Whatever a template or a tokenizer raises belongs to its request alone. Raises SreError if two requests have
+        the same id.
+        """
+        if len({request.id for request in requests}) != len(requests):
+            raise SreError("two requests of one call have the same id")
+        prompts, refused = list[Prompt](), list[Completion]()
+        for request in requests:
+            try:
+                found = self.read(request, sampling)
+            except Exception as error:
+                why = str(error) if isinstance(error, SreError) else f"{type(error).__name__}: {error}"
+                found = [failed(request, k, why) for k in range(count_samples(request, sampling))]
+            if isinstance(found, Prompt):
+                prompts.append(found)
+            else:
+                refused += found
+        return prompts, refused
+
+    def read(self, request: Request, sampling: Sampling) -> Prompt | list[Completion]:
+        """The prompt, or an "error" completion for each sample where it is empty or doesn't fit.
+
+        Raises:
+            SreError: for a request that asks for what this model can't do.
+        """
+        prompt = self._prompt(request, sampling)
+        size = len(prompt.ids)
+        if size and size + prompt.reserve <= self.context:
+            return prompt
+        needed = f"the prompt has {size} tokens and its answer needs {prompt.reserve}"
+        why = f"{needed}, more than the context of {self.context}" if size else "the prompt is empty"
+        return [prompt.failed(k, why) for k in range(prompt.samples)]
+
+    def _prompt(self, request: Request, sampling: Sampling) -> Prompt:
+        if (request.force_label or request.label_only) and not request.labels:
+            raise SreError(f"request {request.id!r} asks for a label and names none")
+        ids, opened = self.encode(request)
+        if request.choices:
+            runs = tuple(self.tokenizer.tokenize(choice) for choice in request.choices)
+            return Prompt(request, sampling, np.array(ids, np.int32), max(map(len, runs)), runs=runs)
+        places = self._label_places(request.labels) if request.labels else None
+        if request.label_only and places:
+            lead, label_tokens = places.lead_in(opened) if ids else ([], {})
+            all_ids = np.array([*ids, *lead], np.int32)
+            return Prompt(request, sampling, all_ids, 0, places, label_tokens, len(lead), opened=opened)
+        lead_out = places.longest if request.force_label and places else 0
+        if sampling.fit:
+            left = max(1, self.context - len(ids) - lead_out)
+            sampling = replace(sampling, max_tokens=min(sampling.max_tokens, left))
+        reserve = sampling.max_tokens + lead_out
+        grammar = self.grammar(sampling.schema) if sampling.schema and self.grammar else None
+        all_ids = np.array(ids, np.int32)
+        return Prompt(request, sampling, all_ids, reserve, places, opened=opened, grammar=grammar)
+
+    def _label_places(self, labels: tuple[int, ...]) -> LabelPlaces:
+        if labels not in self._places:
+            self._places[labels] = LabelPlaces(labels, self.tokenizer)
+        return self._places[labels]
