@@ -139,7 +139,7 @@ def test_seeds_are_pooled_the_seed_model_is_measured_once_and_the_rest_was_not_r
         single = [results["per_seed"][seed]["models"][name]["pointwise"] for seed in ("0", "1")]
         assert pooled["pointwise"]["n"] == sum(figures["n"] for figures in single)
         assert pooled["pointwise"]["malformed"] == sum(figures["malformed"] for figures in single)
-    assert set(results["differences"]) == {"sft - seed-constrained"}
+    assert set(results["differences"]) == {"sft - seed-constrained", "best - sft"}
     assert taken_over(tmp_path / "seed-1") == {"seed", "evaluation/seed"}
     tables = (tmp_path / "results.md").read_text()
     assert "| SFT, seed 1 | 24 + 48 | " in tables
