@@ -30,6 +30,7 @@ HELP_ONLY = (
     "sre run t4-",
     "sre evaluate rewardbench",
     "sre evaluate biggen",
+    "sre annotate export",  # the tiny judges give no two rationales to compare
     "sre annotate import",
     "sre annotate meta-judge",
     "sre experiment seed-data",
@@ -81,10 +82,6 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_da
     """A folder with what the docs name: files, a tiny judge, finished runs, and an `sre` that trains tiny models."""
     import pandas
 
-    from recipe.config import load
-    from recipe.gguf.export import write_gguf
-    from recipe.training.export import judge_metadata
-
     folder = tmp_path_factory.mktemp("docs")
     (folder / "bin").mkdir()
     wrapper = folder / "bin" / "sre"
@@ -101,15 +98,13 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_da
     table = pandas.DataFrame({"question": ["Name two fruits."] * 2, "answer": ["apple", "brick"], "score": [3.0, 1.0]})
     table.to_csv(folder / "rows.csv", index=False)
     table.to_parquet(folder / "answers.parquet")
-    write_gguf(tiny_model, folder / "judge.gguf", type_name="F16", metadata=judge_metadata("tiny", load("tiny")))
     shutil.copytree(tiny_data, folder / "data")
     run = ["sre", "run", "cpu-smollm2-135m", "--set", "data.pointwise=data", "--set", "data.pairwise=data"]
-    for name in ("quickstart", "one", "margin-2"):
-        options = ["--run-dir", f"runs/{name}"] if name != "one" else ["--run-dir", "runs/one", "--set", "seed=1"]
-        if name == "quickstart":
-            subprocess.run([*run, *options], cwd=folder, env=environment(folder, tiny_model), check=True, timeout=600)
-        else:
-            shutil.copytree(folder / "runs" / "quickstart", folder / "runs" / name)
+    environ = environment(folder, tiny_model)
+    subprocess.run([*run, "--run-dir", "runs/quickstart"], cwd=folder, env=environ, check=True, timeout=600)
+    for name in ("one", "margin-2"):
+        shutil.copytree(folder / "runs" / "quickstart", folder / "runs" / name)
+    shutil.copy(folder / "runs" / "quickstart" / "judge.gguf", folder)
     return folder
 
 

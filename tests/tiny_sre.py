@@ -18,8 +18,9 @@ def load(source: Any, overrides: Any = ()) -> config.Config:
         "data": {"train_pointwise": 8, "train_pairwise": 4, "test_pointwise": 4, "test_pairwise": 4},
         "lora": {"r": 4, "alpha": 8},
         "sft": {"checkpoints": 0, "batch_size": 4},
-        "sample": {"inputs": (4, 2), "n": 2, "max_tokens": 16, "engine": "llamacpp"},
+        "sample": {"inputs": (8, 8), "n": 4, "max_tokens": 16, "engine": "llamacpp"},
         "dpo": {"checkpoints": 0},
+        "rounds": {"keep": "all"},
         "export": {"types": ("Q8_0",), "flip_rows": 0},
         "evaluate": {"max_tokens": 16, "resamples": 100},
     }
