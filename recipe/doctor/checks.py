@@ -87,7 +87,7 @@ PACKAGES = (
     Package("prometheus-client", "serve", "0.26.0"),
     Package("anyio", "openai", "4.16.0"),
     Package("openai", "openai", "3.54.0", "4", _CHANGED),
-    Package("ray", "ray", "2.60.0", "2.64", "a worker that dies would be started anew for ever"),
+    Package("ray", "ray", "2.60.0"),
 )
 
 

@@ -187,7 +187,7 @@ def test_the_printed_table_shows_every_row_and_keeps_brackets() -> None:
 
 def test_it_is_fast_and_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from recipe import doctor; doctor.render(doctor.diagnose());"
+        "import sys; from recipe.doctor import checks as doctor; doctor.render(doctor.diagnose());"
         "heavy = {'torch', 'transformers', 'llama_cpp', 'unsloth', 'numpy'} & set(sys.modules);"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )

@@ -54,7 +54,7 @@ def test_what_llama_cpp_can_not_hold_is_refused(build: Any, tmp_path: Path) -> N
     folder = build("llama", "smollm")
     config = json.loads((folder / "config.json").read_text())
     refused("type_name", out, folder, type_name="Q4_0")
-    refused("string pairs", out, folder, metadata={"llama.block_count": "3"})
+    refused("descriptive general", out, folder, metadata={"llama.block_count": "3"})
     for match, changes in {
         "LlamaForCausalLM, MistralForCausalLM": {"architectures": ["GPT2LMHeadModel"]},
         "not silu": {"hidden_act": "gelu"},
@@ -102,8 +102,8 @@ def test_values_too_large_for_f16(build: Any, tmp_path: Path) -> None:
 
 
 def test_metadata_comes_back(models: Any, tmp_path: Path) -> None:
-    pairs = {"sre.prompts.pointwise": "<BEGIN X>\n{{ é }}\n", "sre.empty": "", "general.name": "judge"}
-    write_gguf(models("llama"), tmp_path / "out.gguf", metadata=pairs)
+    pairs = {"sre.prompts.pointwise": "<BEGIN X>\n{{ é }}\n", "general.name": "judge"}
+    write_gguf(models("llama"), tmp_path / "out.gguf", metadata={**pairs, "sre.empty": ""})  # an empty text is left out
     read = read_metadata(tmp_path / "out.gguf")
     assert {key: read[key] for key in pairs} == pairs
     assert read["general.architecture"] == "llama"
