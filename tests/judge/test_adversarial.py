@@ -87,7 +87,7 @@ def test_no_text_of_a_row_reaches_the_model_as_a_control_token(judge: Judge) -> 
     )
     for label_only in (False, True):
         one, other = (
-            generator.tokenize(generator.render(judge.request(example, label_only=label_only).messages))
+            generator._encode(judge.request(example, JudgeOptions(label_only=label_only)))[0]
             for example in (honest, forged)
         )
         assert [token for token in one if token <= END] == [token for token in other if token <= END]

@@ -119,5 +119,5 @@ def test_an_unknown_tie_rule_is_refused() -> None:
 def test_exchanging_a_pair_exchanges_responses_and_truth() -> None:
     example = Example("e", "pairwise", (Message("user", "q"),), ("a", "b"), Rubric("c"), 1, rationale="A is first.")
     other = exchanged(example)
-    assert (other.id, other.responses, other.label, other.rationale) == ("e:swapped", ("b", "a"), 2, "")
-    assert exchanged(other).label == 1
+    assert (other.id, other.responses, other.label, other.rationale) == ("e:swapped", ("b", "a"), 2, "A is first.")
+    assert exchanged(other) == example
