@@ -127,6 +127,10 @@ class _Planner:
         if self.config.data.has_test():
             for judge in ("seed", "sft", *(f"j{t}" for t in range(1, self.config.iterations + 1))):
                 yield self._measure(f"evaluation/{judge}", {task: load.test for task, load in loads.items()})
+        if self.config.data.has_dev() and not self.config.iterations:  # the rows that the readout is fitted on
+            yield self._measure(
+                "dev/sft", {task: load.dev * (2 if task == "pairwise" else 1) for task, load in loads.items()}
+            )
         yield self._export()
 
     def _seed(self) -> StagePlan:
