@@ -119,8 +119,9 @@ def test_dpo_took_the_recorded_reference_or_said_why_not(finished):
     assert marker["reference"] in ("recorded", "pass")
     assert marker["recorded_gap_max"] < 0.1
     assert marker["reference"] == "recorded"
-    # No more than the check took, and the pairs whose text the tokenizer spells with other tokens than were drawn.
-    assert marker["recorded_checked"] // 2 <= marker["reference_passes"] < marker["pairs"]
+    # So few pairs are all checked. Nearly all have a record: their text is spelled with the tokens that were drawn.
+    assert marker["reference_passes"] <= marker["pairs"]
+    assert marker["recorded_checked"] // 2 >= 0.8 * marker["pairs"]
 
 
 def test_dpo_moved_the_weights_and_starts_from_the_judge_before(finished):
