@@ -236,7 +236,7 @@ class Judgement(LabelDistribution):
 
 @dataclass(frozen=True)
 class Preference:
-    """A pair for DPO: two judgements of one example, the chosen better than the rejected (SPEC: curation)."""
+    """A pair for DPO: two judgements of one example, the chosen better than the rejected."""
 
     id: str
     example_id: str

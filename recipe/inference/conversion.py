@@ -21,7 +21,7 @@ def to_request(
 
 
 def to_judgement(example: Example, completion: Completion, origin: str, *, need_rationale: bool = True) -> Judgement:
-    """What `completion` says about `example` (SPEC: words). `origin` names its maker, e.g. "iter-1".
+    """What `completion` says about `example`. `origin` names its maker, e.g. "iter-1".
 
     The id is <example id>:<origin>:<sample>. The label is None where the text is malformed (with
     `need_rationale`, so is a verdict without one) and where the engine failed: then finish is "error" and the
