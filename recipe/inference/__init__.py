@@ -1,1 +1,1 @@
-"""Engines RUN a model. Only this folder imports unsloth, bitsandbytes and llama_cpp."""
+"""Engines that run a model. Only this folder imports unsloth, bitsandbytes and llama_cpp."""

@@ -1,4 +1,4 @@
-"""USE a judge: the Python API (judge.py), what several judgements say (aggregate.py), whole files (batch.py)."""
+"""Use a judge: from Python (judge.py), on whole files (batch.py), and over HTTP (server/)."""
 
 from recipe.data.records import Judgement, Rubric
 from recipe.judge.aggregate import BothOrders, Consensus

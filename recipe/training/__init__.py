@@ -1,1 +1,1 @@
-"""Stages TRAIN a judge. They never import each other: they meet in files of the run folder."""
+"""The stages that train a judge. They never import each other: they meet in files of the run folder."""
