@@ -11,6 +11,7 @@ they are read:
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 _NUMBER = {"A": "1", "B": "2", "1": "1", "2": "2"}
 _NOUN = r"(?:response|answer|assistant|candidate|output|completion|reply|model|option)"
@@ -24,7 +25,7 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 # A bare letter counts only where it can be neither an article nor the letter of a list.
-_BARE_PAIR = re.compile(rf"(?<![\w&/(.])([AB])(\s+(?:and|or|over|vs\.?|versus)\s+)([AB]){_END}")
+_BARE_PAIR = re.compile(rf"(?<![\w&/(.])([AB])(\s+(?:and|or|over|vs\.?|versus)\s+)([AB]){_END}(?!\s+\([ABab12]\))")
 _BARE_AFTER = re.compile(
     rf"(\b(?:than|over|prefer|prefers|preferred|choose|favou?rs?)\s+)([AB])(?=\s*(?:[.;!?]|$)){_END}"
 )
@@ -59,8 +60,7 @@ def exchange_names(rationale: str) -> str:
     return _outside_code(rationale, lambda text: _OURS.sub(swap, text))
 
 
-def _outside_code(text: str, change: object) -> str:
-    assert callable(change)
+def _outside_code(text: str, change: Callable[[str], str]) -> str:
     parts, end = [], 0
     for code in _CODE.finditer(text):
         parts += [change(text[end : code.start()]), code.group()]

@@ -108,6 +108,7 @@ class _Planner:
     def stages(self) -> Iterator[StagePlan]:
         """Each stage of the run that takes time, with all its rounds."""
         loads = self.work.tasks
+        dev = {task: load.dev * (2 if task == "pairwise" else 1) for task, load in loads.items()}
         yield self._seed()
         for task in loads:
             yield self._sft(task)
@@ -121,16 +122,13 @@ class _Planner:
                 yield self._assess(t)
             yield self._dpo(t)
             if self.config.data.has_dev():
-                dev = {task: load.dev * (2 if task == "pairwise" else 1) for task, load in loads.items()}
                 for judge in ("sft", "j1") if t == 1 else (f"j{t}",):
                     yield self._measure(f"dev/{judge}", dev)
         if self.config.data.has_test():
             for judge in ("seed", "sft", *(f"j{t}" for t in range(1, self.config.iterations + 1))):
                 yield self._measure(f"evaluation/{judge}", {task: load.test for task, load in loads.items()})
         if self.config.data.has_dev() and not self.config.iterations:  # the rows that the readout is fitted on
-            yield self._measure(
-                "dev/sft", {task: load.dev * (2 if task == "pairwise" else 1) for task, load in loads.items()}
-            )
+            yield self._measure("dev/sft", dev)
         yield self._export()
 
     def _seed(self) -> StagePlan:
