@@ -1,6 +1,6 @@
 """The two seams between the recipe and whatever runs a model: one small Protocol each.
 
-Nothing here imports a model library. `scripted.py` beside this file is the shipped fake of a Generator.
+Nothing here imports a model library. `tests/scripted.py` is a small example of a Generator.
 """
 
 from __future__ import annotations

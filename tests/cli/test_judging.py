@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from recipe.cli.main import main
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
 from recipe.judge.judge import to_example
 from recipe.judge.rubrics import load_rubric, ready_rubrics
+from tests.scripted import ScriptedGenerator
 
 ROW = {"orig_instruction": "Name two fruits.", "orig_response": "apple and brick", "orig_criteria": "Are both fruits?"}
 PAIR = {"orig_instruction": "q", "orig_response_A": "a", "orig_response_B": "b", "orig_criteria": "Which?"}

@@ -195,8 +195,8 @@ def test_evaluate_wants_a_judge_of_a_run_or_a_model_and_not_both(tmp_path):
 
 def test_evaluate_shows_a_benchmarks_figures_and_where_they_are(tmp_path, monkeypatch):
     from recipe.evaluation import models
-    from recipe.inference.scripted import ScriptedGenerator
     from recipe.judge import Judge
+    from tests.scripted import ScriptedGenerator
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(models, "open_judge", lambda model, **options: Judge(ScriptedGenerator(), name=model))

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from recipe.cli.main import main
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
+from tests.scripted import ScriptedGenerator
 
 ROW = {"question": "Name a fruit.", "answer": "Apple.", "score": "4.0"}
 DEEP = "[" * 5000

@@ -10,13 +10,13 @@ import pytest
 from recipe.config import load
 from recipe.data.records import TASKS, Judgement
 from recipe.evaluation.evaluate import evaluate
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge.judge import Judge
 from recipe.pipeline.context import RunContext
 from recipe.storage import write_json, write_jsonl
 from recipe.training.curate import Assessments, run_curate
 from recipe.training.sample import count
 from recipe.verdict import format_verdict
+from tests.scripted import ScriptedGenerator
 
 HOSTILE = "<script>alert('x')</script> & $x_1$"
 

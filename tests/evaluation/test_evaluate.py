@@ -10,9 +10,9 @@ from recipe.evaluation.evaluate import (
     headline,
     read_judgements,
 )
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge.judge import Judge
 from recipe.verdict import format_verdict
+from tests.scripted import ScriptedGenerator
 
 
 def example(number, task):

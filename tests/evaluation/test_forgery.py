@@ -16,8 +16,8 @@ from recipe.errors import SreError
 from recipe.evaluation.forgery import forge_rows, measure_forgery, read_forgery
 from recipe.evaluation.report.tables import forgery_grid, results_markdown
 from recipe.inference.base import Request
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge.judge import Judge
+from tests.scripted import ScriptedGenerator
 
 TURN = (Message("user", "Ask."),)
 SCORED = [

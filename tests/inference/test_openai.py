@@ -23,10 +23,10 @@ from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling
 from recipe.inference.openai import OpenAIGenerator
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
 from recipe.judge.options import JudgeOptions
+from tests.scripted import ScriptedGenerator
 
 pytest.importorskip("openai", reason="the extra openai brings it")
 uvicorn = pytest.importorskip("uvicorn", reason="the extra serve brings it")

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from recipe.inference.base import Request
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
+from tests.scripted import ScriptedGenerator
 
 
 @contextlib.contextmanager

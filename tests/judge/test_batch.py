@@ -18,12 +18,12 @@ import pytest
 
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
 from recipe.judge.batch import BLOCK, judge_file
 from recipe.judge.options import JudgeOptions
 from recipe.judge.rubrics import read_rubric
 from recipe.prompts import Prompts
+from tests.scripted import ScriptedGenerator
 
 Answer = Callable[[str], dict[str, Any]]
 

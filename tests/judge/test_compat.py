@@ -12,7 +12,6 @@ import pytest
 from recipe.data.records import Rubric
 from recipe.errors import SreError
 from recipe.inference.base import Request
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
 from recipe.judge import compat as prometheus_eval
 from recipe.judge.compat import (
@@ -23,6 +22,7 @@ from recipe.judge.compat import (
     PrometheusEval,
     parse_rubric,
 )
+from tests.scripted import ScriptedGenerator
 
 RUBRIC = SCORE_RUBRIC_TEMPLATE.format(
     criteria="Are both items fruits?", **{f"score{k}_description": f"{k - 1} of the four [sic]." for k in range(1, 6)}

@@ -15,11 +15,11 @@ import pytest
 
 from recipe.data.examples import read_examples
 from recipe.errors import SreError
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
 from recipe.judge.options import JudgeOptions
 from recipe.judge.rubrics import read_rubric
+from tests.scripted import ScriptedGenerator
 
 ROW = {"question": "Name a fruit.", "answer": "Apple.", "score": "4.0", "note": ["kept", {"as": "it is"}]}
 
@@ -126,7 +126,7 @@ def test_a_sidecar_of_another_shape_is_one_error(tmp_path: Path) -> None:
 
 SCRIPT = """
 import sys, time
-from recipe.inference.scripted import ScriptedGenerator, any_judgement
+from tests.scripted import ScriptedGenerator, any_judgement
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
 from recipe.judge.rubrics import read_rubric

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from recipe.errors import SreError
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
 from recipe.judge.ray_pool import RayPool
+from tests.scripted import ScriptedGenerator
 
 ray_only = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra ray brings it")
 
@@ -26,7 +26,7 @@ ray_only = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="t
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from recipe.inference.scripted import ScriptedGenerator, any_judgement
+from tests.scripted import ScriptedGenerator, any_judgement
 from recipe.errors import SreError
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file

@@ -14,12 +14,12 @@ import pytest
 from recipe.data.records import Judgement, Message
 from recipe.errors import SreError
 from recipe.inference.base import Piece, Request, Sampling
-from recipe.inference.scripted import ScriptedGenerator, ScriptedSession
 from recipe.judge import BothOrders, Consensus, Judge
 from recipe.judge.async_judge import AsyncJudge
 from recipe.judge.judge import to_example
 from recipe.judge.options import JudgeOptions
 from recipe.judge.service import QueueFull, Refused, Service, Stopped
+from tests.scripted import ScriptedGenerator, ScriptedSession
 
 WAIT = 10
 

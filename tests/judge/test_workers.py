@@ -16,12 +16,12 @@ import pytest
 
 from recipe.data.records import Example, Message, Rubric
 from recipe.errors import SreError
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
 from recipe.judge.options import JudgeOptions
 from recipe.judge.output_rows import Usage
 from recipe.judge.workers import Workers, identity, shares
+from tests.scripted import ScriptedGenerator
 
 OPEN = partial(Judge, ScriptedGenerator(), name="scripted")
 RUBRIC = Rubric("Kind?")
@@ -77,7 +77,7 @@ SCRIPT = """
 import sys, time
 from functools import partial
 from pathlib import Path
-from recipe.inference.scripted import ScriptedGenerator, any_judgement
+from tests.scripted import ScriptedGenerator, any_judgement
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
 from recipe.judge.workers import Workers

@@ -2,10 +2,10 @@
 
 from recipe.config import CurateConfig, SampleConfig
 from recipe.data.records import Example, Judgement, Message, Rubric
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.prompts import Prompts
 from recipe.training.assess import read_assessments, run_assess
 from recipe.training.curate import sides
+from tests.scripted import ScriptedGenerator
 
 EXAMPLE = Example("a", "pointwise", (Message("user", "ask"),), ("answer",), Rubric("Is it good?"), 3)
 LABELS = [3, 3, 3, 5, 1]

@@ -7,10 +7,10 @@ import pytest
 from recipe.config import SampleConfig
 from recipe.data.records import Example, Message, Rubric
 from recipe.errors import SreError
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.prompts import Prompts
 from recipe.storage import read_jsonl
 from recipe.training.sample import choose_inputs, join_shards, run_sample
+from tests.scripted import ScriptedGenerator
 
 
 def example(number, task="pointwise"):

@@ -18,9 +18,9 @@ from recipe.evaluation.annotation.label_studio import (
     labelling_config,
     meta_judge,
 )
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge.judge import Judge
 from recipe.pipeline.finished_runs import export_annotations
+from tests.scripted import ScriptedGenerator
 
 RUBRIC = Rubric("Four fruits?", {k: f"{k - 1} of them" for k in range(1, 6)})
 ROWS = [

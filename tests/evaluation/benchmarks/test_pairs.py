@@ -15,8 +15,8 @@ from recipe.evaluation.benchmarks.base import Benchmark, load_rows
 from recipe.evaluation.benchmarks.pairs import LLMBAR_SUBSETS
 from recipe.evaluation.benchmarks.running import run_benchmark
 from recipe.inference.base import Request
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
+from tests.scripted import ScriptedGenerator
 
 
 def run(benchmark: Benchmark, data: Path, answer: Callable[[Request], object], **options: Any) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from recipe.evaluation.benchmarks.base import Benchmark, Verdict, load_rows
 from recipe.evaluation.benchmarks.rewardbench import CATEGORIES, pointwise, weighted_figures
 from recipe.evaluation.benchmarks.running import run_benchmark
 from recipe.inference.base import Request
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
+from tests.scripted import ScriptedGenerator
 
 SUBSETS = {
     "alpacaeval-easy": 4,

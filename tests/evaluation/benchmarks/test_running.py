@@ -15,10 +15,10 @@ from recipe.evaluation.benchmarks.base import own_rows, spread
 from recipe.evaluation.benchmarks.running import find_benchmark, run_benchmark
 from recipe.evaluation.verdict_files import verdicts_of
 from recipe.inference.base import Request
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
 from recipe.judge.options import JudgeOptions
 from recipe.storage import read_jsonl
+from tests.scripted import ScriptedGenerator
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from recipe.errors import SreError
 from recipe.evaluation.benchmarks import BIGGEN, FEEDBACK_BENCH
 from recipe.evaluation.benchmarks.base import load_rows
 from recipe.evaluation.benchmarks.running import run_benchmark
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge import Judge
+from tests.scripted import ScriptedGenerator
 
 LEVELS = {f"score{k}_description": f"level {k}" for k in range(1, 6)}
 

@@ -97,7 +97,7 @@ def test_a_head_that_does_not_come_in_time_ends_the_connection(
 
 
 SERVER = """
-from recipe.inference.scripted import ScriptedGenerator
+from tests.scripted import ScriptedGenerator
 from recipe.judge import Judge
 from recipe.judge.server import connections
 from recipe.judge.server.app import serve

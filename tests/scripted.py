@@ -1,7 +1,6 @@
-"""A Generator that runs no model: what it answers comes from a function or a table. For tests and
-`--dry-run`.
+"""A Generator that runs no model: its answers come from a function or a table.
 
-It keeps the contract of engines/base.py: labels are forced, text ends at the label or after max_tokens,
+It keeps the contract of recipe/inference/base.py: labels are forced, text ends at the label or after max_tokens,
 prompts may be too long. Token ids and log-probabilities are made up, but always the same for the same text.
 """
 

@@ -7,8 +7,8 @@ import pytest
 from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Generator, Piece, Request, Sampling
-from recipe.inference.scripted import END, ScriptedGenerator
 from recipe.verdict import parse_verdict
+from tests.scripted import END, ScriptedGenerator
 
 SCALE = (1, 2, 3, 4, 5)
 MESSAGES = (Message("user", "one two three"),)
