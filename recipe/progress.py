@@ -87,3 +87,12 @@ def _lines(label: str, total: int | None, unit: str) -> Advance:
             sys.stderr.flush()
 
     return advance
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that fits: "9.0 s", "12 min", "3.4 h", "2.1 days"."""
+    for limit, size, unit in ((100, 1, "s"), (6000, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            digits = 1 if unit == "h" or seconds / size < 10 else 0
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds / 86_400:.1f} days"

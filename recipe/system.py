@@ -48,6 +48,17 @@ def usable_cores() -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
+def memory_limit() -> float | None:
+    """Bytes of memory, or what this container is allowed of it (cgroup v2); None where the system doesn't say."""
+    try:
+        total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        total = min(total, float(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total
+
+
 def process() -> tuple[int, int]:
     """(number of this process, how many) under `accelerate launch` or torchrun, else (0, 1). Number 0 is the main one:
     it alone writes what all share, and speaks for all."""

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog=examples("sre doctor", "sre doctor --gpu-smoke", "sre doctor --gpu-smoke --cpu"))
-@click.option("--gpu-smoke", is_flag=True, help="Run each GPU path once, in about five minutes, and report.")
-@click.option("--cpu", is_flag=True, help="With --gpu-smoke: the same calls on the processor.")
+@click.option("--gpu-smoke", is_flag=True, help="Run every stage on a few rows, in minutes, and report.")
+@click.option("--cpu", is_flag=True, help="With --gpu-smoke: on the processor.")
 @click.option("--model", default="smollm2-135m", show_default=True, help="With --gpu-smoke: the seed model.")
 def doctor(gpu_smoke: bool, cpu: bool, model: str) -> None:
     """Versions, CPU and GPU, what is missing and how to install it."""
     if gpu_smoke:
         from recipe.doctor.gpu_smoke import smoke
 
-        report = smoke(model, cpu=cpu)
-        click.echo(report.text)
-        raise SystemExit(report.failed)
+        report, passed = smoke(model, cpu=cpu)
+        click.echo(report)
+        raise SystemExit(int(not passed))
     from recipe.doctor.checks import diagnose, exit_status, render
 
     checks = [*diagnose(), *_kernels()]

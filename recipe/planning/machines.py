@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from recipe.system import usable_cores
+from recipe.system import memory_limit, usable_cores
 
 GIB = 1024**3
 
 
 @dataclass(frozen=True)
 class Machine:
-    """flops: matrix products a second (16 bit with 32-bit sums on a GPU, 32 bit on a CPU). bandwidth: bytes/s of its
-    memory. memory: bytes that a run may use. pace: how long Python takes for the same work, against the reference.
-    cuda: a GPU.
+    """A GPU (`cuda`) or a CPU.
+
+    flops: matrix products a second (16 bit with 32-bit sums on a GPU, 32 bit on a CPU). bandwidth: bytes a second.
+    memory: bytes that a run may use. pace: how long Python takes for the same work, against the reference.
     """
 
     name: str
@@ -45,56 +44,36 @@ CARDS = {
     "h100": _card("H100 80 GB", 78.8, 989, 3350),
 }
 
-# The machine that timing.py's shares were measured on: two cores of an EPYC 9004 at about 3.5 GHz.
+# The machine on which the shares in costs.py were measured: two cores of an EPYC 9004 at about 3.5 GHz.
 CORE_FLOPS, CORE_BANDWIDTH, PYTHON_S = 105e9, 20e9, 0.0042
 
 
 def reference(cores: int = 2, memory_gib: float = 24.0) -> Machine:
-    """A CPU like the one measured; with 8 cores and 32 GiB, what is taken for the host of a GPU."""
+    """A CPU like the one measured."""
     return Machine(f"{cores} cores", cores * CORE_FLOPS, cores * CORE_BANDWIDTH, memory_gib * GIB)
 
 
 def this_cpu(threads: int | None = None) -> Machine:
-    """This machine's processor. Measured in processor time, so that other work on the machine does not count."""
-    cores = min(threads or usable_cores(), usable_cores())
-    flops, pace = _core_flops(), _python_seconds() / PYTHON_S
-    speed = cores * flops
-    return Machine(f"this CPU, {cores} cores", speed, CORE_BANDWIDTH * speed / CORE_FLOPS, _memory(), pace)
-
-
-def _core_flops() -> float:
-    """One core's matrix products a second. The matrices are too small for BLAS to spread them over threads."""
+    """This machine's processor, measured in processor time, so that other work on the machine does not count."""
     import numpy as np
 
+    # The matrices are too small for BLAS to spread them over threads.
     size, count = 64, 64
     a = np.random.default_rng(0).random((count, size, size), dtype=np.float32)
     out = np.empty_like(a)
-    seconds, rounds = _timed(lambda: np.matmul(a, a, out=out), 0.08)
-    return 2 * size**3 * count * rounds / seconds
+    core = 2 * size**3 * count / _seconds(lambda: np.matmul(a, a, out=out), 0.08)
+    pace = _seconds(lambda: {str(k): k for k in range(20_000)}, 0.06) / PYTHON_S
+    cores = min(threads or usable_cores(), usable_cores())
+    bandwidth = CORE_BANDWIDTH * cores * core / CORE_FLOPS
+    return Machine(f"this CPU, {cores} cores", cores * core, bandwidth, memory_limit() or 16 * GIB, pace)
 
 
-def _python_seconds() -> float:
-    seconds, rounds = _timed(lambda: {str(k): k for k in range(20_000)}, 0.06)
-    return seconds / rounds
-
-
-def _timed(work: Callable[[], object], budget: float) -> tuple[float, int]:
+def _seconds(work: Callable[[], object], budget: float) -> float:
+    """Processor time of one call, the mean over `budget` seconds."""
     work()
     start, rounds, spent = time.process_time(), 0, 0.0
     while spent < budget:
         work()
         rounds += 1
         spent = time.process_time() - start
-    return spent, rounds
-
-
-def _memory() -> float:
-    """Bytes of memory, or as many as this container is allowed."""
-    try:
-        total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return 16.0 * GIB
-    try:
-        return min(total, float(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):
-        return total
+    return spent / rounds

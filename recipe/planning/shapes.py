@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from recipe.errors import SreError
 from recipe.storage import read_json
@@ -100,21 +99,21 @@ def shape_of(source: str) -> Shape:
 
 def _read(file: Path) -> Shape:
     config = read_json(file)
-    hidden, heads = _number(config, "hidden_size", file), _number(config, "num_attention_heads", file)
+
+    def number(key: str) -> int:
+        value = config.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise SreError(f"expected a positive whole number, found {value!r}", file=file, field=key)
+        return value
+
+    hidden, heads = number("hidden_size"), number("num_attention_heads")
     return Shape(
-        layers=_number(config, "num_hidden_layers", file),
+        layers=number("num_hidden_layers"),
         hidden=hidden,
         heads=heads,
         kv_heads=int(config.get("num_key_value_heads") or heads),
         head_dim=int(config.get("head_dim") or hidden // heads),
-        intermediate=_number(config, "intermediate_size", file),
-        vocab=_number(config, "vocab_size", file),
+        intermediate=number("intermediate_size"),
+        vocab=number("vocab_size"),
         tied=bool(config.get("tie_word_embeddings", False)),
     )
-
-
-def _number(config: Mapping[str, Any], key: str, file: Path) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise SreError(f"expected a positive whole number, found {value!r}", file=file, field=key)
-    return value

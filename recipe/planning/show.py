@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple, fields
 from typing import TYPE_CHECKING
 
+from recipe.planning.costs import Memory
 from recipe.planning.machines import GIB
+from recipe.progress import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from recipe.planning.plan import Plan
-
-_PARTS = ("weights", "adapter", "optimiser", "activations", "kv", "runtime")
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -19,20 +20,19 @@ def show_plan(plan: Plan, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    source = plan.config.model.source
-    table = Table(title=f"{plan.config.name}: {source} on {plan.machine.name} (GiB)", title_justify="left")
+    title = f"{plan.config.name}: {plan.config.model.source} on {plan.machine.name} (GiB)"
+    table = Table(title=title, title_justify="left")
     table.add_column("stage")
-    for heading in (*_PARTS, "all", "time"):
+    for heading in (*(part.name for part in fields(Memory)), "all", "time"):
         table.add_column(heading, justify="right")
     table.add_column("work")
     for stage in plan.stages:
-        parts = [getattr(stage.memory, part) for part in _PARTS]
-        cells = [f"{value / GIB:.1f}" if value >= 0.05 * GIB else "" for value in parts]
-        style = "red" if not stage.host and stage.memory.total > plan.machine.memory else ""
+        total = stage.memory.total
+        parts = [f"{value / GIB:.1f}" if value >= 0.05 * GIB else "" for value in astuple(stage.memory)]
+        style = "red" if not stage.host and total > plan.machine.memory else ""
         name = f"{stage.stage} (host)" if stage.host and plan.machine.cuda else stage.stage
-        table.add_row(
-            name, *cells, f"{stage.memory.total / GIB:.1f}", duration(stage.seconds), Text(stage.work), style=style
-        )
+        cells = [name, *parts, f"{total / GIB:.1f}", duration(stage.seconds), Text(stage.work)]
+        table.add_row(*cells, style=style)
     console.print(table)
     fetched = f"downloads {plan.download / 1e9:.1f} GB, " if plan.download else ""
     disk = f"the run folder takes up to {plan.disk / 1e9:.1f} GB"
@@ -40,12 +40,3 @@ def show_plan(plan: Plan, console: Console) -> None:
     if plan.machine.cuda:
         console.print("A GPU's times are estimates from its data sheet: right within a factor of two, not measured.")
     console.print(Text(plan.verdict[0].upper() + plan.verdict[1:] + ".", style="green" if plan.fits else "bold red"))
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that fits: "9 s", "12 min", "3.4 h", "2.1 days"."""
-    for limit, size, unit in ((100, 1, "s"), (6000, 60, "min"), (172_800, 3600, "h")):
-        if seconds < limit:
-            digits = 1 if unit == "h" or seconds / size < 10 else 0
-            return f"{seconds / size:.{digits}f} {unit}"
-    return f"{seconds / 86_400:.1f} days"

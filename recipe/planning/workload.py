@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from recipe.config import Config, TrainConfig
+from recipe.config import Config
 from recipe.data.files import SEED_PARTS
 from recipe.data.records import Example, Task
 from recipe.data.selection import Split, select_rows
@@ -66,11 +66,8 @@ class Workload:
     def inputs(self, t: int) -> dict[Task, int]:
         """Inputs that iteration t samples, by task."""
         wanted, pairs = self.config.sample.inputs_of(t), self.config.sample.pairwise_share
-        both = len(self.tasks) > 1
-        shares: dict[Task, float] = {"pointwise": 1 - pairs, "pairwise": pairs}
-        return {
-            task: min(round(wanted * (shares[task] if both else 1)), load.train) for task, load in self.tasks.items()
-        }
+        shares = {"pointwise": 1 - pairs, "pairwise": pairs} if len(self.tasks) > 1 else {}
+        return {task: min(round(wanted * shares.get(task, 1)), load.train) for task, load in self.tasks.items()}
 
     def pairs(self, t: int) -> int:
         """Preference pairs expected of iteration t: four of five inputs give as many as they may."""
@@ -78,7 +75,7 @@ class Workload:
         each = 0.8 * min(curate.max_pairs_per_input or math.inf, 0.1 * n * n)
         return max(1, round(min(curate.max_pairs or math.inf, each * sum(self.inputs(t).values()))))
 
-    def mean(self, counts: dict[Task, int]) -> tuple[float, float]:
+    def mean(self, counts: Mapping[Task, int]) -> tuple[float, float]:
         """(prompt, completion) tokens of a row, over rows of both tasks in these numbers."""
         total = max(1, sum(counts.values()))
         loads = [(load, counts.get(task, 0) / total) for task, load in self.tasks.items()]
@@ -92,11 +89,6 @@ class Workload:
     def longest(self) -> int:
         """Tokens of the longest row that is not left out."""
         return min(self.config.model.max_length, max(load.longest for load in self.tasks.values()))
-
-
-def steps(settings: TrainConfig, rows: int) -> int:
-    """Optimiser steps over `rows` rows."""
-    return max(1, math.ceil(rows * settings.epochs / (settings.batch_size * settings.accumulate)))
 
 
 def read_workload(config: Config) -> Workload:
@@ -115,39 +107,36 @@ def _load(config: Config, task: Task, count: Callable[[str], int]) -> TaskLoad:
             f"is known: seed-data, {', '.join(PUBLISHED)}",
             field=f"data.{task}",
         )
-    train = select_rows(config.data, task, "train", seed=config.seed, limited=False)
+
+    def rows(split: Split, **options: Any) -> list[Example]:
+        return select_rows(config.data, task, split, seed=config.seed, **options)
+
+    train = rows("train", limited=False)
     if not train:
         raise SreError(f"no training rows in {source!r}", field=f"data.{task}")
-    explained = not config.sft.label_only
-    sft = len(select_rows(config.data, task, "train", seed=config.seed, need_rationale=explained))
-    dev, test = (len(select_rows(config.data, task, split, seed=config.seed)) for split in HELD_OUT)
+    sft = len(rows("train", need_rationale=not config.sft.label_only))
     prompts = Prompts()
     sizes = [_size(prompts, row, count) for row in train[:: max(1, len(train) // MEASURED_ROWS)]]
-    return TaskLoad(
-        train=len(train),
-        sft=sft,
-        dev=dev,
-        test=test,
-        prompt=sum(prompt for prompt, _ in sizes) / len(sizes),
-        completion=sum(completion for _, completion in sizes) / len(sizes),
-        longest=max(prompt + completion for prompt, completion in sizes),
-    )
+    prompt, completion = (sum(side) / len(sizes) for side in zip(*sizes, strict=True))
+    dev, test = (len(rows(split)) for split in HELD_OUT)
+    return TaskLoad(len(train), sft, dev, test, prompt, completion, longest=max(map(sum, sizes)))
 
 
 def _held_out(config: Config, task: Task, load: TaskLoad) -> TaskLoad:
     """A published collection, which has training rows only, with dev and test rows split off as the settings say."""
-    counts = {}
+    train, kept = load.train, {}
     for split in HELD_OUT:
-        limit = getattr(config.data, f"{split}_{task}")
         share = getattr(config.data, f"{split}_share") if getattr(config.data, f"{split}_split") else 0.0
-        counts[split] = (round(share * load.train), limit)
-    train = load.train - sum(count for count, _ in counts.values())
-    dev, test = (count if limit is None else min(count, limit) for count, limit in counts.values())
+        limit = getattr(config.data, f"{split}_{task}")
+        taken = round(share * load.train)
+        train -= taken
+        kept[split] = taken if limit is None else min(taken, limit)
     sft = min(train, getattr(config.data, f"train_{task}") or train)
-    return replace(load, train=train, sft=sft, dev=dev, test=test)
+    return replace(load, train=train, sft=sft, **kept)
 
 
 def _size(prompts: Prompts, row: Example, count: Callable[[str], int]) -> tuple[int, int]:
+    """Tokens of a row's prompt and of its judgement."""
     prompt = "\n".join(message.content for message in prompts.judge(row))
     label = row.label if row.label is not None else row.labels[0]
     return count(prompt) + TEMPLATE_TOKENS, count(format_verdict(row.rationale.strip() or "-", label)) + 1

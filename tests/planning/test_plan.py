@@ -21,7 +21,7 @@ from recipe.pipeline.steps import steps
 from recipe.planning.machines import CARDS, GIB, reference, this_cpu
 from recipe.planning.plan import Plan, StagePlan, make_plan
 from recipe.planning.shapes import KNOWN, shape_of
-from recipe.planning.show import duration
+from recipe.progress import duration
 
 ROOT = Path(__file__).parents[2]
 MACHINES = {

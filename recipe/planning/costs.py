@@ -1,0 +1,237 @@
+"""Bytes and seconds of each kind of stage.
+
+Bytes are exact for weights, adapter, optimiser and KV cache; the activations are an upper bound at the longest row.
+Seconds are a roofline (the slower of arithmetic and memory traffic) plus what each step costs beside it. The shares of
+a CPU's measured speed are from the quickstart on two cores and from the tiny preset; those of a card's stated speed are
+assumptions: take a GPU's times as right within a factor of two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from recipe.config import Task, TrainConfig
+from recipe.planning.machines import CORE_FLOPS, GIB, Machine
+from recipe.planning.shapes import Shape
+from recipe.planning.workload import Workload
+
+NF4_BYTES = 0.516  # a parameter in NF4 with doubly quantised scales
+RUNTIME_GPU = 0.8 * GIB  # CUDA's context and the allocator's slack
+RUNTIME_CPU = 0.9 * GIB  # Python, torch and the trainers, and what the allocator keeps
+UNSLOTH_CPU = 0.4 * GIB  # more, with Unsloth imported
+RUNTIME_LLAMA = 0.6 * GIB  # the same process without a trainer's buffers; compute buffers of a batch of 512
+LOGIT_CHUNK = 256  # completion tokens whose logits are computed at a time
+UNSLOTH_START_S = 4.0  # on a CPU; a GPU's start has it
+SEED_S, SEED_S_PER_PARAMETER = 1.9, 35e-9  # converting the embedded GGUF file
+WRITE_S_PER_PARAMETER, QUANTISE_S_PER_PARAMETER = 12e-9, 20e-9
+GGUF_BITS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5, "Q6_K": 6.6, "Q5_K_M": 5.7, "Q4_K_M": 4.9, "Q4_0": 4.6}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes. `runtime` is what the libraries take before any model is loaded."""
+
+    weights: float = 0
+    adapter: float = 0
+    optimiser: float = 0
+    activations: float = 0
+    kv: float = 0
+    runtime: float = 0
+
+    @property
+    def total(self) -> float:
+        return float(sum(getattr(self, field.name) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Of the machine's speed: training, training on pairs, a pass without gradients, drawing tokens, memory traffic.
+
+    The rest are seconds: per optimiser step, per layer of a drawn token, per stage that loads a model to train, for the
+    first of them.
+    """
+
+    train: float
+    train_pairs: float
+    forward: float
+    decode: float
+    bandwidth: float
+    step_s: float
+    layer_s: float
+    load_s: float
+    start_s: float
+
+
+CPU = Shares(0.68, 0.43, 0.6, 0.3, 0.5, 0.17, 0.0, 0.6, 8.0)
+GPU = Shares(0.4, 0.4, 0.4, 0.4, 0.7, 0.25, 0.0008, 30.0, 60.0)
+
+
+class Costs:
+    """What the stages of one run take on one machine."""
+
+    def __init__(self, work: Workload, shape: Shape, machine: Machine) -> None:
+        self.work, self.shape, self.machine = work, shape, machine
+        self.config = config = work.config
+        self.shares = GPU if machine.cuda else CPU
+        quantization, checkpointing = config.model.quantization, config.model.gradient_checkpointing
+        self.nf4 = quantization == "nf4" or (quantization == "auto" and machine.cuda)
+        self.checkpointed = machine.cuda if checkpointing == "auto" else bool(checkpointing)
+        self.unsloth = config.model.engine != "transformers"
+        # vLLM reads a prompt once for all its samples and packs the GPU by itself: it is planned as torch, too long.
+        engine = config.sample.engine
+        self.on_torch = engine in ("torch", "vllm") or (engine == "auto" and machine.cuda)
+
+    # --- bytes ---
+
+    def training_memory(self, *, dpo: bool) -> Memory:
+        """SFT, or DPO, whose trainer keeps a copy of the adapter as its reference."""
+        shape, cuda = self.shape, self.machine.cuda
+        size = (self.config.dpo if dpo else self.config.sft).batch_size
+        adapter = self._adapter(merged=dpo)
+        longest_answer = 2 * max(load.completion for load in self.work.tasks.values())
+        # On a CPU a pair's prompt is run once (training/pair_batch.py), on a GPU once per completion.
+        if dpo and cuda:
+            tokens = size * 2 * self.work.longest
+        else:
+            tokens = size * (self.work.longest + (longest_answer if dpo else 0))
+        logits = tokens / 2
+        if dpo or cuda:
+            logits = min(LOGIT_CHUNK, size * longest_answer * (2 if dpo else 1))
+        return Memory(
+            weights=self._weights(),
+            adapter=4.0 * adapter * (2 if dpo else 1),
+            optimiser=(4.0 + (2 if cuda else 8)) * adapter,  # the gradients and two moments: 8-bit AdamW on a GPU
+            # Beside the layers': 16-bit logits and their gradient, 32-bit log-softmax.
+            activations=self._activations(tokens) + logits * shape.vocab * (2 + 2 + 4),
+            runtime=self._runtime(),
+        )
+
+    def generation_memory(self, answer: int) -> Memory:
+        """Judging with torch in batches of `parallel` rows, padded to the longest; or with llama.cpp."""
+        if not self.on_torch:
+            return self.llama_cpp_memory(answer)
+        config, shape = self.config, self.shape
+        prompt = max(load.longest - load.completion for load in self.work.tasks.values())
+        tokens = config.sample.parallel * (min(config.model.max_length, prompt) + answer)
+        return Memory(
+            weights=self._weights(),
+            adapter=4.0 * self._adapter(merged=True),
+            activations=2.0 * tokens * (3 * shape.hidden + 3 * shape.intermediate)
+            + config.sample.parallel * shape.vocab * 12,
+            # One layer's keys and values are there twice: transformers' cache grows by copying, our decoder copies the
+            # rows that go on.
+            kv=shape.kv_bytes(int(tokens)) * (1 + 1 / shape.layers),
+            runtime=self._runtime(),
+        )
+
+    def llama_cpp_memory(self, answer: int) -> Memory:
+        """A snapshot in memory and the cells of a KV cache."""
+        config, shape = self.config, self.shape
+        cells = max(config.model.max_length + answer, config.sample.parallel * 1024)
+        return Memory(
+            weights=float((4 if config.export.snapshot == "F32" else 2) * shape.parameters),
+            kv=shape.kv_bytes(cells),
+            activations=512 * shape.vocab * 4,
+            runtime=RUNTIME_LLAMA,
+        )
+
+    def disk(self) -> float:
+        """Bytes of the run folder: the seed model, the adapters, the snapshots and the exported types."""
+        config, snapshots = self.config, 1 if self.on_torch else self.config.iterations + 2
+        bits = sum(GGUF_BITS.get(name, 8.5) for name in config.export.types)
+        bits += GGUF_BITS[config.export.snapshot] * snapshots
+        adapters = self._adapter(merged=False) * (4 + 2 * config.iterations)
+        return self.shape.parameters * (2 + bits / 8) + 4.0 * adapters
+
+    def _weights(self) -> float:
+        """The model loaded to train: with NF4, embeddings and norms stay in 16 bit."""
+        linear = NF4_BYTES if self.nf4 else 2.0
+        return linear * self.shape.linear + 2.0 * (self.shape.parameters - self.shape.linear)
+
+    def _adapter(self, *, merged: bool) -> int:
+        """Parameters of an adapter; the exact merge of two has the sum of their ranks."""
+        rank = self.config.lora.r * (2 if merged and self.config.merge.method == "exact" else 1)
+        return self.shape.adapter(rank, self.config.lora.target_modules)
+
+    def _activations(self, tokens: float) -> float:
+        """What the backward pass needs of `tokens` tokens, in 16 bit; attention keeps no square matrix."""
+        shape = self.shape
+        queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        layer = 2 * tokens * (6 * shape.hidden + 3 * queries + 4 * keys + 5 * shape.intermediate)
+        if not self.machine.cuda:  # PEFT keeps 32-bit copies of what its adapters read
+            layer *= 2
+        if self.checkpointed:  # one layer at a time, its gradients beside it, and every layer's input
+            return 2 * layer + 2 * tokens * shape.hidden * shape.layers
+        return layer * shape.layers
+
+    def _runtime(self) -> float:
+        return RUNTIME_GPU if self.machine.cuda else RUNTIME_CPU + UNSLOTH_CPU * self.unsloth
+
+    # --- seconds ---
+
+    def training(self, settings: TrainConfig, rows: int, tokens: float, scored: float, *, dpo: bool) -> float:
+        """SFT or DPO over `tokens` tokens, `scored` of them with logits.
+
+        The frozen weights cost a forward pass and the gradients of the activations; the adapter its own gradients too.
+        """
+        rule, recompute = self.shares, self.checkpointed
+        layers = (4 + 2 * recompute) * self.shape.linear + (6 + 2 * recompute) * self._adapter(merged=dpo)
+        work = tokens * layers + scored * 4 * self.shape.head
+        steps = max(1, math.ceil(rows * settings.epochs / (settings.batch_size * settings.accumulate)))
+        speed = self.machine.flops * (rule.train_pairs if dpo else rule.train)
+        return work / speed + (rule.load_s + steps * rule.step_s) * self.machine.pace
+
+    def start(self) -> float:
+        """Importing what the first training stage needs."""
+        unsloth = UNSLOTH_START_S * (self.unsloth and not self.machine.cuda)
+        return (self.shares.start_s + unsloth) * self.machine.pace
+
+    def forward(self, tokens: float, scored: float = 0) -> float:
+        """A pass without gradients: prefill, or DPO's reference."""
+        work = 2 * (tokens * self.shape.linear + scored * self.shape.head)
+        return work / (self.machine.flops * self.shares.forward)
+
+    def decoding(self, tokens: float, *, parallel: int, context: float, nf4: bool) -> float:
+        """Draw `tokens` tokens, `parallel` sequences of `context` tokens at a time: each step reads all weights once.
+
+        bitsandbytes unpacks NF4 to 16 bit for every product of more than one row: half a byte read, two written, two
+        read.
+        """
+        rule, shape = self.shares, self.shape
+        weights = (4.5 if nf4 else 2.0) * shape.linear + 2.0 * shape.head
+        traffic = (weights + shape.kv_bytes(int(parallel * context))) / (self.machine.bandwidth * rule.bandwidth)
+        work = parallel * 2 * (shape.linear + shape.head) / (self.machine.flops * rule.decode)
+        return tokens / parallel * (max(traffic, work) + shape.layers * rule.layer_s)
+
+    def generating(self, counts: Mapping[Task, int], n: int, most: int) -> float:
+        """Judge so many inputs of each task `n` times, up to `most` tokens each: prefill, then decoding."""
+        prompt, completion = self.work.mean(counts)
+        total, answer = sum(counts.values()), self.work.drawn(completion, most)
+        # Unsloth runs a prompt once for each of its samples, the others once for all.
+        prefills = total * (n if self.on_torch and self.unsloth else 1)
+        parallel = max(1, min(self.config.sample.parallel, total * n))
+        nf4 = self.on_torch and self.nf4
+        drawing = self.decoding(total * n * answer, parallel=parallel, context=prompt + answer, nf4=nf4)
+        fixed = (self.shares.load_s if self.on_torch else 0.3) * self.machine.pace
+        return fixed + self.forward(prefills * prompt) + drawing
+
+    def merging(self) -> float:
+        """Six merges measured against the exact sum by QR of their stacked factors."""
+        # 2 (in + out) k² a module, k = 2 ranks once and 4 ranks six times.
+        products = (8 + 6 * 32) * self.config.lora.r * self._adapter(merged=False)
+        return 6 * self.machine.pace + products / (self.machine.flops * 0.05)  # PEFT is imported for it
+
+    def exporting(self) -> float:
+        """Quantising, and the flip rows judged by the snapshot and each type with llama.cpp."""
+        rows, types = self.config.export.flip_rows, len(self.config.export.types)
+        quantising = types * QUANTISE_S_PER_PARAMETER * 2 / (self.machine.flops / CORE_FLOPS)
+        spent = self.shape.parameters * (WRITE_S_PER_PARAMETER + quantising)
+        if not rows:
+            return spent
+        prompt, completion = self.work.mean(dict.fromkeys(self.work.tasks, 1))
+        answer = self.work.drawn(completion, self.config.evaluate.max_tokens)
+        parallel = max(1, min(self.config.sample.parallel, rows))
+        drawing = self.decoding(rows * answer, parallel=parallel, context=prompt + answer, nf4=False)
+        return spent + (types + 1) * (self.forward(rows * prompt) + drawing)
