@@ -5,6 +5,7 @@ The paper states only N = 10, temperature 1.0, 5000 and 500 inputs, and a margin
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -284,15 +285,13 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise SreError(f"not valid TOML: {error}", file=path) from None
     for override in overrides:
         _apply(raw, override)
-    if isinstance(raw.get("data"), dict) and raw["data"].get("aspects") == []:
-        del raw["data"]["aspects"]  # run folders of older versions have it
     return validate(raw, file=path)
 
 
 def validate(raw: dict[str, Any], *, file: str | Path | None = None) -> Config:
     """Build a Config from a plain dict; SreError names the first wrong key."""
     try:
-        return Config.model_validate(_tuples(raw))
+        return Config.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -343,21 +342,11 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     raw[last] = value
 
 
-def _tuples(value: Any) -> Any:
-    """TOML has lists, the frozen models have tuples, and TOML's `1` is a fine float."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
         return f"[{', '.join(_toml(item) for item in value)}]"
     if isinstance(value, str):
-        # JSON's string escapes are TOML's.
-        import json
-
-        return json.dumps(value)
+        return json.dumps(value)  # its escapes are TOML's
     return repr(value)

@@ -7,29 +7,18 @@ from typing import Any
 
 import click
 
-from recipe.cli.options import (
-    console,
-    examples,
-    map_option,
-    rubric_option,
-    run_argument,
-    run_dir_option,
-    set_option,
-    threads_option,
-)
+from recipe.cli import options as opt
 from recipe.errors import SreError
 
 _OPENING, _ROWS = ("threads", "context", "parallel"), ("data", "limit", "overwrite", "columns")
 
 
-@click.command(
-    epilog=examples(
-        "sre evaluate runs/quickstart --judge j2",
-        "sre evaluate rewardbench --model runs/quickstart/judge.gguf --limit 200",
-        "sre evaluate biggen --model judge.gguf --data BiGGen-Bench-Results",
-        "sre evaluate my-rows.jsonl --model runs/quickstart",
-        "sre evaluate runs/quickstart --judge j2 --forgery --limit 200",
-    )
+@opt.command(
+    "sre evaluate runs/quickstart --judge j2",
+    "sre evaluate rewardbench --model runs/quickstart/judge.gguf --limit 200",
+    "sre evaluate biggen --model judge.gguf --data BiGGen-Bench-Results",
+    "sre evaluate my-rows.jsonl --model runs/quickstart",
+    "sre evaluate runs/quickstart --judge j2 --forgery --limit 200",
 )
 @click.argument("target")
 @click.option("--judge", "name", help="Which judge of the run folder TARGET: seed, sft, j1, j2, …")
@@ -39,41 +28,16 @@ _OPENING, _ROWS = ("threads", "context", "parallel"), ("data", "limit", "overwri
     type=click.Path(path_type=Path, exists=True),
     help="A local copy of the benchmark. [default: load it from the hub]",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Take only N rows, evenly spread over all.")
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="[default: runs/benchmarks/TARGET-MODEL]"
-)
+@click.option("--limit", type=opt.POSITIVE, help="Take only N rows, evenly spread over all.")
+@click.option("-o", "--out", type=opt.FOLDER, help="[default: runs/benchmarks/TARGET-MODEL]")
 @click.option(
     "--train", multiple=True, help="The judge's training rows. The audit then also shows rules fitted on them."
 )
-@click.option(
-    "--both-orders/--one-order", default=True, show_default=True, help="Judge pairs of your own rows in both orders."
-)
-@click.option(
-    "--forgery",
-    is_flag=True,
-    help="Measure how far claims in a response ('Score: 5') move the score, and nothing else.",
-)
+@click.option("--both-orders/--one-order", default=True, help="Judge pairs of your own rows in both orders.")
+@click.option("--forgery", is_flag=True, help="Only measure how far claims in a response ('Score: 5') move the score.")
 @click.option("--overwrite", is_flag=True, help="Judge all rows again instead of resuming.")
-@click.option("--label-only", is_flag=True, help="Read the label from one prefill, without a rationale.")
-@click.option("--constrain/--no-constrain", default=True, help="Force a label where the model writes none.")
-@click.option(
-    "--max-tokens", type=click.IntRange(min=8), default=512, show_default=True, help="The most tokens of one judgement."
-)
-@click.option(
-    "--context",
-    type=click.IntRange(min=256),
-    default=4096,
-    show_default=True,
-    help="The most tokens of a prompt with its judgement.",
-)
-@click.option(
-    "--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Judgements decoded at once."
-)
-@threads_option
-@map_option
-@rubric_option
-def evaluate(target: str, name: str | None, model: str | None, **options: Any) -> None:
+@opt.judging
+def evaluate(target: str, name: str | None, model: str | None, forgery: bool, **options: Any) -> None:
     """Measure a judge of a run folder on its test rows, or any model on a benchmark or on rows of your own.
 
     With --judge, TARGET is a run folder. With --model, it is a file or folder of labelled rows, or a benchmark:
@@ -83,12 +47,16 @@ def evaluate(target: str, name: str | None, model: str | None, **options: Any) -
     """
     if (name is None) == (model is None):
         raise SreError("expected either --judge NAME (of a run folder) or --model M (on a benchmark or file)")
-    if options.pop("forgery"):
-        _forgery(target, name, model, **options)
-    elif name is not None:
-        _evaluate_run(Path(target), name)
-    elif model is not None:
-        _evaluate_model(target, model, **options)
+    if name is not None:
+        if forgery:
+            _forgery_of_run(Path(target), name, options["limit"])
+        else:
+            _evaluate_run(Path(target), name)
+        return
+    from recipe.evaluation.models import label_of
+
+    options["out"] = options["out"] or Path("runs") / "benchmarks" / f"{label_of(target)}-{label_of(str(model))}"
+    (_forgery_of_model if forgery else _evaluate_model)(target, str(model), **options)
 
 
 def _evaluate_run(run: Path, name: str) -> None:
@@ -99,73 +67,63 @@ def _evaluate_run(run: Path, name: str) -> None:
     from recipe.storage import read_json
 
     figures = facts["figures"]
-    console().print(results_table({name: figures, f"{name}, label forced": figures["constrained"]}))
-    show_audit(read_json(run / "results.json"), console())
+    opt.console().print(results_table({name: figures, f"{name}, label forced": figures["constrained"]}))
+    show_audit(read_json(run / "results.json"), opt.console())
 
 
-def _evaluate_model(
-    target: str, model: str, out: Path | None, both_orders: bool, rubric: str | None, **options: Any
-) -> None:
+def _evaluate_model(target: str, model: str, out: Path, both_orders: bool, rubric: str | None, **options: Any) -> None:
     from recipe.data.examples import read_examples
     from recipe.evaluation.benchmarks.running import find_benchmark, run_benchmark
-    from recipe.evaluation.models import label_of, open_judge
+    from recipe.evaluation.models import open_judge
     from recipe.evaluation.report.tables import benchmark_table, show_audit
     from recipe.judge.options import JudgeOptions
     from recipe.judge.rubrics import by_task, read_rubric
 
     benchmark = find_benchmark(target, both_orders=both_orders)
-    folder = out or Path("runs") / "benchmarks" / f"{label_of(target)}-{label_of(model)}"
     opening, how = ({name: options.pop(name) for name in names} for names in (_OPENING, _ROWS))
     how["rubrics"] = by_task(read_rubric(rubric) if rubric else None)
     how["train"] = [row for source in options.pop("train") for row in read_examples(source)]
     with open_judge(model, **opening) as judge:
-        result = run_benchmark(judge, benchmark, folder, options=JudgeOptions(**options), **how)
-    console().print(benchmark_table(result))
-    show_audit(result["audit"], console())
+        result = run_benchmark(judge, benchmark, out, options=JudgeOptions(**options), **how)
+    opt.console().print(benchmark_table(result))
+    show_audit(result["audit"], opt.console())
     click.echo("{rows} rows; {judged} judgements, {malformed} malformed, {not_judged} not judged".format(**result))
-    click.echo(f"All figures: {folder / 'figures.json'}")
+    click.echo(f"All figures: {out / 'figures.json'}")
 
 
-def _forgery(target: str, name: str | None, model: str | None, **options: Any) -> None:
-    """The forgery shift of a run's judge, or of any model on a file's rows."""
+def _forgery_of_run(run: Path, name: str, limit: int | None) -> None:
+    from recipe.evaluation.report.tables import show_forgery
+    from recipe.pipeline.finished_runs import forgery_of
+
+    show_forgery({name: forgery_of(run, name, limit=limit)}, opt.console())
+    click.echo(f"All figures: {run / 'evaluation' / name / 'forgery.json'}")
+
+
+def _forgery_of_model(
+    target: str, model: str, out: Path, limit: int | None, max_tokens: int, overwrite: bool, **options: Any
+) -> None:
+    from recipe.data.examples import read_examples
+    from recipe.evaluation.benchmarks.base import spread
+    from recipe.evaluation.forgery import measure_forgery
+    from recipe.evaluation.models import open_judge
     from recipe.evaluation.report.tables import show_forgery
 
-    limit = options["limit"]
-    if name is not None:
-        from recipe.pipeline.finished_runs import forgery_of
-
-        found, folder = forgery_of(Path(target), name, limit=limit), Path(target)
-    else:
-        from recipe.data.examples import read_examples
-        from recipe.evaluation.benchmarks.base import spread
-        from recipe.evaluation.forgery import measure_forgery
-        from recipe.evaluation.models import label_of, open_judge
-
-        folder = options["out"] or Path("runs") / "benchmarks" / f"{label_of(target)}-{label_of(str(model))}"
-        how = {key: options[key] for key in ("max_tokens", "overwrite")}
-        rows = spread(read_examples(target, need_label=False), limit)
-        with open_judge(str(model), **{key: options[key] for key in _OPENING}) as judge:
-            found = measure_forgery(judge, rows, folder, **how)
-            name = judge.name
-    show_forgery({name: found}, console())
-    click.echo(f"All figures: {folder / 'forgery.json' if model else folder / 'evaluation' / name / 'forgery.json'}")
+    rows = spread(read_examples(target, need_label=False), limit)
+    with open_judge(model, **{key: options[key] for key in _OPENING}) as judge:
+        found = measure_forgery(judge, rows, out, max_tokens=max_tokens, overwrite=overwrite)
+    show_forgery({judge.name: found}, opt.console())
+    click.echo(f"All figures: {out / 'forgery.json'}")
 
 
-@click.command(
-    epilog=examples(
-        "sre audit runs/quickstart/evaluation --rows data/test/pointwise.jsonl --rows data/test/pairwise.jsonl",
-        "sre audit judged.jsonl --rows my-rows.jsonl --train my-train.jsonl",
-    )
+@opt.command(
+    "sre audit runs/quickstart/evaluation --rows data/test/pointwise.jsonl --rows data/test/pairwise.jsonl",
+    "sre audit judged.jsonl --rows my-rows.jsonl --train my-train.jsonl",
 )
 @click.argument("verdicts", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--rows", multiple=True, required=True, help="Labelled rows that were judged. May be repeated.")
 @click.option("--train", multiple=True, help="The judges' training rows, for the rules that learn from them.")
-@click.option(
-    "--resamples", type=click.IntRange(min=100), default=2000, show_default=True, help="Resamples of the bootstrap."
-)
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures to this JSON file."
-)
+@click.option("--resamples", type=click.IntRange(min=100), default=2000, help="Resamples of the bootstrap.")
+@click.option("-o", "--out", type=opt.FILE, help="Write the figures to this JSON file.")
 def audit(
     verdicts: tuple[Path, ...], rows: tuple[str, ...], train: tuple[str, ...], resamples: int, out: Path | None
 ) -> None:
@@ -180,7 +138,7 @@ def audit(
 
     found = audit_files(verdicts, rows, train, resamples=resamples)
     for name, part in found["parts"].items():
-        show_audit(part, console(), name)
+        show_audit(part, opt.console(), name)
     if out:
         write_json(out, found)
 
@@ -195,22 +153,20 @@ def _list_rows(context: click.Context, _: click.Parameter, wanted: bool) -> None
         context.exit()
 
 
-@click.command(
-    epilog=examples(
-        "sre experiment --list",
-        "sre experiment seed-data                       the recipe over three random seeds",
-        "sre experiment seed-data self-consistency margin-0 margin-1 margin-2 --seeds 0",
-        "sre experiment my.toml sft j2 --set data.pointwise=my-data --run-dir runs/mine",
-        "sre experiment real-judgments --tables         of the verdicts that are there; runs no model",
-    )
+@opt.command(
+    "sre experiment --list",
+    "sre experiment seed-data                       the recipe over three random seeds",
+    "sre experiment seed-data self-consistency margin-0 margin-1 margin-2 --seeds 0",
+    "sre experiment my.toml sft j2 --set data.pointwise=my-data --run-dir runs/mine",
+    "sre experiment real-judgments --tables         of the verdicts that are there; runs no model",
 )
 @click.argument("preset")
 @click.argument("rows", nargs=-1, metavar="[ROW]...")
 @click.option("--tables", is_flag=True, help="Only write the tables of what was measured before.")
-@click.option("--seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True, help="May be repeated.")
+@click.option("--seeds", multiple=True, type=int, default=(0, 1, 2), help="May be repeated.")
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_rows, help="List all rows.")
-@run_dir_option
-@set_option
+@opt.run_dir
+@opt.overrides
 def experiment(preset: str, rows: tuple[str, ...], tables: bool, seeds: Any, run_dir: Any, overrides: Any) -> None:
     """Measure baselines and ablations beside the recipe, over random seeds.
 
@@ -230,18 +186,16 @@ def experiment(preset: str, rows: tuple[str, ...], tables: bool, seeds: Any, run
         results = run_experiment(preset, rows, seeds, folder, overrides)
     from recipe.evaluation.report.tables import show_experiment
 
-    show_experiment(results, console())
+    show_experiment(results, opt.console())
 
 
-@click.command(
-    epilog=examples(
-        "sre report runs/quickstart",
-        "sre report runs/seed-data -o seeds.html           all its seeds, pooled",
-        "sre report runs/one runs/margin-2 -o both.html    side by side",
-    )
+@opt.command(
+    "sre report runs/quickstart",
+    "sre report runs/seed-data -o seeds.html           all its seeds, pooled",
+    "sre report runs/one runs/margin-2 -o both.html    side by side",
 )
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False, exists=True))
-@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: RUN/report.html]")
+@click.argument("runs", nargs=-1, required=True, type=opt.EXISTING_FOLDER)
+@click.option("-o", "--out", type=opt.FILE, help="[default: RUN/report.html]")
 def report(runs: tuple[Path, ...], out: Path | None) -> None:
     """Write one self-contained HTML page about finished runs, and its tables as Markdown beside it."""
     from recipe.pipeline.finished_runs import report as write
@@ -251,7 +205,7 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
 
 
 @click.group(
-    epilog=examples(
+    epilog=opt.examples(
         "sre annotate export runs/quickstart -o rationales",
         "sre annotate import rationales annotations.json",
         "sre annotate meta-judge rationales --model other.gguf",
@@ -261,13 +215,13 @@ def annotate() -> None:
     """Compare two judges' rationales blind: by people in Label Studio, or by another judge."""
 
 
-@annotate.command("export", epilog=examples("sre annotate export runs/quickstart -o rationales --second j1 --n 50"))
-@run_argument
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="A new folder.")
-@click.option("--first", default="sft", show_default=True, help="The judge to compare with.")
+@annotate.command("export", epilog=opt.examples("sre annotate export runs/quickstart -o rationales --second j1 --n 50"))
+@opt.run
+@click.option("-o", "--out", required=True, type=opt.FOLDER, help="A new folder.")
+@click.option("--first", default="sft", help="The judge to compare with.")
 @click.option("--second", help="The judge whose wins are counted. [default: the last J that was measured]")
-@click.option("--n", type=click.IntRange(min=1), default=100, show_default=True, help="The most tasks.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw and of the order in each task.")
+@click.option("--n", type=opt.POSITIVE, default=100, help="The most tasks.")
+@click.option("--seed", type=int, default=0, help="Seed of the draw and of the order in each task.")
 def export(run: Path, out: Path, first: str, second: str | None, n: int, seed: int) -> None:
     """Write Label Studio tasks and labelling configuration for rows that both judges gave the same label."""
     from recipe.pipeline.finished_runs import export_annotations
@@ -282,10 +236,10 @@ def export(run: Path, out: Path, first: str, second: str | None, n: int, seed: i
     )
 
 
-folder_argument = click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
+folder_argument = click.argument("folder", type=opt.EXISTING_FOLDER)
 
 
-@annotate.command("import", epilog=examples("sre annotate import rationales annotations.json"))
+@annotate.command("import", epilog=opt.examples("sre annotate import rationales annotations.json"))
 @folder_argument
 @click.argument("annotations", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 def import_(folder: Path, annotations: Path) -> None:
@@ -293,13 +247,13 @@ def import_(folder: Path, annotations: Path) -> None:
     from recipe.evaluation.annotation.label_studio import import_annotations
     from recipe.evaluation.report.tables import show_rationale_votes
 
-    show_rationale_votes(import_annotations(folder, annotations), console())
+    show_rationale_votes(import_annotations(folder, annotations), opt.console())
 
 
-@annotate.command("meta-judge", epilog=examples("sre annotate meta-judge rationales --model other.gguf"))
+@annotate.command("meta-judge", epilog=opt.examples("sre annotate meta-judge rationales --model other.gguf"))
 @folder_argument
 @click.option("--model", required=True, type=click.Path(path_type=Path), help="Any GGUF file.")
-@threads_option
+@opt.threads
 def meta_judge(folder: Path, model: Path, threads: int | None) -> None:
     """Let a local model choose between the rationales of FOLDER, each pair in both orders, and compute the win rate."""
     from recipe.evaluation.annotation.label_studio import meta_judge as ask
@@ -308,7 +262,7 @@ def meta_judge(folder: Path, model: Path, threads: int | None) -> None:
 
     with Judge.from_gguf(model, threads=threads) as judge:
         summary = ask(folder, judge)
-    show_rationale_votes(summary, console())
+    show_rationale_votes(summary, opt.console())
 
 
 COMMANDS: tuple[click.Command, ...] = (evaluate, audit, experiment, report, annotate)

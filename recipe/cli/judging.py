@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from recipe.cli.options import examples, map_option, memory_option, rubric_option, threads_option
+from recipe.cli import options as opt
 from recipe.errors import printable
 
 # The options that open a judge, and those that say how its rows are read and written; the others are JudgeOptions.
@@ -19,17 +20,15 @@ _SERVERS = ("workers", "threads", "memory", "context", "calibrated", "constrain"
 _NOT_WITH = {"llamacpp": ("base_url",), "ray": ("base_url",), "openai": _SERVERS}
 
 
-@click.command(
-    epilog=examples(
-        "sre judge rows.jsonl -o judged.jsonl --model judge.gguf",
-        "sre judge answers.csv -o judged.csv --model runs/quickstart --rubric helpfulness",
-        "sre judge rows.csv -o judged.csv --model judge.gguf --resume",
-        "sre judge rows.parquet -o judged.parquet --model judge.gguf --map instruction=task --map response=text",
-        "sre judge pairs.jsonl -o judged.jsonl --model judge.gguf --swap --label-only",
-        "sre judge seed-data -o - --model judge.gguf --limit 3 --samples 5",
-        "sre judge rows.jsonl -o judged.jsonl --engine openai --base-url http://127.0.0.1:8000/v1",
-        "RAY_ADDRESS=auto sre judge rows.parquet -o judged.jsonl --model /shared/judge.gguf --engine ray --workers 8",
-    )
+@opt.command(
+    "sre judge rows.jsonl -o judged.jsonl --model judge.gguf",
+    "sre judge answers.csv -o judged.csv --model runs/quickstart --rubric helpfulness",
+    "sre judge rows.csv -o judged.csv --model judge.gguf --resume",
+    "sre judge rows.parquet -o judged.parquet --model judge.gguf --map instruction=task --map response=text",
+    "sre judge pairs.jsonl -o judged.jsonl --model judge.gguf --swap --label-only",
+    "sre judge seed-data -o - --model judge.gguf --limit 3 --samples 5",
+    "sre judge rows.jsonl -o judged.jsonl --engine openai --base-url http://127.0.0.1:8000/v1",
+    "RAY_ADDRESS=auto sre judge rows.parquet -o judged.jsonl --model /shared/judge.gguf --engine ray --workers 8",
 )
 @click.argument("rows")
 @click.option(
@@ -44,65 +43,43 @@ _NOT_WITH = {"llamacpp": ("base_url",), "ray": ("base_url",), "openai": _SERVERS
     "--engine",
     type=click.Choice(["llamacpp", "openai", "ray"]),
     default="llamacpp",
-    show_default=True,
     help="This machine; a server with OpenAI's API; or a Ray cluster (RAY_ADDRESS, else one on this machine).",
 )
 @click.option("--base-url", metavar="URL", help="The server's address, for --engine openai. Key: OPENAI_API_KEY.")
 @click.option("--resume", is_flag=True, help="Keep finished rows; judge the others and those that ended in an error.")
 @click.option("--overwrite", is_flag=True, help="Replace the output.")
 @click.option("--allow-errors", is_flag=True, help="Exit with 0 also where some rows could not be judged.")
-@click.option("--limit", type=click.IntRange(min=1), help="Judge only the first N rows.")
-@click.option("--split", default="test", show_default=True, help="Which part of a data folder or hub data set.")
+@click.option("--limit", type=opt.POSITIVE, help="Judge only the first N rows.")
+@click.option("--split", default="test", help="Which part of a data folder or hub data set.")
 @click.option(
     "--task", type=click.Choice(["pointwise", "pairwise"]), help="What the rows are. [default: told by the columns]"
 )
-@map_option
-@rubric_option
 @click.option("--override-rubric", is_flag=True, help="Use --rubric for all rows, also those with criteria.")
-@click.option(
-    "--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Judgements per row; majority wins."
-)
+@click.option("--samples", type=opt.POSITIVE, default=1, help="Judgements per row; majority wins.")
 @click.option(
     "--temperature", type=click.FloatRange(min=0), help="Sampling temperature. [default: 0; 1 with --samples]"
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Sampling seed; ignored at temperature 0.")
+@click.option("--seed", type=int, default=0, help="Sampling seed; ignored at temperature 0.")
 @click.option("--swap", is_flag=True, help="Judge pairs in both orders.")
 @click.option(
     "--tie",
     type=click.Choice(["probability", "first", "tie"]),
     default="probability",
-    show_default=True,
     help="Label of a pair whose orders disagree: the likelier one, the first order's, or none.",
 )
-@click.option("--label-only", is_flag=True, help="Read the label without a rationale: faster, less accurate.")
-@click.option(
-    "--constrain/--no-constrain", default=True, help="Force a label where the model writes none. [default: on]"
-)
-@click.option(
-    "--max-tokens", type=click.IntRange(min=8), default=512, show_default=True, help="Longest judgement, in tokens."
-)
-@click.option(
-    "--context",
-    type=click.IntRange(min=64),
-    default=4096,
-    show_default=True,
-    help="Longest prompt with its judgement, in tokens.",
-)
-@click.option("--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Judgements at a time.")
 @click.option(
     "--calibrated/--uncalibrated",
     default=True,
-    help="Take label probabilities by the readout in the judge's file, if it has one. [default: on]",
+    help="Take label probabilities by the readout in the judge's file, if it has one.",
 )
-@memory_option
-@threads_option
 @click.option(
     "--workers",
-    type=click.IntRange(min=1),
+    type=opt.POSITIVE,
     default=1,
-    show_default=True,
     help="Processes with a judge each. They share --threads and --memory; with --engine ray, each has as much.",
 )
+@opt.memory
+@opt.judging
 def judge(rows: str, out: str, model: Path | None, rubric: str | None, allow_errors: bool, **options: Any) -> None:
     """Judge every row of ROWS: a JSONL, JSON, CSV, TSV or Parquet file (also .gz), a data folder, a hub data set, or -
     for JSON lines on standard input.
@@ -115,8 +92,6 @@ def judge(rows: str, out: str, model: Path | None, rubric: str | None, allow_err
     so that a run that was stopped goes on with --resume. A server (--engine openai) forces no label: where its model
     writes none, the row counts as malformed.
     """
-    from functools import partial
-
     from rich.console import Console
 
     from recipe.judge.batch import judge_file, open_judges
@@ -128,13 +103,11 @@ def judge(rows: str, out: str, model: Path | None, rubric: str | None, allow_err
     opening, reading = ({name: options.pop(name) for name in names} for names in (_OPENING, _READING))
     if opening["engine"] == "openai":
         options["constrain"] = False
-    chosen = JudgeOptions(**options)
-    reading["rubric"] = read_rubric(rubric) if rubric else None
-    opener = partial(open_judges, model, **opening)
-    reading["tell"] = lambda line: click.echo(line, err=True)
+    reading |= {"options": JudgeOptions(**options), "rubric": read_rubric(rubric) if rubric else None}
+    reading["tell"] = partial(click.echo, err=True)
     try:
         with bar(f"judging {printable(Path(rows).name)}", None, "rows") as advance:
-            summary = judge_file(opener, rows, out, options=chosen, progress=follow(advance), **reading)
+            summary = judge_file(partial(open_judges, model, **opening), rows, out, progress=follow(advance), **reading)
     except KeyboardInterrupt:
         kept = "" if out == "-" else f"; what was judged is kept in {out}. Add --resume to go on"
         click.echo(f"stopped{kept}", err=True)
@@ -156,9 +129,7 @@ def _refuse_what_does_not_fit(context: click.Context) -> None:
         raise click.UsageError(f"--engine {engine} needs --{needed.replace('_', '-')}")
 
 
-@click.command(
-    epilog=examples("sre rubrics", "sre rubrics helpfulness", "sre rubrics helpfulness > mine.toml    # to edit")
-)
+@opt.command("sre rubrics", "sre rubrics helpfulness", "sre rubrics helpfulness > mine.toml    # to edit")
 @click.argument("name", required=False)
 def rubrics(name: str | None) -> None:
     """List the ready rubrics, or print one as a file for --rubric."""
@@ -171,24 +142,22 @@ def rubrics(name: str | None) -> None:
         click.echo(f"{ready.name:24}{ready.rubric.criteria}")
 
 
-@click.command(
-    epilog=examples(
-        "sre serve --model judge.gguf",
-        "sre serve --model judge.gguf --port 9000 --parallel 32 --memory 2GB",
-        "SRE_API_KEY=$(cat key.txt) sre serve --model judge.gguf --host 0.0.0.0",
-    )
+@opt.command(
+    "sre serve --model judge.gguf",
+    "sre serve --model judge.gguf --port 9000 --parallel 32 --memory 2GB",
+    "SRE_API_KEY=$(cat key.txt) sre serve --model judge.gguf --host 0.0.0.0",
 )
 @click.option("--model", required=True, type=click.Path(path_type=Path), help="A GGUF file, e.g. judge.gguf.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets other machines in: set a key then.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in: set a key then.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0 takes a free one.")
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="Its text is the key that clients must send.")
-@click.option("--queue", type=click.IntRange(min=1), default=64, show_default=True, help="Unfinished requests at most.")
-@click.option("--timeout", type=click.FloatRange(min=0.1), default=120, show_default=True, help="Seconds per answer.")
-@click.option("--max-body", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="Bytes per request.")
-@threads_option
-@click.option("--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Answers written at once.")
-@click.option("--context", type=click.IntRange(min=64), default=4096, show_default=True, help="Prompt and answer.")
-@memory_option
+@click.option("--queue", type=opt.POSITIVE, default=64, help="Unfinished requests at most.")
+@click.option("--timeout", type=click.FloatRange(min=0.1), default=120, help="Seconds per answer.")
+@click.option("--max-body", type=opt.POSITIVE, default=1_000_000, help="Bytes per request.")
+@opt.threads
+@opt.parallel
+@opt.context
+@opt.memory
 def serve(model: Path, api_key_file: Path | None, **options: Any) -> None:
     """Serve a judge over HTTP: judging, OpenAI's chat API, and a page to try it, on this machine alone by default.
 
@@ -196,7 +165,7 @@ def serve(model: Path, api_key_file: Path | None, **options: Any) -> None:
     """
     from recipe.judge.server.start import serve_file
 
-    serve_file(model, api_key_file=api_key_file, started=lambda line: click.echo(line, err=True), **options)
+    serve_file(model, api_key_file=api_key_file, started=partial(click.echo, err=True), **options)
 
 
 COMMANDS: tuple[click.Command, ...] = (judge, rubrics, serve)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from recipe.cli.options import console, examples, run_argument, set_option
+from recipe.cli import options as opt
 from recipe.errors import SreError
 
 if TYPE_CHECKING:
     from recipe.doctor.checks import Check
 
 
-@click.command(epilog=examples("sre doctor", "sre doctor --gpu-smoke", "sre doctor --gpu-smoke --cpu"))
+@opt.command("sre doctor", "sre doctor --gpu-smoke", "sre doctor --gpu-smoke --cpu")
 @click.option("--gpu-smoke", is_flag=True, help="Run every stage on a few rows, in minutes, and report.")
 @click.option("--cpu", is_flag=True, help="With --gpu-smoke: on the processor.")
-@click.option("--model", default="smollm2-135m", show_default=True, help="With --gpu-smoke: the seed model.")
+@click.option("--model", default="smollm2-135m", help="With --gpu-smoke: the seed model.")
 def doctor(gpu_smoke: bool, cpu: bool, model: str) -> None:
     """Versions, CPU and GPU, what is missing and how to install it."""
     if gpu_smoke:
@@ -44,23 +44,20 @@ def _kernels() -> list[Check]:
         start_backend()
     except Exception:  # whatever an installation that went wrong raises: the other checks say what it is
         return []
-    missed = kernels.suits() and not kernels.installed()
-    advice = "judging takes a quarter to a half longer so: docs/performance.md" if missed else ""
-    return [Check("kernels", "warning" if missed else "ok", kernels.state(), advice)]
+    if kernels.suits() and not kernels.installed():
+        advice = "judging takes a quarter to a half longer without them: docs/performance.md"
+        return [Check("kernels", "warning", kernels.state(), advice)]
+    return [Check("kernels", "ok", kernels.state())]
 
 
-@click.command(
-    epilog=examples(
-        "sre plan cpu-smollm2-135m",
-        "sre plan 24gb-llama3.1-8b --gpu 4090",
-        "sre plan t4-qwen2.5-1.5b --gpu t4 --set sample.parallel=16",
-    )
+@opt.command(
+    "sre plan cpu-smollm2-135m",
+    "sre plan 24gb-llama3.1-8b --gpu 4090",
+    "sre plan t4-qwen2.5-1.5b --gpu t4 --set sample.parallel=16",
 )
 @click.argument("config")
-@click.option(
-    "--gpu", default="cpu", show_default=True, help="t4, l4, 3060, 3090, 4090, a100-40, a100-80, h100; cpu: this one."
-)
-@set_option
+@click.option("--gpu", default="cpu", help="t4, l4, 3060, 3090, 4090, a100-40, a100-80, h100; cpu: this one.")
+@opt.overrides
 def plan(config: str, gpu: str, overrides: tuple[str, ...]) -> None:
     """Check the data, and show the memory and time of each stage, before anything is downloaded."""
     from tempfile import TemporaryDirectory
@@ -76,17 +73,15 @@ def plan(config: str, gpu: str, overrides: tuple[str, ...]) -> None:
     with TemporaryDirectory() as scratch:
         for line in preflight(RunContext(settings, Path(scratch)), offline=True):
             click.echo(line)
-    show_plan(planned, console())
+    show_plan(planned, opt.console())
 
 
-@click.command(
-    epilog=examples(
-        "sre publish runs/quickstart --repo me/my-judge --dry-run",
-        "sre publish runs/quickstart --repo me/my-judge --private",
-        "sre publish runs/quickstart --ollama my-judge",
-    )
+@opt.command(
+    "sre publish runs/quickstart --repo me/my-judge --dry-run",
+    "sre publish runs/quickstart --repo me/my-judge --private",
+    "sre publish runs/quickstart --ollama my-judge",
 )
-@run_argument
+@opt.run
 @click.option("--repo", metavar="USER/NAME", help="The model repository; it is made where there is none.")
 @click.option("--ollama", metavar="NAME", help="Make the judge a model of this machine's Ollama.")
 @click.option("--dry-run", is_flag=True, help="List what would be uploaded, and the model card; send nothing.")

@@ -1,28 +1,42 @@
-"""What the commands share: examples under their help, the arguments that name a run, the console."""
+"""What the commands share: kinds of values, options, examples under their help, the console."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+EXISTING_FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
+POSITIVE = click.IntRange(min=1)
 
 
 def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-run_dir_option = click.option(
-    "--run-dir", type=click.Path(path_type=Path, file_okay=False), help="Where the run lives. [default: runs/<name>]"
-)
-set_option = click.option(
+def command(*lines: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command whose help ends in these examples."""
+    return click.command(epilog=examples(*lines))
+
+
+run = click.argument("run", type=EXISTING_FOLDER)
+run_dir = click.option("--run-dir", type=FOLDER, help="Where the run lives. [default: runs/<name>]")
+overrides = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; may be repeated."
 )
-threads_option = click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all cores]")
-memory_option = click.option(
+threads = click.option("--threads", type=POSITIVE, help="CPU threads. [default: all cores]")
+memory = click.option(
     "--memory", help="Limit of the KV cache, e.g. 2GB. [default: 1024 tokens for each parallel judgement]"
 )
-map_option = click.option(
+context = click.option(
+    "--context", type=click.IntRange(min=64), default=4096, help="Tokens of a prompt and its answer."
+)
+parallel = click.option("--parallel", type=POSITIVE, default=16, help="Judgements written at once.")
+columns = click.option(
     "--map",
     "columns",
     multiple=True,
@@ -30,10 +44,27 @@ map_option = click.option(
     callback=lambda context, parameter, pairs: _columns(pairs),
     help="Name a column that isn't recognised, e.g. --map response=text. May be repeated.",
 )
-rubric_option = click.option(
+rubric = click.option(
     "--rubric", help="Rubric of rows that bring none: a name (see sre rubrics), a .toml or .json file, or a text."
 )
-run_argument = click.argument("run", type=click.Path(path_type=Path, file_okay=False, exists=True))
+
+_JUDGING = (
+    click.option("--label-only", is_flag=True, help="Read the label without a rationale: faster, less accurate."),
+    click.option("--constrain/--no-constrain", default=True, help="Force a label where the model writes none."),
+    click.option("--max-tokens", type=click.IntRange(min=8), default=512, help="The most tokens of an answer."),
+    context,
+    parallel,
+    threads,
+    columns,
+    rubric,
+)
+
+
+def judging(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that judges a file's rows."""
+    for option in reversed(_JUDGING):
+        command = option(command)
+    return command
 
 
 def _columns(pairs: tuple[str, ...]) -> dict[str, str]:

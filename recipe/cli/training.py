@@ -9,33 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recipe.cli.options import console, examples, map_option, rubric_option, run_argument, run_dir_option, set_option
+from recipe.cli import options as opt
 from recipe.errors import SreError
 
 if TYPE_CHECKING:
     from recipe.config import Config
 
 
-@click.command(
-    epilog=examples(
-        "sre split judged.jsonl -o my-data --dev 0.1 --test 0.1",
-        "sre split answers.csv -o my-data --test 0.1 --rubric helpfulness --map response=text",
-        "sre split human=pandalm.jsonl gpt4=bench.jsonl -o my-data --test 1 -n 100 --both-orders",
-        "sre run cpu-smollm2-135m --set data.pointwise=my-data --set data.pairwise=my-data",
-    )
+@opt.command(
+    "sre split judged.jsonl -o my-data --dev 0.1 --test 0.1",
+    "sre split answers.csv -o my-data --test 0.1 --rubric helpfulness --map response=text",
+    "sre split human=pandalm.jsonl gpt4=bench.jsonl -o my-data --test 1 -n 100 --both-orders",
+    "sre run cpu-smollm2-135m --set data.pointwise=my-data --set data.pairwise=my-data",
 )
 @click.argument("rows", nargs=-1, required=True, metavar="[NAME=]FILE...")
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The data's folder.")
-@click.option("--dev", type=float, default=0.0, show_default=True, help="Share of each file's prompts.")
-@click.option("--test", type=float, default=0.0, show_default=True, help="Share of each file's prompts.")
-@click.option(
-    "-n", "numbers", multiple=True, type=click.IntRange(min=1), help="Rows per file and split; once, or per file."
-)
-@click.option("--max-chars", type=click.IntRange(min=1), help="Leave out longer rows; a token has about four.")
+@click.option("-o", "--out", required=True, type=opt.FOLDER, help="The data's folder.")
+@click.option("--dev", type=float, default=0.0, help="Share of each file's prompts.")
+@click.option("--test", type=float, default=0.0, help="Share of each file's prompts.")
+@click.option("-n", "numbers", multiple=True, type=opt.POSITIVE, help="Rows per file and split; once, or per file.")
+@click.option("--max-chars", type=opt.POSITIVE, help="Leave out longer rows; a token has about four.")
 @click.option("--both-orders", is_flag=True, help="Held-back pairwise rows come in both orders.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@map_option
-@rubric_option
+@click.option("--seed", type=int, default=0)
+@opt.columns
+@opt.rubric
 def split(rows: tuple[str, ...], out: Path, numbers: tuple[int, ...], rubric: str | None, **options: Any) -> None:
     """Split labelled rows into train, dev and test by whole prompts, with balanced labels.
 
@@ -60,17 +56,15 @@ def _named(source: str) -> tuple[str, str]:
     return (name, path) if equals else (Path(source).stem, source)
 
 
-@click.command(
-    epilog=examples(
-        "sre run cpu-smollm2-135m --set seed=1 --run-dir runs/one",
-        "sre run my.toml --until merged        stop after the merge",
-        "sre run my.toml                       go on where it stopped",
-        "accelerate launch -m recipe.cli.main run my.toml        on all GPUs of this machine",
-    )
+@opt.command(
+    "sre run cpu-smollm2-135m --set seed=1 --run-dir runs/one",
+    "sre run my.toml --until merged        stop after the merge",
+    "sre run my.toml                       go on where it stopped",
+    "accelerate launch -m recipe.cli.main run my.toml        on all GPUs of this machine",
 )
 @click.argument("config")
-@run_dir_option
-@set_option
+@opt.run_dir
+@opt.overrides
 @click.option("--until", metavar="STAGE", help="Stop after this stage, e.g. merged or iter-1:curate.")
 def run(config: str, run_dir: Path | None, overrides: tuple[str, ...], until: str | None) -> None:
     """Run the whole recipe, or go on with it. CONFIG is a TOML file or a preset's name (see `sre config`)."""
@@ -79,9 +73,9 @@ def run(config: str, run_dir: Path | None, overrides: tuple[str, ...], until: st
     _run_and_show(load(config, overrides), run_dir, until)
 
 
-@click.command(epilog=examples("sre quickstart", "sre quickstart --set seed=3 --run-dir runs/third"))
-@run_dir_option
-@set_option
+@opt.command("sre quickstart", "sre quickstart --set seed=3 --run-dir runs/third")
+@opt.run_dir
+@opt.overrides
 def quickstart(run_dir: Path | None, overrides: tuple[str, ...]) -> None:
     """Train SmolLM2-135M into a judge on this machine's CPU: all stages, a table, one judged example."""
     from recipe.config import load
@@ -90,7 +84,7 @@ def quickstart(run_dir: Path | None, overrides: tuple[str, ...]) -> None:
     folder = _run_and_show(load("cpu-smollm2-135m", overrides), run_dir, None)
     from recipe.evaluation.report.tables import judged_example
 
-    console().print(judged_example(*judge_one(folder)))
+    opt.console().print(judged_example(*judge_one(folder)))
 
 
 def _run_and_show(config: Config, run_dir: Path | None, until: str | None) -> Path:
@@ -100,9 +94,9 @@ def _run_and_show(config: Config, run_dir: Path | None, until: str | None) -> Pa
     results = run_pipeline(config, folder, until=until, say=click.echo)
     from recipe.evaluation.report.tables import show_results, stages_table
 
-    console().print(stages_table(results["stages"]))
+    opt.console().print(stages_table(results["stages"]))
     if results["models"]:
-        show_results(results, console())
+        show_results(results, opt.console())
     _summarise(results, folder)
     return folder
 
@@ -120,16 +114,14 @@ def _summarise(results: Mapping[str, Any], folder: Path) -> None:
         click.echo(f"Not finished: run the same command again to go on, or see `sre status {folder}`")
 
 
-@click.command(
-    epilog=examples(
-        "sre stage iter-1:curate runs/quickstart",
-        "sre stage gguf runs/quickstart --set export.source=j1        another judge than the best becomes judge.gguf",
-        "sre stage iter-1:curate runs/quickstart --set curate.margin=2",
-    )
+@opt.command(
+    "sre stage iter-1:curate runs/quickstart",
+    "sre stage gguf runs/quickstart --set export.source=j1        another judge than the best becomes judge.gguf",
+    "sre stage iter-1:curate runs/quickstart --set curate.margin=2",
 )
 @click.argument("name")
-@run_argument
-@set_option
+@opt.run
+@opt.overrides
 @click.option("--again", is_flag=True, help="Run the stage even if it is done.")
 def stage(name: str, run: Path, overrides: tuple[str, ...], again: bool) -> None:
     """Run one stage of a run folder, by the name that `sre status` shows.
@@ -142,11 +134,11 @@ def stage(name: str, run: Path, overrides: tuple[str, ...], again: bool) -> None
 
     facts = run_stage(run, name, overrides, again=again)
     hidden = ("settings", "inputs", "versions", "figures", "made")
-    console().print_json(data={key: value for key, value in facts.items() if key not in hidden})
+    opt.console().print_json(data={key: value for key, value in facts.items() if key not in hidden})
 
 
-@click.command(epilog=examples("sre status runs/quickstart", "sre status runs/quickstart --watch"))
-@run_argument
+@opt.command("sre status runs/quickstart", "sre status runs/quickstart --watch")
+@opt.run
 @click.option("--watch", is_flag=True, help="Show it anew every two seconds until the run ends.")
 def status(run: Path, watch: bool) -> None:
     """Show what of a run is done, how long it took, what is running, and which rounds were kept."""
@@ -161,18 +153,18 @@ def status(run: Path, watch: bool) -> None:
 
     found = read_status(run)
     if not watch:
-        console().print(view(found))
+        opt.console().print(view(found))
         return
-    with Live(view(found), console=console(), auto_refresh=False) as live:
+    with Live(view(found), console=opt.console(), auto_refresh=False) as live:
         while found.running:
             time.sleep(2)
             found = read_status(run)
             live.update(view(found), refresh=True)
 
 
-@click.command(epilog=examples("sre config", "sre config cpu-smollm2-135m", "sre config my.toml --set sample.n=4"))
+@opt.command("sre config", "sre config cpu-smollm2-135m", "sre config my.toml --set sample.n=4")
 @click.argument("config", required=False)
-@set_option
+@opt.overrides
 def config(config: str | None, overrides: tuple[str, ...]) -> None:
     """List the presets, or print one config with every setting resolved."""
     from recipe.config import dump, load, presets

@@ -7,7 +7,7 @@ runs/seed-data/results.json        all rows that were measured there, whichever 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -26,7 +26,6 @@ from recipe.pipeline.steps import run_judge
 from recipe.pipeline.variants import BEST, COMPARED, VARIANTS, Variant
 from recipe.storage import atomic, read_json, write_json
 
-MEASURE = "sft"
 # Settings that change no measurement of the judges that were made.
 IMMATERIAL: dict[str, Any] = {"name": True, "threads": True, "iterations": True, "rounds": True, "report_to": True}
 IMMATERIAL["export"] = {"types", "judge", "source", "flip_rows"}
@@ -114,11 +113,9 @@ def run_experiment(
 def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[str, Any]:
     """results.json and results.md of all rows measured in the folder.
 
-    {"seeds", "rows": {row: what it is}, "problems": {"row, seed n": why it could not be run}, "models", "differences",
-    "expected_score", "baselines", "against_baselines", "aspects": {aspect: the same five}, "per_seed": {seed: the same
-    five}, "costs": {run folder: {stage: …}}}; "aspects" and "per_seed" are empty where there is but one. The figures
-    of a row that wasn't run are None. Rows of one prompt are one group of the bootstrap, in whichever seed they were
-    judged.
+    {"seeds", "rows": {row: what it is}, "problems": {"row, seed n": why it could not be run}, what `compare` returns,
+    "aspects": {aspect: the same}, "per_seed": {seed: the same}, "costs": {run folder: {stage: …}}}. "aspects" and
+    "per_seed" are empty where there is but one. The figures of a row that wasn't run are None.
     """
     from recipe.evaluation.compare import by_aspect, compare
     from recipe.evaluation.report.tables import experiment_markdown
@@ -132,36 +129,32 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
     run = RunContext(runs[0].config, runs[0].path)
     rows, train = run.test_rows, [*chain(*run.all_train)]
     measured = _verdicts(runs, rows)
-    pairs = _comparisons(list(measured), judges_of(base)[-1])
+    pairs = _comparisons(measured, judges_of(base)[-1])
     tables = partial(compare, pairs=pairs, train=train, resamples=base.evaluate.resamples)
     seeds = sorted({run.seed for run in runs})
-    done = {f"{name}, seed {seed}" for name, by_seed in measured.items() for seed in by_seed}
-    before = experiment.folder / "results.json"
-    known = read_json(before).get("problems", {}) if before.exists() else {}
+    path = experiment.folder / "results.json"
+    known = {**(read_json(path).get("problems", {}) if path.exists() else {}), **problems}
+    solved = {f"{name}, seed {seed}" for name, by_seed in measured.items() for seed in by_seed}
     results = {
         "seeds": seeds,
         "rows": {name: variant.description for name, variant in VARIANTS.items()},
-        "problems": {where: why for where, why in {**known, **problems}.items() if where not in done},
+        "problems": {row: why for row, why in known.items() if row not in solved},
         **tables(rows, measured),
         "aspects": {aspect: tables(some, part) for aspect, some, part in by_aspect(rows, measured)},
-        "per_seed": {str(seed): tables(rows, _of_seed(measured, seed)) for seed in (seeds if len(seeds) > 1 else ())},
+        "per_seed": {str(seed): tables(rows, _only(seed, measured)) for seed in (seeds if len(seeds) > 1 else ())},
         "costs": {str(run.path.relative_to(experiment.folder)): costs(RunFolder(run.path)) for run in runs},
     }
-    write_json(before, results)
+    write_json(path, results)
     with atomic(experiment.folder / "results.md") as file:
         file.write(experiment_markdown(results))
     return results
 
 
 def _verdicts(runs: Sequence[RowRun], rows: Sequence[Example]) -> dict[str, dict[int, list[Judgement]]]:
-    """Of every row there is, those that were run or not; measurements of other test rows are left out."""
+    """Row -> random seed -> its judgements of `rows`; {} for a row that was not run on these."""
     from recipe.evaluation.evaluate import first_samples, read_judgements
 
-    found: dict[str, dict[int, list[Judgement]]] = {}
-    for name in VARIANTS:
-        found[name] = {}
-        if name == "seed":
-            found[FORCED] = {}
+    found: dict[str, dict[int, list[Judgement]]] = {"seed": {}, FORCED: {}, **{name: {} for name in VARIANTS}}
     ids = [row.id for row in rows]
     for run in runs:
         name = run.variant.name
@@ -175,13 +168,12 @@ def _verdicts(runs: Sequence[RowRun], rows: Sequence[Example]) -> dict[str, dict
     return found
 
 
-def _comparisons(names: Sequence[str], last: str) -> list[tuple[str, str]]:
-    """(first, second) of each difference: the last J against SFT first, then every row against SFT."""
-    others = [name for name in names if name not in (MEASURE, FORCED, "seed")]
-    first = [name for name in others if name == last]
-    against = [(MEASURE, name) for name in (*first, *others)]
-    return list(dict.fromkeys([*against[: len(first)], (FORCED, MEASURE), *against, *COMPARED]))
+def _only(seed: int, measured: Measured) -> Measured:
+    return {name: {key: verdicts for key, verdicts in found.items() if key == seed} for name, found in measured.items()}
 
 
-def _of_seed(measured: Measured, seed: int) -> Measured:
-    return {name: {seed: found[seed]} if seed in found else {} for name, found in measured.items()}
+def _comparisons(names: Iterable[str], last: str) -> list[tuple[str, str]]:
+    """(first, second) of each difference: every row against SFT, the last J first."""
+    gains = [("sft", name) for name in names if name not in ("seed", FORCED, "sft")]
+    gains.sort(key=lambda pair: pair[1] != last)
+    return [*gains, (FORCED, "sft"), *COMPARED]
