@@ -7,6 +7,7 @@ import errno
 import functools
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -70,9 +71,12 @@ _MARKER: dict[str, Any] = {"stage": str, "hash": str}
 _FINISHED: dict[str, Any] = {"finished": (int, float), "wall_s": (int, float), "tokens": int}
 
 
-def read_marker(path: Path) -> dict[str, Any]:
-    """A stage's done.json or started.json. Raises SreError where it is no such thing."""
-    content = read_json(path)
+def read_marker(path: Path) -> dict[str, Any] | None:
+    """A stage's done.json or started.json; None where there is none. Raises SreError where it is no such thing."""
+    try:
+        content = read_json(path)
+    except FileNotFoundError:
+        return None
     needed = _MARKER | (_FINISHED if path.name.endswith("done.json") else {})
     wrong = [key for key, kind in needed.items() if not isinstance(content.get(key), kind)]
     wrong += [key for key in ("settings", "inputs", "made") if not isinstance(content.get(key, {}), dict)]
@@ -85,9 +89,9 @@ def read_marker(path: Path) -> dict[str, Any]:
 
 def read_markers(run: Path) -> list[dict[str, Any]]:
     """The stage markers of a run folder: finished stages, oldest first, then unfinished ones, which lack "finished"."""
-    found = [read_marker(path) for path in run.rglob("*done.json")]
-    found.sort(key=lambda marker: marker["finished"])
-    return found + [read_marker(path) for path in sorted(run.rglob("*started.json"))]
+    paths = [path for kind in ("done", "started") for path in sorted(run.rglob(f"*{kind}.json"))]
+    markers = [marker for path in paths if (marker := read_marker(path)) is not None]
+    return sorted(markers, key=lambda marker: float(marker.get("finished", math.inf)))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -36,7 +36,7 @@ class RunContext:
     def __init__(self, config: Config, path: Path, lenders: Sequence[Path] = ()) -> None:
         self.config = config
         self.path = path
-        self.cache = RunFolder(path, seed=config.seed, lenders=lenders)
+        self.cache = RunFolder(path, lenders=lenders)
         self.prompts = Prompts()
 
     # --- the judges and the rounds that make them ---

@@ -21,7 +21,6 @@ from recipe.evaluation.compare import Measured
 from recipe.evaluation.evaluate import FORCED
 from recipe.pipeline.context import RunContext, judges_of
 from recipe.pipeline.results import costs
-from recipe.pipeline.stage_cache import RunFolder
 from recipe.pipeline.steps import run_judge
 from recipe.pipeline.variants import BEST, COMPARED, VARIANTS, Variant
 from recipe.storage import atomic, read_json, write_json
@@ -142,7 +141,7 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
         **tables(rows, measured),
         "aspects": {aspect: tables(some, part) for aspect, some, part in by_aspect(rows, measured)},
         "per_seed": {str(seed): tables(rows, _only(seed, measured)) for seed in (seeds if len(seeds) > 1 else ())},
-        "costs": {str(run.path.relative_to(experiment.folder)): costs(RunFolder(run.path)) for run in runs},
+        "costs": {str(run.path.relative_to(experiment.folder)): costs(run.path) for run in runs},
     }
     write_json(path, results)
     with atomic(experiment.folder / "results.md") as file:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from recipe.evaluation.evaluate import FORCED
 from recipe.pipeline.context import RunContext
-from recipe.pipeline.stage_cache import RunFolder
-from recipe.storage import atomic, read_json, write_json
+from recipe.storage import atomic, read_json, read_markers, write_json
 
 
 def write_results(run: RunContext) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def write_results(run: RunContext) -> dict[str, Any]:
     from recipe.evaluation.forgery import read_forgery
     from recipe.evaluation.report.tables import results_markdown
 
-    stages = costs(run.cache)
+    stages = costs(run.path)
     found: dict[str, Any] = {}
     for judge in run.judges:
         if f"evaluation/{judge}" in stages:
@@ -56,10 +56,10 @@ def rounds(run: RunContext) -> list[dict[str, Any]]:
     return found
 
 
-def costs(run: RunFolder) -> dict[str, dict[str, Any]]:
+def costs(run: Path) -> dict[str, dict[str, Any]]:
     """wall_s, tokens and peak_rss_mb of each finished stage; "from" where it was taken over from another run."""
     kept = ("wall_s", "tokens", "peak_rss_mb", "from")
-    return {s["stage"]: {key: s[key] for key in kept if key in s} for s in run.stages() if "finished" in s}
+    return {s["stage"]: {key: s[key] for key in kept if key in s} for s in read_markers(run) if "finished" in s}
 
 
 def comparisons(judges: Sequence[str]) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@
 
 A marker: {"stage": "merged", "hash": "3f…", "settings": {…}, "inputs": {"sft-pointwise": "a1…"},
 "made": {"adapter/adapter_model.safetensors": {"bytes": 9, "hash": "c4…"}}, "versions": {"torch": "2.13.0", …},
-"seed": 0, "wall_s": 3.2, "tokens": 0, "peak_rss_mb": 912, …what the stage reports}. In a stage that was taken over from
+"wall_s": 3.2, "tokens": 0, "peak_rss_mb": 912, …what the stage reports}. In a stage that was taken over from
 another run folder, all of this is that folder's, and "from" names it.
 
 This module knows nothing of models or of what stages do.
@@ -23,6 +23,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from pydantic import BaseModel
 
 from recipe.config import key_of
 from recipe.errors import SreError
-from recipe.storage import canonical, explain, fingerprint, hash_object, read_marker, read_markers, share, write_json
+from recipe.storage import canonical, explain, fingerprint, hash_object, read_marker, share, write_json
 from recipe.system import measured, process, versions, wait_for
 
 _log = logging.getLogger("recipe.pipeline")
@@ -64,9 +65,8 @@ class RunFolder:
     Several processes of one launch may share it. `main`: this is the one that writes what all share.
     """
 
-    def __init__(self, path: Path, *, seed: int = 0, lenders: Sequence[Path] = ()) -> None:
+    def __init__(self, path: Path, *, lenders: Sequence[Path] = ()) -> None:
         self.path = path
-        self.seed = seed
         self.lenders = tuple(lenders)
         self._process = process()[0]
         self.main = self._process == 0
@@ -92,84 +92,74 @@ class RunFolder:
         Raises:
             SreError: The folder holds the stage with another hash, or what it made has changed.
         """
-        folder, marker = self._places(stage)
+        folder, marker, started = self._places(stage)
         inputs: dict[str, str] = {}
         settings = {key_of(value) or name: self._describe(value, stage, inputs) for name, value in given.items()}
         assert len(settings) == len(given), "two sections of one kind: one would be left out of the hash"
-        digest = hash_object({"stage": stage, "settings": settings, "inputs": inputs})
-        resolved = {n: v.path if isinstance(v, Made | Content) else v for n, v in given.items()}
-        started = _started(marker)
-        done = read_marker(marker) if marker.exists() else None
-        if done is not None and "made" not in done:
-            raise SreError(
-                "an older version made this run: it can be read (`sre status`, `sre report`, `sre judge`) but not "
-                "continued; use another --run-dir",
-                file=self.path,
-            )
-        if done is not None and done["hash"] == digest and not _lost(folder, done):
+        head = {"stage": stage, "settings": settings, "inputs": inputs}
+        head["hash"] = digest = hash_object(head)
+        given = {n: v.path if isinstance(v, Made | Content) else v for n, v in given.items()}
+        if (done := self._done(stage, digest)) is not None:
             return done
         if not self.main:
-            return self._follow(stage, digest, work, resolved, together=together)
-        found = done or (read_marker(started) if started.exists() else None)
-        if found is not None and found["hash"] != digest:
-            raise SreError(
-                f"stage {stage!r} was made from other settings or inputs: the folder has {found['hash'][:12]}, this "
-                f"run needs {digest[:12]} (differs in: {_differences(found, settings, inputs)}). "
-                f"Use another --run-dir, or remove {folder} and what comes after it",
-                file=folder,
-            )
-        if done is not None:
-            _log.warning(
-                "%s is made again: %s is missing or empty", stage, os.path.normpath(folder / _lost(folder, done))
-            )
-            marker.unlink()
-        lender = self._lender(stage, digest)
-        if lender is not None:
+            return self._follow(stage, digest, partial(work, folder, **given) if together else None)
+        self._make_way(stage, head)
+        if (lender := self._lender(stage, digest)) is not None:
             content = self._take_over(lender, stage, makes)
-            started.unlink(missing_ok=True)
-            return content
-        attempts = 1 + (found.get("attempts", 0) if found else 0)
-        head = {"stage": stage, "hash": digest, "inputs": inputs, "settings": settings, "attempts": attempts}
-        write_json(started, head)
-        with measured() as cost:
-            facts = dict(work(folder, **resolved))
-        end = {"seed": self.seed, "versions": versions(), "finished": time.time(), "made": _made(folder, makes)}
-        content = {"tokens": 0, **cost, **facts, **head, **end}  # no fact takes the place of what the hash stands for
+        else:
+            write_json(started, head)
+            with measured() as cost:
+                facts = dict(work(folder, **given))
+            end = {"versions": versions(), "finished": time.time(), "made": _made(folder, makes)}
+            content = {"tokens": 0, **cost, **facts, **head, **end}  # no fact replaces what the hash stands for
         write_json(marker, content)
         started.unlink(missing_ok=True)
         return content
 
     def marker(self, stage: str) -> dict[str, Any] | None:
         """The marker of a finished stage, or None."""
-        path = self._places(stage)[1]
-        return read_marker(path) if path.exists() else None
-
-    def stages(self) -> list[dict[str, Any]]:
-        """The markers of all stages; see `storage.read_markers`."""
-        return read_markers(self.path)
+        return read_marker(self._places(stage)[1])
 
     def forget(self, stage: str) -> None:
         """Let a stage run again. What it left stays until then."""
-        _, marker = self._places(stage)
-        for file in (marker, _started(marker)):
+        for file in self._places(stage)[1:]:
             file.unlink(missing_ok=True)
 
-    def _follow(
-        self, stage: str, digest: str, work: Callable[..., Any], given: Mapping[str, Any], *, together: bool
-    ) -> dict[str, Any]:
-        """What a process other than the main one does: help with the stage, or wait for it."""
-        folder, marker = self._places(stage)
-        started = _started(marker)
+    def _done(self, stage: str, digest: str, run: Path | None = None) -> dict[str, Any] | None:
+        """The marker of a stage that is done with this hash, and whose files are there."""
+        folder, marker, _ = self._places(stage, run)
+        done = read_marker(marker)
+        return done if done and done["hash"] == digest and not _lost(folder, done) else None
 
-        def finished() -> bool:
-            done = read_marker(marker) if marker.exists() else {}
-            return done.get("hash") == digest and not _lost(folder, done)
+    def _make_way(self, stage: str, head: Mapping[str, Any]) -> None:
+        """Remove the marker of a stage that lost its files. Raises SreError where the stage was begun differently."""
+        folder, marker, started = self._places(stage)
+        done = read_marker(marker)
+        found = done or read_marker(started)
+        if found and found["hash"] != head["hash"]:
+            raise SreError(
+                f"stage {stage!r} was made from other settings or inputs: the folder has {found['hash'][:12]}, this "
+                f"run needs {head['hash'][:12]} (differs in: {_differences(found, head)}). "
+                f"Use another --run-dir, or remove {folder} and what comes after it",
+                file=folder,
+            )
+        if done:
+            lost = os.path.normpath(folder / _lost(folder, done))
+            _log.warning("%s is made again: %s is missing or empty", stage, lost)
+            marker.unlink()
 
-        wait_for(lambda: _hash_in(started) == digest or finished())  # the main process has checked the folder
-        if together and self._lender(stage, digest) is None and not finished():
-            work(folder, **given)
+    def _follow(self, stage: str, digest: str, work: Callable[[], Any] | None) -> dict[str, Any]:
+        """What a process other than the main one does: help with the work, if there is any for it, and wait."""
+        _, marker, started = self._places(stage)
+
+        def begun() -> bool:  # the main process has then checked the folder
+            return (read_marker(started) or {}).get("hash") == digest
+
+        wait_for(lambda: begun() or self._done(stage, digest) is not None)
+        if work and self._lender(stage, digest) is None and self._done(stage, digest) is None:
+            work()
         wait_for(lambda: marker.exists() and not started.exists())
-        return read_marker(marker)
+        return read_marker(marker) or {}
 
     def _describe(self, value: Any, stage: str, inputs: dict[str, str]) -> Any:
         """The plain value that stands for what a stage is given; results of other stages are added to `inputs`.
@@ -202,33 +192,31 @@ class RunFolder:
         done = self.marker(name)
         if done is None:
             raise SreError(f"stage {asking!r} needs stage {name!r}, which isn't done; run it first", file=self.path)
-        lost = _lost(self._places(name)[0], done)
-        if lost:
-            raise SreError(f"missing, and stage {asking!r} needs it; `sre run` makes it again", file=self.path / lost)
+        folder = self._places(name)[0]
+        if lost := _lost(folder, done):
+            raise SreError(f"missing, and stage {asking!r} needs it; `sre run` makes it again", file=folder / lost)
         return hash_object([done["hash"], done.get("made")])
 
-    def _places(self, stage: str, run: Path | None = None) -> tuple[Path, Path]:
+    def _places(self, stage: str, run: Path | None = None) -> tuple[Path, Path, Path]:
+        """A stage's folder, and its markers: of its end, and that it has begun."""
         name, _, step = stage.partition(":")
-        folder = (run or self.path) / name
-        return folder, folder / (f"{step}.done.json" if step else "done.json")
+        folder, prefix = (run or self.path) / name, f"{step}." if step else ""
+        return folder, folder / f"{prefix}done.json", folder / f"{prefix}started.json"
 
     def _lender(self, stage: str, digest: str) -> Path | None:
         for run in self.lenders:
-            folder, marker = self._places(stage, run)
             with contextlib.suppress(SreError):  # what was changed there is not taken over
-                if _hash_in(marker) == digest and not _lost(folder, read_marker(marker)):
+                if self._done(stage, digest, run):
                     return run
         return None
 
     def _take_over(self, lender: Path, stage: str, makes: tuple[str, ...]) -> dict[str, Any]:
-        """Put what the lender's stage made into ours, the marker last; returns the marker's content."""
-        (theirs, their_marker), (ours, marker) = self._places(stage, lender), self._places(stage)
+        """Put what the lender's stage made into ours; returns the marker's content."""
+        (theirs, marker, _), (ours, _, _) = self._places(stage, lender), self._places(stage)
         for name in makes:
             if (theirs / name).exists():
                 share(theirs / name, ours / name)
-        content = {**read_marker(their_marker), "from": os.path.relpath(lender, self.path)}
-        write_json(marker, content)
-        return content
+        return {**(read_marker(marker) or {}), "from": os.path.relpath(lender, self.path)}
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -263,15 +251,11 @@ def is_locked(run: Path) -> bool:
 
 def _made(folder: Path, makes: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Size and hash of each file that a stage left."""
-    files = (file for name in makes for file in _files(folder / name))
+    left = [path for name in makes for path in (folder / name, *(folder / name).rglob("*")) if path.is_file()]
     return {
         os.path.relpath(file, folder): {"bytes": file.stat().st_size, "hash": fingerprint(file)}
-        for file in sorted(files)
+        for file in sorted(left)
     }
-
-
-def _files(path: Path) -> list[Path]:
-    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path] if path.is_file() else []
 
 
 def _lost(folder: Path, done: Mapping[str, Any]) -> str:
@@ -289,21 +273,8 @@ def _lost(folder: Path, done: Mapping[str, Any]) -> str:
     return ""
 
 
-def _started(marker: Path) -> Path:
-    """Where a stage says that it has begun, beside the marker of its end."""
-    return marker.with_name(marker.name.replace("done", "started"))
-
-
-def _hash_in(marker: Path) -> str | None:
-    try:
-        return str(read_marker(marker)["hash"])
-    except FileNotFoundError:  # the main process removes it at any time
-        return None
-
-
-def _differences(found: Mapping[str, Any], settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    old = {**found.get("settings", {}), **found.get("inputs", {})}
-    before, after = _flat(old), _flat({**settings, **inputs})
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    before, after = ({**_flat(head.get("settings", {})), **head.get("inputs", {})} for head in (found, wanted))
     return ", ".join(sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))) or "the stage"
 
 
