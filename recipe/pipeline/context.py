@@ -15,7 +15,7 @@ from recipe.data.records import TASKS, Example, Task, in_both_orders
 from recipe.data.selection import Split, select_rows
 from recipe.errors import SreError
 from recipe.pipeline.judge_model import JudgeModel, Loading
-from recipe.pipeline.stage_cache import Content, Made, RunFolder
+from recipe.pipeline.stage_cache import Made, RunFolder
 from recipe.prompts import Prompts
 from recipe.storage import atomic
 from recipe.system import process
@@ -71,10 +71,11 @@ class RunContext:
     def exported(self) -> str:
         """The judge that becomes judge.gguf. Raises SreError where the run has made no such judge."""
         source, made = self.config.export.source, self.judges
-        if source not in (*made, "best", "last", ""):
+        named = {judge: judge for judge in made} | {"best": self.best, "last": made[-1]}
+        if source not in named:
             message = f"no judge {source!r} in this run; it makes {', '.join(made)}"
             raise SreError(message, field="export.source")
-        return self.best if source == "best" else source if source in made else made[-1]
+        return named[source]
 
     @property
     def best(self) -> str:
@@ -113,6 +114,25 @@ class RunContext:
         """The adapter folder of a judge; the seed model has none."""
         return None if judge == "seed" else self.made(self.stage_of(judge), "adapter")
 
+    @property
+    def loading(self) -> Loading:
+        """How stages load the model."""
+        import torch
+
+        from recipe.inference.pytorch.loading import resolve_quantization
+
+        model = self.config.model
+        checkpointing = model.gradient_checkpointing
+        return Loading(
+            engine=model.engine,
+            quantization=resolve_quantization(model.quantization),
+            max_length=model.max_length,
+            gradient_checkpointing=torch.cuda.is_available() if checkpointing == "auto" else checkpointing,
+            threads=self.config.threads,
+            report_to=self.config.report_to,
+            run=self.config.name,
+        )
+
     def judge_model(self, judge: str, *, sampling: bool = False) -> JudgeModel:
         """A judge and how it is run. `sampling`: for samples, which alone vLLM draws where the settings say so."""
         config = self.config
@@ -121,16 +141,13 @@ class RunContext:
             model=self.model,
             adapter=self.adapter(judge),
             prompts=self.prompts,
+            loading=self.loading,
             engine=self._engine(sampling=sampling),
-            training_engine=config.model.engine,
-            quantization=self._quantization(),
             context=config.model.max_length + max(config.sample.max_tokens, config.evaluate.max_tokens),
             parallel=config.sample.parallel,
             snapshot=config.export.snapshot,
             file=self.path / "gguf" / f"{judge}.gguf",
             lenders=self.cache.lenders,
-            threads=config.threads,
-            title=f"{config.name}-{judge}",
             base_model=config.model.source,
         )
 
@@ -144,65 +161,19 @@ class RunContext:
             return "torch" if torch.cuda.is_available() else "llamacpp"
         return "torch" if engine == "vllm" and not sampling else engine
 
-    def _quantization(self) -> Any:
-        from recipe.inference.pytorch.loading import resolve_quantization
-
-        return resolve_quantization(self.config.model.quantization)
-
-    @property
-    def loading(self) -> Loading:
-        """How training stages load the model."""
-        import torch
-
-        model = self.config.model
-        checkpointing = model.gradient_checkpointing
-        return Loading(
-            engine=model.engine,
-            quantization=self._quantization(),
-            max_length=model.max_length,
-            gradient_checkpointing=torch.cuda.is_available() if checkpointing == "auto" else checkpointing,
-            threads=self.config.threads,
-            report_to=self.config.report_to,
-            run=self.config.name,
-        )
-
-    @property
-    def seed_content(self) -> Content | None:
-        """The seed model's own files. None for one from the hub, of which the seed stage notes what it fetched."""
-        from recipe.training.seed import source_files
-
-        files = source_files(self.config.model.source)
-        return Content(files[0].parent, files) if files else None
-
-    def origin(self, judge: str) -> Any:
-        """How a judge was made, for its card."""
-        from recipe.training.card import Origin
-
-        config, tasks = self.config, self.config.data.tasks
-        merged = config.start == "merged" and len(tasks) > 1 and judge != "seed"
-        return Origin(
-            name=config.name,
-            base_model=config.model.source,
-            data={task: config.data.source(task) for task in tasks},
-            merge=config.merge.method if merged else "",
-            rounds=int(judge[1:]) if judge.startswith("j") else 0,
-        )
-
-    @property
-    def assessor(self) -> Content | None:
-        """The GGUF file that assesses judgements in the place of the judge itself, if one is named."""
-        path = Path(self.config.curate.assessor) if self.config.curate.assessor else None
-        if path and not path.is_file():
-            raise SreError("no such file", file=path, field="curate.assessor")
-        return Content(path, (path,)) if path else None
-
     # --- rows ---
 
     def rows(self, split: Split, task: Task, *, need_rationale: bool = False, limited: bool = True) -> list[Example]:
         """The rows of a split, as many as the settings say; [] where they take none of it."""
-        rejects = self.path / f"rejects-{split}-{task}.jsonl"
-        options: dict[str, Any] = {"need_rationale": need_rationale, "limited": limited}
-        return select_rows(self.config.data, task, split, seed=self.config.seed, rejects=rejects, **options)
+        return select_rows(
+            self.config.data,
+            task,
+            split,
+            seed=self.config.seed,
+            need_rationale=need_rationale,
+            limited=limited,
+            rejects=self.path / f"rejects-{split}-{task}.jsonl",
+        )
 
     @cached_property
     def test_rows(self) -> list[Example]:
@@ -235,9 +206,9 @@ class RunContext:
         path = self.path / "config.toml"
         if path.exists():
             before = load(path)
-            theirs, ours = (f"{c.name!r} with seed {c.seed}" for c in (before, self.config))
-            if theirs != ours:
-                raise SreError(f"this folder is of the run {theirs}, not {ours}; use another --run-dir", file=path)
+            if (before.name, before.seed) != (self.config.name, self.config.seed):
+                theirs = f"{before.name!r} with seed {before.seed}"
+                raise SreError(f"this folder is of the run {theirs}; use another --run-dir", file=path)
         if self.cache.main:
             with atomic(path) as file:
                 file.write(dump(self.config))

@@ -57,16 +57,13 @@ class JudgeModel:
     model: Made
     adapter: Made | None
     prompts: Prompts
+    loading: Loading
     engine: str
-    training_engine: Any
-    quantization: Quantization
     context: int
     parallel: int
     snapshot: str
     file: Path = field(compare=False)
     lenders: tuple[Path, ...] = field(compare=False)
-    threads: int | None = field(compare=False)
-    title: str = field(compare=False)
     base_model: str = field(compare=False)
 
     def open(self) -> Any:
@@ -78,22 +75,22 @@ class JudgeModel:
         from recipe.inference.pytorch.vllm import VllmGenerator
 
         free_memory()
-        take_share(self.threads)
+        take_share(self.loading.threads)
         return (VllmGenerator if self.engine == "vllm" else TorchGenerator)(
             self.model.path,
             adapter=self.adapter.path if self.adapter else None,
             name=self.name,
             parallel=self.parallel,
             context=self.context,
-            quantization=self.quantization,
-            engine=self.training_engine,
+            quantization=self.loading.quantization,
+            engine=self.loading.engine,
         )
 
     def open_gguf(self, path: Path) -> Any:
         """A generator for another GGUF file, run as this judge is."""
         from recipe.inference.llamacpp.generator import LlamaCppGenerator
 
-        return LlamaCppGenerator(path, threads=self.threads, context=self.context, parallel=self.parallel)
+        return LlamaCppGenerator(path, threads=self.loading.threads, context=self.context, parallel=self.parallel)
 
     def write_snapshot(self) -> Path:
         """The judge as one GGUF file, written when first asked for and again when its weights have changed."""
@@ -101,8 +98,7 @@ class JudgeModel:
 
         sources = sorted(self.model.path.glob("*.safetensors"))
         sources += [self.adapter.path / "adapter_model.safetensors"] if self.adapter else []
-        made_from = [*map(fingerprint, sources), self.snapshot, self.prompts.digest]
-        weights = hash_object(made_from)
+        weights = hash_object([*map(fingerprint, sources), self.snapshot, self.prompts.digest])
 
         def fits(file: Path) -> bool:
             return file.exists() and read_metadata(file).get("sre.weights") == weights
@@ -111,10 +107,10 @@ class JudgeModel:
             wait_for(lambda: fits(self.file))
         if fits(self.file):
             return self.file
-        lent = next((file for run in self.lenders if fits(file := run / "gguf" / self.file.name)), None)
-        if lent:
-            share(lent, self.file)
-            return self.file
+        for run in self.lenders:
+            if fits(lent := run / "gguf" / self.file.name):
+                share(lent, self.file)
+                return self.file
         from recipe.training.card import base_of
         from recipe.training.export import judge_metadata, run_snapshot
 
@@ -124,6 +120,6 @@ class JudgeModel:
             model=self.model.path,
             adapter=self.adapter.path if self.adapter else None,
             type_name=self.snapshot,
-            metadata=judge_metadata(self.title, base, self.prompts) | {"sre.weights": weights},
+            metadata=judge_metadata(f"{self.loading.run}-{self.name}", base, self.prompts) | {"sre.weights": weights},
         )
         return self.file

@@ -8,7 +8,7 @@ from recipe.config import Config
 from recipe.data.files import is_hub_name
 from recipe.data.records import TASKS, Task
 from recipe.errors import SreError
-from recipe.pipeline.context import RunContext, judges_of
+from recipe.pipeline.context import RunContext
 
 
 def preflight(run: RunContext, *, offline: bool = False) -> list[str]:
@@ -18,15 +18,14 @@ def preflight(run: RunContext, *, offline: bool = False) -> list[str]:
     takes a download or a model library. Raises SreError for what would otherwise end a stage, hours later perhaps.
     """
     config = run.config
-    source = config.export.source
-    if source not in (*judges_of(config), "best", "last", ""):
-        made = ", ".join(judges_of(config))
-        raise SreError(f"no judge {source!r} in this run; it makes {made}", field="export.source")
+    _ = run.exported  # refuses a judge that the run does not make
     model = Path(config.model.source).expanduser()
     if model.is_dir():
         check_model(config, model, template=not offline)
-    if not offline:
-        _check_parallel(run)
+    if not offline and run.judge_model("seed", sampling=True).engine == "llamacpp":
+        from recipe.inference.llamacpp.generator import check_parallel
+
+        check_parallel(config.sample.parallel, "sample.parallel")
     remote = offline and any(is_hub_name(config.data.source(task)) for task in config.data.tasks)
     ids: set[str] = set()
     return [_rows_of(run, task, ids, remote=remote) for task in TASKS]
@@ -48,13 +47,6 @@ def check_model(config: Config, folder: Path, *, template: bool = True) -> None:
         from recipe.training.trainer import check_chat_template
 
         check_chat_template(folder)
-
-
-def _check_parallel(run: RunContext) -> None:
-    if run.judge_model("seed", sampling=True).engine == "llamacpp":
-        from recipe.inference.llamacpp.generator import check_parallel
-
-        check_parallel(run.config.sample.parallel, "sample.parallel")
 
 
 def _rows_of(run: RunContext, task: Task, ids: set[str], *, remote: bool) -> str:

@@ -6,23 +6,30 @@ What a stage is given is what its hash covers (stage_cache.py), so a setting tha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from recipe.config import only
 from recipe.data.records import Task, in_both_orders
 from recipe.data.selection import Split
+from recipe.errors import SreError
 from recipe.pipeline import work
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.preflight import check_model
+from recipe.pipeline.stage_cache import Content
 
 Facts = Mapping[str, Any]
 MEASURED = ("max_tokens", "label_only", "resamples")
 
 
 def seed(run: RunContext) -> Facts:
+    from recipe.training.seed import source_files
+
     model = run.config.model
+    files = source_files(model.source)  # of a model on the hub the stage notes what it fetched
+    content = Content(files[0].parent, files) if files else None
     facts = run.cache.do(
-        "seed", work.seed, makes=("model",), source=model.source, revision=model.revision, content=run.seed_content
+        "seed", work.seed, makes=("model",), source=model.source, revision=model.revision, content=content
     )
     check_model(run.config, run.model.path)  # a model from the hub could not be checked before it was here
     return facts
@@ -78,13 +85,16 @@ def sample(run: RunContext, t: int) -> Facts:
 
 def assess(run: RunContext, t: int) -> Facts:
     """Ask a model about the samples; nothing to do for the curation methods that go by labels alone."""
+    path = Path(run.config.curate.assessor) if run.config.curate.assessor else None
+    if path and not path.is_file():
+        raise SreError("no such file", file=path, field="curate.assessor")
     return run.cache.do(
         f"iter-{t}:assess",
         work.assess,
         makes=("assessments.jsonl",),
         samples=run.made(f"iter-{t}:sample", "samples.jsonl"),
         judge=run.judge_model(run.judge_before(t)),
-        assessor=run.assessor,
+        assessor=Content(path, (path,)) if path else None,
         examples=run.inputs(t),
         settings=only(run.config.curate, "method", "margin", "reject_malformed"),
         sampling=only(run.config.sample, "n", "temperature", "max_tokens"),
@@ -112,7 +122,7 @@ def dpo(run: RunContext, t: int) -> Facts:
         f"iter-{t}:dpo",
         work.dpo,
         adapter=run.adapter(judge),
-        lora=run.config.lora if judge == "seed" else None,
+        lora=run.config.lora.model_dump() if judge == "seed" else None,
         examples=run.inputs(t),
         preferences=run.made(f"iter-{t}:curate", "preferences.jsonl"),
         settings=run.config.dpo,
@@ -167,14 +177,16 @@ def decide(run: RunContext, t: int) -> Facts:
         after=run.made(f"dev/{judge}", "judgements.jsonl"),
         names=(before, judge),
         examples=run.dev_rows,
-        settings=run.config.rounds,
+        keep=run.config.rounds.keep,
         resamples=run.config.evaluate.resamples,
     )
 
 
 def export(run: RunContext) -> Facts:
-    config, source = run.config, run.exported
-    settings = config.export
+    from recipe.training.card import Origin
+
+    config, source, settings = run.config, run.exported, run.config.export
+    merged = config.start == "merged" and len(config.data.tasks) > 1 and source != "seed"
     split: Split = "dev" if config.data.has_dev() else "train"
     rows = {task: run.rows(split, task, limited=False) for task in config.data.tasks}
     counts = {task: settings.flip_rows // len(rows) for task in rows}
@@ -190,5 +202,11 @@ def export(run: RunContext) -> Facts:
         settings=only(settings, "snapshot", "types", "judge"),
         max_tokens=config.evaluate.max_tokens,
         figures=run.made(f"evaluation/{source}", "figures.json") if config.data.has_test() else None,
-        origin=run.origin(source),
+        origin=Origin(
+            name=config.name,
+            base_model=config.model.source,
+            data={task: config.data.source(task) for task in config.data.tasks},
+            merge=config.merge.method if merged else "",
+            rounds=int(source[1:]) if source.startswith("j") else 0,
+        ),
     )

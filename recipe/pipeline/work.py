@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipe.config import CurateConfig, EvaluateConfig, LoraConfig, RoundsConfig, SampleConfig
+from recipe.config import CurateConfig, EvaluateConfig
 from recipe.data.records import Example, Judgement, Preference
 from recipe.errors import NothingToTrainError
 from recipe.pipeline.judge_model import JudgeModel, Loading
@@ -17,6 +17,7 @@ from recipe.storage import read_json, read_jsonl
 from recipe.system import in_own_process
 
 Facts = Mapping[str, Any]
+Rows = Sequence[Example]
 
 
 def seed(folder: Path, *, source: str, revision: str | None, content: Path | None) -> Facts:
@@ -57,10 +58,9 @@ def assess(
     samples: Path,
     judge: JudgeModel,
     assessor: Path | None,
-    examples: Sequence[Example],
+    examples: Rows,
     settings: CurateConfig,
-    sampling: SampleConfig,
-    seed: int,
+    **given: Any,
 ) -> Facts:
     from recipe.training.assess import ASSESSED_METHODS, run_assess
     from recipe.training.curate import distinct_texts, sides
@@ -78,55 +78,34 @@ def assess(
             pools={key: distinct_texts(pool) for key, pool in pools.items()},
             sides=lambda pool: sides(pool, pool[0].truth if pool else None, settings),
             settings=settings,
-            sampling=sampling,
             prompts=judge.prompts,
-            seed=seed,
+            **given,
         )
 
 
-def curate(
-    folder: Path,
-    *,
-    samples: Path,
-    assessments: Path,
-    examples: Sequence[Example],
-    settings: CurateConfig,
-    seed: int,
-) -> Facts:
+def curate(folder: Path, *, samples: Path, assessments: Path, examples: Rows, **given: Any) -> Facts:
     from recipe.training.assess import read_assessments
     from recipe.training.curate import Assessments, run_curate
 
     said = Assessments(*read_assessments(assessments))
     criteria = {row.id: row.rubric.criteria for row in examples}
-    return run_curate(folder, _judgements(samples), criteria, said, settings, seed=seed)
+    return run_curate(folder, _judgements(samples), criteria, said, **given)
 
 
-def dpo(
-    folder: Path,
-    *,
-    loading: Loading,
-    lora: LoraConfig | None,
-    examples: Sequence[Example],
-    preferences: Path,
-    **given: Any,
-) -> Facts:
+def dpo(folder: Path, *, loading: Loading, examples: Rows, preferences: Path, **given: Any) -> Facts:
     engine = loading.open_engine()
     from recipe.training.dpo import run_dpo
 
     return run_dpo(
         folder,
         engine=engine,
-        lora=lora.model_dump() if lora else None,
         examples={row.id: row for row in examples},
         preferences=[Preference.from_json(row) for row in read_jsonl(preferences)],
-        **loading.options,
-        **given,
+        **loading.options | given,
     )
 
 
-def best_of_n(
-    folder: Path, *, loading: Loading, examples: Sequence[Example], samples: Path, n: int, **given: Any
-) -> Facts:
+def best_of_n(folder: Path, *, loading: Loading, examples: Rows, samples: Path, n: int, **given: Any) -> Facts:
     from recipe.evaluation.baselines import best_of_n as right_samples
 
     judgements = _judgements(samples)
@@ -136,32 +115,22 @@ def best_of_n(
     return sft(folder, loading=loading, examples=rows, dev=(), **given)
 
 
-def measure(
-    folder: Path, *, judge: JudgeModel, examples: Sequence[Example], settings: EvaluateConfig, seed: int
-) -> Facts:
+def measure(folder: Path, *, judge: JudgeModel, settings: EvaluateConfig, **given: Any) -> Facts:
     from recipe.evaluation.evaluate import evaluate
     from recipe.judge.judge import Judge
 
+    how = settings.model_dump(exclude={"both_orders"})
     with Judge(judge.open(), judge.prompts, name=judge.name) as opened:
-        return evaluate(
-            folder, judge=opened, examples=examples, seed=seed, **settings.model_dump(exclude={"both_orders"})
-        )
+        return evaluate(folder, judge=opened, **how, **given)
 
 
 def decide(
-    folder: Path,
-    *,
-    before: Path,
-    after: Path,
-    names: tuple[str, str],
-    examples: Sequence[Example],
-    settings: RoundsConfig,
-    resamples: int,
+    folder: Path, *, before: Path, after: Path, names: tuple[str, str], keep: str, resamples: int, examples: Rows
 ) -> Facts:
     from recipe.evaluation.rounds import compare_on_dev, is_kept
 
     found = compare_on_dev(examples, _judgements(before), _judgements(after), resamples)
-    return {"before": names[0], "judge": names[1], **found, "kept": is_kept(found["gain"], settings.keep)}
+    return {"before": names[0], "judge": names[1], **found, "kept": is_kept(found["gain"], keep)}
 
 
 def export(
@@ -190,7 +159,7 @@ def export(
         base=base_of(judge.base_model, judge.model.path),
         figures=headline(measured) if measured else {},
         warnings=degenerate(measured),
-        nf4=judge.quantization == "nf4",
+        nf4=judge.loading.quantization == "nf4",
         **given,
     )
 
