@@ -21,35 +21,13 @@ from recipe.data.records import Example, Message
 from recipe.system import resource
 from recipe.templates import LimitedEnvironment
 
-NAMES = (
-    "pointwise",
-    "pairwise",
-    "pointwise_label_only",
-    "pairwise_label_only",
-    "self_assessment",
-    "meta_judge",
-    "preference_reversal",
-)
+_JUDGING = ("pointwise", "pairwise", "pointwise_label_only", "pairwise_label_only")
+NAMES = (*_JUDGING, "self_assessment", "meta_judge", "preference_reversal")
 _SEPARATOR = "\n---\n"
 
-# Letters of other scripts that look like those of the grammar's words; a small letter is found by its capital.
-_LOOKALIKES = {
-    "A": "АΑᎪꓮ",
-    "B": "ВΒᏴꓐ",
-    "D": "ᎠꓓԀ",
-    "E": "ЕΕᎬꓰЄ",
-    "G": "ԌᏀꓖ",
-    "I": "ІΙӀꓲᏆ",
-    "J": "ЈᎫꓙ",
-    "L": "Ꮮꓡ",
-    "M": "МΜᎷꓟ",
-    "N": "Νꓠ",
-    "R": "ᎡᏒꓣ",
-    "S": "ЅՏᏚꓢ",
-    "T": "ТΤᎢꓔ",
-    "U": "Սꓴυ",
-}
-_CAPITALS = {like: letter for letter, likes in _LOOKALIKES.items() for like in likes}
+# A capital, then letters of other scripts that look like it; a small letter is found by its capital.
+_LOOKALIKES = "AАΑᎪꓮ BВΒᏴꓐ DᎠꓓԀ EЕΕᎬꓰЄ GԌᏀꓖ IІΙӀꓲᏆ JЈᎫꓙ LᏞꓡ MМΜᎷꓟ NΝꓠ RᎡᏒꓣ SЅՏᏚꓢ TТΤᎢꓔ UՍꓴυ"
+_CAPITALS = {like: group[0] for group in _LOOKALIKES.split() for like in group[1:]}
 _NAMED = re.compile(r"LATIN (?:CAPITAL LETTER|SMALL LETTER|LETTER SMALL CAPITAL) ([A-Z])(?: WITH .*)?")
 _ENCLOSED = (0x1F150, 0x1F170, 0x1F1E6)  # where the capitals in black circles, in black squares, and of flags begin
 
@@ -207,30 +185,22 @@ class Prompts:
 
 
 def _context(example: Example) -> dict[str, Any]:
+    names = ("response",) if len(example.responses) == 1 else ("response1", "response2")
     responses = [{"role": "assistant", "content": neutralise(text)} for text in example.responses]
-    named = (
-        {"response": responses[0]}
-        if len(responses) == 1
-        else dict(zip(("response1", "response2"), responses, strict=True))
-    )
+    conversation = [{"role": turn.role, "content": neutralise(turn.content)} for turn in example.conversation]
+    levels = sorted(example.rubric.descriptions.items())
     return {
         "task": example.task,
         "labels": list(example.labels),
         "criteria": neutralise(example.rubric.criteria),
-        "scoring_criteria": [
-            {"score": score, "description": neutralise(text)}
-            for score, text in sorted(example.rubric.descriptions.items())
-        ],
-        "conversation_prefix": [
-            {"role": message.role, "content": neutralise(message.content)} for message in example.conversation
-        ],
+        "scoring_criteria": [{"score": score, "description": neutralise(text)} for score, text in levels],
+        "conversation_prefix": conversation,
         "reference": neutralise(example.reference),
-        **named,
+        **dict(zip(names, responses, strict=True)),
     }
 
 
 @cache
 def _shipped() -> dict[str, str]:
-    folder = resource("prompts")
-    texts = {name: (folder / f"{name}.jinja").read_text(encoding="utf-8") for name in NAMES}
-    return {**texts, "_sections.jinja": (folder / "_sections.jinja").read_text(encoding="utf-8")}
+    files = {name: f"{name}.jinja" for name in NAMES} | {"_sections.jinja": "_sections.jinja"}
+    return {name: (resource("prompts") / file).read_text(encoding="utf-8") for name, file in files.items()}

@@ -14,15 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-_PACKAGES = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "unsloth",
-    "llama-cpp-python",
-    "self-rationalizing-evaluators",
-)
+_PACKAGES = ("torch", "transformers", "trl", "peft", "unsloth", "llama-cpp-python", "self-rationalizing-evaluators")
 
 P = ParamSpec("P")
 T = TypeVar("T")

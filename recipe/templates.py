@@ -6,10 +6,11 @@ text until memory ends, is refused after the same number of steps on every machi
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -21,27 +22,27 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from recipe.errors import SreError
 
+# What one rendering may spend; a prompt of 100,000 characters needs a twentieth. It is gone after two seconds at most.
 LIMIT = 10_000_000
-"""What one rendering may spend on characters, list items and steps; a prompt of 100,000 characters needs a twentieth.
-
-It is gone after two seconds at most.
-"""
-
 _STEP, _ITEM = 20, 5  # What one step and one item of a list cost; a character costs 1.
+_FORMATTING = {"%", "format", "format_map"}
 # Their result can be as long as the product of what they are given.
-_MULTIPLYING = {"*", "%", "replace", "join", "center", "ljust", "rjust", "zfill", "expandtabs", "indent", "format"}
-_MULTIPLYING |= {"format_map", "tojson", "round", "batch", "slice", "truncate"}
+_MULTIPLYING = {"*", "replace", "join", "center", "ljust", "rjust", "zfill", "expandtabs", "indent", "tojson", "round"}
+_MULTIPLYING |= {"batch", "slice", "truncate", *_FORMATTING}
 _REMOVED = ("lipsum", "pprint", "random", "striptags", "urlize", "wordwrap", "xmlattr")
 
 
 class _Compiler(CodeGenerator):
-    """Compiles templates such that the environment sees every pass of a loop and every `~`."""
+    """Compiles templates such that the environment sees every pass of a loop, every `~` and every text written."""
 
     def visit_For(self, node: nodes.For, frame: Frame) -> None:
         if node.recursive:
             self.fail("recursive loops are not allowed", node.lineno)
         node.iter = nodes.Call(nodes.EnvironmentAttribute("counted"), [node.iter], [], None, None, lineno=node.lineno)
         super().visit_For(node, frame)
+
+    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
+        raise nodes.Impossible  # plain text is counted each time it is written
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         self.write("environment.concatenate((")
@@ -67,32 +68,34 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
     def compile_limited(self, source: str, file: str | Path, field: str | None = None) -> jinja2.Template:
         """Raises SreError that names the file, and the field in it, when the template is broken."""
-        self._budget.left = LIMIT
-        if len(source) > LIMIT // 10:
-            raise SreError(f"a template of {len(source):,} characters is too long", file=file, field=field)
-        try:
+        with self._limit("is broken", file, field):
+            self.spend("", [source] * 10)
             return self.from_string(source)
-        except Exception as error:  # the compiler lets Python's own errors through
-            raise SreError(f"this template is broken: {_said(error)}", file=file, field=field) from None
 
     def render_limited(
         self, template: jinja2.Template, context: Mapping[str, Any], file: str | Path, field: str | None = None
     ) -> str:
         """The text of a template. Raises SreError that names file and field for whatever goes wrong in it."""
+        with self._limit("can't be rendered", file, field):
+            return template.render(context)
+
+    @contextlib.contextmanager
+    def _limit(self, fault: str, file: str | Path, field: str | None) -> Iterator[None]:
+        """A fresh budget. Templates and their compiler raise anything; all of it becomes an SreError."""
         self._budget.left = LIMIT
         try:
-            return template.render(context)
-        except Exception as error:  # a template can raise anything: a division by zero, too deep a recursion
-            raise SreError(f"this template can't be rendered: {_said(error)}", file=file, field=field) from None
+            yield
+        except Exception as error:
+            raise SreError(
+                f"this template {fault}: {str(error) or type(error).__name__}", file=file, field=field
+            ) from None
 
-    def spend(self, name: str, values: Iterable[Any] = ()) -> None:
+    def spend(self, name: str, values: Sequence[Any] = ()) -> None:
         """Count one step of the operation `name` on `values`. Raises TemplateRuntimeError once the limit is used up."""
+        if name in _FORMATTING and any(re.search(r"\d{5}", value) for value in values if isinstance(value, str)):
+            raise jinja2.TemplateRuntimeError("a width of five digits in a format is too wide")
         if name in _MULTIPLYING:
             cost = math.prod(max(1, abs(v) if isinstance(v, int) else self._size(v)) for v in values)
-            if any(
-                re.search(r"\d{5}", v) for v in values if isinstance(v, str) and name in ("format", "format_map", "%")
-            ):
-                raise jinja2.TemplateRuntimeError("a width of five digits in a format is too wide")
         else:
             cost = sum(map(self._size, values))
         self._take(_STEP + cost)
@@ -153,13 +156,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return super().get_template(*args, **kwargs)
 
 
-@jinja2.pass_context
-def _counted_output(context: jinja2.runtime.Context, value: Any) -> Any:
-    environment = context.environment
-    assert isinstance(environment, LimitedEnvironment)
+@jinja2.pass_environment
+def _counted_output(environment: LimitedEnvironment, value: Any) -> Any:
     environment.spend("", (value,))
     return value
-
-
-def _said(error: Exception) -> str:
-    return str(error) or type(error).__name__

@@ -81,12 +81,6 @@ def open_reasoning(text: str) -> str:
     return found[1] if found else ""
 
 
-def label_span(text: str, labels: Sequence[int]) -> tuple[int, int] | None:
-    """Where the label that `parse_verdict` reads stands in `text`: (start, end) in characters, or None."""
-    found = [m for m in _VERDICT.finditer(text) if int(m.group(1)) in labels]
-    return found[-1].span(1) if found else None
-
-
 def opened_at_end(prompt: str) -> str:
     """The tag of reasoning, with the blanks after it, that a prompt ends with; "" without one."""
     found = _OPENED.search(prompt)

@@ -18,6 +18,9 @@ NESTED = "{% for a in range(99999) %}" * 3 + "x" + "{% endfor %}" * 3
 BOMBS = {
     "nested loops": NESTED,
     "loops that print nothing": NESTED.replace("x", ""),
+    "long text in a loop": "{% for a in range(99999) %}" + "x" * 99999 + "{% endfor %}",
+    "long text in a macro": "{% macro f() %}" + "x" * 99999 + "{% endmacro %}{% for a in range(99999) %}"
+    "{% set x = f() %}{% endfor %}",
     "loops with a loop variable": NESTED.replace("x", "{{ loop.last }}"),
     "loops with a test": "{% for a in range(99999) if a is odd %}" * 3 + "{% endfor %}" * 3,
     "macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",

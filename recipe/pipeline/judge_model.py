@@ -20,7 +20,7 @@ class Loading:
     `threads`, `report_to` and `run`, the run's name in the log, change no result.
     """
 
-    engine: str
+    engine: Any
     quantization: Quantization
     max_length: int
     gradient_checkpointing: bool

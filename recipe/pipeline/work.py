@@ -125,7 +125,7 @@ def measure(folder: Path, *, judge: JudgeModel, settings: EvaluateConfig, **give
 
 
 def decide(
-    folder: Path, *, before: Path, after: Path, names: tuple[str, str], keep: str, resamples: int, examples: Rows
+    folder: Path, *, before: Path, after: Path, names: tuple[str, str], keep: Any, resamples: int, examples: Rows
 ) -> Facts:
     from recipe.evaluation.rounds import compare_on_dev, is_kept
 

@@ -27,7 +27,7 @@ from recipe.progress import Advance, bar
 from recipe.prompts import neutralise
 from recipe.storage import atomic_folder, write_json
 from recipe.system import process
-from recipe.verdict import label_span
+from recipe.verdict import find_verdict
 
 ROWS_IN_MEMORY = 1000  # tokenised rows that are held before they are written
 
@@ -67,11 +67,11 @@ def completion_ids(tokenizer: Any, text: str) -> list[int]:
 
 def label_places(tokenizer: Any, text: str, labels: Sequence[int]) -> list[int]:
     """Indices, among `completion_ids` of `text`, of the tokens that spell the label; [] where there is no label."""
-    span = label_span(text, labels)
-    if span is None:
+    verdict = find_verdict(text, labels)
+    if verdict is None:
         return []
     encoding = tokenizer(text, add_special_tokens=False)
-    return sorted({encoding.char_to_token(place) for place in range(*span)})
+    return sorted({encoding.char_to_token(place) for place in range(*verdict.span("label"))})
 
 
 def rows_on_disk(folder: Path, name: str, rows: Iterable[dict[str, Any]]) -> Any:

@@ -59,7 +59,7 @@ def test_where_every_round_is_kept_the_best_one_is_taken_or_the_one_named(run):
     for t, (before, after) in enumerate([(0.3, 0.5), (0.5, 0.2), (0.2, 0.4)], 1):
         decide(run, t, before, after, kept=True)
     assert run.exported == "j1"
-    for source, judge in (("last", "j3"), ("", "j3"), ("sft", "sft")):
+    for source, judge in (("last", "j3"), ("sft", "sft")):
         config = run.config.model_copy(update={"export": run.config.export.model_copy(update={"source": source})})
         assert RunContext(config, run.path).exported == judge
 
