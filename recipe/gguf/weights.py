@@ -1,29 +1,27 @@
-"""The weights of a Hugging Face model folder, read tensor by tensor, with a LoRA adapter merged on the way.
-
-Knows tensors by their Hugging Face names ("model.layers.0.self_attn.q_proj.weight"), nothing of GGUF.
-"""
+"""Reads the weights of a Hugging Face model folder, one tensor at a time, and merges a LoRA adapter into them."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
 
-_PREFIX = "base_model.model."
-_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
-# Settings of an adapter that change the model in ways a plain sum of deltas does not reproduce.
+_FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+# PEFT's settings under which an adapter is more than alpha / r * B @ A, the same for every module.
 _REFUSED = (
+    "rank_pattern",
+    "alpha_pattern",
+    "use_rslora",
     "use_dora",
     "lora_bias",
     "fan_in_fan_out",
     "modules_to_save",
     "target_parameters",
     "trainable_token_indices",
+    "layers_to_transform",
     "layer_replication",
     "use_qalora",
     "alora_invocation_tokens",
@@ -101,20 +99,10 @@ def _open(safe_open: Any, path: Path) -> Any:
         raise SreError(f"not whole safetensors, cut short perhaps: {error}", file=path) from error
 
 
-@dataclass(frozen=True)
-class LoraModule:
-    """One adapted matrix: the names of its factors A (r, in) and B (out, r), and the scale of B @ A."""
-
-    a: str
-    b: str
-    scale: float
-
-
-def open_adapter(folder: Path, *further: str) -> tuple[dict[str, Any], Any]:
+def open_adapter(folder: Path) -> tuple[dict[str, Any], Any]:
     """The settings of a LoRA adapter and its open safetensors.
 
-    Raises SreError, with the reason, for files that are missing, cut short or of another format, and for an adapter
-    that is more than scale * B @ A. further: names of settings that the caller can't take either.
+    Raises SreError for files that are missing, cut short or of another format, and for settings that aren't plain LoRA.
     """
     from safetensors import safe_open
 
@@ -126,7 +114,7 @@ def open_adapter(folder: Path, *further: str) -> tuple[dict[str, Any], Any]:
         raise SreError(f"expected a LoRA adapter, not {config.get('peft_type')!r}", file=where, field="peft_type")
     if config.get("bias", "none") != "none":
         raise SreError("an adapter with biases can't be used; train with bias none", file=where, field="bias")
-    for field in (*_REFUSED, *further):
+    for field in _REFUSED:
         if config.get(field):
             raise SreError("an adapter with this setting can't be used here", file=where, field=field)
     file = folder / "adapter_model.safetensors"
@@ -138,85 +126,55 @@ def open_adapter(folder: Path, *further: str) -> tuple[dict[str, Any], Any]:
 
 
 class Adapter:
-    """A LoRA adapter folder, checked against the model it is merged into.
+    """A LoRA adapter, checked against the model that it is merged into.
 
-    `modules` maps a tensor name of the base to its factors. Raises SreError when the adapter is of another
-    base (a name or a shape that doesn't match, a layer without factors), or of a kind that can't be merged by
-    a sum.
+    `modules` maps the name of each adapted weight to the names of its factors, {"A": …, "B": …}. Raises SreError where
+    a name or a shape doesn't match the model, or the adapter leaves out a layer.
     """
 
     def __init__(self, folder: Path, base: Checkpoint) -> None:
-        self.folder = folder
-        self.config, self._file = open_adapter(folder)
-        self.modules = self._pair_factors(base)
+        self._folder = folder
+        self._config, self._file = open_adapter(folder)
+        self.modules: dict[str, dict[str, str]] = {}
+        for key in self._file.keys():  # noqa: SIM118 - not a dict
+            match = _FACTOR.fullmatch(key)
+            if match:
+                self.modules.setdefault(f"{match['module']}.weight", {})[match["side"]] = key
+            elif ".base_layer." not in key:  # PEFT's copy of an adapted head, which training leaves as it is
+                raise SreError(f"the tensor {key!r} is no LoRA factor of a linear layer", file=folder)
+        for name, factors in self.modules.items():
+            self._check_shapes(name, factors, base)
         self._check_complete(base)
 
     def merge(self, name: str, weight: Any) -> Any:
-        """W + scale * B @ A in float32 for an adapted tensor; any other tensor comes back as it is."""
-        module = self.modules.get(name)
-        if module is None:
+        """W + alpha / r * B @ A in float32 for an adapted weight; any other tensor comes back as it is."""
+        if name not in self.modules:
             return weight
-        a, b = (self._file.get_tensor(factor).float() for factor in (module.a, module.b))
-        return weight.float().addmm(b, a, alpha=module.scale)
+        a, b = (self._file.get_tensor(self.modules[name][side]).float() for side in "AB")
+        return weight.float().addmm(b, a, alpha=self._config["lora_alpha"] / self._config["r"])
 
-    def _other_base(self, reason: str) -> SreError:
-        said = self.config.get("base_model_name_or_path")
-        hint = f" (it says it was trained on {said!r})" if said else ""
-        return SreError(f"adapter of another base{hint}: {reason}", file=self.folder)
-
-    def _pair_factors(self, base: Checkpoint) -> dict[str, LoraModule]:
-        sides: dict[str, dict[str, str]] = {}
-        for key in self._file.keys():  # noqa: SIM118 - not a dict
-            match = _FACTOR.fullmatch(key.removeprefix(_PREFIX))
-            if match is None:
-                if self._is_copy(key, base):
-                    continue
-                raise SreError(f"the tensor {key!r} is no LoRA factor of a linear layer", file=self.folder)
-            sides.setdefault(match["module"], {})[match["side"]] = key
-        if not sides:
-            raise SreError("the adapter holds no tensors", file=self.folder)
-        return {f"{module}.weight": self._module(module, sides[module], base) for module in sorted(sides)}
-
-    def _is_copy(self, key: str, base: Checkpoint) -> bool:
-        """PEFT stores an unchanged copy of an embedding or head it adapts, or that was resized and back."""
-        import torch
-
-        name = key.removeprefix(_PREFIX).replace(".base_layer.", ".")
-        if base.shapes.get(name) != tuple(self._file.get_slice(key).get_shape()):
-            return False
-        stored = base.tensor(name)
-        return bool(torch.equal(self._file.get_tensor(key).to(stored.dtype), stored))
-
-    def _module(self, module: str, sides: dict[str, str], base: Checkpoint) -> LoraModule:
-        if set(sides) != {"A", "B"}:
-            raise SreError(f"{module} has only one of its two factors", file=self.folder)
-        shape = base.shapes.get(f"{module}.weight")
-        if shape is None:
-            tied = module == "lm_head" and base.config.get("tie_word_embeddings")
-            raise self._other_base(f"the model has no {module}.weight" + (" (it is tied)" if tied else ""))
-        a, b = (tuple(self._file.get_slice(sides[side]).get_shape()) for side in "AB")
-        if (b[0], a[1]) != shape or a[0] != b[1]:
-            raise self._other_base(f"{module}.weight is {shape}, the adapter's factors are {b} and {a}")
-        rank = self._setting("rank_pattern", module, self.config["r"])
-        if rank != a[0]:
-            raise SreError(f"{module} has rank {a[0]}, the settings say {rank:g}", file=self.folder, field="r")
-        alpha = self._setting("alpha_pattern", module, self.config["lora_alpha"])
-        return LoraModule(sides["A"], sides["B"], alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank))
-
-    def _setting(self, pattern: str, module: str, default: float) -> float:
-        """The value for `module` in a pattern of PEFT: the first key that matches the end of its name."""
-        for key, value in (self.config.get(pattern) or {}).items():
-            if re.match(rf"(.*\.)?({key})$", module):
-                return float(value)
-        return float(default)
+    def _check_shapes(self, name: str, factors: dict[str, str], base: Checkpoint) -> None:
+        if factors.keys() != {"A", "B"}:
+            raise SreError(f"{name} has only one of its two factors", file=self._folder)
+        if name not in base.shapes:
+            raise self._other_base(f"the model has no {name}")
+        rank = self._config["r"]
+        a, b = (tuple(self._file.get_slice(factors[side]).get_shape()) for side in "AB")
+        shape = base.shapes[name]
+        if (*b, *a) != (shape[0], rank, rank, shape[-1]):
+            raise self._other_base(f"{name} is {shape}, the adapter's factors are {b} and {a}, its rank is {rank}")
 
     def _check_complete(self, base: Checkpoint) -> None:
-        """An adapter of a shallower model fits by name and shape; the layers it leaves out give it away."""
-        if self.config.get("layers_to_transform") is not None or self.config.get("exclude_modules"):
-            return
-        if not isinstance(self.config.get("target_modules"), list):
-            return
-        kinds = {name.rsplit(".", 2)[-2] for name in self.modules} & set(self.config["target_modules"])
+        """The adapter of a model with fewer layers fits by name and shape, but leaves out the other layers."""
+        kinds = {_kind(name) for name in self.modules}
         for name in base.shapes:
-            if name.endswith(".weight") and name not in self.modules and name.rsplit(".", 2)[-2] in kinds:
+            if name.endswith(".weight") and name not in self.modules and _kind(name) in kinds:
                 raise self._other_base(f"it has nothing for {name}")
+
+    def _other_base(self, reason: str) -> SreError:
+        return SreError(f"adapter of another base: {reason}", file=self._folder)
+
+
+def _kind(name: str) -> str:
+    """The last part of a module's name: "q_proj" of model.layers.0.self_attn.q_proj.weight."""
+    return name.rsplit(".", 2)[-2]

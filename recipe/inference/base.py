@@ -1,4 +1,4 @@
-"""The two seams between the recipe and whatever runs a model: one small Protocol each.
+"""What the recipe asks of an engine that runs a model, and what comes back.
 
 Nothing here imports a model library. `tests/scripted.py` is a small example of a Generator.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from recipe.data.records import Message
 
@@ -64,7 +63,8 @@ class Request:
     force_label: when the model ends (or reaches max_tokens) without a well-formed label, the marker is appended and
     the most probable allowed label is taken: constrained decoding, nothing malformed (finish is then "forced").
     label_only: no decoding at all; the marker is appended to the prompt and the label read from one prefill.
-    choices: answer with exactly one of these strings (the most probable by its tokens), for the meta-judge.
+    choices: answer with exactly one of these strings, token by token with the most probable one that leads to a choice.
+    None of them may begin with another.
     prompt: a text (or token ids) to go on from, in place of messages under a chat template.
     """
 
@@ -168,29 +168,6 @@ class SessionGenerator(Generator, Protocol):
     """A generator that also takes requests as they come: what a server needs."""
 
     def session(self) -> Session: ...
-
-
-class TrainingEngine(Protocol):
-    """Loads a model ready to be trained. SFT and DPO themselves are TRL's trainers, the same code on every engine."""
-
-    name: str
-
-    def load(
-        self,
-        model: Path,
-        *,
-        adapter: Path | None = None,
-        lora: dict[str, Any] | None = None,
-        quantization: Quantization = "none",
-        max_length: int = 2048,
-        gradient_checkpointing: bool = False,
-    ) -> tuple[Any, Any]:
-        """Return (peft_model, tokenizer). Exactly one of `adapter` (a folder to go on from) or `lora` (settings of a
-        new adapter: r, alpha, dropout, target_modules, seed) is given. The trainable adapter is named "default".
-
-        Raises SreError when the model or the adapter can't be loaded, or the adapter belongs to another base.
-        """
-        ...
 
 
 def completions_by_request(completions: Iterable[Completion]) -> dict[str, list[Completion]]:

@@ -26,7 +26,7 @@ class Prompt:
         places: where the labels stand, if the request has any.
         label_tokens: the tokens of the labels, where only the label is read.
         lead: how many of `ids` are its marker.
-        runs: the tokens of each choice, if the request has any.
+        choices: the tokens of each choice, if the request has any.
         opened: the tag of reasoning (`<think>`) that the prompt ends with; it belongs to the answer.
         grammar: makes the grammar of one answer, see llamacpp/grammar.py.
     """
@@ -38,7 +38,7 @@ class Prompt:
     places: LabelPlaces | None = None
     label_tokens: LabelTokens | None = None
     lead: int = 0
-    runs: tuple[list[int], ...] = ()
+    choices: tuple[list[int], ...] = ()
     opened: bytes = b""
     grammar: Callable[[], Any] | None = None
 
@@ -123,8 +123,8 @@ class PromptReader:
             raise SreError(f"request {request.id!r} asks for a label and names none")
         ids, opened = self.encode(request)
         if request.choices:
-            runs = tuple(self.tokenizer.tokenize(choice) for choice in request.choices)
-            return Prompt(request, sampling, np.array(ids, np.int32), max(map(len, runs)), runs=runs)
+            choices = tuple(self.tokenizer.tokenize(choice) for choice in request.choices)
+            return Prompt(request, sampling, np.array(ids, np.int32), max(map(len, choices)), choices=choices)
         places = self._label_places(request.labels) if request.labels else None
         if request.label_only and places:
             lead, label_tokens = places.lead_in(opened) if ids else ([], {})

@@ -74,7 +74,8 @@ class Sample:
     @property
     def draws(self) -> bool:
         """Whether the next token is drawn freely."""
-        return self.forced is None and len(self.tokens) < self.prompt.sampling.max_tokens
+        bound = self.prompt.choices or self.forced is not None
+        return not bound and len(self.tokens) < self.prompt.sampling.max_tokens
 
     @property
     def position(self) -> int:
@@ -89,6 +90,8 @@ class Sample:
             logprob: the token's log-probability, where it is recorded.
             logits: fetches those logits.
         """
+        if self.prompt.choices:
+            return self._choose(logits())
         if self.forced is not None:
             return self._force(self.forced, logits)
         if not self.draws:
@@ -197,6 +200,19 @@ class Sample:
         self.found.append((begin, len(self.written), logprobs))
         self.logprobs = []
         return self.completion("forced")
+
+    def _choose(self, row: NDArray[np.float32]) -> Completion | None:
+        """Go on with the most probable token (the first of equals) that leads to a choice."""
+        size = len(self.tokens)
+        possible = [run for run in self.prompt.choices if run[:size] == self.tokens]
+        if not np.isfinite(row.max()):
+            return self.prompt.failed(self.index, NOT_FINITE)
+        token = max((run[size] for run in possible), key=lambda token: row[token])
+        if self.prompt.sampling.logprobs:
+            self.logprobs.append(label_logprobs(row, {0: token})[0])
+        self._write([token])
+        self.pending = [token]
+        return self.completion("forced") if self.tokens in possible else None
 
     def _write(self, tokens: list[int]) -> None:
         self.tokens += tokens

@@ -18,7 +18,8 @@ from typing import Any
 from recipe.config import DpoConfig
 from recipe.data.records import Example, Preference
 from recipe.errors import NothingToTrainError
-from recipe.inference.base import Quantization, TrainingEngine
+from recipe.inference.base import Quantization
+from recipe.inference.pytorch.loading import TrainingEngine
 from recipe.progress import bar
 from recipe.prompts import Prompts
 from recipe.training.trainer import (

@@ -6,7 +6,7 @@ import importlib.util
 import os
 
 from recipe.errors import SreError, install
-from recipe.inference.base import TrainingEngine
+from recipe.inference.pytorch.loading import TrainingEngine
 
 
 def open_training_engine(name: str = "auto") -> TrainingEngine:

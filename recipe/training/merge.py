@@ -139,10 +139,9 @@ def run_merge(
 
 def read_adapter(folder: Path) -> tuple[dict[str, Factors], dict[str, Any]]:
     """(factors by module name, adapter_config.json) of a saved PEFT LoRA adapter."""
-    config, file = open_adapter(folder, "rank_pattern", "alpha_pattern")
+    config, file = open_adapter(folder)
     tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    root = config["r"] ** 0.5 if config.get("use_rslora") else config["r"]
-    scale = config["lora_alpha"] / root
+    scale = config["lora_alpha"] / config["r"]
     names = sorted(name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight"))
     return {
         name: Factors(tensors[f"{name}.lora_A.weight"].float(), tensors[f"{name}.lora_B.weight"].float(), scale)

@@ -15,7 +15,8 @@ from typing import Any
 from recipe.config import LoraConfig, SftConfig
 from recipe.data.records import Example
 from recipe.errors import SreError
-from recipe.inference.base import Quantization, TrainingEngine
+from recipe.inference.base import Quantization
+from recipe.inference.pytorch.loading import TrainingEngine
 from recipe.prompts import Prompts
 from recipe.training.trainer import (
     adapter_unrounded,

@@ -47,13 +47,8 @@ def test_other_kinds_are_refused_by_name(read: Callable[[Path], Any], change: di
         read(adapter)
 
 
-@pytest.mark.parametrize(
-    ("read", "field"),
-    [
-        *((read_adapter, "rank_pattern"), (read_adapter, "alpha_pattern")),
-        *((read_adapter_settings, "rank_pattern"), (read_adapter_settings, "use_rslora")),
-    ],
-)
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern", "use_rslora"])
 def test_ranks_that_would_be_ignored_are_refused(read: Callable[[Path], Any], field: str, adapter: Path) -> None:
     (adapter / "adapter_config.json").write_text(json.dumps(SETTINGS | {field: {"q_proj": 4}}))
     with pytest.raises(SreError, match=field):

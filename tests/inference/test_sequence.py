@@ -155,3 +155,28 @@ def test_a_text_that_its_grammar_lets_not_go_on_has_failed() -> None:
     (done,) = draw_next(drawer, [sample], row_for(49)[None, :], Stats())
     assert done is not None
     assert done.finish == "error"
+
+
+def choosing(*choices: bytes) -> Sample:
+    request = Request("r", (), choices=tuple(choice.decode() for choice in choices))
+    runs = tuple(list(choice) for choice in choices)
+    return Sample(Prompt(request, Sampling(logprobs=True), np.array([1], np.int32), 9, choices=runs), 0, Bytes())
+
+
+def test_a_choice_is_written_whatever_else_is_more_probable() -> None:
+    sample = choosing(b"ab", b"ac", b"ba")
+    row = row_for(ord("x"))
+    row[ord("a")], row[ord("b")], row[ord("c")] = 1, 2, 3  # "b" leads, and can only go on with "a"
+    assert draw_next(Drawer(VOCABULARY, 4), [sample], row[None, :], Stats()) == [None]
+    (done,) = draw_next(Drawer(VOCABULARY, 4), [sample], row[None, :], Stats())
+    assert done is not None
+    assert (done.text, done.finish, list(done.token_ids)) == ("ba", "forced", list(b"ba"))
+    total = math.log(np.exp(row.astype(np.float64)).sum())
+    assert done.token_logprobs == pytest.approx([2 - total, 1 - total], abs=1e-5)
+
+
+def test_no_choice_is_read_from_logits_that_are_not_finite() -> None:
+    (done,) = draw_next(Drawer(VOCABULARY, 4), [choosing(b"a", b"b")], np.full((1, VOCABULARY), np.nan), Stats())
+    assert done is not None
+    assert done.finish == "error"
+    assert "not finite" in done.error

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from recipe.inference.base import Completion, Sampling
-from recipe.inference.choices import ChoiceSearch
 from recipe.inference.prompt import Prompt
 from recipe.inference.sequence import Logits, Sample
 from recipe.inference.token_sampling import NO_TOKEN
@@ -53,29 +52,6 @@ class Row:
             self.completion = self.sample.advance(token, logprob, logits)
             self._queue.extend(self.sample.pending)
         return self._queue.popleft() if self._queue else max(token, 0)
-
-
-class ChoiceRow(Row):
-    """Writes one choice, and has its search learn what the beginnings of the choice know of the others."""
-
-    def __init__(self, search: ChoiceSearch, choice: int, tokenizer: TorchTokenizer) -> None:
-        self._search, self._run = search, search.runs[choice]
-        super().__init__(Sample(search.prompt, choice, tokenizer), len(self._run))
-
-    @property
-    def done(self) -> bool:
-        return len(self.sample.tokens) == len(self._run)
-
-    @property
-    def draws(self) -> bool:
-        return False
-
-    def next(self, token: int, logprob: list[float], logits: Logits) -> int:
-        if not self.done:
-            written = self.sample.tokens
-            self._search.learn(tuple(written), logits())
-            written.append(self._run[len(written)])
-        return self.sample.tokens[-1]
 
 
 class Drawing:

@@ -23,11 +23,10 @@ from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Generator, Quantization, Request, Sampling
 from recipe.inference.chat_template import ChatTemplate
-from recipe.inference.choices import ChoiceSearch
 from recipe.inference.prompt import Prompt, PromptReader
-from recipe.inference.pytorch.batch import ChoiceRow, Drawing, Row, TorchTokenizer
+from recipe.inference.pytorch.batch import Drawing, Row, TorchTokenizer
 from recipe.inference.pytorch.decoder import Decoder, can_decode, left_padded
-from recipe.inference.pytorch.loading import free_memory
+from recipe.inference.pytorch.loading import TrainingEngine, free_memory
 from recipe.inference.sequence import Sample
 from recipe.inference.special_tokens import PromptEncoder, added_tokens
 
@@ -83,7 +82,7 @@ class TorchGenerator(Generator):
         self._decodes = can_decode(self._model)
 
     def _load(self, adapter: Path | None, quantization: Quantization, engine: str) -> tuple[Any, Any]:
-        return _load(self.path, adapter, quantization, self.context, engine)
+        return _pick_engine(engine).load_for_inference(self.path, adapter, quantization, self.context)
 
     def close(self) -> None:
         """Free the model. Twice is fine."""
@@ -112,8 +111,7 @@ class TorchGenerator(Generator):
         self._check_open()
         prompts, refused = self._reader.read_all(requests, sampling)
         yield from refused
-        yield from self._answer([ChoiceSearch(prompt) for prompt in prompts if prompt.runs], sampling)
-        rows = [self._row(p, index) for p in prompts if not p.runs for index in range(p.samples)]
+        rows = [self._row(p, index) for p in prompts for index in range(p.samples)]
         for row in self._run(rows, sampling):
             assert row.completion is not None
             yield row.completion
@@ -183,21 +181,6 @@ class TorchGenerator(Generator):
             stopping_criteria=StoppingCriteriaList([drawing.finished]),
         )
 
-    def _answer(self, searches: list[ChoiceSearch], sampling: Sampling) -> Iterator[Completion]:
-        """The most probable choice of each search. Only choices that can still win are run."""
-        while searches:
-            rows, running = list[Row](), list[ChoiceSearch]()
-            for search in searches:
-                best, known = search.leader()
-                if known:
-                    yield search.completion(best)
-                else:
-                    rows.append(ChoiceRow(search, best, self._tokenizer))
-                    running.append(search)
-            for _ in self._run(rows, sampling):
-                pass
-            searches = running
-
     def _check_open(self) -> None:
         if self._model is None:
             raise SreError("the model has been closed", file=self.path)
@@ -213,18 +196,17 @@ def _trained_length(model: Path) -> int | None:
     return int(length) if length else None
 
 
-def _load(model: Path, adapter: Path | None, quantization: Quantization, context: int, engine: str) -> tuple[Any, Any]:
-    """(model, tokenizer), as the training engine would load them: what samples is what DPO's reference pass sees."""
-    gpu = torch.cuda.is_available()
-    wanted = engine == "unsloth" or (engine == "auto" and (gpu or "unsloth" in sys.modules))
-    if wanted and (engine == "unsloth" or importlib.util.find_spec("unsloth")):
+def _pick_engine(wanted: str) -> TrainingEngine:
+    """The engine that would train here: samples must come from the model that DPO's reference pass sees."""
+    auto = wanted == "auto" and (torch.cuda.is_available() or "unsloth" in sys.modules)
+    if wanted == "unsloth" or (auto and importlib.util.find_spec("unsloth")):
         try:
-            from recipe.inference.pytorch import unsloth
+            from recipe.inference.pytorch.unsloth import UnslothEngine
 
-            return unsloth.load_for_inference(model, adapter, quantization=quantization, max_length=context)
+            return UnslothEngine()
         except ImportError as error:
-            if engine == "unsloth":
+            if wanted == "unsloth":
                 raise SreError(f"Unsloth can't be imported ({error}); see `sre doctor`") from None
-    from recipe.inference.pytorch.transformers import load_for_inference
+    from recipe.inference.pytorch.transformers import TransformersEngine
 
-    return load_for_inference(model, adapter, quantization)
+    return TransformersEngine()

@@ -1,9 +1,10 @@
-"""What loading a model to train has in common: precision, threads, LoRA settings, and an adapter's fit."""
+"""Loads a model to train or to run, and sets this process's share of the machine. Two engines fill in the details."""
 
 from __future__ import annotations
 
 import gc
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,72 @@ def compute_dtype() -> Any:
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 
+class TrainingEngine(ABC):
+    """Loads a model. SFT and DPO themselves are TRL's trainers, the same code on every engine."""
+
+    name: str
+
+    def load(
+        self,
+        model: Path,
+        *,
+        adapter: Path | None = None,
+        lora: dict[str, Any] | None = None,
+        quantization: Quantization = "none",
+        max_length: int = 2048,
+        gradient_checkpointing: bool = False,
+    ) -> tuple[Any, Any]:
+        """Load a model that is ready to be trained.
+
+        Args:
+            model: The base model's folder.
+            adapter: The folder of an adapter to go on from.
+            lora: The settings of a new adapter where `adapter` is None: r, alpha, dropout, target_modules, seed.
+            quantization: How the base is loaded.
+            max_length: The most tokens of a text.
+            gradient_checkpointing: Whether the backward pass computes activations anew.
+
+        Returns:
+            (PEFT model, tokenizer). The trainable adapter is named "default".
+
+        Raises:
+            SreError: The model or the adapter can't be loaded, or the adapter belongs to another base.
+        """
+        settings = read_adapter_settings(adapter) if adapter else dict(lora or {})
+        base, tokenizer = self.load_base(model, quantization, max_length)
+        peft_model = self.add_adapter(base, settings, quantization, gradient_checkpointing)
+        if adapter:
+            _fill_adapter(peft_model, adapter)
+        return peft_model, tokenizer
+
+    def load_for_inference(
+        self, model: Path, adapter: Path | None, quantization: Quantization, max_length: int = 2048
+    ) -> tuple[Any, Any]:
+        """(model, tokenizer), ready to decode."""
+        if adapter:
+            loaded, tokenizer = self.load(model, adapter=adapter, quantization=quantization, max_length=max_length)
+        else:
+            loaded, tokenizer = self.load_base(model, quantization, max_length)
+        return self.for_inference(loaded, quantization), tokenizer
+
+    @abstractmethod
+    def load_base(self, model: Path, quantization: Quantization, max_length: int) -> tuple[Any, Any]:
+        """(base model, tokenizer). Raises SreError for a folder that can't be loaded."""
+
+    @abstractmethod
+    def add_adapter(
+        self, base: Any, settings: dict[str, Any], quantization: Quantization, gradient_checkpointing: bool
+    ) -> Any:
+        """The base with a fresh adapter "default"."""
+
+    @abstractmethod
+    def for_inference(self, loaded: Any, quantization: Quantization) -> Any:
+        """The model set up to decode."""
+
+
 def read_adapter_settings(adapter: Path) -> dict[str, Any]:
-    """LoRA settings of a saved adapter (r, alpha, dropout, target_modules) for `TrainingEngine.load`."""
-    saved, _ = open_adapter(adapter, "rank_pattern", "alpha_pattern", "use_rslora")
+    """A saved adapter's r, alpha, dropout and target_modules."""
+    saved, _ = open_adapter(adapter)
     return {
         "r": saved["r"],
         "alpha": saved["lora_alpha"],
@@ -84,11 +148,11 @@ def read_adapter_settings(adapter: Path) -> dict[str, Any]:
     }
 
 
-def fill_adapter(model: Any, adapter: Path) -> None:
-    """Put a saved adapter's weights into the model's fresh adapter "default", of the same settings.
+def _fill_adapter(model: Any, adapter: Path) -> None:
+    """Put a saved adapter's weights into the model's fresh adapter of the same settings.
 
-    Loading them so keeps what an engine patched when it made the adapter; attaching the folder with plain PEFT does
-    not. Raises SreError when names or shapes differ: the adapter belongs to another base.
+    Attached with plain PEFT instead, the adapter would miss what an engine patches when it makes one (Unsloth's fused
+    kernels).
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 

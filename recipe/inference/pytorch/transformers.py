@@ -1,4 +1,4 @@
-"""The plain engine: transformers + PEFT (+ bitsandbytes for NF4), on any machine PyTorch runs on."""
+"""The plain engine: transformers, PEFT and, for NF4, bitsandbytes, on any machine that PyTorch runs on."""
 
 from __future__ import annotations
 
@@ -7,32 +7,25 @@ from typing import Any
 
 from recipe.errors import SreError
 from recipe.inference.base import Quantization
-from recipe.inference.pytorch.loading import avoid_cudnn_attention, compute_dtype, fill_adapter, read_adapter_settings
+from recipe.inference.pytorch.loading import TrainingEngine, avoid_cudnn_attention, compute_dtype
 
 
-class TransformersEngine:
-    """TrainingEngine on stock libraries."""
+class TransformersEngine(TrainingEngine):
+    """Stock libraries. For inference the model goes to the GPU, if there is one, and decodes with grouped heads."""
 
     name = "transformers"
 
-    def load(
-        self,
-        model: Path,
-        *,
-        adapter: Path | None = None,
-        lora: dict[str, Any] | None = None,
-        quantization: Quantization = "none",
-        max_length: int = 2048,
-        gradient_checkpointing: bool = False,
-    ) -> tuple[Any, Any]:
-        """See TrainingEngine.load."""
-        import torch
-        from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    def load_base(self, model: Path, quantization: Quantization, max_length: int) -> tuple[Any, Any]:
         from transformers import AutoTokenizer
 
-        settings = read_adapter_settings(adapter) if adapter else dict(lora or {})
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-        base = load_base(model, quantization)
+        return load_base(model, quantization), AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+
+    def add_adapter(
+        self, base: Any, settings: dict[str, Any], quantization: Quantization, gradient_checkpointing: bool
+    ) -> Any:
+        import torch
+        from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
         if quantization == "nf4":
             base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=gradient_checkpointing)
         torch.manual_seed(settings.get("seed", 0))
@@ -43,27 +36,16 @@ class TransformersEngine:
             target_modules=list(settings["target_modules"]),
             task_type="CAUSAL_LM",
         )
-        peft_model = get_peft_model(base, config)
-        if adapter:
-            fill_adapter(peft_model, adapter)
-        return peft_model, tokenizer
+        return get_peft_model(base, config)
 
+    def for_inference(self, loaded: Any, quantization: Quantization) -> Any:
+        import torch
 
-def load_for_inference(model: Path, adapter: Path | None, quantization: Quantization) -> tuple[Any, Any]:
-    """(model, tokenizer) that decode: on the GPU where there is one, with grouped heads where the model has them."""
-    import torch
-    from transformers import AutoTokenizer
+        from recipe.inference.pytorch.grouped_attention import decode_grouped
 
-    from recipe.inference.pytorch.grouped_attention import decode_grouped
-
-    if adapter:
-        loaded, tokenizer = TransformersEngine().load(model, adapter=adapter, quantization=quantization)
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-        loaded = load_base(model, quantization)
-    decode_grouped(loaded.get_base_model() if adapter else loaded)
-    move = torch.cuda.is_available() and quantization == "none"
-    return (loaded.to("cuda") if move else loaded).eval(), tokenizer
+        decode_grouped(loaded.get_base_model() if hasattr(loaded, "get_base_model") else loaded)
+        move = torch.cuda.is_available() and quantization == "none"
+        return (loaded.to("cuda") if move else loaded).eval()
 
 
 def load_base(model: Path, quantization: Quantization) -> Any:

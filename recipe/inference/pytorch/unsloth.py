@@ -15,31 +15,29 @@ os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(Path(tempfile.gettempdir()
 
 from unsloth import FastLanguageModel
 
-from recipe.inference.pytorch.loading import avoid_cudnn_attention, compute_dtype, fill_adapter, read_adapter_settings
+from recipe.inference.pytorch.loading import (
+    TrainingEngine,
+    avoid_cudnn_attention,
+    compute_dtype,
+    read_adapter_settings,
+)
 
 _VLLM_MEMORY = 0.85  # of the GPU: weights, KV cache and what vLLM keeps for its kernels
 
 
-class UnslothEngine:
-    """TrainingEngine on Unsloth's FastLanguageModel."""
+class UnslothEngine(TrainingEngine):
+    """Unsloth's FastLanguageModel."""
 
     name = "unsloth"
 
-    def load(
-        self,
-        model: Path,
-        *,
-        adapter: Path | None = None,
-        lora: dict[str, Any] | None = None,
-        quantization: Quantization = "none",
-        max_length: int = 2048,
-        gradient_checkpointing: bool = False,
-    ) -> tuple[Any, Any]:
-        """See TrainingEngine.load. A saved adapter is loaded into a fresh one made by Unsloth: attached with plain
-        PEFT it would miss Unsloth's fused kernels."""
-        settings = read_adapter_settings(adapter) if adapter else dict(lora or {})
-        base, tokenizer = _load_base(model, quantization, max_length)
-        peft_model = FastLanguageModel.get_peft_model(
+    def load_base(self, model: Path, quantization: Quantization, max_length: int) -> tuple[Any, Any]:
+        """max_length: at most what the model was trained for; beyond it Unsloth would stretch its positions."""
+        return _load_base(model, quantization, max_length)
+
+    def add_adapter(
+        self, base: Any, settings: dict[str, Any], quantization: Quantization, gradient_checkpointing: bool
+    ) -> Any:
+        return FastLanguageModel.get_peft_model(
             base,
             r=settings["r"],
             lora_alpha=settings["alpha"],
@@ -48,32 +46,17 @@ class UnslothEngine:
             use_gradient_checkpointing="unsloth" if gradient_checkpointing else False,
             random_state=settings.get("seed", 0),
         )
-        if adapter:
-            fill_adapter(peft_model, adapter)
-        return peft_model, tokenizer
 
-
-def load_for_inference(
-    model: Path, adapter: Path | None, *, quantization: Quantization = "none", max_length: int = 2048
-) -> tuple[Any, Any]:
-    """(model, tokenizer) with Unsloth's fast decoding switched on. max_length: at most what the model was trained
-    for; beyond it Unsloth would stretch its positions."""
-    if adapter:
-        loaded, tokenizer = UnslothEngine().load(
-            model, adapter=adapter, quantization=quantization, max_length=max_length
-        )
-    else:
-        loaded, tokenizer = _load_base(model, quantization, max_length)
-    FastLanguageModel.for_inference(loaded)
-    return loaded, tokenizer
+    def for_inference(self, loaded: Any, quantization: Quantization) -> Any:
+        FastLanguageModel.for_inference(loaded)
+        return loaded
 
 
 def load_for_vllm(
     model: Path, adapter: Path | None, *, quantization: Quantization = "none", max_length: int = 2048
 ) -> tuple[Any, Any, Any]:
-    """(model, tokenizer, LoRA request): the base in vLLM's engine, `model.fast_generate`; the adapter goes with each
-    call. Takes most of the GPU: nothing else may be on it, and what it took is back when its process ends. Raises
-    SreError where Unsloth doesn't take vLLM."""
+    """(model, tokenizer, LoRA request): vLLM runs the base as `model.fast_generate`, and the adapter goes with each
+    call. vLLM takes most of the GPU until its process ends. Raises SreError where Unsloth doesn't take vLLM."""
     loaded, tokenizer = _load_base(
         model,
         quantization,
