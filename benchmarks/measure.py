@@ -93,7 +93,7 @@ def draw(generator: Generator, workload: Workload) -> int:
 
 def _ours(job: Job) -> dict[str, Any]:
     from benchmarks.speed import kv_bytes
-    from recipe.inference.llamacpp import kernels
+    from recipe.inference.llamacpp.kv_cache import wants_native_kernels
 
     with _generator(job) as generator:
         first = job.workload.items[0]
@@ -107,7 +107,7 @@ def _ours(job: Job) -> dict[str, Any]:
         "new_tokens": new,
         "peak_mib": peak_rss_mb(),
         "kv_mib": kv_mib,
-        "kernels": kernels.state(),
+        "kernels": "native" if wants_native_kernels() else "llama.cpp's own",
     }
 
 
@@ -129,8 +129,7 @@ def _ceiling(job: Job) -> dict[str, Any]:
     middle = len(by_length) // 2
     with _generator(job) as generator:
         prefill = prefill_rate(generator, by_length[middle].ids)
-        steps, greedy = by_answer[middle].new_tokens, job.workload.temperature == 0
-        decode = decode_rate(generator, by_length[middle].ids, steps, job.parallel, exact=greedy)
+        decode = decode_rate(generator, by_length[middle].ids, by_answer[middle].new_tokens, job.parallel)
     return {"prefill": prefill, "decode": decode}
 
 

@@ -18,6 +18,21 @@ Prompt = tuple[Sequence[int], int]
 _FEW = 8  # tokens of the untimed prompt
 
 
+def open_llama(path: Path, **options: Any) -> Any:
+    """llama-cpp-python's high-level object. It has no argument for `model_params`, so its defaults are replaced."""
+    import llama_cpp
+
+    from recipe.inference.llamacpp.kv_cache import model_params
+
+    library: Any = llama_cpp.llama_cpp
+    defaults, params = library.llama_model_default_params, model_params()
+    library.llama_model_default_params = lambda: params
+    try:
+        return llama_cpp.Llama(str(path), verbose=False, **options)
+    finally:
+        library.llama_model_default_params = defaults
+
+
 def run_loop(
     path: Path, prompts: Sequence[Prompt], *, samples: int, temperature: float, threads: int
 ) -> tuple[float, int]:
@@ -27,8 +42,6 @@ def run_loop(
     `Llama.generate` is the loop inside `create_completion`, without its detokenising at every token: it goes on past an
     end token, where a bias against that token would cost a copy of all logits in Python.
     """
-    from recipe.inference.llamacpp.kv_cache import open_llama
-
     context = max(len(ids) + count for ids, count in prompts) + 1
     llama = open_llama(path, n_ctx=context, n_threads=threads, n_threads_batch=threads, flash_attn=True)
 

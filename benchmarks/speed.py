@@ -24,33 +24,28 @@ def prefill_rate(generator: LlamaCppGenerator, ids: Sequence[int], rounds: int =
     seconds = []
     for _ in range(1 + rounds):
         cache.open(size)
-        cache.add(tokens, 0, [_TRUNK], 1)
+        cache.add(tokens, 0, _TRUNK, 1)
         begin = time.perf_counter()
         cache.decode()
         seconds.append(time.perf_counter() - begin)
     return size / median(seconds[1:])  # the first one pages the weights in
 
 
-def decode_rate(
-    generator: LlamaCppGenerator, prompt: Sequence[int], new_tokens: int, places: int, *, exact: bool = False
-) -> float:
-    """Tokens a second of `places` sequences side by side that go on from one prompt for `new_tokens` steps.
-
-    exact: as greedy answers are decoded, not sampled ones.
-    """
+def decode_rate(generator: LlamaCppGenerator, prompt: Sequence[int], new_tokens: int, places: int) -> float:
+    """Tokens a second of `places` sequences side by side that go on from one prompt for `new_tokens` steps."""
     cache = generator._cache
     cache.open(len(prompt) + places * (1 + new_tokens))
     for begin in range(0, len(prompt), cache.batch):
-        cache.add(prompt[begin : begin + cache.batch], begin, [_TRUNK], 0)
-        cache.decode(exact=exact)
+        cache.add(prompt[begin : begin + cache.batch], begin, _TRUNK, 0)
+        cache.decode()
     for sequence in range(1, places):
         cache.share(_TRUNK, sequence)
     for step in range(1 + new_tokens):
         if step == 1:
             start = time.perf_counter()
         for sequence in range(places):
-            cache.add([prompt[-1]], len(prompt) + step, [sequence], 1)
-        cache.decode(exact=exact)
+            cache.add([prompt[-1]], len(prompt) + step, sequence, 1)
+        cache.decode()
     return places * new_tokens / (time.perf_counter() - start)
 
 

@@ -203,7 +203,7 @@ def llama_logits() -> Callable[..., Any]:
     import llama_cpp
     import numpy as np
 
-    from recipe.inference.llamacpp.kv_cache import open_llama
+    from benchmarks.peers import open_llama
 
     def run(path: Path, inputs: Sequence[list[int]]) -> tuple[Any, list[Any]]:
         exact = llama_cpp.GGML_TYPE_F32  # the cache's type; its default, F16, hides what is tested

@@ -34,20 +34,20 @@ def doctor(gpu_smoke: bool, cpu: bool, model: str) -> None:
 
 
 def _kernels() -> list[Check]:
-    """Whose kernels decode here; compiles ours, so that no judgement waits for it. Nothing without llama.cpp."""
+    """Whether the native kernels are on, and how to turn them on. Nothing where llama.cpp can't be imported."""
     from recipe.doctor.checks import Check
 
     try:
-        from recipe.inference.llamacpp import kernels
-        from recipe.inference.llamacpp.kv_cache import start_backend
-
-        start_backend()
-    except Exception:  # whatever an installation that went wrong raises: the other checks say what it is
+        from recipe.inference.llamacpp.kv_cache import start_backend, wants_native_kernels
+    except Exception:  # a broken installation can raise anything; the other checks name it
         return []
-    if kernels.suits() and not kernels.installed():
-        advice = "judging takes a quarter to a half longer without them: docs/performance.md"
-        return [Check("kernels", "warning", kernels.state(), advice)]
-    return [Check("kernels", "ok", kernels.state())]
+    if not wants_native_kernels():
+        return [Check("kernels", "ok", "llama.cpp's own; SRE_KERNELS=native turns on the native ones")]
+    try:
+        start_backend()  # compiles them, so that no judgement waits for it
+    except SreError as error:
+        return [Check("kernels", "warning", str(error), "see docs/performance.md, Native kernels")]
+    return [Check("kernels", "ok", "native (SRE_KERNELS=native)")]
 
 
 @opt.command(

@@ -80,9 +80,9 @@ def test_a_decode_rate_writes_every_step_of_every_place(tiny: Path, monkeypatch:
         added: list[tuple[int, int]] = []
         add = generator._cache.add
 
-        def record(tokens: Any, position: int, sequences: Any, outputs: int) -> None:
-            added.append((position, sequences[0]))
-            add(tokens, position, sequences, outputs)
+        def record(tokens: Any, position: int, sequence: int, outputs: int) -> None:
+            added.append((position, sequence))
+            add(tokens, position, sequence, outputs)
 
         monkeypatch.setattr(generator._cache, "add", record)
         decode_rate(generator, [5, 6, 7], 2, places=3)

@@ -93,7 +93,7 @@ def check_smollm2(folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from recipe.inference.llamacpp.kv_cache import open_llama
+    from benchmarks.peers import open_llama
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert (tokenizer.eos_token, tokenizer.eos_token_id, tokenizer.pad_token_id) == ("<|im_end|>", 2, 2)

@@ -1,7 +1,7 @@
 """The Generator on llama.cpp: a GGUF file on a CPU (or whatever llama.cpp was built for).
 
-Prompts are rendered with the chat template that the file carries. `kv_cache.py` holds the model, `scheduler.py` draws,
-`scoring.py` reads choices. The same call on the same machine with as many threads gives the same bytes.
+Prompts are rendered with the chat template that the file carries. `kv_cache.py` holds the model, `scheduler.py` draws.
+The same call on the same machine with as many threads gives the same bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from recipe.inference.chat_template import ChatTemplate
 from recipe.inference.llamacpp.grammar import Grammar, gbnf_of
 from recipe.inference.llamacpp.kv_cache import KVCache, quantization_types, quantize_file
 from recipe.inference.llamacpp.scheduler import Scheduler
-from recipe.inference.llamacpp.scoring import read_choices
 from recipe.inference.prompt import Prompt, PromptReader
 from recipe.inference.special_tokens import PromptEncoder
 from recipe.system import usable_cores
@@ -30,6 +29,7 @@ PROMPT_KEY = "sre.prompts.pointwise"  # in the metadata of every judge that is e
 # Prompts that a session keeps in the cache for later ones to begin with.
 KEPT = 16
 MOST_SEQUENCES = 256  # of one llama.cpp context
+BATCH = 512  # tokens of one decode at the most, unless more samples are drawn side by side
 # From so many tokens in a batch on llama.cpp's attention goes by tiles, which scattered sequences hardly fill.
 TILE = 64
 
@@ -46,7 +46,7 @@ class LlamaCppGenerator(SessionGenerator):
 
     context: the most tokens of one prompt with its answer (at most what the model was trained for). parallel: the most
     samples decoded side by side (1 to 128). memory: bytes that the KV cache may take (None: 1024 tokens a place); it
-    bounds the context too. batch: the most tokens in one decode. flash: llama.cpp's flash attention. The file is
+    bounds the context too. flash: llama.cpp's flash attention. The file is
     read once, when the object is made; `close` (or leaving the `with`) frees it.
     """
 
@@ -58,10 +58,7 @@ class LlamaCppGenerator(SessionGenerator):
         threads: int | None = None,
         parallel: int = 16,
         memory: int | None = None,
-        batch: int = 512,
-        micro_batch: int = 512,
         flash: bool = True,
-        verbose: bool = False,
     ) -> None:
         check_parallel(parallel)
         self.path = Path(path)
@@ -77,11 +74,9 @@ class LlamaCppGenerator(SessionGenerator):
             cells=max(context, parallel * 1024),
             sequences=min(2 * parallel + KEPT + 1, MOST_SEQUENCES),
             # All samples may be led on to their labels at once, by some tokens each.
-            batch=max(batch, 16 * parallel),
-            micro_batch=micro_batch,
+            batch=max(BATCH, 16 * parallel),
             threads=threads or usable_cores(),
             flash=flash,
-            verbose=verbose,
         )
         self.metadata: dict[str, str] = self._cache.metadata()
         unknown = int(self.metadata.get("tokenizer.ggml.unknown_token_id", -1))
@@ -173,16 +168,11 @@ class LlamaCppGenerator(SessionGenerator):
         stats.prompt_tokens_total += sum(len(prompt.ids) for prompt in prompts)
         # Sorted, so that the longest shared beginnings meet.
         prompts.sort(key=lambda prompt: (prompt.ids.tolist(), prompt.request.id))
-        chosen = [prompt for prompt in prompts if prompt.runs]
-        if chosen:
-            self._cache.open()
-            yield from read_choices(self._cache, chosen, stats)
-        drawn = [prompt for prompt in prompts if not prompt.runs]
-        if not drawn:
+        if not prompts:
             return
-        self._cache.open(sum(len(prompt.ids) + prompt.samples * prompt.reserve for prompt in drawn))
+        self._cache.open(sum(len(prompt.ids) + prompt.samples * prompt.reserve for prompt in prompts))
         scheduler = self._scheduler(stats, keep=1)
-        for prompt in drawn:
+        for prompt in prompts:
             scheduler.submit(prompt)
         while scheduler.busy:
             for result in scheduler.step():
@@ -210,8 +200,6 @@ class LlamaCppSession(Session):
 
     def submit(self, request: Request, sampling: Sampling) -> None:
         self._check()
-        if request.choices:
-            raise SreError("a session draws judgements; choices go through generate()")
         found = self._generator._reader.read(request, sampling)
         if not isinstance(found, Prompt):
             self._refused += found

@@ -111,18 +111,13 @@ class Scheduler:
         self._fork(out)
         if not self._fill():
             return out
-        logits = self._cache.decode(exact=self._greedy())
+        logits = self._cache.decode()
         batch, self._active = self._active, {}
         for row, lane in enumerate(self._complete, len(batch)):
             lane.logits = logits[row].copy()
         self._draw(batch, logits[: len(batch)], out)
         self._fork(out)
         return out
-
-    def _greedy(self) -> bool:
-        """Whether some answer of the batch is drawn at temperature 0, see `KVCache.decode`."""
-        prompts = [*(sample.prompt for sample in self._active), *(lane.prompt for lane in self._lanes)]
-        return any(prompt.sampling.temperature == 0 for prompt in prompts)
 
     def _release(self, slot: int) -> None:
         if slot != NO_SLOT:
@@ -195,7 +190,7 @@ class Scheduler:
     def _fill(self) -> bool:
         """Fill the next batch: the samples' pending tokens, then prompts. False when there is nothing to decode."""
         for sample, slot in self._active.items():
-            self._cache.add(sample.pending, sample.position, [slot], 1)
+            self._cache.add(sample.pending, sample.position, slot, 1)
         self._complete: list[Lane] = []
         # With places left free nothing else is worth the time: prompts go first.
         full = len(self._active) >= self._places
@@ -206,7 +201,7 @@ class Scheduler:
             if lane.source is not None or count <= 0:
                 continue
             last = lane.done + count == len(lane.prompt.ids)
-            self._cache.add(lane.prompt.ids[lane.done : lane.done + count], lane.done, [lane.slot], int(last))
+            self._cache.add(lane.prompt.ids[lane.done : lane.done + count], lane.done, lane.slot, int(last))
             lane.done += count
             limit -= count
             self._stats.prompt_tokens_decoded += count

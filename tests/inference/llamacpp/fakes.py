@@ -37,7 +37,7 @@ class FakeCache(FakeTokenizer):
         self.owners: list[tuple[int, int, set[int]]] = []  # decoded cells: token, position, sequences
         self.pending: list[tuple[int, int, set[int], bool]] = []
         self.most = 0
-        self.exact: list[bool] = []  # of each batch
+        self.batches = 0
         self.damaged = False
         self.wiped = 0
 
@@ -49,10 +49,10 @@ class FakeCache(FakeTokenizer):
     def room(self) -> int:
         return self.batch - len(self.pending)
 
-    def add(self, tokens: Any, position: int, sequences: list[int], outputs: int) -> None:
+    def add(self, tokens: Any, position: int, sequence: int, outputs: int) -> None:
         for place, token in enumerate(tokens):
             wanted = place >= len(tokens) - outputs
-            self.pending.append((int(token), position + place, set(sequences), wanted))
+            self.pending.append((int(token), position + place, {sequence}, wanted))
         assert len(self.pending) <= self.batch
 
     def share(self, source: int, target: int, length: int | None = None) -> None:
@@ -72,9 +72,9 @@ class FakeCache(FakeTokenizer):
         self.damaged = False
         self.wiped += 1
 
-    def decode(self, *, exact: bool = False) -> NDArray[np.float32]:
+    def decode(self) -> NDArray[np.float32]:
         assert self.pending
-        self.exact.append(exact)
+        self.batches += 1
         self.owners += [cell[:3] for cell in self.pending]
         self.most = max(self.most, len(self.owners))
         assert len(self.owners) <= self.cells, "more cells than there are"

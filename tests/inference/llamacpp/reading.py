@@ -18,8 +18,8 @@ def prompt_logits(generator: LlamaCppGenerator, ids: Sequence[int]) -> NDArray[n
     rows = []
     for begin in range(0, len(ids), 128):
         part = ids[begin : begin + 128]
-        cache.add(part, begin, [0], len(part))
-        rows.append(cache.decode(exact=True).copy())
+        cache.add(part, begin, 0, len(part))
+        rows.append(cache.decode().copy())
     return np.concatenate(rows)
 
 

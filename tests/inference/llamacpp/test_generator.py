@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.peers import open_llama
 from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling, completions_by_request
 from recipe.inference.labels import LabelPlaces, last_well_formed
 from recipe.inference.llamacpp.generator import LlamaCppGenerator, quantize
-from recipe.inference.llamacpp.kv_cache import open_llama
 from recipe.verdict import MARKER, parse_verdict
 
 from .reading import sequence_logprobs
@@ -246,13 +246,13 @@ def test_labels_of_several_tokens_are_refused(judge: LlamaCppGenerator) -> None:
     assert "[1, 2, 10]" in done.error
 
 
-def test_choice_is_the_most_probable_of_all(exact: LlamaCppGenerator) -> None:
+def test_a_choice_is_written_token_by_token(exact: LlamaCppGenerator) -> None:
     choices = tuple(f'["ITEM{a}", "ITEM{b}"]' for a in (1, 2, 3) for b in (1, 2, 3) if a != b)
     request = Request("a", ask("Best and worst item, as a list."), choices=choices)
     done = next(exact.generate([request], Sampling(logprobs=True)))
     prompt = exact.tokenize(exact.render(request.messages))
     scored = sequence_logprobs(exact, [(prompt, exact.tokenize(choice)) for choice in choices])
-    assert done.text == choices[int(np.argmax([s.sum() for s in scored]))]
+    assert done.text == choices[int(np.argmax([s.sum() for s in scored]))], "here it is the most probable of all too"
     assert np.allclose(done.token_logprobs, scored[choices.index(done.text)], atol=0.05)
 
 
@@ -305,7 +305,7 @@ def test_a_call_opens_as_many_cells_as_it_needs(judge: LlamaCppGenerator) -> Non
         by_id(judge, [Request("a", ask(QUESTIONS[0]))], Sampling(n=samples, max_tokens=100, ignore_end=True))
         return judge._cache._length
 
-    judge._cache._close_context()
+    judge._cache._length = 0
     few = cells(1)
     many = cells(6)
     assert 100 < few < 600 < many < judge._cache.cells

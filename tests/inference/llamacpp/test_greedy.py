@@ -19,12 +19,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.peers import open_llama
 from recipe.data.examples import read_examples
 from recipe.data.records import Example, Task
 from recipe.inference.base import Completion, Request, Sampling, completions_by_request
-from recipe.inference.llamacpp import kernels
 from recipe.inference.llamacpp.generator import LlamaCppGenerator
-from recipe.inference.llamacpp.kv_cache import open_llama
 from recipe.prompts import Prompts
 
 ROWS = 200
@@ -43,13 +42,11 @@ def rows_of_both_tasks(count: int) -> list[Example]:
 
 @contextmanager
 def one_at_a_time(path: Path, *, flash: bool = True) -> Iterator[Any]:
-    """llama-cpp-python's high-level object with llama.cpp's own kernels; our engine has flash attention too."""
+    """llama-cpp-python's high-level object; our engine has flash attention too."""
     llama = open_llama(path, n_ctx=2048, flash_attn=flash)
-    kernels.use(False)
     try:
         yield llama
     finally:
-        kernels.use(True)
         llama.close()
 
 

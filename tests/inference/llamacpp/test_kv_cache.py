@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.peers import open_llama
 from recipe.inference.llamacpp import kv_cache as kvcache
 
 
@@ -16,9 +17,9 @@ def test_amx_kernels_are_left_out_and_nothing_else(
 
 
 def test_the_high_level_object_is_loaded_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr(kvcache, "model_params", lambda: seen.append("ours") or kvcache._model_defaults())
+    seen, defaults = [], kvcache._C.llama_model_default_params
+    monkeypatch.setattr(kvcache, "model_params", lambda: seen.append("ours") or defaults())
     with pytest.raises(ValueError, match="does not exist"):
-        kvcache.open_llama("no-such.gguf")
+        open_llama("no-such.gguf")
     assert seen == ["ours"]
-    assert kvcache._C.llama_model_default_params is kvcache._model_defaults
+    assert kvcache._C.llama_model_default_params is defaults

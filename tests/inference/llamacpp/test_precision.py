@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.peers import open_llama
 from recipe.data.examples import read_examples
 from recipe.gguf.importer import import_gguf
 from recipe.inference.base import Request, Sampling
 from recipe.inference.llamacpp.generator import LlamaCppGenerator
-from recipe.inference.llamacpp.kv_cache import open_llama
 from recipe.prompts import Prompts
 from recipe.verdict import MARKER
 

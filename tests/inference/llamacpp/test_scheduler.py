@@ -110,18 +110,6 @@ def test_pieces_are_the_text_in_order_and_come_before_the_completion() -> None:
         assert "".join(piece.text for piece in mine[:-1]) == mine[-1].text
 
 
-def test_batches_are_rounded_as_llama_cpp_does_it_while_an_answer_is_greedy() -> None:
-    cache = FakeCache(200, 20, 64)
-    scheduler = make(cache, 4)
-    scheduler.submit(prompt("greedy", [1, 2, 3], max_tokens=2))
-    scheduler.submit(prompt("drawn", [1, 2, 2], n=3, max_tokens=20, temperature=1.0))
-    run(scheduler)
-    steps = cache.exact
-    assert steps[:2] == [True, True]
-    assert steps[2:]
-    assert not any(steps[2:])
-
-
 def test_places_are_refilled_at_once() -> None:
     """Twelve requests of six tokens on four places: three waves, no step in which a place waits for a prompt."""
     cache = FakeCache(500, 20, 64)
@@ -129,7 +117,7 @@ def test_places_are_refilled_at_once() -> None:
     for number in range(12):
         scheduler.submit(Prompt(Request(str(number), ()), IGNORING, np.full(8, number + 1, np.int32), 6))
     run(scheduler)
-    assert len(cache.exact) <= 1 + 3 * 6
+    assert cache.batches <= 1 + 3 * 6
 
 
 IGNORING = Sampling(temperature=0, max_tokens=6, ignore_end=True)
@@ -138,9 +126,9 @@ IGNORING = Sampling(temperature=0, max_tokens=6, ignore_end=True)
 class DamagedCache(FakeCache):
     """Gives no numbers for any sequence that holds the token 7."""
 
-    def decode(self, *, exact: bool = False) -> Any:
+    def decode(self) -> Any:
         wanted = [(next(iter(owners)), position) for _, position, owners, output in self.pending if output]
-        rows = super().decode(exact=exact)
+        rows = super().decode()
         for row, (sequence, position) in zip(rows, wanted, strict=True):
             if 7 in {token for token, _, __ in self.seen(sequence, position)}:
                 row[:] = np.nan

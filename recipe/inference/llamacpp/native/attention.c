@@ -1,13 +1,13 @@
 /* Attention over keys and values in half precision. Takes the place of llama.cpp's function of the same arguments where it
  * can, and leaves it the rest (see `suits`).
  *
- * Few query tokens, as in decoding greedy answers side by side, are done here, one by one. The arithmetic is that of
+ * Few query tokens, as in decoding answers side by side, are done here, one by one. The arithmetic is that of
  * llama.cpp (as this project has it built: without AVX512-FP16), operation by operation and rounding by rounding (running
  * maximum, sums in half precision), so that answers stay the same. What differs is the order of the work: a key and a value
  * are read once for all heads that share them, the sums stay in registers, and exponentials are taken a vector at a time.
  * The exponential alone is another, by one unit of the last place in some cases of a thousand.
  *
- * Many tokens, and few where asked for, go to tiles.c, which comes back for the cells that hardly any of them sees.
+ * Many tokens go to tiles.c, which comes back for the cells that hardly any of them sees.
  */
 #include <math.h>
 #include <string.h>
@@ -179,15 +179,12 @@ static void attend_token(const struct part *part, int64_t token) {
 /* Tokens, from which on llama.cpp works on tiles, too, in single precision. */
 #define MANY 64
 
-static bool together; /* fewer, too; no other thread decodes while it changes */
-void sre_together(bool wanted) { together = wanted; }
-
 /* How many tokens are worked on at once: small enough for all threads to have some, where there are enough. 0: one by one,
  * as llama.cpp does it. */
 static int64_t at_once(const struct ggml_tensor *result, int threads) {
     const struct ggml_tensor *q = result->src[0], *k = result->src[1];
     const int64_t group = q->ne[2] / k->ne[2];
-    if ((!together && q->ne[1] < MANY) || group > TILE || k->ne[1] % 8 != 0) return 0;
+    if (q->ne[1] < MANY || group > TILE || k->ne[1] % 8 != 0) return 0;
     int64_t size = TILE / group;
     while (size > 1 && (q->ne[1] + size - 1) / size * k->ne[2] * q->ne[3] < threads) size--;
     return size;

@@ -1,5 +1,4 @@
-/* Attention of a tile of tokens at once, in single precision as llama.cpp's own tiles have it: in reading prompts, and in
- * decoding answers to the same ones. A cell that several of them see is read once for all; one that few see, as each
+/* Attention of a tile of tokens at once, in single precision as llama.cpp's own tiles have it. A cell that several of them see is read once for all; one that few see, as each
  * answer's own, only those take, one by one. What the mask hides from the whole tile costs nothing but a look at it, so that
  * a cache may be full of other sequences. Which cells make a block depends on all tokens of a tile, so that a token's result
  * depends on them by rounding; and what is no number in a cell may reach tokens of a tile that don't see it.

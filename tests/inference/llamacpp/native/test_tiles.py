@@ -1,11 +1,9 @@
-"""tiles.c, the attention of many tokens and of samples that see a prompt together, against dense arithmetic."""
+"""tiles.c, the attention of many tokens, against dense arithmetic."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from recipe.inference.llamacpp import kernels
 
 from .ggml import Array, attended, built_without_avx512, dense, inputs, needs_native
 
@@ -70,33 +68,6 @@ def samples_of_prompts(tokens: int, *, each: int, prompt: int, own: int, rng: np
         mask[token, first : first + prompt] = 0
         mask[token, prompts * prompt + token :: tokens][: rng.integers(0, own + 1)] = 0
     return mask[None, None]
-
-
-@pytest.mark.parametrize("shape", SHAPES[:-2], ids=str)
-@pytest.mark.parametrize(("tokens", "each"), [(2, 2), (7, 3), (40, 10), (63, 63)])
-def test_samples_that_see_a_prompt_together_are_as_exact(shape: tuple[int, int, int], tokens: int, each: int) -> None:
-    """And without being asked to, as llama.cpp has it: half sums."""
-    mask = samples_of_prompts(tokens, each=each, prompt=200, own=72, rng=np.random.default_rng(tokens))
-    q, k, v, random = inputs(*shape, tokens=tokens, streams=1, cells=mask.shape[-1])
-    for seen in (mask, np.maximum(mask, random), np.minimum(mask, random), random):
-        expected = dense(q, k, v, seen)
-        with kernels.together(True):
-            theirs, ours, calls = attended(q, k, v, seen)
-        _, like_theirs, _ = attended(q, k, v, seen)
-        assert calls == 1
-        assert np.abs(ours - expected).max() <= 1e-5
-        assert (like_theirs == theirs).mean() >= 0.95
-        assert np.abs(theirs - expected).max() > 1e-4
-
-
-@pytest.mark.parametrize("group", [1, 3])
-def test_tiles_are_small_enough_for_all_threads(group: int) -> None:
-    mask = samples_of_prompts(10, each=5, prompt=100, own=12, rng=np.random.default_rng(0))
-    q, k, v, _ = inputs(group, 1, 64, tokens=10, streams=1, cells=mask.shape[-1])
-    with kernels.together(True):
-        _, ours, calls = attended(q, k, v, mask, threads=7)
-    assert calls == 1
-    assert np.abs(ours - dense(q, k, v, mask)).max() <= 1e-5
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
