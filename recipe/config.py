@@ -190,7 +190,6 @@ class CurateConfig(_Section):
     balance_labels: bool = True  # every pair with its mirror, and every label chosen about equally often
     balance_criteria: bool = True  # mirrors of the same criterion first, and criteria take turns
     reject_malformed: bool = False  # whether a malformed judgement may be the rejected one
-    assessor: str | None = None  # a GGUF that rates or picks (null: J_t itself)
 
 
 class DpoConfig(TrainConfig):

@@ -1,19 +1,16 @@
-"""Progress of long work, on standard error: a bar with rate and time left in a terminal, plain lines in a log."""
+"""Progress of long work, on standard error: one line that a terminal keeps up to date, a line now and then in a log."""
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from recipe.system import process
 
 Advance = Callable[..., None]
-_LINE_EVERY_S = 20.0
 
 
 @contextlib.contextmanager
@@ -23,22 +20,30 @@ def bar(label: str, total: int | None, unit: str = "") -> Iterator[Advance]:
     if process()[0]:
         yield lambda *_, **__: None
         return
-    console = Console(file=sys.stderr)
-    if not console.is_terminal:
-        yield _lines(label, total, unit)
-        return
-    rate, note = TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[note]}")
-    counts = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), rate)
-    with Progress(*counts, TimeElapsedColumn(), TimeRemainingColumn(), note, console=console) as view:
-        task = view.add_task(label, total=total, rate="", note="")
+    terminal = sys.stderr.isatty()
+    every = 0.2 if terminal else 20.0
+    started = shown = time.monotonic()
+    done, goal = 0, total or 0
 
-        def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
-            speed = view.tasks[0].speed
-            rate = f"{speed:.1f} {unit}/s" if speed else ""
-            known = {key: value for key, value in (("note", note), ("total", total)) if value}
-            view.update(task, advance=count, rate=rate, **known)  # type: ignore[arg-type]
+    def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
+        nonlocal done, shown, goal
+        done, goal, now = done + count, total or goal, time.monotonic()
+        if now - shown < every and not 0 < goal <= done:
+            return
+        shown = now
+        rate = done / max(now - started, 1e-9)
+        left = f", {max(goal - done, 0) / max(rate, 1e-9):.0f} s left" if goal else ""
+        line = f"{label}: {done}/{goal or '?'} {unit} ({rate:.2f}/s{left}) {note}".rstrip()
+        if terminal:
+            width = shutil.get_terminal_size().columns - 1
+            line = f"\r{line[:width]:{width}}"
+        print(line, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
+    try:
         yield advance
+    finally:
+        if terminal:
+            print(file=sys.stderr)
 
 
 def follow(advance: Advance) -> Callable[[int, int | None], None]:
@@ -51,25 +56,6 @@ def follow(advance: Advance) -> Callable[[int, int | None], None]:
         shown = done
 
     return progress
-
-
-def _lines(label: str, total: int | None, unit: str) -> Advance:
-    started = shown = time.monotonic()
-    done, goal = 0, total or 0
-
-    def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
-        nonlocal done, shown, goal
-        done += count
-        goal = total or goal
-        now = time.monotonic()
-        if now - shown >= _LINE_EVERY_S or (goal and done >= goal):
-            shown = now
-            rate = done / max(now - started, 1e-9)
-            left = f", {max(goal - done, 0) / max(rate, 1e-9):.0f} s left" if goal else ""
-            sys.stderr.write(f"{label}: {done}/{goal or '?'} {unit} ({rate:.2f}/s{left}) {note}".rstrip() + "\n")
-            sys.stderr.flush()
-
-    return advance
 
 
 def duration(seconds: float) -> str:

@@ -34,7 +34,9 @@ _OPENING, _ROWS = ("threads", "context", "parallel"), ("data", "limit", "overwri
     "--train", multiple=True, help="The judge's training rows. The audit then also shows rules fitted on them."
 )
 @click.option("--both-orders/--one-order", default=True, help="Judge pairs of your own rows in both orders.")
-@click.option("--forgery", is_flag=True, help="Only measure how far claims in a response ('Score: 5') move the score.")
+@click.option(
+    "--forgery", is_flag=True, help="With --judge: only measure how far claims in a response ('Score: 5') move it."
+)
 @click.option("--overwrite", is_flag=True, help="Judge all rows again instead of resuming.")
 @opt.judging
 def evaluate(target: str, name: str | None, model: str | None, forgery: bool, **options: Any) -> None:
@@ -47,16 +49,14 @@ def evaluate(target: str, name: str | None, model: str | None, forgery: bool, **
     """
     if (name is None) == (model is None):
         raise SreError("expected either --judge NAME (of a run folder) or --model M (on a benchmark or file)")
-    if name is not None:
-        if forgery:
-            _forgery_of_run(Path(target), name, options["limit"])
-        else:
-            _evaluate_run(Path(target), name)
-        return
-    from recipe.evaluation.models import label_of
-
-    options["out"] = options["out"] or Path("runs") / "benchmarks" / f"{label_of(target)}-{label_of(str(model))}"
-    (_forgery_of_model if forgery else _evaluate_model)(target, str(model), **options)
+    if forgery and name is None:
+        raise SreError("--forgery needs --judge NAME, of a run folder")
+    if model is not None:
+        _evaluate_model(target, model, **options)
+    elif forgery:
+        _measure_forgery(Path(target), str(name), options["limit"])
+    else:
+        _evaluate_run(Path(target), str(name))
 
 
 def _evaluate_run(run: Path, name: str) -> None:
@@ -71,48 +71,35 @@ def _evaluate_run(run: Path, name: str) -> None:
     show_audit(read_json(run / "results.json"), opt.console())
 
 
-def _evaluate_model(target: str, model: str, out: Path, both_orders: bool, rubric: str | None, **options: Any) -> None:
+def _evaluate_model(
+    target: str, model: str, out: Path | None, both_orders: bool, rubric: str | None, **options: Any
+) -> None:
     from recipe.data.examples import read_examples
     from recipe.evaluation.benchmarks.running import find_benchmark, run_benchmark
-    from recipe.evaluation.models import open_judge
+    from recipe.evaluation.models import label_of, open_judge
     from recipe.evaluation.report.tables import benchmark_table, show_audit
     from recipe.judge.options import JudgeOptions
     from recipe.judge.rubrics import by_task, read_rubric
 
     benchmark = find_benchmark(target, both_orders=both_orders)
+    folder = out or Path("runs") / "benchmarks" / f"{label_of(target)}-{label_of(model)}"
     opening, how = ({name: options.pop(name) for name in names} for names in (_OPENING, _ROWS))
     how["rubrics"] = by_task(read_rubric(rubric) if rubric else None)
     how["train"] = [row for source in options.pop("train") for row in read_examples(source)]
     with open_judge(model, **opening) as judge:
-        result = run_benchmark(judge, benchmark, out, options=JudgeOptions(**options), **how)
+        result = run_benchmark(judge, benchmark, folder, options=JudgeOptions(**options), **how)
     opt.console().print(benchmark_table(result))
     show_audit(result["audit"], opt.console())
     click.echo("{rows} rows; {judged} judgements, {malformed} malformed, {not_judged} not judged".format(**result))
-    click.echo(f"All figures: {out / 'figures.json'}")
+    click.echo(f"All figures: {folder / 'figures.json'}")
 
 
-def _forgery_of_run(run: Path, name: str, limit: int | None) -> None:
+def _measure_forgery(run: Path, name: str, limit: int | None) -> None:
     from recipe.evaluation.report.tables import show_forgery
     from recipe.pipeline.finished_runs import forgery_of
 
     show_forgery({name: forgery_of(run, name, limit=limit)}, opt.console())
     click.echo(f"All figures: {run / 'evaluation' / name / 'forgery.json'}")
-
-
-def _forgery_of_model(
-    target: str, model: str, out: Path, limit: int | None, max_tokens: int, overwrite: bool, **options: Any
-) -> None:
-    from recipe.data.examples import read_examples
-    from recipe.evaluation.benchmarks.base import spread
-    from recipe.evaluation.forgery import measure_forgery
-    from recipe.evaluation.models import open_judge
-    from recipe.evaluation.report.tables import show_forgery
-
-    rows = spread(read_examples(target, need_label=False), limit)
-    with open_judge(model, **{key: options[key] for key in _OPENING}) as judge:
-        found = measure_forgery(judge, rows, out, max_tokens=max_tokens, overwrite=overwrite)
-    show_forgery({judge.name: found}, opt.console())
-    click.echo(f"All figures: {out / 'forgery.json'}")
 
 
 @opt.command(
@@ -145,7 +132,7 @@ def audit(
 
 def _list_rows(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from recipe.pipeline.variants import VARIANTS
+        from recipe.pipeline.experiments import VARIANTS
 
         width = max(map(len, VARIANTS))
         for name, variant in VARIANTS.items():

@@ -44,28 +44,20 @@ class RunContext:
     @property
     def judges(self) -> tuple[str, ...]:
         """The judges that the run makes, as far as is known: none after a round that wasn't kept."""
-        every = judges_of(self.config)
-        return every[: len(every) - self.config.iterations + self._rounds()]
+        every, rounds = judges_of(self.config), range(1, self.config.iterations + 1)
+        last = next((t for t in rounds if not self.kept(t)), self.config.iterations)
+        made = last - 1 if "problem" in self.outcome(last) else last
+        return every[: len(every) - self.config.iterations + made]
 
-    def _rounds(self) -> int:
-        for t in range(1, self.config.iterations + 1):
-            if self.has_no_pairs(t):
-                return t - 1
-            if not self.kept(t):
-                return t
-        return self.config.iterations
-
-    def has_no_pairs(self, t: int) -> bool:
-        """Whether round t's judgements were curated and gave nothing to train on."""
-        return (self.cache.marker(f"iter-{t}:curate") or {}).get("pairs") == 0
-
-    def decision(self, t: int) -> Mapping[str, Any]:
-        """What the dev rows said of round t; {} where nothing was decided."""
+    def outcome(self, t: int) -> Mapping[str, Any]:
+        """What became of round t: the marker of its decision, or the "problem" that ended it; {} while it is open."""
+        if (self.cache.marker(f"iter-{t}:curate") or {}).get("pairs") == 0:
+            return {"kept": False, "problem": "its judgements gave no preference pair"}
         return self.cache.marker(f"iter-{t}:decide") or {}
 
     def kept(self, t: int) -> bool:
         """Whether round t is kept, which it is until the dev rows say otherwise."""
-        return bool(self.decision(t).get("kept", True))
+        return bool(self.outcome(t).get("kept", True))
 
     @property
     def exported(self) -> str:
@@ -80,7 +72,8 @@ class RunContext:
     @property
     def best(self) -> str:
         """The judge that is best on the dev rows, of those that were kept; without dev rows the last one."""
-        decided = [found for t in range(1, self._rounds() + 1) if (found := self.decision(t))]
+        outcomes = [self.outcome(int(judge[1:])) for judge in self.judges if judge.startswith("j")]
+        decided = [found for found in outcomes if "figures" in found]
         if not decided:
             return self.judges[-1]
         figures = {decided[0]["before"]: decided[0]["figures"]["before"]}

@@ -45,15 +45,9 @@ def write_results(run: RunContext) -> dict[str, Any]:
 def rounds(run: RunContext) -> list[dict[str, Any]]:
     """What became of each round that was decided: {"round", "judge", "before", "kept", "figures", "gain", …}, or
     {"round", "kept": False, "problem"} where it gave nothing to train on."""
-    found: list[dict[str, Any]] = []
-    facts = ("before", "judge", "rows", "malformed", "figures", "gain", "tasks", "kept")
-    for t in range(1, run.config.iterations + 1):
-        decision = run.decision(t)
-        if decision:
-            found.append({"round": t, **{key: decision[key] for key in facts}})
-        elif run.has_no_pairs(t):
-            found.append({"round": t, "kept": False, "problem": "its judgements gave no preference pair"})
-    return found
+    facts = ("before", "judge", "rows", "malformed", "figures", "gain", "tasks", "kept", "problem")
+    outcomes = {t: run.outcome(t) for t in range(1, run.config.iterations + 1)}
+    return [{"round": t, **{key: o[key] for key in facts if key in o}} for t, o in outcomes.items() if o]
 
 
 def costs(run: Path) -> dict[str, dict[str, Any]]:

@@ -6,13 +6,11 @@ What a stage is given is what its hash covers (stage_cache.py), so a setting tha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from recipe.config import only
 from recipe.data.records import Task, in_both_orders
 from recipe.data.selection import Split
-from recipe.errors import SreError
 from recipe.pipeline import work
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.preflight import check_model
@@ -85,16 +83,12 @@ def sample(run: RunContext, t: int) -> Facts:
 
 def assess(run: RunContext, t: int) -> Facts:
     """Ask a model about the samples; nothing to do for the curation methods that go by labels alone."""
-    path = Path(run.config.curate.assessor) if run.config.curate.assessor else None
-    if path and not path.is_file():
-        raise SreError("no such file", file=path, field="curate.assessor")
     return run.cache.do(
         f"iter-{t}:assess",
         work.assess,
         makes=("assessments.jsonl",),
         samples=run.made(f"iter-{t}:sample", "samples.jsonl"),
         judge=run.judge_model(run.judge_before(t)),
-        assessor=Content(path, (path,)) if path else None,
         examples=run.inputs(t),
         settings=only(run.config.curate, "method", "margin", "reject_malformed"),
         sampling=only(run.config.sample, "n", "temperature", "max_tokens"),

@@ -43,7 +43,7 @@ def steps(run: RunContext, *, every: bool = False) -> Iterator[Step]:
         else:
             yield f"iter-{t}:assess", partial(stages.assess, run, t)
             yield f"iter-{t}:curate", partial(stages.curate, run, t)
-            if run.has_no_pairs(t) and not every:
+            if "problem" in run.outcome(t) and not every:
                 break
             yield f"iter-{t}:dpo", partial(stages.dpo, run, t)
         if config.data.has_dev():

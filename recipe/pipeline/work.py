@@ -53,14 +53,7 @@ def draw(folder: Path, *, judge: JudgeModel, **given: Any) -> Facts:
 
 
 def assess(
-    folder: Path,
-    *,
-    samples: Path,
-    judge: JudgeModel,
-    assessor: Path | None,
-    examples: Rows,
-    settings: CurateConfig,
-    **given: Any,
+    folder: Path, *, samples: Path, judge: JudgeModel, examples: Rows, settings: CurateConfig, **given: Any
 ) -> Facts:
     from recipe.training.assess import ASSESSED_METHODS, run_assess
     from recipe.training.curate import distinct_texts, sides
@@ -70,7 +63,7 @@ def assess(
     pools: dict[str, list[Judgement]] = {}
     for judgement in _judgements(samples):
         pools.setdefault(judgement.example_id, []).append(judgement)
-    with judge.open_gguf(assessor) if assessor else judge.open() as generator:
+    with judge.open() as generator:
         return run_assess(
             folder,
             generator=generator,
@@ -134,13 +127,7 @@ def decide(
 
 
 def export(
-    folder: Path,
-    *,
-    judge: JudgeModel,
-    figures: Path | None,
-    held_out: Path | None,
-    prompt_ids: Mapping[str, str],
-    **given: Any,
+    folder: Path, *, judge: JudgeModel, figures: Path | None, held_out: Path | None, prompt_ids: Any, **given: Any
 ) -> Facts:
     from recipe.evaluation.audit import degenerate
     from recipe.evaluation.evaluate import headline

@@ -128,9 +128,8 @@ def _stage_of(folder: Path, config: Config) -> str:
 
 def _without_folders(text: str, config: Config) -> str:
     """The text without the folders of this machine that the settings name."""
-    named = (config.model.source, config.data.pointwise or "", config.data.pairwise or "")
-    others = (config.curate.assessor or "",)
-    for source in sorted(filter(None, (*named, *others)), key=len, reverse=True):
+    named = (config.model.source, config.data.pointwise, config.data.pairwise)
+    for source in sorted(filter(None, named), key=len, reverse=True):
         if Path(source).expanduser().is_absolute():
             text = text.replace(source, public_name(source))
     return text

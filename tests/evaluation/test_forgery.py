@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from recipe.cli.main import main
 from recipe.data.forgery import CLAIMS
 from recipe.data.records import Example, Message, Rubric, exchanged
 from recipe.errors import SreError
@@ -102,17 +100,3 @@ def test_the_tables_show_both_modes_and_the_claim_that_moves_most(tmp_path: Path
     assert row[:4] == ["J1", "20 scores", "3.00 [3.00, 3.00]", "3.00 [3.00, 3.00]"]
     assert "3.00" in row[4]
     assert "| J1 | 20 scores |" in results_markdown({"models": {}, "differences": {}, "forgery": found})
-
-
-def test_the_command_measures_any_model_on_a_file(
-    tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "recipe.evaluation.models.open_judge", lambda *_, **__: Judge(ScriptedGenerator(lambda r: [firm(r)]), name="j1")
-    )
-    rows = str(tiny_data / "test" / "pointwise.jsonl")
-    arguments = ["evaluate", rows, "--model", "any", "--forgery", "--limit", "12", "-o", str(tmp_path / "out")]
-    done = CliRunner().invoke(main, arguments)
-    assert done.exit_code == 0, done.output
-    assert "Forgery" in done.output
-    assert (tmp_path / "out" / "forgery.json").is_file()

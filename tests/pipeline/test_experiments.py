@@ -11,8 +11,7 @@ from recipe.data.records import Judgement
 from recipe.errors import SreError
 from recipe.evaluation.baselines import self_consistency
 from recipe.evaluation.evaluate import as_written, first_samples, read_judgements
-from recipe.pipeline.experiments import Experiment, run_experiment
-from recipe.pipeline.variants import VARIANTS
+from recipe.pipeline.experiments import VARIANTS, Experiment, run_experiment
 from recipe.storage import read_json, read_jsonl
 
 # Of rows that differ in one setting only, one runs each time and the others with -m slow.

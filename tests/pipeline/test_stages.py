@@ -162,19 +162,11 @@ def base(config, tmp_path_factory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("key", leaves(Config()))
-def test_a_changed_setting_changes_a_stages_hash_or_reaches_no_stage(key, config, base, tiny_gguf, tmp_path):
-    value = {"curate.assessor": str(tiny_gguf), "export.converter": "convert_hf_to_gguf.py"}.get(key)
+def test_a_changed_setting_changes_a_stages_hash_or_reaches_no_stage(key, config, base, tmp_path):
     if key in ("data.pointwise", "data.pairwise", "model.source", "data.default", "data.dev_share", "data.test_share"):
         pytest.skip("this data has no use for it, or its content counts; tested below")
-    other = given(changed(config, key, value or another(config, key)), tmp_path)
+    other = given(changed(config, key, another(config, key)), tmp_path)
     assert (other == base) == (key in GIVEN_TO_NO_STAGE)
-
-
-@pytest.fixture(scope="module")
-def tiny_gguf(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("assessor") / "other.gguf"
-    path.write_bytes(b"GGUF")
-    return path
 
 
 def test_a_stage_that_is_given_what_cannot_be_hashed_is_an_error(tmp_path):
@@ -200,17 +192,13 @@ def test_prompts_are_given_to_every_stage_that_shows_them(config, base, monkeypa
     assert same == {"seed", "merged", "iter-1:curate", "iter-2:curate", "iter-1:decide", "iter-2:decide"}
 
 
-def test_a_seed_model_or_an_assessor_changed_in_place_is_another_one(config, base, model, tiny_gguf, tmp_path):
+def test_a_seed_model_changed_in_place_is_another_one(config, base, model, tmp_path):
     copy = shutil.copytree(model, tmp_path / "model")
     source = {"source": str(copy)}
     before = given(changed(config, "model.source", str(copy)), tmp_path)
     assert {**before["seed"], **source} == {**base["seed"], **source}
     (copy / "model.safetensors").write_text("model.safetensorz")
     assert given(changed(config, "model.source", str(copy)), tmp_path)["seed"] != before["seed"]
-    assessed = changed(config, "curate.assessor", str(tiny_gguf))
-    before = given(assessed, tmp_path)
-    tiny_gguf.write_bytes(b"GGUG")
-    assert given(assessed, tmp_path)["iter-1:assess"] != before["iter-1:assess"]
 
 
 def test_rows_are_given_by_content_wherever_they_lie(config, base, data, tmp_path):
