@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, cycle, zip_longest
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from recipe.data.examples import read_examples
 from recipe.data.records import TASKS, Example, Rubric, Task, exchanged
@@ -99,18 +99,32 @@ def split_rows(
 
 
 def spread(rows: Sequence[Example], seed: int) -> list[Example]:
-    """The rows in an order of which any first n have even labels, rubrics and prompts; those with a rationale first."""
+    """The rows in an order of which any first n have even labels, rubrics and prompts; those with a rationale first.
+
+    Of pairs, the longer response is the better one in every other row of a label, as long as there are such rows.
+    """
     ordered: list[Example] = []
     for explained in (True, False):
-        groups: dict[int, dict[str, dict[str, list[Example]]]] = defaultdict(
-            lambda: defaultdict(lambda: defaultdict(list))
-        )
         some = [row for row in rows if bool(row.rationale.strip()) == explained]
-        for row in random.Random(seed).sample(some, len(some)):
-            groups[-1 if row.label is None else row.label][row.rubric.criteria][row.prompt_id].append(row)
-        by_label = [[in_turn(prompts.values()) for prompts in groups[label].values()] for label in sorted(groups)]
-        ordered += in_turn([in_turn(rubrics) for rubrics in by_label])
+        shuffled = random.Random(seed).sample(some, len(some))
+        rubric_and_prompt = (lambda row: row.rubric.criteria, lambda row: row.prompt_id)
+        ordered += _evenly(shuffled, (lambda row: row.label, _longer_wins, *rubric_and_prompt))
     return ordered
+
+
+def _evenly(rows: Sequence[Example], keys: Sequence[Callable[[Example], Any]]) -> list[Example]:
+    """The rows with the values of the first key in turn; within one value, those of the second key, and so on."""
+    if not keys:
+        return list(rows)
+    groups: dict[Any, list[Example]] = defaultdict(list)
+    for row in rows:
+        groups[keys[0](row)].append(row)
+    return in_turn([_evenly(group, keys[1:]) for group in groups.values()])
+
+
+def _longer_wins(row: Example) -> bool:
+    lengths = [len(response) for response in row.responses]
+    return row.task == "pairwise" and row.label == 1 + lengths.index(max(lengths))
 
 
 def characters(row: Example) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -69,6 +70,19 @@ def test_labels_take_turns_while_there_are_rows_of_each(rows, seed):
 def test_prompts_take_turns_within_a_label():
     rows = [row(k, 0, 3) for k in range(5)] + [row(9, 1, 3)]
     assert {r.prompt_id for r in spread(rows, 0)[:2]} == {"p0", "p1"}
+
+
+def test_the_longer_response_wins_in_half_of_the_first_pairs():
+    pairs = [row(k, k % 5, 1 + k % 2, pair=True) for k in range(40)]
+    # In 32 of the 40 the longer response is the better one, as in most collections.
+    lengths = [
+        ("long response", "short") if (pair.label == 1) == (k < 32) else ("short", "long response")
+        for k, pair in enumerate(pairs)
+    ]
+    pairs = [replace(pair, responses=both) for pair, both in zip(pairs, lengths, strict=True)]
+    first = spread(pairs, 0)[:16]
+    assert sum(len(pair.responses[pair.label - 1]) > 5 for pair in first) == 8
+    assert Counter(pair.label for pair in first) == {1: 8, 2: 8}
 
 
 def test_rows_with_a_rationale_come_first():
