@@ -92,8 +92,6 @@ def judge(rows: str, out: str, model: Path | None, rubric: str | None, allow_err
     so that a run that was stopped goes on with --resume. A server (--engine openai) forces no label: where its model
     writes none, the row counts as malformed.
     """
-    from rich.console import Console
-
     from recipe.judge.batch import judge_file, open_judges
     from recipe.judge.options import JudgeOptions
     from recipe.judge.rubrics import read_rubric
@@ -112,7 +110,7 @@ def judge(rows: str, out: str, model: Path | None, rubric: str | None, allow_err
         kept = "" if out == "-" else f"; what was judged is kept in {out}. Add --resume to go on"
         click.echo(f"stopped{kept}", err=True)
         raise SystemExit(130) from None
-    Console(stderr=True).print(summary.table())
+    click.echo(summary, err=True)
     if summary.errors and not allow_errors:
         raise SystemExit(1)
 

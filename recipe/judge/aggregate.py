@@ -85,7 +85,6 @@ class BothOrders(LabelDistribution):
     preference: float | None
     first: Judgement
     swapped: Judgement
-
     task: Task = "pairwise"
 
     @property
@@ -102,6 +101,10 @@ class BothOrders(LabelDistribution):
         """Whose rationale goes with the label: the first order's, unless only the swapped one gave that label."""
         only_swapped = self.label is not None and self.first.label != self.label
         return self.swapped if only_swapped else self.first
+
+    @property
+    def rationale(self) -> str:
+        return self.judgement.rationale
 
     @property
     def label_probabilities(self) -> dict[int, float]:
@@ -127,6 +130,25 @@ def both_orders(first: Judgement, swapped: Judgement, tie: Tie = "probability") 
     if consistent is False and tie == "probability" and preference is not None and preference != 0.5:
         label = 2 if preference > 0.5 else 1
     return BothOrders(first.example_id, label, consistent, preference, first, swapped)
+
+
+Answer = Judgement | Consensus | BothOrders
+
+
+def combined(judgements: Sequence[Judgement], tie: Tie = "probability") -> Answer:
+    """One judgement as it is; two orders of a pair, the example's own first, as BothOrders; samples as a Consensus."""
+    if len(judgements) == 1:
+        return judgements[0]
+    if judgements[0].example_id != judgements[1].example_id:
+        return both_orders(judgements[0], judgements[1], tie)
+    return consensus(judgements)
+
+
+def judgements_of(answer: Answer) -> tuple[Judgement, ...]:
+    """What an answer was made of: itself, its samples, or both orders."""
+    if isinstance(answer, Judgement):
+        return (answer,)
+    return answer.samples if isinstance(answer, Consensus) else (answer.first, answer.swapped)
 
 
 def _average(distributions: Sequence[dict[int, float]]) -> dict[int, float]:

@@ -7,16 +7,31 @@ async with AsyncJudge.from_gguf("judge.gguf") as judge:
 from __future__ import annotations
 
 import asyncio
+import functools
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from recipe.data.records import Judgement
-from recipe.errors import SreError
-from recipe.judge.aggregate import BothOrders, Consensus, Tie
-from recipe.judge.judge import Conversation, Judge, to_example
+from recipe.data.records import Example
+from recipe.judge.judge import Judge
 from recipe.judge.options import JudgeOptions
-from recipe.judge.rubrics import AnyRubric
-from recipe.judge.service import QUEUE, Answer, Service
+from recipe.judge.service import QUEUE, Service
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _awaited(
+    method: Callable[Concatenate[Judge, P], T],
+) -> Callable[Concatenate[AsyncJudge, P], Coroutine[Any, Any, T]]:
+    """A method of Judge as a coroutine: it calls `ask` below in place of Judge's own."""
+
+    @functools.wraps(method)
+    async def call(judge: Any, /, *args: P.args, **options: P.kwargs) -> T:
+        answer: Any = method(judge, *args, **options)
+        return await answer  # type: ignore[no-any-return]
+
+    return call
 
 
 class AsyncJudge:
@@ -24,6 +39,11 @@ class AsyncJudge:
 
     The errors of Judge are raised, and those of Service.
     """
+
+    score = _awaited(Judge.score)
+    compare = _awaited(Judge.compare)
+    compare_both_orders = _awaited(Judge.compare_both_orders)
+    consensus = _awaited(Judge.consensus)
 
     def __init__(self, judge: Judge, *, queue: int = QUEUE) -> None:
         """`queue`: calls that may wait at once, a pair in both orders counted twice. One more raises QueueFull."""
@@ -35,61 +55,9 @@ class AsyncJudge:
         """Open a GGUF file; `options` are those of `Judge.from_gguf`."""
         return cls(Judge.from_gguf(path, **options), queue=queue)
 
-    async def score(
-        self, conversation: Conversation, response: str, rubric: AnyRubric, *, reference: str = "", **options: Any
-    ) -> Judgement:
-        """See `Judge.score`."""
-        return cast(Judgement, await self._ask(conversation, (response,), rubric, reference, **options))
-
-    async def compare(
-        self,
-        conversation: Conversation,
-        response_a: str,
-        response_b: str,
-        rubric: AnyRubric,
-        *,
-        reference: str = "",
-        **options: Any,
-    ) -> Judgement:
-        """See `Judge.compare`."""
-        return cast(Judgement, await self._ask(conversation, (response_a, response_b), rubric, reference, **options))
-
-    async def compare_both_orders(
-        self,
-        conversation: Conversation,
-        response_a: str,
-        response_b: str,
-        rubric: AnyRubric,
-        *,
-        reference: str = "",
-        tie: Tie = "probability",
-        **options: Any,
-    ) -> BothOrders:
-        """See `Judge.compare_both_orders`."""
-        options |= {"swap": True, "tie": tie}
-        return cast(BothOrders, await self._ask(conversation, (response_a, response_b), rubric, reference, **options))
-
-    async def consensus(
-        self,
-        conversation: Conversation,
-        response: str | tuple[str, str],
-        rubric: AnyRubric,
-        *,
-        reference: str = "",
-        samples: int = 5,
-        **options: Any,
-    ) -> Consensus:
-        """See `Judge.consensus`."""
-        if samples < 2:
-            raise SreError(f"a consensus needs two or more samples, not {samples}", field="samples")
-        responses = (response,) if isinstance(response, str) else tuple(response)
-        return cast(Consensus, await self._ask(conversation, responses, rubric, reference, samples=samples, **options))
-
-    async def _ask(
-        self, conversation: Conversation, responses: tuple[str, ...], rubric: AnyRubric, reference: str, **options: Any
-    ) -> Answer:
-        example = to_example(conversation, responses, rubric, reference)
-        return await asyncio.wrap_future(self.service.ask(example, JudgeOptions(**options)))
+    def ask(self, example: Example, options: JudgeOptions) -> asyncio.Future[Any]:
+        """Answer one example, as `Judge.ask` does."""
+        return asyncio.wrap_future(self.service.ask(example, options))
 
     async def aclose(self) -> None:
         """End the service and free the model; unfinished calls raise Stopped. Calling it again does nothing."""

@@ -1,4 +1,4 @@
-"""A file of rows -> a file of judgements: `sre judge`. Knows no figures beyond counts and agreement (summary.py).
+"""A file of rows -> a file of judgements: `sre judge`.
 
 output_rows.py says what a row holds, journal.py how it is kept, workers.py how several processes share the rows. Rows
 are read as they are needed, so memory doesn't grow with the file.
@@ -24,16 +24,7 @@ from recipe.inference.openai import OpenAIGenerator
 from recipe.judge.journal import Journal
 from recipe.judge.judge import DEFAULT, Judge, to_bytes
 from recipe.judge.options import JudgeOptions
-from recipe.judge.output_rows import (
-    WINDOW,
-    JudgedRow,
-    Usage,
-    bad_row,
-    in_windows,
-    input_hash,
-    result_rows,
-    with_columns,
-)
+from recipe.judge.output_rows import WINDOW, JudgedRow, bad_row, in_windows, input_hash, result_rows, with_columns
 from recipe.judge.ray_pool import RayPool
 from recipe.judge.rubrics import NamedRubric, by_task
 from recipe.judge.summary import Summary
@@ -106,7 +97,7 @@ def judge_file(
         total = count_rows(source, task, split) if progress and limit is None else limit
     given = [*rubrics.values(), *GENERAL.values()]
     with judge() if callable(judge) else nullcontext(judge) as judges:
-        return _judge_all(judges, begun, journal, options=options, given=given, progress=progress, total=total)
+        return _judge_all(judges, begun, journal, options, given, progress, total)
 
 
 def judge_rows(
@@ -120,15 +111,9 @@ def judge_rows(
     progress: Progress | None = None,
 ) -> Summary:
     """`judge_file` for examples of different ids; the output holds the judgements alone."""
-    return _judge_all(
-        judge,
-        (ReadRow(example.id, RawRow("", "", 0, {}), example) for example in examples),
-        Journal(out, resume=resume, overwrite=overwrite),
-        options=options,
-        given=(),
-        progress=progress,
-        total=len(examples),
-    )
+    rows = (ReadRow(example.id, RawRow("", "", 0, {}), example) for example in examples)
+    journal = Journal(out, resume=resume, overwrite=overwrite)
+    return _judge_all(judge, rows, journal, options, (), progress, len(examples))
 
 
 def _begun(
@@ -140,9 +125,8 @@ def _begun(
     while not any(row.example for row in first):
         more = list(itertools.islice(stream, WINDOW))
         if not more:
-            raise next(
-                (row.error for row in first if row.error), SreError("no rows; expected one or more", file=source)
-            )
+            no_rows = SreError("no rows; expected one or more", file=source)
+            raise next((row.error for row in first if row.error), no_rows)
         first += more
     ended = len(first) % WINDOW > 0
     if options.swap and ended and not any(row.example and row.example.task == "pairwise" for row in first):
@@ -165,14 +149,12 @@ def _judge_all(
     judge: Judges,
     rows: Iterable[ReadRow],
     journal: Journal,
-    *,
     options: JudgeOptions,
     given: Sequence[Rubric],
     progress: Progress | None,
     total: int | None,
 ) -> Summary:
     summary = Summary()
-    who = identity(judge) if isinstance(judge, Judge) else judge.identity
     waiting: dict[str, tuple[int, ReadRow]] = {}
 
     def examples() -> Iterator[Example]:
@@ -186,31 +168,27 @@ def _judge_all(
                 yield row.example
 
     with journal:
-        header = {**who, "options": asdict(options)}
-        journal.begin(header, summary.count)
+        who = identity(judge) if isinstance(judge, Judge) else judge.identity
+        journal.begin({**who, "options": asdict(options)}, summary.count)
         summary.resumed = summary.rows
         blocks = _Blocks(journal, summary, progress, total)
         start = time.monotonic()
         try:
-            for result in _results(judge, examples(), options, summary.usage, in_order=journal.stdout):
+            results: Iterator[JudgedRow]
+            if isinstance(judge, Judge):
+                windows = in_windows(examples(), STDOUT_WINDOW if journal.stdout else WINDOW)
+                results = (row for window in windows for row in result_rows(judge, window, options, summary.usage))
+            else:
+                results = judge.rows(examples(), options, summary.usage)
+            for result in results:
                 place, row = waiting.pop(result["id"])
                 blocks.add(place, with_columns(result, row, options, given))
         finally:
             blocks.flush()
             summary.seconds = time.monotonic() - start
-            summary.usage.peak_mb += peak_rss_mb()
+            summary.usage["peak_mb"] += peak_rss_mb()
         journal.finish()
     return summary
-
-
-def _results(
-    judge: Judges, examples: Iterable[Example], options: JudgeOptions, usage: Usage, *, in_order: bool
-) -> Iterator[JudgedRow]:
-    if not isinstance(judge, Judge):
-        yield from judge.rows(examples, options, usage)
-        return
-    for window in in_windows(examples, STDOUT_WINDOW if in_order else WINDOW):
-        yield from result_rows(judge, window, options, usage)
 
 
 class _Blocks:

@@ -6,27 +6,25 @@ judge = PrometheusEval(model=VLLM(model="judge.gguf"), absolute_grade_template=A
 rubric = SCORE_RUBRIC_TEMPLATE.format(criteria="Is it short?", score1_description="No.", ..., score5_description="Yes.")
 feedback, score = judge.single_absolute_grade(instruction="...", response="...", rubric=rubric)
 
-A judge carries its own prompts, so for it a template only says whether the reference answer is shown. It judges
-greedily and always gives a label unless told otherwise, so nothing is tried again. Any other model (MockLLM, LiteLLM,
-or a class of your own with `completions`) gets the prompts of this module, and is asked again while its answer has no
-score. What could not be judged is (None, None) in its place, with the reason in a warning of the logger
-"recipe.judge". Every error is a ValueError.
+A judge carries its own prompts, so a template only says whether the reference answer is shown. It judges greedily and
+always gives a label unless told otherwise, so nothing is tried again. What could not be judged is (None, None) in its
+place, with the reason in a warning of the logger "recipe.judge". Every error is a ValueError.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import inspect
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from recipe.data.records import Example, Judgement, Rubric
 from recipe.errors import SreError
+from recipe.inference.openai import OpenAIGenerator
+from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge.judge import Judge, to_example
 from recipe.judge.options import JudgeOptions
 from recipe.judge.rubrics import read_rubric, ready_rubrics
@@ -54,8 +52,7 @@ _PARTS = {
 _TEMPLATES = {mode: (one + end, one + _REFERENCE + end) for mode, (one, end) in _PARTS.items()}
 (ABSOLUTE_PROMPT_WO_REF, ABSOLUTE_PROMPT), (RELATIVE_PROMPT_WO_REF, RELATIVE_PROMPT) = _TEMPLATES.values()
 _RENAMED = {"factual_validity": "factuality", "honesty": "truthfulness"}
-RETRIES = 10
-_PARAMS = {"max_tokens": 1024, "temperature": 1.0, "top_p": 0.9}
+_PARAMS = {"max_tokens", "temperature", "seed"}
 # A score at the end, after "result" or "score" in any of the ways in which models write it.
 _SCORE = re.compile(
     r"(?i)[\[(]?\b(?:result|score)\b(?:[\s:*\[\]()]|\b(?:of|result|score)\b)*([1-5])"
@@ -69,18 +66,10 @@ Texts = str | Iterable[Any]
 Graded = tuple[list[str | None], list[Any]]
 
 
-class GradeError(SreError, ValueError):
-    """What SreError is, for code that expects a ValueError."""
-
-
-class ModeError(ValueError, AssertionError):
-    """Neither "absolute" nor "relative"."""
-
-
 def get_prompt_template(grading_format: str, include_reference: bool) -> str:
     """The template for "absolute" or "relative" grading, with a place for a reference answer or without."""
     if grading_format not in _TEMPLATES:
-        raise GradeError(f"expected absolute or relative, not {grading_format!r}", field="grading_format")
+        raise ValueError(f"expected absolute or relative, not {grading_format!r}")
     return _TEMPLATES[grading_format][bool(include_reference)]
 
 
@@ -89,7 +78,7 @@ def load_rubric(criteria: str, grading_format: str) -> str:
     get_prompt_template(grading_format, False)
     name = _RENAMED.get(criteria, criteria).replace("_", "-")
     if name not in (ready := ready_rubrics()):
-        raise GradeError(f"expected one of {', '.join(ready)}, not {criteria!r}", field="criteria")
+        raise ValueError(f"expected one of {', '.join(ready)}, not {criteria!r}")
     rubric = ready[name].rubric
     levels = {f"score{score}_description": text for score, text in rubric.descriptions.items()}
     text = SCORE_RUBRIC_TEMPLATE.format(criteria=rubric.criteria, **levels)
@@ -113,8 +102,7 @@ def parse_output(output: str | None, mode: str) -> tuple[str | None, Any]:
 
     More ways to write a score are read than a judge of this project is held to, e.g. `Score: 4/5` and `[Response B]`.
     """
-    if mode not in _TEMPLATES:
-        raise ModeError(f"expected absolute or relative, not {mode!r}")
+    get_prompt_template(mode, False)
     if not output or open_reasoning(output):
         return None, None
     answer = output[answer_begin(output) :]
@@ -132,68 +120,28 @@ def VLLM(model: str | Path = "", *, name: str | Path = "", max_model_len: int = 
         return Judge.from_gguf(model or name, context=max_model_len)
 
 
-class MockLLM:
+def LiteLLM(name: str, api_base: str = "https://api.openai.com/v1", *, batch_size: int = 1, **ignored: object) -> Judge:
+    """A model behind a server with OpenAI's API (such as `sre serve`), asked with this project's prompts.
+    `batch_size`: requests at once. The key is read from OPENAI_API_KEY."""
+    with _value_errors():
+        return Judge(OpenAIGenerator(api_base, model=name.removeprefix("openai/"), parallel=batch_size))
+
+
+AsyncLiteLLM = partial(LiteLLM, batch_size=100)
+
+
+def MockLLM(mode: str | None = None) -> Judge:
     """Always gives the same answer: a stand-in for a model in tests."""
-
-    def __init__(self, mode: str | None = None) -> None:
-        self.mode = mode
-
-    def completions(self, prompts: Sequence[Any], **ignored: object) -> Any:
-        """One answer for each prompt."""
-        answer = {"absolute": "Hello [RESULT] 5", "relative": "Hello [RESULT] A"}.get(str(self.mode), "Hello World!")
-        return [answer for _ in prompts]
-
-
-class LiteLLM:
-    """A model that the package litellm reaches: OpenAI's, a vLLM server at `api_base`, and many more."""
-
-    def __init__(self, name: str, api_base: str | None = None) -> None:
-        try:
-            import litellm  # type: ignore[import-not-found, unused-ignore]
-        except ImportError:
-            raise GradeError("this model needs the package litellm: pip install litellm") from None
-        self.name, self.api_base = name, api_base
-        self._litellm = litellm
-
-    def validate_litellm(self) -> bool:
-        """Whether it takes conversations in place of prompts."""
-        return True
-
-    def completions(self, messages: Sequence[Any], **params: Any) -> Any:
-        """The texts that answer conversations (lists of {role, content})."""
-        return [self._litellm.completion(**self._call(turns, params)).choices[0].message.content for turns in messages]
-
-    def _call(self, turns: Any, params: Mapping[str, Any]) -> dict[str, Any]:
-        return {**params, "model": self.name, "api_base": self.api_base, "messages": turns}
-
-
-class AsyncLiteLLM(LiteLLM):
-    """`LiteLLM` with many requests at once: `batch_size` side by side, `requests_per_minute` begun in a minute."""
-
-    def __init__(self, name: str, batch_size: int = 100, requests_per_minute: int = 100, **more: Any) -> None:
-        super().__init__(name, **more)
-        self.batch_size, self.requests_per_minute = batch_size, requests_per_minute
-
-    async def completions(self, messages: Sequence[Any], **params: Any) -> Any:
-        """The texts that answer conversations, in their order."""
-        places = asyncio.Semaphore(self.batch_size)
-
-        async def ask(number: int, turns: Any) -> Any:
-            await asyncio.sleep(60 * (number // self.requests_per_minute))
-            async with places:
-                return (await self._litellm.acompletion(**self._call(turns, params))).choices[0].message.content
-
-        return await asyncio.gather(*(ask(number, turns) for number, turns in enumerate(messages)))
+    label = {"absolute": 5, "relative": 1}.get(str(mode))
+    return Judge(ScriptedGenerator(lambda request: [f"Hello [RESULT] {label}" if label else "Hello World!"]))
 
 
 class PrometheusEval:
-    """Grades with a judge, or with a model that writes text. Use as a context manager, or call `close`, to free a
-    judge that was opened here.
+    """Grades with a judge. Use as a context manager, or call `close`, to free a judge that was opened here.
 
     Args:
-        model: a GGUF file's path, a Judge (which stays its owner's to close), or a model with `completions`.
-        absolute_grade_template: for a judge one of this module's constants; None, the default, shows a reference
-            answer wherever one is given. For other models any text with the constants' fields.
+        model: a GGUF file's path, or a Judge (which stays its owner's to close), as VLLM and LiteLLM give.
+        absolute_grade_template: one of this module's constants; None shows a reference answer wherever one is given.
         constrain: False lets a judge leave out the score; that row is (None, None).
     """
 
@@ -210,17 +158,14 @@ class PrometheusEval:
         model = model_id if model is None else model
         self._opened = isinstance(model, str | Path)
         self.model: Any = VLLM(model) if self._opened else model
-        if not isinstance(self.model, Judge) and not hasattr(self.model, "completions"):
-            raise GradeError("expected a GGUF file, a Judge or a model with `completions`", field="model")
+        if not isinstance(self.model, Judge):
+            raise ValueError("model: expected a GGUF file or a Judge")
         self.absolute_grade_template = absolute_grade_template
         self.relative_grade_template = relative_grade_template
         self.constrain = constrain
-        for mode, template in (("absolute", absolute_grade_template), ("relative", relative_grade_template)):
-            if isinstance(self.model, Judge) and template not in (None, *_TEMPLATES[mode]):
-                raise GradeError(
-                    "a judge carries its own prompts; expected one of the templates in recipe.judge.compat, or None",
-                    field=f"{mode}_grade_template",
-                )
+        given = (absolute_grade_template, "absolute"), (relative_grade_template, "relative")
+        if any(template not in (None, *_TEMPLATES[mode]) for template, mode in given):
+            raise ValueError("a judge carries its own prompts; expected a template of recipe.judge.compat, or None")
 
     def absolute_grade(
         self, *, instructions: Texts, responses: Texts, rubric: Texts, reference_answers: Any = None, params: Any = None
@@ -232,7 +177,7 @@ class PrometheusEval:
             responses: as many.
             rubric: one for all, or one each: SCORE_RUBRIC_TEMPLATE filled in, criteria, or a ready rubric's name.
             reference_answers: as many; None or NaN where there is none.
-            params: a judge takes max_tokens, temperature and seed, and ignores others with a warning.
+            params: max_tokens, temperature and seed; others are ignored with a warning.
 
         Raises:
             ValueError: numbers that differ, or a rubric that can't be read.
@@ -259,8 +204,8 @@ class PrometheusEval:
     ) -> tuple[str | None, int | None]:
         """One feedback and one score."""
         columns = {"instructions": [instruction], "responses": [response]}
-        feedbacks, scores = self._grade("absolute", columns, [rubric], [reference_answer], params)
-        return feedbacks[0], scores[0]
+        (feedback,), (score,) = self._grade("absolute", columns, [rubric], [reference_answer], params)
+        return feedback, score
 
     def single_relative_grade(
         self,
@@ -273,8 +218,8 @@ class PrometheusEval:
     ) -> tuple[str | None, str | None]:
         """One feedback and "A" or "B"."""
         columns = {"instructions": [instruction], "responses_A": [response_A], "responses_B": [response_B]}
-        feedbacks, labels = self._grade("relative", columns, [rubric], [reference_answer], params)
-        return feedbacks[0], labels[0]
+        (feedback,), (label,) = self._grade("relative", columns, [rubric], [reference_answer], params)
+        return feedback, label
 
     def close(self) -> None:
         """Free the model, if this object opened it. Twice is fine."""
@@ -290,33 +235,16 @@ class PrometheusEval:
     def _grade(self, mode: str, columns: Mapping[str, Any], rubric: Any, references: Any, params: Any) -> Graded:
         rows = _rows({**columns, "rubric": rubric, "reference_answers": references})
         template = self.absolute_grade_template if mode == "absolute" else self.relative_grade_template
-        if not isinstance(self.model, Judge):
-            return self._ask(mode, rows, template or _TEMPLATES[mode][references is not None], params or _PARAMS)
         if template == _TEMPLATES[mode][False]:
             rows = [{**row, "reference_answer": ""} for row in rows]
+        taken = {name: value for name, value in (params or {}).items() if name in _PARAMS and value is not None}
+        if ignored := sorted((params or {}).keys() - _PARAMS):
+            _log.warning("ignored, because a judge samples without them: %s", ", ".join(ignored))
         with _value_errors():
             examples = [_example(row, number) for number, row in enumerate(rows)]
-            options = _options(params or {}, self.constrain)
-            found = {judgement.example_id: judgement for judgement in self.model.judge(examples, options)}
+            judgements = self.model.judge(examples, JudgeOptions(**taken, constrain=self.constrain))
+            found = {judgement.example_id: judgement for judgement in judgements}
         graded = [_graded(example, found[example.id]) for example in examples]
-        return [feedback for feedback, _ in graded], [score for _, score in graded]
-
-    def _ask(self, mode: str, rows: Sequence[Mapping[str, str]], template: str, params: Mapping[str, Any]) -> Graded:
-        """Grade with a model that writes text; answers without a score are asked for again."""
-        system = ABS_SYSTEM_PROMPT if mode == "absolute" else REL_SYSTEM_PROMPT
-        texts = [template.format(**row) for row in rows]
-        inputs: list[Any] = [f"{system}\n\n{text}" for text in texts]
-        if hasattr(self.model, "validate_litellm"):
-            inputs = [[{"role": "system", "content": system}, {"role": "user", "content": text}] for text in texts]
-        graded: list[tuple[str | None, Any]] = [(None, None)] * len(inputs)
-        left, tries = list(range(len(inputs))), 0
-        while left and tries <= RETRIES:
-            answers = _finished(self.model.completions([inputs[number] for number in left], **params))
-            for number, answer in zip(left, answers, strict=True):
-                graded[number] = parse_output(answer, mode)
-            left, tries = [number for number in left if graded[number][1] is None], tries + 1
-        if left:
-            _log.warning("%d of %d answers have no score, after %d tries", len(left), len(graded), tries)
         return [feedback for feedback, _ in graded], [score for _, score in graded]
 
 
@@ -328,7 +256,7 @@ def _rows(columns: Mapping[str, Any]) -> list[dict[str, str]]:
         every = values is None or (name == "rubric" and isinstance(values, str))
         lists[name] = [values] * number if every else _column(values, name)
         if len(lists[name]) != number:
-            raise GradeError(f"{number} instructions need as many, not {len(lists[name])}", field=name)
+            raise ValueError(f"{name}: {number} instructions need as many, not {len(lists[name])}")
     single = {name: name.replace("responses", "response").removesuffix("s") for name in lists}
     return [{single[name]: _text(cells[k], name) for name, cells in lists.items()} for k in range(number)]
 
@@ -336,7 +264,7 @@ def _rows(columns: Mapping[str, Any]) -> list[dict[str, str]]:
 def _column(values: Any, field: str) -> list[Any]:
     """The values by position, whatever labels they have."""
     if isinstance(values, str | bytes | Mapping) or getattr(values, "ndim", 1) != 1 or not isinstance(values, Iterable):
-        raise GradeError(f"expected a list of texts, not {type(values).__name__}", field=field)
+        raise ValueError(f"{field}: expected a list of texts, not {type(values).__name__}")
     return list(values)
 
 
@@ -346,7 +274,7 @@ def _text(value: Any, field: str) -> str:
     if isinstance(value, tuple) and len(value) == 1:  # `text = "...",` as in the samples of prometheus-eval
         value = value[0]
     if not isinstance(value, str):
-        raise GradeError(f"expected text, not {type(value).__name__}", field=field)
+        raise ValueError(f"{field}: expected text, not {type(value).__name__}")
     return value
 
 
@@ -364,28 +292,9 @@ def _graded(example: Example, judgement: Judgement) -> tuple[str | None, Any]:
     return (feedback, score) if pair or score in example.labels else (None, None)
 
 
-def _finished(found: Any) -> Any:
-    """The result, waited for in a loop of its own where it is a coroutine's: this works in notebooks too."""
-    if not inspect.iscoroutine(found):
-        return found
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, found).result()
-
-
 @contextlib.contextmanager
 def _value_errors() -> Iterator[None]:
     try:
         yield
     except SreError as error:
-        if isinstance(error, ValueError):
-            raise
-        same = GradeError("")
-        same.args, same.file, same.line, same.field = error.args, error.file, error.line, error.field
-        raise same from None
-
-
-def _options(params: Mapping[str, Any], constrain: bool) -> JudgeOptions:
-    known = {name: params[name] for name in ("max_tokens", "temperature", "seed") if params.get(name) is not None}
-    if ignored := sorted(params.keys() - {"max_tokens", "temperature", "seed"}):
-        _log.warning("ignored, because a judge samples without them: %s", ", ".join(ignored))
-    return JudgeOptions(**known, constrain=constrain)
+        raise ValueError(str(error)) from error

@@ -4,25 +4,21 @@
     judged.jsonl.meta.json    with which model, prompts and options they were made
 
 A CSV or Parquet output, which can't be appended to, has its journal beside it (judged.csv.jsonl) and is written from
-it at the end; the journal stays, for a resume. Of each row some bytes stay in memory, whatever its length.
+it at the end; the journal stays, for a resume.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import sys
-from array import array
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from hashlib import blake2b
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from recipe.errors import SreError
-from recipe.judge.tables import TABLES, Kinds, need_writer, write_table
+from recipe.judge.tables import TABLES, need_writer, write_table
 from recipe.storage import append_jsonl, canonical, explain, replacing
 
 STDOUT = "-"
@@ -36,17 +32,13 @@ class Journal:
     def __init__(
         self, out: str | Path, *, resume: bool = False, overwrite: bool = False, sources: Sequence[Path] = ()
     ) -> None:
-        """Write nothing yet, but see whether that will be possible.
+        """Write nothing yet, but raise SreError where that will not be possible.
 
         Args:
-            out: the output.
+            out: the output; "-" is standard output.
             resume: keep the rows that are there, but those that ended in an error; they are tried again.
             overwrite: begin anew.
-            sources: the files that the rows come from.
-
-        Raises:
-            SreError: the extension can't be written, the output is one of `sources`, or it exists and neither flag is
-                given.
+            sources: the files that the rows come from. The output may be none of them.
         """
         if resume and (overwrite or str(out) == STDOUT):
             raise SreError(f"resume can't be combined with {'overwrite' if overwrite else 'standard output'}")
@@ -61,51 +53,37 @@ class Journal:
         for source in sources if not self.stdout else ():
             for path in (self.out, self.path, self.sidecar):
                 if path.exists() and source.exists() and os.path.samefile(path, source):
-                    kept = "" if path == self.out else f", whose rows are kept in {path.name},"
-                    raise SreError(f"this output{kept} is the input {source}; choose another one", file=self.out)
+                    raise SreError(f"{path.name} of this output is the input {source}; choose another", file=self.out)
         self._overwrite = overwrite
         self._resume = resume and self._exists()
         self._refuse_existing()
         self._lock: IO[str] | None = None
-        self._places = array("q")  # of each line of the journal: the number of its row in the source
-        self._ids = self._inputs = self._lines = array("Q")  # of the rows kept, by ascending id
-        self._kinds = Kinds()
+        self._places: list[int] = []  # of each line of the journal: the number of its row in the source
+        self._kept: dict[str, tuple[int, str]] = {}  # id of a row of an earlier run -> its line and input_hash
         self._held: dict[int, str] = {}  # standard output: rows that wait for those before them
 
     def begin(self, header: Mapping[str, Any], count: Callable[[Mapping[str, Any]], None]) -> None:
-        """Make the output ready to be appended to.
+        """Make the output ready to be appended to; `count` is called with each row that is kept.
 
-        Args:
-            header: what the rows are made with.
-            count: called with each row that is kept.
-
-        Raises:
-            SreError: another process writes the output, it was made with another header, or it is no output of this
-                program.
+        Raises SreError: another process writes it, it was made with another `header`, or it is no output of this
+        program.
         """
         if self.stdout:
             return
-        if self._resume and not (self.sidecar.exists() and self.path.exists()):
-            lost = self.path if self.sidecar.exists() else self.sidecar
-            message = "can't resume: the file that tells how the output was made is missing; use --overwrite"
-            raise SreError(message, file=lost)
+        for needed in (self.path, self.sidecar) if self._resume else ():
+            if not needed.exists():
+                message = "can't resume: this file, which tells how the output was made, is missing; use --overwrite"
+                raise SreError(message, file=needed)
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = lock = self.sidecar.open("a+", encoding="utf-8")
-            self._hold(lock)
+            self._lock = self.sidecar.open("a+", encoding="utf-8")
+            self._hold(self._lock)
             self._refuse_existing()  # another process may have been quicker
             if self._resume:
                 self._refuse_other_header(header)
                 self._keep(count)
-                return
-            # First the old rows go: killed in between, they must not stand beside the new options.
-            self.path.unlink(missing_ok=True)
-            self.out.unlink(missing_ok=True)
-            lock.truncate(0)
-            lock.write(json.dumps(header, indent=2, ensure_ascii=False) + "\n")
-            lock.flush()
-            os.fsync(lock.fileno())
-            self.path.touch()
+            else:
+                self._begin_anew(self._lock, header)
         except OSError as error:
             raise explain(error, self.out) from None
 
@@ -120,16 +98,26 @@ class Journal:
         """Lock the sidecar, which lives as long as the output does."""
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise SreError("another process is writing this output", file=self.out) from None
-            # Else the file system has no locks.
+        except BlockingIOError:
+            raise SreError("another process is writing this output", file=self.out) from None
+        except OSError:
+            pass  # the file system has no locks
+
+    def _begin_anew(self, sidecar: IO[str], header: Mapping[str, Any]) -> None:
+        # First the old rows go: killed in between, they must not stand beside the new options.
+        self.path.unlink(missing_ok=True)
+        self.out.unlink(missing_ok=True)
+        sidecar.truncate(0)
+        sidecar.write(json.dumps(header, indent=2, ensure_ascii=False) + "\n")
+        sidecar.flush()
+        os.fsync(sidecar.fileno())
+        self.path.touch()
 
     def _refuse_other_header(self, header: Mapping[str, Any]) -> None:
         try:
             made = json.loads(self.sidecar.read_text(encoding="utf-8"))
-            old, new = ({**one, **one.get("options", {})} for one in (made, dict(header)))
-        except (ValueError, AttributeError, TypeError):
+            old, new = ({**one, **one["options"]} for one in (made, header))
+        except (ValueError, TypeError, KeyError):
             message = "not what sre judge writes beside an output; use --overwrite, or another output"
             raise SreError(message, file=self.sidecar) from None
         differing = [key for key in new if key != "options" and old.get(key) != new[key]]
@@ -139,57 +127,38 @@ class Journal:
             raise SreError(message, file=self.sidecar)
 
     def _keep(self, count: Callable[[Mapping[str, Any]], None]) -> None:
-        """Cut off a half-written last line and the rows to try again; index the others."""
-        ids, inputs, starts, end, good = array("Q"), array("Q"), array("Q"), 0, 0
-        with self.path.open("rb") as file:
-            for line, data in enumerate(file, 1):
-                if not data.endswith(b"\n"):
-                    break
-                try:
-                    row = json.loads(data)
-                    key, failed, digest = _digest(row["id"]), row["finish"] == "error", int(row["input_hash"], 16)
-                except (ValueError, KeyError, TypeError):
-                    message = "expected a row of an earlier run; use --overwrite, or another output"
-                    raise SreError(message, file=self.path, line=line) from None
-                if not failed:
-                    ids.append(key)
-                    inputs.append(digest)
-                    starts.append(end)
-                    count(row)
-                    self._kinds.add(row)
-                    good += len(data)
-                end += len(data)
-        self._lines = _order(ids)
-        self._ids, self._inputs = (array("Q", (column[k] for k in self._lines)) for column in (ids, inputs))
-        twice = next((k for k in range(1, len(ids)) if self._ids[k] == self._ids[k - 1]), None)
-        if twice is not None:
-            line = self._lines[twice] + 1
-            raise SreError("this row is there twice; use --overwrite, or another output", file=self.path, line=line)
-        if good < end:
-            self._copy(starts)
-        else:
-            os.truncate(self.path, end)
-        self._places = array("q", [_LAST]) * len(ids)
+        """Index the rows; drop those to be tried again, and a half-written last line."""
+        starts: list[int] = []
+        for start, line, data in self._lines():
+            if not data.endswith(b"\n"):
+                break
+            try:
+                row = json.loads(data)
+                key, digest, failed = row["id"], row["input_hash"], row["finish"] == "error"
+            except (ValueError, KeyError, TypeError):
+                message = "expected a row of an earlier run; use --overwrite, or another output"
+                raise SreError(message, file=self.path, line=line) from None
+            if key in self._kept:
+                message = "this row is there twice; use --overwrite, or another output"
+                raise SreError(message, file=self.path, line=line)
+            if not failed:
+                self._kept[key] = len(starts), digest
+                starts.append(start)
+                count(row)
+        self._rewrite(starts)
+        self._places = [_LAST] * len(starts)
 
     def has(self, key: str, place: int, digest: Callable[[], str]) -> bool:
-        """Whether a row was kept.
+        """Whether a row was kept: by its id, its number in the source, and what gives its `input_hash`.
 
-        Args:
-            key: its id.
-            place: its number in the source.
-            digest: gives its `input_hash`.
-
-        Raises:
-            SreError: another row was judged under its id.
+        Raises SreError when another row was judged under its id.
         """
-        if not self._ids:
+        if key not in self._kept:
             return False
-        at = bisect_left(self._ids, _digest(key))
-        if at == len(self._ids) or self._ids[at] != _digest(key):
-            return False
-        if self._inputs[at] != int(digest(), 16):
+        line, judged = self._kept[key]
+        if judged != digest():
             raise SreError(f"the source's row {key!r} has changed since it was judged; use --overwrite", file=self.path)
-        self._places[self._lines[at]] = place
+        self._places[line] = place
         return True
 
     def append(self, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
@@ -199,61 +168,40 @@ class Journal:
         """
         if not self.stdout:
             append_jsonl(self.path, [row for _, row in rows])
-            self._places.extend(place for place, _ in rows)
-            for _, row in rows if self.out != self.path else ():
-                self._kinds.add(row)
+            self._places += [place for place, _ in rows]
             return
         self._held |= {place: canonical(row) + "\n" for place, row in rows}
-        ready = []
         while len(self._places) in self._held:
-            ready.append(self._held.pop(len(self._places)))
+            _print(self._held.pop(len(self._places)))
             self._places.append(len(self._places))
-        self._print("".join(ready))
-
-    def _print(self, text: str) -> None:
-        """As UTF-8, whatever the terminal's encoding is."""
-        try:
-            if hasattr(sys.stdout, "buffer"):
-                sys.stdout.flush()
-                sys.stdout.buffer.write(text.encode())
-            else:  # a notebook's
-                sys.stdout.write(text)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise  # whoever read it has enough: no error of the user's
-        except OSError as error:
-            raise explain(error, Path("standard output")) from None
 
     def finish(self) -> None:
         """Put the rows into the source's order, and write a CSV or Parquet output from them."""
         if self.stdout:
             return
-        if any(self._places[k] > self._places[k + 1] for k in range(len(self._places) - 1)):
-            self._reorder()
+        order = sorted(range(len(self._places)), key=self._places.__getitem__)
+        if order != list(range(len(order))):
+            starts = [start for start, _, _ in self._lines()]
+            self._rewrite(starts[line] for line in order)
         if self.out != self.path:
-            write_table(self.out, self._rows(), self._kinds)
+            write_table(self.out, lambda: (json.loads(data) for _, _, data in self._lines()))
 
-    def _reorder(self) -> None:
-        starts, end = array("Q"), 0
+    def _lines(self) -> Iterator[tuple[int, int, bytes]]:
+        """Where each line of the journal begins, its number from 1, and what it holds."""
+        start = 0
         with self.path.open("rb") as file:
-            for data in file:
-                starts.append(end)
-                end += len(data)
-        self._copy(array("Q", (starts[k] for k in _order(self._places))))
+            for number, data in enumerate(file, 1):
+                yield start, number, data
+                start += len(data)
 
-    def _copy(self, starts: array[int]) -> None:
-        """Rewrite the journal, atomically: the lines that begin at `starts`."""
+    def _rewrite(self, starts: Iterable[int]) -> None:
+        """Make the journal anew, atomically: of the lines that begin at `starts`."""
         with replacing(self.path) as temporary, self.path.open("rb") as old, temporary.open("wb") as new:
             for start in starts:
-                if old.tell() != start:
-                    old.seek(start)
+                old.seek(start)
                 new.write(old.readline())
             new.flush()
             os.fsync(new.fileno())
-
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        with self.path.open("rb") as file:
-            yield from map(json.loads, file)
 
     def close(self) -> None:
         if self._lock:
@@ -267,11 +215,15 @@ class Journal:
         self.close()
 
 
-def _order(values: array[int]) -> array[int]:
-    """The places of the values, by ascending value."""
-    return array("Q", sorted(range(len(values)), key=values.__getitem__))
-
-
-def _digest(key: str) -> int:
-    """64 bits of an id."""
-    return int.from_bytes(blake2b(str(key).encode(errors="replace"), digest_size=8).digest(), "big")
+def _print(text: str) -> None:
+    """As UTF-8, whatever the terminal's encoding is."""
+    try:
+        if hasattr(sys.stdout, "buffer"):
+            sys.stdout.buffer.write(text.encode())
+        else:  # a notebook's
+            sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # whoever read it has enough: no error of the user's
+    except OSError as error:
+        raise explain(error, Path("standard output")) from None

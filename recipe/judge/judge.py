@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from recipe.data.records import Example, Judgement, Message, Task, exchanged
 from recipe.data.values import conversation_id, to_conversation, to_text
@@ -21,7 +22,7 @@ from recipe.gguf.header import read_metadata
 from recipe.inference.base import Completion, Generator, Request, Sampling
 from recipe.inference.conversion import to_judgement, to_request
 from recipe.inference.readout import Readout, read_readouts, write_readouts
-from recipe.judge.aggregate import BothOrders, Consensus, Tie, both_orders, consensus
+from recipe.judge.aggregate import Answer, BothOrders, Consensus, combined, judgements_of
 from recipe.judge.options import JudgeOptions
 from recipe.judge.rubrics import AnyRubric, read_rubric
 from recipe.prompts import Prompts
@@ -37,11 +38,11 @@ Conversation = str | Sequence[Message | Mapping[str, str]]
 class Judge:
     """A model that judges, with its prompts. Use as a context manager, or call `close` (twice is fine).
 
-    Calls from several threads wait for each other; `AsyncJudge` batches them instead.
+    Calls from several threads wait for each other, also for a stream to be read to its end; `AsyncJudge` batches them
+    instead.
 
     Attributes:
-        errors: example id -> why the engine could not judge it, e.g. a prompt longer than the context. Each call of
-            `judge` clears it.
+        errors: example id -> why the engine could not judge it. Each call of `judge` clears it.
     """
 
     def __init__(
@@ -70,7 +71,6 @@ class Judge:
         self.errors: dict[str, str] = {}
         self._closed = False
         self._lock = threading.RLock()
-        self._streaming: int | None = None  # the thread that reads a stream of `judge`
 
     @classmethod
     def from_gguf(
@@ -102,8 +102,7 @@ class Judge:
         if (path / "config.toml").is_file():
             path, name = path / "judge.gguf", path.name
             if not path.is_file():
-                message = "this run folder has no judge.gguf yet; finish it with `sre run`"
-                raise SreError(message, file=path.parent)
+                raise SreError("this run folder has no judge.gguf yet; finish it with `sre run`", file=path.parent)
         if not path.is_file():
             raise SreError("no such model file; expected a .gguf file or a run folder", file=path)
         limit: dict[str, Any] = {} if memory is None else {"memory": to_bytes(memory)}
@@ -123,7 +122,7 @@ class Judge:
     # --- one example ---
 
     def score(
-        self, conversation: Conversation, response: str, rubric: AnyRubric, *, reference: str = "", **options: Any
+        self, /, conversation: Conversation, response: str, rubric: AnyRubric, *, reference: str = "", **options: Any
     ) -> Judgement:
         """Score one response by a rubric. The label is on the rubric's scale, 1 to 5 where it describes none.
 
@@ -137,10 +136,12 @@ class Judge:
         Raises:
             SreError: bad input, or the engine fails, e.g. on a prompt longer than the context.
         """
-        return self._one(to_example(conversation, (response,), rubric, reference), JudgeOptions(**options))
+        example = to_example(conversation, (response,), rubric, reference)
+        return cast(Judgement, self.ask(example, _single(options)))
 
     def compare(
         self,
+        /,
         conversation: Conversation,
         response_a: str,
         response_b: str,
@@ -151,29 +152,27 @@ class Judge:
     ) -> Judgement:
         """Say which response is better: label 1 for `response_a`, 2 for `response_b`. See `score` for the rest."""
         example = to_example(conversation, (response_a, response_b), rubric, reference)
-        return self._one(example, JudgeOptions(**options))
+        return cast(Judgement, self.ask(example, _single(options)))
 
     def compare_both_orders(
         self,
+        /,
         conversation: Conversation,
         response_a: str,
         response_b: str,
         rubric: AnyRubric,
         *,
         reference: str = "",
-        tie: Tie = "probability",
         **options: Any,
     ) -> BothOrders:
-        """`compare` in both orders, because a judge may favour a position. `tie`: see `aggregate.both_orders`."""
+        """`compare` in both orders, because a judge may favour a position. Its option `tie` says what label a pair
+        gets whose orders disagree: the "probability"'s (default), the "first" order's, or none ("tie")."""
         example = to_example(conversation, (response_a, response_b), rubric, reference)
-        with self._lock:
-            (found,) = self.judge_both_orders([example], JudgeOptions(swap=True, tie=tie, **options))
-            self._judged(found.first)
-            self._judged(found.swapped)
-        return found
+        return cast(BothOrders, self.ask(example, JudgeOptions(swap=True, **options)))
 
     def consensus(
         self,
+        /,
         conversation: Conversation,
         response: str | tuple[str, str],
         rubric: AnyRubric,
@@ -188,22 +187,18 @@ class Judge:
         """
         responses = (response,) if isinstance(response, str) else tuple(response)
         example = to_example(conversation, responses, rubric, reference)
-        with self._lock:
-            (found,) = self.judge_consensus([example], JudgeOptions(samples=samples, **options))
-            self._judged(found.samples[0])
-        return found
+        if samples < 2:
+            raise SreError(f"a consensus needs two or more samples, not {samples}", field="samples")
+        return cast(Consensus, self.ask(example, JudgeOptions(samples=samples, **options)))
 
-    def _one(self, example: Example, options: JudgeOptions) -> Judgement:
-        if options.samples > 1 or options.swap:
-            raise SreError("this gives one judgement; `consensus` takes samples, `compare_both_orders` swaps")
+    def ask(self, example: Example, options: JudgeOptions) -> Answer:
+        """Answer one example, see `answers`. Raises SreError when the engine fails at it."""
         with self._lock:
-            (judgement,) = self.judge([example], options)
-            return self._judged(judgement)
-
-    def _judged(self, judgement: Judgement) -> Judgement:
-        if judgement.finish == "error":
-            raise SreError(f"not judged: {self.errors[judgement.example_id]}")
-        return judgement
+            (answer,) = self.answers([example], options)
+            for part in judgements_of(answer):
+                if part.finish == "error":
+                    raise SreError(f"not judged: {self.errors[part.example_id]}")
+        return answer
 
     # --- many ---
 
@@ -213,14 +208,13 @@ class Judge:
         Where the engine fails, the label is None, the finish "error", and the reason is in `errors`.
 
         Raises:
-            SreError: two examples share an id, or another thread reads a stream of this judge.
+            SreError: two examples share an id.
         """
         if self._closed:
             raise SreError("this judge is closed; open it again")
         by_id = {example.id: example for example in examples}
         if len(by_id) < len(examples):
             raise SreError("two examples have the same id; ids must differ")
-        self._refuse_other_threads()
         self.errors = {}
         requests = [self.request(example, options) for example in examples]
         return (
@@ -228,22 +222,21 @@ class Judge:
             for completion in self._complete(requests, options.sampling)
         )
 
-    def judge_consensus(self, examples: Sequence[Example], options: JudgeOptions) -> Iterator[Consensus]:
-        """Stream one Consensus of `options.samples` (two or more) for each example, as its last one finishes."""
-        if options.samples < 2:
-            raise SreError(f"a consensus needs two or more samples, not {options.samples}", field="samples")
-        groups = _grouped(self.judge(examples, options), options.samples)
-        return (consensus(sorted(group, key=lambda judgement: judgement.sample)) for group in groups)
+    def answers(self, examples: Sequence[Example], options: JudgeOptions = DEFAULT) -> Iterator[Answer]:
+        """Stream one answer for each example, as its last judgement finishes, in any order.
 
-    def judge_both_orders(self, examples: Sequence[Example], options: JudgeOptions = DEFAULT) -> Iterator[BothOrders]:
-        """Stream one BothOrders for each pair, as its second order finishes. Raises SreError for a pointwise row."""
-        alone = next((example.id for example in examples if example.task != "pairwise"), None)
-        if alone is not None:
-            raise SreError(f"both orders need pairs of responses; {alone!r} is a pointwise example")
-        swapped = {exchanged(example).id: example.id for example in examples}
-        groups = _grouped(self.judge([*examples, *map(exchanged, examples)], options), 2, swapped)
-        in_order = (sorted(group, key=lambda judgement: judgement.example_id in swapped) for group in groups)
-        return (both_orders(first, second, options.tie) for first, second in in_order)
+        It is a Judgement; where `options` ask for several samples, a Consensus; for both orders of a pair, BothOrders.
+        """
+        orders = [(example.id, order) for example in examples for order in orders_of(example, options)]
+        owner = {order.id: name for name, order in orders}
+        expected = Counter(owner.values())
+        waiting: dict[str, list[Judgement]] = {name: [] for name in expected}
+        for judgement in self.judge([order for _, order in orders], options):
+            name = owner[judgement.example_id]
+            waiting[name].append(judgement)
+            if len(waiting[name]) == expected[name] * options.samples:
+                found = sorted(waiting.pop(name), key=lambda one: (one.example_id != name, one.sample))
+                yield combined(found, options.tie)
 
     # --- the two halves of a judgement, for callers that run the generator themselves (service.py) ---
 
@@ -264,20 +257,12 @@ class Judge:
         return to_judgement(example, completion, self.name, need_rationale=need_rationale)
 
     def _complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
-        self._refuse_other_threads()
-        self._streaming = threading.get_ident()
-        try:
+        with self._lock:
             for completion in self.generator.generate(requests, sampling):
                 if completion.finish == "error":
                     self.errors[completion.request_id] = completion.error
                     _log.warning("%s: not judged: %s", *map(printable, (completion.request_id, completion.error)))
                 yield completion
-        finally:
-            self._streaming = None
-
-    def _refuse_other_threads(self) -> None:
-        if self._streaming not in (None, threading.get_ident()):
-            raise SreError("another thread reads judgements of this judge; use AsyncJudge, or one Judge per thread")
 
     def close(self) -> None:
         """Free the model. Calling it again does nothing."""
@@ -290,6 +275,18 @@ class Judge:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def orders_of(example: Example, options: JudgeOptions) -> list[Example]:
+    """What is judged for an answer about the example: itself, and with `options.swap` a pair in the other order too."""
+    return [example, exchanged(example)] if options.swap and example.task == "pairwise" else [example]
+
+
+def _single(options: Mapping[str, Any]) -> JudgeOptions:
+    found = JudgeOptions(**options)
+    if found.samples > 1 or found.swap:
+        raise SreError("this gives one judgement; `consensus` takes samples, `compare_both_orders` swaps")
+    return found
 
 
 def to_example(
@@ -330,15 +327,3 @@ def to_bytes(size: int | str) -> int:
 def prompts_in(metadata: Mapping[str, object]) -> dict[str, str]:
     """The prompt templates in a GGUF file's metadata, by name: what stands under `sre.prompts.<name>`."""
     return {key.removeprefix(PROMPT_KEY): str(text) for key, text in metadata.items() if key.startswith(PROMPT_KEY)}
-
-
-def _grouped(
-    judgements: Iterator[Judgement], size: int, owner: Mapping[str, str] | None = None
-) -> Iterator[list[Judgement]]:
-    """Groups of `size` judgements of one example, each as its last comes; owner: id -> the id it counts for."""
-    waiting: dict[str, list[Judgement]] = {}
-    for judgement in judgements:
-        key = (owner or {}).get(judgement.example_id, judgement.example_id)
-        waiting.setdefault(key, []).append(judgement)
-        if len(waiting[key]) == size:
-            yield waiting.pop(key)

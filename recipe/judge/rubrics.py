@@ -30,6 +30,7 @@ from recipe.errors import SreError
 FOLDER = Path(__file__).resolve().parents[1] / "rubrics"
 AnyRubric = Rubric | Mapping[str, Any] | str | Path
 _KEYS = ("name", "task", "criteria", "descriptions")
+_FILE = re.compile(r".+\.(?:toml|json)", re.IGNORECASE)
 _NAME = re.compile(r"[\w./-]{3,}|", re.ASCII)
 _LEVEL = re.compile(r"score_?(\d{1,2})_description")
 
@@ -45,7 +46,7 @@ class NamedRubric:
 
 def ready_rubrics() -> dict[str, NamedRubric]:
     """The library, by name: worded by this project, each with descriptions of the scores 1 to 5."""
-    return {path.stem: _checked(_content(path), path) for path in sorted(FOLDER.glob("*.toml"))}
+    return {path.stem: _read_file(path) for path in sorted(FOLDER.glob("*.toml"))}
 
 
 def load_rubric(rubric: AnyRubric) -> Rubric:
@@ -65,23 +66,19 @@ def read_rubric(rubric: AnyRubric, task: Task | None = None, *, files: bool = Tr
     Raises:
         SreError: for a name that is none (it says which is nearest), and for a rubric that can't be read.
     """
-    named = _read(rubric.strip() if isinstance(rubric, str) else rubric, files)
+    if isinstance(rubric, str):
+        rubric = rubric.strip()
+    if isinstance(rubric, Path) or (isinstance(rubric, str) and _FILE.fullmatch(rubric)):
+        if not files:
+            raise SreError("expected a rubric or a ready one's name; files are not read here", field="rubric")
+        named = _read_file(Path(rubric))
+    elif isinstance(rubric, str) and _NAME.fullmatch(rubric):
+        named = _read_file(rubric_file(rubric))
+    else:
+        named = NamedRubric("", to_rubric(rubric))
     if task and named.task not in (None, task):
         raise SreError(f"the rubric {named.name!r} is for {named.task} judgements", field="rubric")
     return named
-
-
-def _read(rubric: AnyRubric, files: bool) -> NamedRubric:
-    if not isinstance(rubric, str | Path) or not (_is_file(rubric) or _NAME.fullmatch(str(rubric))):
-        return NamedRubric("", to_rubric(rubric))
-    if _is_file(rubric) and not files:
-        raise SreError("expected a rubric or a ready one's name; files are not read here", field="rubric")
-    path = rubric_file(rubric)
-    return _checked(_content(path), path)
-
-
-def _is_file(rubric: str | Path) -> bool:
-    return isinstance(rubric, Path) or ("\n" not in rubric and rubric.lower().endswith((".toml", ".json")))
 
 
 def by_task(rubric: NamedRubric | None) -> dict[Task, Rubric]:
@@ -89,48 +86,42 @@ def by_task(rubric: NamedRubric | None) -> dict[Task, Rubric]:
     return {task: rubric.rubric for task in TASKS if rubric and rubric.task in (None, task)}
 
 
-def rubric_file(name_or_path: str | Path) -> Path:
-    """The file of the ready rubric of that name; a path that ends in .toml or .json is returned as it is."""
-    path = Path(name_or_path)
-    if path.suffix.lower() in (".toml", ".json"):
-        return path
-    name = str(name_or_path)
-    ready = {file.stem: file for file in sorted(FOLDER.glob("*.toml"))}
+def rubric_file(name: str) -> Path:
+    """The file of the ready rubric of that name."""
+    ready = [path.stem for path in sorted(FOLDER.glob("*.toml"))]
     if name not in ready:
         near = difflib.get_close_matches(name.lower().replace("_", "-"), ready, 1, 0.7)
         hint = f"did you mean {near[0]!r}? Expected" if near else "expected"
         others = "a .toml or .json file, or criteria written as a sentence"
         raise SreError(f"no ready rubric {name!r}; {hint} one of {', '.join(ready)}, {others}", field="rubric")
-    return ready[name]
+    return FOLDER / f"{name}.toml"
 
 
-def _content(path: Path) -> dict[str, Any]:
+def _read_file(path: Path) -> NamedRubric:
+    toml = path.suffix.lower() == ".toml"
     try:
         text = path.read_text(encoding="utf-8")
-        found = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
+        content = tomllib.loads(text) if toml else json.loads(text)
     except OSError as error:
         raise SreError(f"can't be read: {error.strerror or error}", file=path) from None
     except (ValueError, RecursionError) as error:  # both parsers' errors, and invalid UTF-8, are ValueErrors
-        raise SreError(
-            f"expected {path.suffix[1:].upper()} with criteria and descriptions; {error}", file=path
-        ) from None
-    if not isinstance(found, dict):
-        raise SreError("expected an object with criteria and descriptions", file=path)
-    return found
-
-
-def _checked(content: dict[str, Any], path: Path) -> NamedRubric:
-    unknown = next((key for key in content if key not in _KEYS and not _LEVEL.fullmatch(key)), None)
-    if unknown is not None:
-        expected = f"{', '.join(_KEYS)} (or score1_description and so on)"
-        raise SreError(f"unknown; expected only {expected}", file=path, field=unknown)
-    task = content.get("task")
-    if task not in (None, *TASKS):
-        raise SreError(f"expected {' or '.join(TASKS)}, or nothing for both, not {task!r}", file=path, field="task")
-    if not isinstance(content.get("descriptions", {}), dict):
-        raise SreError("expected a description for each score", file=path, field="descriptions")
+        kind = "TOML" if toml else "JSON"
+        raise SreError(f"expected {kind} with criteria and descriptions; {error}", file=path) from None
     try:
-        name = to_text(content.get("name", path.stem), "name")
-        return NamedRubric(name, to_rubric(content), task)
+        return _checked(content, path.stem)
     except SreError as error:
         raise SreError(str(error).removeprefix(f"field {error.field!r}: "), file=path, field=error.field) from None
+
+
+def _checked(content: object, name: str) -> NamedRubric:
+    if not isinstance(content, dict):
+        raise SreError("expected an object with criteria and descriptions")
+    for key in content:
+        if key not in _KEYS and not _LEVEL.fullmatch(key):
+            raise SreError(f"unknown; expected only {', '.join(_KEYS)} (or score1_description and so on)", field=key)
+    task = content.get("task")
+    if task not in (None, *TASKS):
+        raise SreError(f"expected {' or '.join(TASKS)}, or nothing for both, not {task!r}", field="task")
+    if not isinstance(content.get("descriptions", {}), dict):
+        raise SreError("expected a description for each score", field="descriptions")
+    return NamedRubric(to_text(content.get("name", name), "name"), to_rubric(content), task)

@@ -1,46 +1,14 @@
-"""What became of the rows of a file: counts, agreement with given labels, and the table that ends `sre judge`."""
+"""What became of the rows of a file: counts, and agreement with the labels that the source gives."""
 
 from __future__ import annotations
 
-import math
+import statistics
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from recipe.judge.output_rows import Usage
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-_BAR = 40
-
-
-@dataclass
-class Agreement:
-    """How labels stand to given ones (truths), over the judged rows of one task that have one.
-
-    A row without a label agrees with nothing. `sums` are those of x, y, xx, yy and xy over the rows with both.
-    """
-
-    rows: int = 0
-    equal: int = 0
-    labelled: int = 0
-    sums: tuple[float, ...] = (0.0,) * 5
-
-    def count(self, label: int | None, truth: int) -> None:
-        self.rows += 1
-        if label is not None:
-            self.equal += label == truth
-            self.labelled += 1
-            added = (label, truth, label * label, truth * truth, label * truth)
-            self.sums = tuple(total + more for total, more in zip(self.sums, added, strict=True))
-
-    @property
-    def pearson(self) -> float | None:
-        """None where it is undefined: all labels, or all truths, are equal."""
-        n, (x, y, xx, yy, xy) = self.labelled, self.sums
-        spread = (n * xx - x * x) * (n * yy - y * y)
-        return (n * xy - x * y) / math.sqrt(spread) if spread > 0 else None
 
 
 @dataclass
@@ -48,14 +16,14 @@ class Summary:
     """Counts of the rows in an output, `resumed` of them from an earlier run.
 
     Attributes:
-        malformed: judged rows without a label.
+        malformed: rows without a label in what the model wrote.
         errors: rows that could not be read or judged.
         inconsistent: pairs whose two orders disagree, `ties` of them without a label by the tie rule.
-        labels: how often each label was given.
-        agreement: by task, with the labels that the source gives.
         truth_ties: given labels that are ties.
         odd_truths: given labels that can't be read.
         seconds: wall time of this run.
+        labels: how often each label was given.
+        truths: task -> how often each (label or None, given label) came together.
         usage: what the engine did in this run.
     """
 
@@ -65,11 +33,11 @@ class Summary:
     errors: int = 0
     inconsistent: int = 0
     ties: int = 0
-    seconds: float = 0.0
-    labels: dict[int, int] = field(default_factory=dict)
-    agreement: dict[str, Agreement] = field(default_factory=dict)
     truth_ties: int = 0
     odd_truths: int = 0
+    seconds: float = 0.0
+    labels: Counter[int] = field(default_factory=Counter)
+    truths: dict[str, Counter[tuple[int | None, int]]] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
 
     def count(self, row: Mapping[str, Any]) -> None:
@@ -77,7 +45,7 @@ class Summary:
         inconsistent = row.get("consistent") is False
         self.inconsistent += inconsistent
         if row["label"] is not None:
-            self.labels = dict(sorted({**self.labels, row["label"]: self.labels.get(row["label"], 0) + 1}.items()))
+            self.labels[row["label"]] += 1
         elif row["finish"] == "error":
             self.errors += 1
         elif inconsistent:
@@ -88,7 +56,7 @@ class Summary:
             self.truth_ties += note == "tie"
             self.odd_truths += note != "tie"
         if row.get("truth") is not None and row["finish"] != "error":
-            self.agreement.setdefault(row["task"], Agreement()).count(row["label"], row["truth"])
+            self.truths.setdefault(row["task"], Counter())[row["label"], row["truth"]] += 1
 
     @property
     def rows_per_second(self) -> float:
@@ -96,50 +64,34 @@ class Summary:
 
     @property
     def facts(self) -> dict[str, str]:
-        """Name -> what the table says about it; what doesn't apply is left out."""
+        """Name -> what to tell the user about it; what doesn't apply is left out."""
         kept = f" ({self.resumed:,} kept from before)" if self.resumed else ""
-        found = {
-            "rows": f"{self.rows:,}{kept}",
-            "malformed": f"{self.malformed:,}",
-            "errors": f"{self.errors:,}",
-        }
+        found = {"rows": f"{self.rows:,}{kept}", "malformed": f"{self.malformed:,}", "errors": f"{self.errors:,}"}
         if self.inconsistent:
             found["inconsistent"] = f"{self.inconsistent:,} (orders disagree), {self.ties:,} of them ties"
-        for task, agreement in sorted(self.agreement.items(), reverse=True):
-            pearson = agreement.pearson if task == "pointwise" else None
-            found[f"agreement, {task}"] = (
-                f"{agreement.equal:,} of {agreement.rows:,} given labels ({agreement.equal / agreement.rows:.0%})"
-                + (f", Pearson {pearson:.2f}" if pearson is not None else "")
-            )
+        for task, pairs in sorted(self.truths.items(), reverse=True):
+            found[f"agreement, {task}"] = _agreement(pairs, correlate=task == "pointwise")
         if self.truth_ties or self.odd_truths:
             found["left out of it"] = f"{self.truth_ties:,} ties, {self.odd_truths:,} labels that can't be read"
         found["speed"] = f"{self.rows_per_second:,.1f} rows/s"
-        if self.usage.prompt_tokens:
-            reused = self.usage.prompt_tokens - self.usage.decoded_tokens
-            found["prompt tokens"] = f"{self.usage.prompt_tokens:,}, {max(reused, 0):,} of them reused"
-        if self.usage.new_tokens:
-            found["new tokens"] = f"{self.usage.new_tokens:,}"
-        if self.usage.peak_mb:
-            found["peak memory"] = f"{self.usage.peak_mb:,} MiB"
+        if total := self.usage["prompt_tokens_total"]:
+            found["prompt tokens"] = f"{total:,}, {total - self.usage['prompt_tokens_decoded']:,} of them reused"
+        if self.usage["new_tokens"]:
+            found["new tokens"] = f"{self.usage['new_tokens']:,}"
+        if self.usage["peak_mb"]:
+            found["peak memory"] = f"{self.usage['peak_mb']:,} MiB"
+        found["labels"] = ", ".join(f"{label}: {count:,}" for label, count in sorted(self.labels.items())) or "none"
         return found
 
     def __str__(self) -> str:
-        labels = ", ".join(f"{label}: {count}" for label, count in self.labels.items())
-        return "; ".join([*(f"{name} {text}" for name, text in self.facts.items()), f"labels {labels or 'none'}"])
+        return "\n".join(f"{name:22}{text}" for name, text in self.facts.items())
 
-    def table(self) -> Table:
-        """For a terminal: the facts, and a bar for each label."""
-        from rich.table import Table
 
-        table = Table(title="Judged", show_header=False)
-        table.add_column(style="bold")
-        table.add_column()
-        for name, text in self.facts.items():
-            table.add_row(name, text)
-        table.add_section()
-        most = max(self.labels.values(), default=0)
-        for label, count in self.labels.items():
-            # At least a sliver, so that a rare label is not taken for an absent one.
-            bar = "█" * round(_BAR * count / most) or "▏"
-            table.add_row(f"label {label}", f"{bar} {count:,}")
-        return table
+def _agreement(pairs: Counter[tuple[int | None, int]], *, correlate: bool) -> str:
+    """Of rows with a given label. A row that the judge gave none agrees with nothing."""
+    equal = sum(count for (label, truth), count in pairs.items() if label == truth)
+    text = f"{equal:,} of {pairs.total():,} given labels ({equal / pairs.total():.0%})"
+    both = [pair for pair in pairs.elements() if pair[0] is not None]
+    if correlate and all(len(set(side)) > 1 for side in zip(*both, strict=True)) and both:
+        text += f", Pearson {statistics.correlation(*zip(*both, strict=True)):.2f}"
+    return text

@@ -1,10 +1,10 @@
-"""Rows of judgements -> a CSV or Parquet file. Knows columns; judges nothing."""
+"""Rows of judgements -> a CSV or Parquet file. In both, a list or mapping is a cell of JSON text."""
 
 from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +14,13 @@ from recipe.storage import atomic, canonical, replacing
 
 TABLES = (".csv", ".parquet")
 _ALWAYS = [name for name in RESULTS if name not in ("truth_note", "rubric")]
-# Column -> Arrow type, where the values alone don't tell it; "map:x" is text -> x.
+# Of columns that may be empty in all rows, so that values don't tell the type.
 _TYPES = {
-    "label": "int64",
-    "expected_score": "float64",
-    "confidence": "float64",
-    "label_probabilities": "map:float64",
-    "truth": "int64",
-    "votes": "map:int64",
-    "mean": "float64",
-    "spread": "float64",
+    **dict.fromkeys(("label", "truth"), "int64"),
+    **dict.fromkeys(("expected_score", "confidence", "mean", "spread", "preference"), "float64"),
     "consistent": "bool",
-    "preference": "float64",
 }
 _BATCH = 1024
-
-
-class Kinds:
-    """The columns that rows have, and the kind of value that each holds: int64, float64, bool or string."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, str] = {}
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        for name, value in row.items():
-            before = self._found.setdefault(name, "")
-            kind = "" if value is None else _KIND.get(type(value), "string")
-            if kind == "int64" and not -(2**63) <= value < 2**63:
-                kind = "string"
-            if kind and kind != before:
-                numbers = {before, kind} == {"int64", "float64"}
-                self._found[name] = kind if not before else "float64" if numbers else "string"
-
-    def columns(self) -> dict[str, str]:
-        """Column -> Arrow type: the id, the input's columns, then those of the judgement."""
-        ours = [*_ALWAYS, *(name for name in (*RESULTS, *SAMPLES, *ORDERS) if name in self._found)]
-        names = dict.fromkeys(["id", *(name for name in self._found if name not in ours), *ours])
-        return {name: _TYPES.get(name, self._found.get(name) or "string") for name in names}
-
-
-_KIND = {int: "int64", float: "float64", bool: "bool"}
 
 
 def need_writer(path: Path) -> None:
@@ -66,43 +33,49 @@ def need_writer(path: Path) -> None:
             raise SreError(message, file=path) from None
 
 
-def write_table(path: Path, rows: Iterable[Mapping[str, Any]], kinds: Kinds) -> None:
-    """Write all rows, atomically. In CSV a list or mapping is a cell of JSON, and what is missing an empty cell."""
-    columns = kinds.columns()
+def write_table(path: Path, read: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+    """Write the rows that `read` gives, atomically. It is called twice, and its rows are not held in memory."""
+    columns = _columns(read())
     if path.suffix.lower() == ".parquet":
-        _write_parquet(path, columns, rows)
+        _write_parquet(path, columns, read())
         return
     with atomic(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
+        writer.writerows([_text(row.get(name)) for name in columns] for row in read())
 
 
-def _cell(value: object) -> object:
-    return canonical(value) if isinstance(value, dict | list | bool) else value
+def _columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Column -> Arrow type: the id, the input's columns, then those of the judgement."""
+    kinds: dict[str, set[type]] = {}
+    for row in rows:
+        for name, value in row.items():
+            fits = not isinstance(value, int) or -(2**63) <= value < 2**63
+            kinds.setdefault(name, set()).add(type(value) if fits else str)
+    ours = [*_ALWAYS, *(name for name in (*RESULTS, *SAMPLES, *ORDERS) if name in kinds)]
+    names = dict.fromkeys(["id", *(name for name in kinds if name not in ours), *ours])
+    return {name: _TYPES.get(name) or _arrow_type(kinds.get(name, set())) for name in names}
+
+
+def _arrow_type(kinds: set[type]) -> str:
+    kinds = kinds - {type(None)}
+    if kinds and kinds <= {int, float}:
+        return "float64" if float in kinds else "int64"
+    return "bool" if kinds == {bool} else "string"
+
+
+def _text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else canonical(value)
 
 
 def _write_parquet(path: Path, columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    def arrow_type(kind: str) -> Any:
-        plain = pyarrow.type_for_alias(kind.removeprefix("map:"))
-        return pyarrow.map_(pyarrow.string(), plain) if kind.startswith("map:") else plain
-
-    def value(found: Any, kind: str) -> Any:
-        if kind.startswith("map:"):
-            return list(found.items()) if found is not None else None
-        if found is None or isinstance(found, str):
-            return found
-        return float(found) if kind == "float64" else canonical(found) if kind == "string" else found
-
-    schema = pyarrow.schema([(name, arrow_type(kind)) for name, kind in columns.items()])
+    schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in columns.items()])
     stream = iter(rows)
     with replacing(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
         while batch := list(itertools.islice(stream, _BATCH)):
-            cells = [
-                pyarrow.array([value(row.get(name), kind) for row in batch], schema.field(name).type)
-                for name, kind in columns.items()
-            ]
+            cells = {name: [row.get(name) for row in batch] for name in columns}
+            cells |= {name: list(map(_text, cells[name])) for name, kind in columns.items() if kind == "string"}
             writer.write_table(pyarrow.table(cells, schema=schema))

@@ -1,7 +1,7 @@
-"""Several processes, each with a judge of its own over a share of the rows. Writes nothing: the parent does.
+"""Several judges that share the rows of one file; here in processes of this machine (in Ray's: ray_pool.py).
 
-A worker opens its judge, says who it is, gets a share of the rows, sends row by row, and gets the next share. When the
-parent dies, a worker ends at its next row; when a worker dies, the parent says so.
+They write nothing: the parent does. A worker opens its judge, gets a share of the rows, sends what it made of them, and
+gets the next share.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from typing import Any
 
 from recipe.data.records import Example
 from recipe.errors import SreError
@@ -22,30 +23,77 @@ from recipe.judge.output_rows import WINDOW, JudgedRow, Usage, in_windows, resul
 from recipe.system import peak_rss_mb
 
 OpenJudge = Callable[[], Judge]
-SHARE = WINDOW // 2
-"""Rows that a worker gets at a time, at most."""
+Message = tuple[list[JudgedRow], Usage | None]
+"""Rows, and at the end of a share what it took, with the worker's peak memory so far as `peak_mb`."""
 
 
-class Pool(Protocol):
-    """Several judges that share the rows of one file; `identity` says whose judgements theirs are."""
+class Pool(ABC):
+    """Workers, known by their number. Use as a context manager; leaving it ends them.
+
+    Attributes:
+        identity: whose judgements theirs are, see `identity`.
+        count: how many there are.
+        share: rows that a worker gets at a time, at most.
+    """
 
     identity: dict[str, str]
+    count: int
+    share: int
 
-    def rows(self, examples: Iterable[Example], options: JudgeOptions, usage: Usage) -> Iterator[JudgedRow]: ...
+    @abstractmethod
+    def _send(self, worker: int, examples: list[Example], options: JudgeOptions) -> None: ...
+
+    @abstractmethod
+    def _receive(self) -> tuple[int, Message]:
+        """The next message of any worker. Raises SreError when one fails or dies."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the workers. Calling it again does nothing."""
+
+    def rows(self, examples: Iterable[Example], options: JudgeOptions, usage: Usage) -> Iterator[JudgedRow]:
+        """Like `result_rows`, reading on as workers get done. Raises SreError when one fails or dies; what came before
+        it is good."""
+        windows = in_windows(examples, self.count * self.share)
+        parts = (part for window in windows for part in shares(window, self.count) if part)
+        for worker in range(self.count):
+            self._send(worker, [], options)  # it answers once it is up; one that never is gets no rows
+        part, busy, peaks = next(parts, None), set[int](), dict[int, int]()
+        while part or busy:
+            worker, (rows, took) = self._receive()
+            if took is not None:
+                peaks[worker] = took.pop("peak_mb")
+                usage.update(took)
+                busy.discard(worker)
+                if part:
+                    self._send(worker, part, options)
+                    busy.add(worker)
+                    part = next(parts, None)
+            yield from rows
+        usage["peak_mb"] += sum(peaks.values())
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
 
 class Workers(Pool):
-    """`count` judges in processes of their own. Use as a context manager; leaving it ends them.
+    """`count` judges in processes of their own. When the parent dies, a worker ends at its next row.
 
     `open_judge` makes a judge, in each process; it must be picklable, e.g. functools.partial(Judge.from_gguf, path).
     The processes are spawned: a script of yours needs its `if __name__ == "__main__":`. Raises SreError when a worker
     can't open its judge, with that worker's reason.
     """
 
+    share = WINDOW // 2
+
     def __init__(self, open_judge: OpenJudge, count: int) -> None:
         context = multiprocessing.get_context("spawn")
+        self.count = count
         self._processes = []
-        self._connections: list[Connection] = []
+        self._links: list[Connection] = []
         try:
             for _ in range(count):
                 ours, theirs = context.Pipe()
@@ -53,68 +101,55 @@ class Workers(Pool):
                 process.start()
                 theirs.close()  # so that the end of the process is the end of the pipe
                 self._processes.append(process)
-                self._connections.append(ours)
-            opened = [self._receive(link)[1] for link in self._connections]
-            self.identity = opened[0]
+                self._links.append(ours)
+            self.identity, *_ = [self._read(worker) for worker in range(count)]
         except BaseException:
             self.close()
             raise
 
-    def rows(self, examples: Iterable[Example], options: JudgeOptions, usage: Usage) -> Iterator[JudgedRow]:
-        """Like `result_rows`, reading on as workers get done. Raises SreError when one fails or dies; what came before
-        it is good."""
-        count = len(self._connections)
-        parts = (part for window in in_windows(examples, count * SHARE) for part in shares(window, count) if part)
-        busy: dict[Connection, int] = {}  # worker -> its peak memory
+    def _send(self, worker: int, examples: list[Example], options: JudgeOptions) -> None:
+        with contextlib.suppress(OSError):  # a dead worker is found by _read
+            self._links[worker].send((examples, options))
 
-        def send(link: Connection) -> None:
-            part = next(parts, None)
-            busy.setdefault(link, 0)
-            if part is None:
-                usage.peak_mb += busy.pop(link)
-                return
-            with contextlib.suppress(OSError):  # a dead worker is found below, with its reason
-                link.send((part, options))
+    def _receive(self) -> tuple[int, Message]:
+        worker = self._links.index(wait(self._links)[0])  # type: ignore[arg-type]  # these are Connections
+        return worker, self._read(worker)
 
-        for link in self._connections:
-            send(link)
-        while busy:
-            for link in [link for link in wait(list(busy)) if link in busy]:
-                kind, content = self._receive(link)
-                if kind == "row":
-                    yield content
-                    continue
-                busy[link] = content.peak_mb
-                content.peak_mb = 0
-                usage.add(content)
-                send(link)
-
-    def _receive(self, link: Connection) -> tuple[str, Any]:
+    def _read(self, worker: int) -> Any:
         try:
-            kind, content = link.recv()
+            message = self._links[worker].recv()
         except (EOFError, OSError):
-            process = self._processes[self._connections.index(link)]
+            process = self._processes[worker]
             process.join(5)
             message = f"a worker process ended early (exit code {process.exitcode}); use --resume to go on"
             raise SreError(f"{message}, with fewer workers if memory ran out") from None
-        if kind == "failed":
-            raise content
-        return kind, content
+        if isinstance(message, SreError):
+            raise message
+        return message
 
     def close(self) -> None:
-        """End the processes. Calling it again does nothing."""
-        for link in self._connections:
+        for link in self._links:
             link.close()
         for process in self._processes:
             process.terminate()
             process.join()
-        self._processes, self._connections = [], []
+        self._processes, self._links = [], []
 
-    def __enter__(self) -> Workers:
-        return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+def _work(link: Connection, open_judge: OpenJudge) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
+        try:
+            with open_judge() as judge:
+                link.send(identity(judge))
+                while True:
+                    examples, options = link.recv()
+                    usage = Usage()
+                    for row in result_rows(judge, examples, options, usage):
+                        link.send(([row], None))
+                    link.send(([], usage + Usage(peak_mb=peak_rss_mb())))
+        except SreError as error:
+            link.send(error)
 
 
 def identity(judge: Judge) -> dict[str, str]:
@@ -130,20 +165,3 @@ def shares(examples: Sequence[Example], count: int) -> list[list[Example]]:
     ordered = [example for group in groups.values() for example in group]
     cuts = [len(ordered) * k // count for k in range(count + 1)]
     return [ordered[begin:end] for begin, end in pairwise(cuts)]
-
-
-def _work(link: Connection, open_judge: OpenJudge) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
-        try:
-            with open_judge() as judge:
-                link.send(("open", identity(judge)))
-                while True:
-                    examples, options = link.recv()
-                    usage = Usage()
-                    for row in result_rows(judge, examples, options, usage):
-                        link.send(("row", row))
-                    usage.peak_mb = peak_rss_mb()
-                    link.send(("done", usage))
-        except SreError as error:
-            link.send(("failed", error))

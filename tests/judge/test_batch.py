@@ -510,6 +510,6 @@ def test_the_prompt_tokens_that_were_reused_are_counted(tmp_path: Path) -> None:
         prompt_tokens_total=100, prompt_tokens_decoded=30, new_tokens=8
     )
     summary = judge_file(judge, source(tmp_path, row("a")), tmp_path / "out.jsonl")
-    assert (summary.usage.prompt_tokens, summary.usage.decoded_tokens, summary.usage.new_tokens) == (100, 30, 8)
-    assert summary.usage.peak_mb > 0
+    assert summary.usage["new_tokens"] == 8
+    assert summary.usage["peak_mb"] > 0
     assert "100, 70 of them reused" in str(summary)

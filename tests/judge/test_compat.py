@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sys
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from recipe.data.records import Rubric
-from recipe.errors import SreError
 from recipe.inference.base import Request
 from recipe.judge import Judge
 from recipe.judge import compat as prometheus_eval
@@ -152,7 +149,7 @@ def test_the_template_says_whether_the_reference_is_shown() -> None:
         judge = PrometheusEval(judge_of("Fine. [RESULT] 3"), template)
         judge.single_absolute_grade("Q", "R", RUBRIC, reference_answer="The model answer.")
         assert ("The model answer." in seen(judge)[0].messages[-1].content) == shown
-    with pytest.raises(SreError, match="its own prompts"):
+    with pytest.raises(ValueError, match="its own prompts"):
         PrometheusEval(judge_of("x"), "Rate this: {response}")
 
 
@@ -177,9 +174,8 @@ def test_params_the_engine_has_are_used_and_the_others_named(caplog: pytest.LogC
 )
 def test_inputs_that_do_not_fit_are_named(changes: dict[str, Any], field: str) -> None:
     arguments: dict[str, Any] = {"instructions": ["Q", "Q"], "responses": ["r", "s"], "rubric": RUBRIC} | changes
-    with pytest.raises(SreError) as caught:
+    with pytest.raises(ValueError, match=field):
         PrometheusEval(judge_of("Fine. [RESULT] 3")).absolute_grade(**arguments)
-    assert caught.value.field == field
 
 
 def test_a_rubric_string_becomes_a_rubric() -> None:
@@ -196,7 +192,7 @@ def test_a_rubric_string_becomes_a_rubric() -> None:
         "[c]\nScore 1: a",
         "[c]\nScore 1:\nScore 2: b",
     ):
-        with pytest.raises(SreError):
+        with pytest.raises(ValueError, match="rubric"):
             parse_rubric(bad)
 
 
@@ -219,7 +215,7 @@ def test_a_model_that_was_opened_here_is_closed_here_and_no_other(monkeypatch: p
 
 
 def test_a_missing_model_file_is_named() -> None:
-    with pytest.raises(SreError, match=r"gone\.gguf"):
+    with pytest.raises(ValueError, match=r"gone\.gguf"):
         PrometheusEval("gone.gguf")
 
 
@@ -273,70 +269,24 @@ def test_a_sample_with_a_comma_after_each_text_runs() -> None:
     assert "A friend is sad." in seen(judge)[0].messages[-1].content
 
 
-class Writer:
-    """A model of one's own: it answers with these texts, one call after the other."""
-
-    def __init__(self, *calls: list[str]) -> None:
-        self.calls, self.asked = list(calls), list[tuple[list[Any], dict[str, Any]]]()
-
-    def completions(self, prompts: list[Any], **params: Any) -> list[str]:
-        self.asked.append((prompts, params))
-        return self.calls.pop(0)
-
-
-def test_a_model_that_writes_text_gets_the_template_and_is_asked_again_where_it_gives_no_score() -> None:
-    writer = Writer(["Good. [RESULT] 4", "Hm.", "<think>Is it Score: 5?"], ["", "Fine. Score: 2/5"], ["Bad. [Score 1]"])
-    judge = PrometheusEval(writer, "{instruction}|{response}|{rubric}|{reference_answer}")
-    found = judge.absolute_grade(
-        instructions=["Q0", "Q1", "Q2"], responses=["a", "b", "c"], rubric="R", params={"temperature": 0.5}
-    )
-    assert found == (["Good.", "Bad.", "Fine."], [4, 1, 2])
-    assert [[prompt.rpartition("\n")[2] for prompt in prompts] for prompts, _ in writer.asked] == [
-        ["Q0|a|R|", "Q1|b|R|", "Q2|c|R|"],
-        ["Q1|b|R|", "Q2|c|R|"],
-        ["Q1|b|R|"],
-    ]
-    assert all(params == {"temperature": 0.5} for _, params in writer.asked)
-
-
-def test_a_model_that_never_gives_a_score_is_none(caplog: pytest.LogCaptureFixture) -> None:
-    writer = Writer(*[["Hm."]] * 11)
-    with caplog.at_level(logging.WARNING, "recipe.judge"):
-        assert PrometheusEval(writer).single_relative_grade("Q", "a", "b", "c") == (None, None)
-    assert "1 of 1 answers have no score" in caplog.text
-
-
-def test_litellm_is_asked_with_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_litellm_is_a_judge_behind_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 
-    def completion(**call: Any) -> Any:
-        asked.append(call)
-        message = SimpleNamespace(content="Good. [RESULT] B")
-        return SimpleNamespace(choices=[SimpleNamespace(message=message)])
+    def server(base_url: str, **options: Any) -> ScriptedGenerator:
+        asked.append({"base_url": base_url, **options})
+        return ScriptedGenerator(lambda request: ["Good. [RESULT] 2"])
 
-    async def acompletion(**call: Any) -> Any:
-        return completion(**call)
-
-    monkeypatch.setitem(sys.modules, "litellm", SimpleNamespace(completion=completion, acompletion=acompletion))  # type: ignore[arg-type]
+    monkeypatch.setattr(prometheus_eval, "OpenAIGenerator", server)
     for model in (
         prometheus_eval.LiteLLM("openai/judge", api_base="http://here/v1"),
-        prometheus_eval.AsyncLiteLLM("openai/judge", requests_per_minute=100, api_base="http://here/v1"),
+        prometheus_eval.AsyncLiteLLM("judge", requests_per_minute=100, api_base="http://here/v1"),
     ):
         judge = PrometheusEval(model=model, relative_grade_template=prometheus_eval.RELATIVE_PROMPT_WO_REF)
         found = judge.relative_grade(
             instructions=["Q", "Q"], responses_A=["a", "b"], responses_B=["c", "d"], rubric="R"
         )
         assert found == (["Good.", "Good."], ["B", "B"])
-    assert len(asked) == 4
-    for call in asked:
-        assert (call["model"], call["api_base"]) == ("openai/judge", "http://here/v1")
-        assert [turn["role"] for turn in call["messages"]] == ["system", "user"]
-
-
-def test_without_litellm_its_name_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "litellm", None)
-    with pytest.raises(ValueError, match="pip install litellm"):
-        prometheus_eval.LiteLLM("gpt-4")
+    assert asked == [{"base_url": "http://here/v1", "model": "judge", "parallel": number} for number in (1, 100)]
 
 
 @pytest.mark.parametrize(
@@ -394,9 +344,8 @@ def test_choices_are_read_in_many_forms(text: str | None, choice: str | None) ->
 
 def test_parse_output_gives_the_feedback_and_refuses_other_modes() -> None:
     assert prometheus_eval.parse_output("Fine. [RESULT] 3", "absolute") == ("Fine.", 3)
-    for kind in (AssertionError, ValueError):
-        with pytest.raises(kind):
-            prometheus_eval.parse_output("x", "both")
+    with pytest.raises(ValueError, match="both"):
+        prometheus_eval.parse_output("x", "both")
 
 
 def test_the_rubrics_and_templates_have_their_names() -> None:

@@ -86,11 +86,11 @@ def test_agreement_with_given_labels_leaves_out_ties_and_odd_ones(tmp_path: Path
     rows = write(tmp_path / "rows.jsonl", *({**ROW, "score": score} for score in scores))
     summary = judge_file(judge(), rows, tmp_path / "out.jsonl", rubric=read_rubric("helpfulness"))
     assert (summary.errors, summary.odd_truths) == (0, 1)
-    assert (summary.agreement["pointwise"].equal, summary.agreement["pointwise"].rows) == (2, 3)
+    assert summary.truths == {"pointwise": {(4, 4): 2, (4, 3): 1}}
     pair = {"question": "q", "response_a": "a", "response_b": "b"}
     rows = write(tmp_path / "pairs.jsonl", *({**pair, "winner": winner} for winner in ("A", "b", "tie", 1.5)))
     summary = judge_file(judge("Because. [RESULT] 1"), rows, tmp_path / "pairs-out.jsonl")
-    assert (summary.truth_ties, summary.agreement["pairwise"].equal, summary.agreement["pairwise"].rows) == (2, 1, 2)
+    assert (summary.truth_ties, summary.truths) == (2, {"pairwise": {(1, 1): 1, (1, 2): 1}})
 
 
 @pytest.mark.parametrize("name", ["judged.jsonl", "judged.csv", "judged.parquet"])

@@ -20,7 +20,7 @@ from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling
 from recipe.inference.conversion import to_judgement, to_request
 from recipe.inference.readout import Readout
-from recipe.judge import Judge
+from recipe.judge import BothOrders, Judge
 from recipe.judge.judge import prompts_in, to_bytes
 from recipe.judge.options import JudgeOptions
 from recipe.prompts import Prompts
@@ -246,6 +246,9 @@ def by_response(request: Request, sample: int) -> dict[str, Any]:
     }
 
 
+SWAP = JudgeOptions(swap=True)
+
+
 def pair(name: str, *responses: str) -> Example:
     return example(name, task="pairwise", responses=responses, label=2)
 
@@ -263,13 +266,14 @@ def test_compare_both_orders_asks_both_and_tells_a_preference_from_a_place() -> 
 
 
 def test_both_orders_of_many_pairs_stream_one_answer_a_pair() -> None:
-    found = list(judge_of(by_response).judge_both_orders([pair("a", "good", "bad"), pair("b", "bad", "good")]))
+    found = list(judge_of(by_response).answers([pair("a", "good", "bad"), pair("b", "bad", "good")], SWAP))
     assert sorted((both.example_id, both.label, both.first.truth) for both in found) == [("a", 1, 2), ("b", 2, 2)]
 
 
-def test_both_orders_of_a_pointwise_example_are_refused_at_once() -> None:
-    with pytest.raises(SreError, match="'b' is a pointwise"):
-        judge_of(by_response).judge_both_orders([pair("a", "x", "y"), example("b")])
+def test_a_pointwise_example_among_pairs_in_both_orders_is_judged_once() -> None:
+    answers = judge_of("x [RESULT] 1").answers([pair("a", "x", "y"), example("b")], SWAP)
+    found = {each.example_id: each for each in answers}
+    assert (type(found["a"]), type(found["b"])) == (BothOrders, Judgement)
 
 
 def test_an_order_that_the_engine_could_not_do_is_raised_by_compare_both_orders() -> None:
@@ -292,7 +296,7 @@ def test_consensus_draws_at_temperature_1_and_takes_the_majority() -> None:
 
 def test_consensus_of_many_keeps_samples_in_order_and_examples_apart() -> None:
     judge = judge_of(lambda request, sample: f"x [RESULT] {1 if request.id == 'a' else 2}")
-    many = judge.judge_consensus([example("a"), example("b")], JudgeOptions(samples=12))
+    many = judge.answers([example("a"), example("b")], JudgeOptions(samples=12))
     found = {agreed.example_id: agreed for agreed in many}
     assert {name: agreed.votes for name, agreed in found.items()} == {"a": {1: 12}, "b": {2: 12}}
     assert [sample.id for sample in found["a"].samples] == [f"a:fake:{k}" for k in range(12)]
@@ -565,16 +569,16 @@ def test_single_calls_from_several_threads_wait_for_each_other() -> None:
     assert most == [1]
 
 
-def test_a_stream_that_another_thread_reads_is_an_error_that_names_asyncjudge() -> None:
+def test_a_call_waits_for_the_stream_that_another_thread_reads() -> None:
     judge = judge_of()
     stream = judge.judge([example("a"), example("b")])
     next(stream)
     with ThreadPoolExecutor(1) as pool:
-        for call in (lambda: judge.score("q", "r", RUBRIC), lambda: next(judge.judge([example("c")]))):
-            with pytest.raises(SreError, match="AsyncJudge"):
-                pool.submit(call).result()
+        waiting = pool.submit(judge.score, "q", "r", RUBRIC)
+        time.sleep(0.05)
+        assert not waiting.done()
         assert len(list(stream)) == 1
-        assert pool.submit(judge.score, "q", "r", RUBRIC).result().label == 2
+        assert waiting.result().label == 2
 
 
 def test_an_unfinished_stream_that_is_dropped_keeps_nobody_out() -> None:

@@ -1,11 +1,9 @@
-"""The table that ends `sre judge`."""
+"""What ends `sre judge`: counts, and agreement with given labels."""
 
 from __future__ import annotations
 
-import io
+from collections import Counter
 from typing import Any
-
-from rich.console import Console
 
 from recipe.judge.output_rows import Usage
 from recipe.judge.summary import Summary
@@ -35,21 +33,27 @@ def test_every_row_is_counted_as_one_thing() -> None:
 
 def test_an_empty_summary_divides_by_nothing() -> None:
     assert Summary().rows_per_second == 0
-    assert "labels none" in str(Summary())
+    assert Summary().facts["labels"] == "none"
 
 
-def test_the_summary_reads_in_one_line() -> None:
-    summary = Summary(rows=5, resumed=1, malformed=1, seconds=2.0, labels={3: 3, 4: 1}, usage=Usage(9, 3, 4, 7))
-    assert str(summary) == (
-        "rows 5 (1 kept from before); malformed 1; errors 0; speed 2.0 rows/s; prompt tokens 9, 6 of them reused; "
-        "new tokens 4; peak memory 7 MiB; labels 3: 3, 4: 1"
-    )
+def test_the_summary_has_a_line_for_each_fact() -> None:
+    usage = Usage(prompt_tokens_total=9, prompt_tokens_decoded=3, new_tokens=4, peak_mb=7)
+    summary = Summary(rows=5, resumed=1, malformed=1, seconds=2.0, labels=Counter({3: 3, 1: 1}), usage=usage)
+    assert [line.split(maxsplit=1)[0] for line in str(summary).splitlines()] == [
+        *("rows", "malformed", "errors", "speed", "prompt", "new", "peak", "labels")
+    ]
+    assert summary.facts["rows"] == "5 (1 kept from before)"
+    assert summary.facts["speed"] == "2.0 rows/s"
+    assert summary.facts["prompt tokens"] == "9, 6 of them reused"
+    assert summary.facts["peak memory"] == "7 MiB"
+    assert summary.facts["labels"] == "1: 1, 3: 3"
 
 
-def test_the_table_draws_a_bar_for_each_label_in_proportion() -> None:
-    text = io.StringIO()
-    Console(width=100, file=text).print(Summary(rows=1011, labels={1: 1, 3: 1000, 5: 500}, seconds=1.0).table())
-    shown = {line.split()[2]: line for line in text.getvalue().splitlines() if " label " in line}
-    assert {label: line.count("█") for label, line in shown.items()} == {"1": 0, "3": 40, "5": 20}
-    assert "▏ 1 " in shown["1"]
-    assert "1,000" in shown["3"]
+def test_agreement_counts_rows_without_a_label_and_correlates_the_others() -> None:
+    summary = Summary()
+    for label, truth in ((1, 1), (3, 2), (5, 5), (None, 4)):
+        summary.count({**row(label), "task": "pointwise", "truth": truth})
+    assert summary.facts["agreement, pointwise"] == "2 of 4 given labels (50%), Pearson 0.96"
+    summary = Summary()
+    summary.count({**row(2), "task": "pointwise", "truth": 2})
+    assert summary.facts["agreement, pointwise"] == "1 of 1 given labels (100%)"

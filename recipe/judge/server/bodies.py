@@ -7,13 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from recipe.data.records import Judgement, Rubric, Task
+from recipe.data.records import Rubric, Task
 from recipe.data.values import to_text
 from recipe.errors import SreError
-from recipe.judge.aggregate import BothOrders, Consensus, Tie
+from recipe.judge.aggregate import Answer, Tie, judgements_of
 from recipe.judge.options import MAX_TOKENS, JudgeOptions
 from recipe.judge.rubrics import read_rubric
-from recipe.judge.service import Answer
 
 MOST_SAMPLES = 32
 _DISTRIBUTION = ("label", "expected_score", "confidence", "label_probabilities")
@@ -94,22 +93,15 @@ class CompareBody(Judging):
     tie: Tie = Field(default="probability", description="Which label the pair gets when its two orders disagree.")
 
 
-def judgements_of(answer: Answer) -> tuple[Judgement, ...]:
-    if isinstance(answer, Judgement):
-        return (answer,)
-    return answer.samples if isinstance(answer, Consensus) else (answer.first, answer.swapped)
-
-
 def to_reply(answer: Answer, model: str) -> dict[str, Any]:
     """The answer as JSON, and under `judgements` what it was made of: one, all samples, or both orders.
 
     Of a swapped order, labels name the responses as that order saw them.
     """
     parts = judgements_of(answer)
-    first = answer.judgement if isinstance(answer, BothOrders) else answer
     return {
         **{name: getattr(answer, name, None) for name in (*_DISTRIBUTION, *_OF_SEVERAL)},
-        "rationale": first.rationale,
+        "rationale": answer.rationale,
         "model": model,
         "task": answer.task,
         "malformed": sum(part.label is None for part in parts),

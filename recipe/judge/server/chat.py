@@ -1,167 +1,203 @@
-"""The model behind the judge as OpenAI's API: the same engine, the same queue, without the judge's prompts.
+"""The model behind the judge as OpenAI's chat API: the same engine, the same queue, without the judge's prompts.
 
-`POST /v1/chat/completions`, `POST /v1/completions`, `GET /v1/models` and `GET /v1/models/{name}`.
+Unknown fields of a request are ignored; what would change the answer and isn't offered is refused. Clients send many
+fields with the value that changes nothing (null, [], 0, "text"): those are accepted.
 """
 
 from __future__ import annotations
 
-import itertools
+import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
+from fastapi import APIRouter
 from fastapi import Request as HttpRequest
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from recipe.inference.base import Completion, Request, Sampling, Token
-from recipe.judge.server.chat_bodies import ChatBody, CommonBody, CompletionBody
+from recipe.data.records import Message
+from recipe.errors import SreError
+from recipe.inference.base import Completion, Piece, Request, Sampling
+from recipe.judge.options import MAX_TOKENS
+from recipe.judge.server.bodies import MOST_SAMPLES, Text, without_nulls
 from recipe.judge.server.errors import Problem
-from recipe.judge.server.waiting import Stream, event, events, whole
-from recipe.judge.service import OnPiece, Service
+from recipe.judge.server.waiting import Streamed, event, whole
+from recipe.judge.service import OnPiece
 from recipe.storage import hash_object
 
-
-@dataclass(frozen=True)
-class Shape:
-    """How an answer is written, as a chat's or as plain text. places: request id -> the index of its first choice."""
-
-    chat: bool
-    head: Mapping[str, Any]
-    places: Mapping[str, int]
-
-    def choice(self, done: Completion, text: str | None = None, name: str = "message") -> dict[str, Any]:
-        """An answer; `text` in place of its own."""
-        told = (_chat_logprobs if self.chat else _text_logprobs)(done.tokens) if done.tokens else None
-        finish = "length" if done.finish == "length" else "stop"
-        index = self.places[done.request_id] + done.sample
-        return self.part(index, done.text if text is None else text, name, "assistant", told, finish)
-
-    def part(
-        self, index: int, text: str, name: str = "delta", role: str = "", told: Any = None, finish: str | None = None
-    ) -> dict[str, Any]:
-        """A choice, or what comes next in one."""
-        content = {name: {"content": text, **({"role": role} if role else {})}} if self.chat else {"text": text}
-        return {"index": index, **content, "logprobs": told, "finish_reason": finish}
+MOST_ALTERNATIVES = 20
+MOST_STOPS = 16
+router = APIRouter()
 
 
-class ChatRoutes:
-    """Routes on the service's engine."""
-
-    def __init__(self, service: Service, timeout: float) -> None:
-        self._service, self._timeout = service, timeout
-        self._model = service.owner.name
-        self._begin = int(time.time())
-        self._numbers = itertools.count()
-
-    async def models(self) -> dict[str, Any]:
-        """The one model that answers here."""
-        return {"object": "list", "data": [await self.model(self._model)]}
-
-    async def model(self, name: str) -> Any:
-        """The model of that name."""
-        if name != self._model:
-            return self._unknown().response()
-        return {"id": self._model, "object": "model", "created": self._begin, "owned_by": "sre"}
-
-    async def chat(self, body: ChatBody, http: HttpRequest) -> Any:
-        """Chat with the model as it stands; temperature 1 and at most 512 new tokens unless asked otherwise."""
-        messages = tuple(turn.message() for turn in body.messages)
-        content = [[message.role, message.content] for message in messages]
-        request = Request(self._name(body, content), messages)
-        return await self._answer(body, [request], http, body.sampling())
-
-    async def complete(self, body: CompletionBody, http: HttpRequest) -> Any:
-        """Let the model go on from a text, or from each of several, without its chat template."""
-        name = self._name(body, body.prompts)
-        requests = [Request(f"{name}-{number}", (), prompt=text) for number, text in enumerate(body.prompts)]
-        return await self._answer(body, requests, http, body.sampling())
-
-    async def _answer(
-        self, body: CommonBody, requests: Sequence[Request], http: HttpRequest, sampling: Sampling
-    ) -> Any:
-        if body.model != self._model:
-            return self._unknown().response()
-
-        def submit(on_piece: OnPiece | None = None) -> Future[list[Completion]]:
-            return self._service.submit(requests, sampling, on_piece=on_piece)
-
-        chat = isinstance(body, ChatBody)
-        name = "chat.completion" + ".chunk" * body.stream if chat else "text_completion"
-        head = {"id": f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}", "object": name}
-        places = {request.id: number * sampling.n for number, request in enumerate(requests)}
-        shape = Shape(chat, {**head, "created": int(time.time()), "model": self._model}, places)
-        if body.stream:
-            choices = len(requests) * sampling.n
-            return events(
-                _chunks(Stream(http.scope, submit, self._timeout), shape, choices, body.stream_options.include_usage)
-            )
-        done = await whole(http.scope, submit(), self._timeout)
-        return {**shape.head, "choices": [shape.choice(one) for one in done], "usage": _usage(done)}
-
-    def _name(self, body: CommonBody, content: object) -> str:
-        """The request's id: the same for the same content where a seed must give the same draws again."""
-        if body.reproducible:
-            return f"chat-{hash_object(content)[:16]}"
-        return f"chat-{next(self._numbers)}"
-
-    def _unknown(self) -> Problem:
-        return Problem(404, "model_not_found", f"expected {self._model!r}, the model served here", "model")
+def _nothing(value: Any) -> Any:
+    if value:
+        raise ValueError("not offered here; leave it out")
+    return value
 
 
-def _chat_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
-    told = [
-        {**_told(one.piece, one.logprob), "top_logprobs": [_told(piece, value) for piece, value in one.top]}
-        for one in tokens
-    ]
-    return {"content": told, "refusal": None}
+Nothing = Annotated[Any, AfterValidator(_nothing)]
+"""What may only have a value that changes nothing."""
 
 
-def _told(piece: bytes, logprob: float) -> dict[str, Any]:
-    return {"token": _shown(piece), "logprob": _finite(logprob), "bytes": list(piece)}
+class Loose(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    _without_nulls = model_validator(mode="before")(without_nulls)
 
 
-def _text_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
-    pieces = [_shown(one.piece) for one in tokens]
-    return {
-        "tokens": pieces,
-        "token_logprobs": [_finite(one.logprob) for one in tokens],
-        "top_logprobs": [{_shown(piece): _finite(value) for piece, value in one.top} for one in tokens],
-        "text_offset": list(itertools.accumulate(map(len, pieces[:-1]), initial=0)),
+class TextPart(Loose):
+    type: Literal["text", "input_text"]
+    text: Text
+
+
+class ChatTurn(Loose):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | list[TextPart] = ""
+
+    def message(self) -> Message:
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return Message("system" if self.role == "developer" else self.role, text)
+
+
+class StreamOptions(Loose):
+    include_usage: bool = False
+
+
+class ChatBody(Loose):
+    model: Text
+    messages: Annotated[list[ChatTurn], Field(min_length=1)]
+    max_tokens: int = Field(default=0, ge=0, description="512 if left out; cut to what the context leaves.")
+    max_completion_tokens: int = Field(default=0, ge=0, description="The newer name of max_tokens.")
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    n: int = Field(default=1, ge=1, le=MOST_SAMPLES)
+    stop: Text | Annotated[list[Text], Field(max_length=MOST_STOPS)] = []
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    logprobs: bool = False
+    top_logprobs: int = Field(default=0, ge=0, le=MOST_ALTERNATIVES)
+    response_format: dict[str, Any] = {}
+    tools: list[Any] = []
+    tool_choice: str | dict[str, Any] = "auto"
+    presence_penalty: Nothing = 0
+    frequency_penalty: Nothing = 0
+    logit_bias: Nothing = None
+    functions: Nothing = None
+    audio: Nothing = None
+
+    def request(self) -> Request:
+        """Its id is the same for the same content where a seed must give the same draws again."""
+        messages = tuple(turn.message() for turn in self.messages)
+        name = secrets.token_hex(12)
+        if self.seed is not None and self.temperature != 0:
+            name = hash_object([[message.role, message.content] for message in messages])[:16]
+        return Request(f"chat-{name}", messages)
+
+    def sampling(self) -> Sampling:
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop
+        return Sampling(
+            temperature=self.temperature,
+            n=self.n,
+            max_tokens=self.max_completion_tokens or self.max_tokens or MAX_TOKENS,
+            seed=(secrets.randbits(31) if self.seed is None else self.seed) % 2**63,
+            top_p=self.top_p,
+            stop=tuple(text for text in stops if text),
+            alternatives=self.top_logprobs if self.logprobs else None,
+            schema=self._schema(),
+            fit=True,
+        )
+
+    def _schema(self) -> str:
+        if self.tools and self.tool_choice != "none":
+            raise SreError("the model calls no tools; ask for a json_schema, or set tool_choice to none", field="tools")
+        match self.response_format:
+            case {"type": "json_object"}:
+                return '{"type": "object"}'
+            case {"type": "json_schema", "json_schema": {"schema": schema}}:
+                return json.dumps(schema)
+        if self.response_format.get("type", "text") == "text":
+            return ""
+        raise SreError("expected text, json_object, or json_schema with a schema", field="response_format")
+
+
+@router.get("/v1/models")
+async def models(http: HttpRequest) -> dict[str, Any]:
+    """The one model that answers here."""
+    return {"object": "list", "data": [await model(http.app.state.service.owner.name, http)]}
+
+
+@router.get("/v1/models/{name:path}")
+async def model(name: str, http: HttpRequest) -> dict[str, Any]:
+    """The model of that name."""
+    served = http.app.state.service.owner.name
+    if name != served:
+        raise Problem(404, "model_not_found", f"expected {served!r}, the model served here", "model")
+    return {"id": served, "object": "model", "created": http.app.state.begin, "owned_by": "sre"}
+
+
+@router.post("/v1/chat/completions")
+async def chat(body: ChatBody, http: HttpRequest) -> Any:
+    """Chat with the model as it stands; temperature 1 and at most 512 new tokens unless asked otherwise."""
+    await model(body.model, http)
+    request, sampling = body.request(), body.sampling()
+    timeout = http.app.state.timeout
+
+    def submit(on_piece: OnPiece | None = None) -> Any:
+        return http.app.state.service.submit([request], sampling, on_piece=on_piece)
+
+    head = {
+        "id": f"chatcmpl-{secrets.token_hex(12)}",
+        "object": "chat.completion.chunk" if body.stream else "chat.completion",
+        "created": int(time.time()),
+        "model": body.model,
     }
+    if body.stream:
+        return _streamed(submit, timeout, body, head)
+    done = await whole(http, submit(), timeout)
+    choices = [{**_finish(one), "message": {"role": "assistant", "content": one.text}} for one in done]
+    return {**head, "choices": choices, "usage": _usage(done)}
 
 
-def _shown(piece: bytes) -> str:
-    return piece.decode("utf-8", "replace")
+def _streamed(submit: Any, timeout: float, body: ChatBody, head: Mapping[str, Any]) -> Streamed:
+    # With usage asked for, every other chunk has it as null.
+    usage: dict[str, Any] = {"usage": None} if body.stream_options.include_usage else {}
+
+    def chunk(delta: Mapping[str, str], **more: Any) -> str:
+        choice = {"delta": delta, "logprobs": None, "finish_reason": None, **more}
+        return event({**head, "choices": [choice], **usage})
+
+    def piece(written: Piece) -> str:
+        return chunk({"content": written.text}, index=written.sample)
+
+    def end(done: Sequence[Completion]) -> Iterator[str]:
+        for one in done:
+            yield chunk({}, **_finish(one))
+        if usage:
+            yield event({**head, "choices": [], "usage": _usage(done)})
+        yield event("[DONE]")
+
+    begin = [chunk({"role": "assistant", "content": ""}, index=index) for index in range(body.n)]
+    return Streamed(submit, timeout, begin=begin, piece=piece, end=end)
 
 
-def _finite(logprob: float) -> float:
-    """JSON has no infinity; OpenAI's API gives this number for what is all but impossible."""
-    return max(logprob, -9999.0)
+def _finish(done: Completion) -> dict[str, Any]:
+    tokens = [
+        {**_token(one.piece, one.logprob), "top_logprobs": [_token(piece, value) for piece, value in one.top]}
+        for one in done.tokens
+    ]
+    logprobs = {"content": tokens, "refusal": None} if tokens else None
+    finish = "length" if done.finish == "length" else "stop"
+    return {"index": done.sample, "logprobs": logprobs, "finish_reason": finish}
+
+
+def _token(piece: bytes, logprob: float) -> dict[str, Any]:
+    # JSON has no infinity; OpenAI's API gives -9999 for what is all but impossible.
+    return {"token": piece.decode("utf-8", "replace"), "logprob": max(logprob, -9999.0), "bytes": list(piece)}
 
 
 def _usage(completions: Sequence[Completion]) -> dict[str, int]:
-    """A prompt counts once, however many choices it has."""
-    prompt = sum({completion.request_id: completion.prompt_tokens for completion in completions}.values())
-    new = sum(len(completion.token_ids) for completion in completions)
+    """The prompt counts once, however many choices it has."""
+    prompt, new = completions[0].prompt_tokens, sum(len(completion.token_ids) for completion in completions)
     return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
-
-
-async def _chunks(stream: Stream, shape: Shape, choices: int, usage: bool) -> AsyncIterator[str]:
-    # With usage asked for, every other chunk has it as null.
-    extra: dict[str, Any] = {"usage": None} if usage else {}
-
-    def chunk(choice: dict[str, Any]) -> str:
-        return event({**shape.head, "choices": [choice], **extra})
-
-    for index in range(choices):
-        yield chunk(shape.part(index, "", role="assistant"))
-    async for piece in stream.pieces():
-        yield chunk(shape.part(shape.places[piece.request_id] + piece.sample, piece.text))
-    completions = stream.result()
-    for completion in completions:
-        yield chunk(shape.choice(completion, "", "delta"))
-    if usage:
-        yield event({**shape.head, "choices": [], "usage": _usage(completions)})
-    yield event("[DONE]")

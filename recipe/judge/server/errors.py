@@ -5,43 +5,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from recipe.errors import SreError
 from recipe.judge.service import QueueFull, Refused, Stopped
 
+GONE = 499  # as nginx counts a client that went away before its answer
 
-@dataclass(frozen=True)
-class Problem:
+
+class Problem(HTTPException):
     """An HTTP status and what to say. field: the one at fault, as a path ("conversation.0.role")."""
 
-    status: int
-    code: str
-    message: str
-    field: str | None = None
-    retry_after: int | None = None
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        field: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message, headers)
+        self.code, self.field = code, field
 
     def body(self) -> dict[str, Any]:
-        kind = "invalid_request_error" if self.status < 500 else "server_error"
-        return {"error": {"message": self.message, "type": kind, "param": self.field, "code": self.code}}
+        kind = "invalid_request_error" if self.status_code < 500 else "server_error"
+        return {"error": {"message": self.detail, "type": kind, "param": self.field, "code": self.code}}
 
     def response(self) -> JSONResponse:
-        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        if self.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        return JSONResponse(self.body(), self.status, headers)
+        return JSONResponse(self.body(), self.status_code, self.headers)
 
 
 def problem(error: BaseException) -> Problem:
-    """The answer to an error of the service, or of reading what to ask it."""
+    """The answer to an error of the service, of a request's body, or of the routing."""
     match error:
+        case Problem():
+            return error
         case QueueFull():
-            return Problem(429, "queue_full", str(error), retry_after=error.retry_after)
+            return Problem(429, "queue_full", str(error), headers={"Retry-After": str(error.retry_after)})
         case Stopped():
             return Problem(503, "unavailable", str(error))
         case Refused():
@@ -50,15 +56,16 @@ def problem(error: BaseException) -> Problem:
             return Problem(400, "bad_request", str(error), error.field)
         case TimeoutError():
             return Problem(504, "timeout", "the answer took longer than this server allows; ask for less, or try later")
+        case ClientDisconnect():
+            return Problem(GONE, "gone", "the client went away")
+        case RequestValidationError():
+            return _invalid(error.errors())
+        case HTTPException():
+            return Problem(error.status_code, "http", f"{error.detail}; /docs lists what this server offers")
     return Problem(500, "internal", "the server failed at this request; its log says why")
 
 
-def unrouted(error: HTTPException) -> Problem:
-    """The answer to an unknown path, or to a method that it doesn't take."""
-    return Problem(error.status_code, "http", f"{error.detail}; /docs lists what this server offers")
-
-
-def invalid(errors: Iterable[dict[str, Any]]) -> Problem:
+def _invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
     """The answer to pydantic's errors of a request's body: of several, the one that lies deepest."""
     worst = max(errors, key=lambda error: len(error["loc"]))
     # Of a union pydantic names the member too ("str", "list[Turn]"): nothing that the client wrote.

@@ -1,25 +1,24 @@
-"""What every request passes before and after the routes: host, key, size and time of the body, the client's going
-away, the counts."""
+"""What every request passes before its route: host, origin, key, size and time of the body. It also counts requests."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recipe.judge.server.errors import Problem
-from recipe.judge.server.metrics import Metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-FUTURE = "sre.future"
-"""Where a route leaves the future it waits for, in the request's scope: it is cancelled at the end, come what may."""
+from recipe.data.records import Judgement
+from recipe.inference.base import Completion
+from recipe.judge.server.errors import Problem
 
 OPEN = frozenset({"/", "/health", "/docs", "/openapi.json"})
 """Paths that need no key: they tell nothing of what is judged."""
-GONE = 499  # as nginx counts a client that went away before its answer
+
+SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -29,9 +28,14 @@ Send = Callable[[Event], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits of a server. api_key: what clients must send as `Authorization: Bearer <key>`, None for nothing. timeout:
-    seconds for the body to come, and again for the answer. max_body: bytes. hosts: the names by which it may be
-    addressed (the header Host), None for any."""
+    """Limits of a server.
+
+    Attributes:
+        api_key: what clients must send as `Authorization: Bearer <key>`; None for nothing.
+        timeout: seconds for the body to come, and again for the answer.
+        max_body: bytes.
+        hosts: the names by which it may be addressed (the header Host); None for any.
+    """
 
     api_key: str | None = None
     timeout: float = 120.0
@@ -39,11 +43,44 @@ class Settings:
     hosts: frozenset[str] | None = None
 
 
-class Guard:
-    """ASGI middleware around the routes at `paths`."""
+class Metrics:
+    """What the server counts, as Prometheus reads it at /metrics: in a registry of its own, so that two servers in one
+    process count apart."""
 
-    def __init__(self, app: Any, settings: Settings, metrics: Metrics, paths: frozenset[str]) -> None:
-        self._app, self._settings, self._metrics, self._paths = app, settings, metrics, paths
+    def __init__(self) -> None:
+        self.registry = own = CollectorRegistry()
+        self._requests = Counter("sre_requests", "HTTP requests", ["route", "status"], registry=own)
+        self._seconds = Histogram(
+            "sre_request_seconds", "Time to the last byte", ["route"], buckets=SECONDS, registry=own
+        )
+        self._tokens = Counter("sre_tokens", "Tokens of finished requests", ["kind"], registry=own)
+        self._judgements = Counter("sre_judgements", "Judgements written", registry=own)
+        self._malformed = Counter("sre_malformed", "Judgements without a label", registry=own)
+        self._queue = Gauge("sre_queue_depth", "Requests that wait or run", registry=own)
+
+    def watch_queue(self, depth: Callable[[], int]) -> None:
+        self._queue.set_function(depth)
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        self._requests.labels(route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def completed(self, completions: Sequence[Completion]) -> None:
+        """A prompt counts once, however many samples it has."""
+        prompts = {completion.request_id: completion.prompt_tokens for completion in completions}
+        self._tokens.labels("prompt").inc(sum(prompts.values()))
+        self._tokens.labels("new").inc(sum(len(completion.token_ids) for completion in completions))
+
+    def judged(self, judgements: Sequence[Judgement]) -> None:
+        self._judgements.inc(len(judgements))
+        self._malformed.inc(sum(judgement.label is None for judgement in judgements))
+
+
+class Guard:
+    """ASGI middleware around all routes."""
+
+    def __init__(self, app: Any, settings: Settings, metrics: Metrics) -> None:
+        self._app, self._settings, self._metrics = app, settings, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,80 +95,52 @@ class Guard:
             await send(event)
 
         try:
-            if not await self._serve(scope, receive, watched):
-                status = GONE
+            if refused := self._refusal(scope):
+                await refused.response()(scope, receive, watched)
+            else:
+                await self._app(scope, self._limited(receive), watched)
         finally:
-            route = scope["path"] if scope["path"] in self._paths else "other"
+            # The router leaves the route here. A path that is none's is not counted by name: clients choose it.
+            route = getattr(scope.get("route"), "path", "other")
             self._metrics.answered(route, status, time.monotonic() - begin)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> bool:
-        """False when the client went away."""
+    def _refusal(self, scope: Scope) -> Problem | None:
         headers = {name.decode("latin-1").lower(): value for name, value in scope["headers"]}
-        refused = self._refusal(scope["method"], scope["path"], headers)
-        body = refused or await self._read(headers, receive)
-        if isinstance(body, Problem):
-            await body.response()(scope, receive, send)
-            return True
-        return body is not None and await self._run(scope, bytes(body), receive, send)
-
-    def _refusal(self, method: str, path: str, headers: dict[str, bytes]) -> Problem | None:
         hosts, key = self._settings.hosts, self._settings.api_key
         host = headers.get("host", b"").decode("latin-1").lower()
         if hosts is not None and host.rpartition(":")[0] not in hosts and host not in hosts:
             return Problem(400, "bad_host", f"expected the host to be one of {', '.join(sorted(hosts))}", "host")
-        if method not in ("GET", "HEAD", "OPTIONS") and _from_elsewhere(headers):
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and _from_elsewhere(headers):
             return Problem(403, "cross_site", "a page of another site may not use this server")
-        if key is not None and path not in OPEN:
+        if key is not None and scope["path"] not in OPEN:
             given = headers.get("authorization", b"")
             # In constant time: how long a refusal takes tells nothing of the key.
             if not hmac.compare_digest(given, b"Bearer " + key.encode()):
-                return Problem(401, "invalid_api_key", "expected this server's key as `Authorization: Bearer <key>`")
+                message = "expected this server's key as `Authorization: Bearer <key>`"
+                return Problem(401, "invalid_api_key", message, headers={"WWW-Authenticate": "Bearer"})
         return None
 
-    async def _read(self, headers: dict[str, bytes], receive: Receive) -> bytearray | Problem | None:
-        """The body; None when the client went away."""
-        limit = self._settings.max_body
-        too_large = Problem(413, "too_large", f"expected a body of at most {limit} bytes")
-        length = headers.get("content-length", b"0")
-        if length.isdigit() and int(length) > limit:
-            return too_large
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._settings.timeout):
-                while True:
+    def _limited(self, receive: Receive) -> Receive:
+        """`receive`, which raises Problem when the body is too long or does not come in time."""
+        limit, timeout = self._settings.max_body, self._settings.timeout
+        end: float | None = asyncio.get_running_loop().time() + timeout
+        size = 0
+
+        async def limited() -> Event:
+            nonlocal end, size
+            try:
+                async with asyncio.timeout_at(end):
                     event = await receive()
-                    if event["type"] == "http.disconnect":
-                        return None
-                    body += event.get("body", b"")
-                    if len(body) > limit:
-                        return too_large
-                    if not event.get("more_body"):
-                        return body
-        except TimeoutError:
-            return Problem(408, "slow_body", f"the body did not come within {self._settings.timeout:g} s")
+            except TimeoutError:
+                raise Problem(408, "slow_body", f"the body did not come within {timeout:g} s") from None
+            size += len(event.get("body", b""))
+            if size > limit:
+                raise Problem(413, "too_large", f"expected a body of at most {limit} bytes")
+            if not event.get("more_body"):
+                end = None  # the body is complete; what comes now is the client's going away
+            return event
 
-    async def _run(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> bool:
-        """Run the route until it is done or the client has gone. False for the latter."""
-        given = [{"type": "http.request", "body": body, "more_body": False}]
-        gone = asyncio.ensure_future(_gone(receive))
-
-        async def replay() -> Event:
-            return given.pop() if given else await asyncio.shield(gone)
-
-        route = asyncio.ensure_future(self._app(scope, replay, send))
-        try:
-            await asyncio.wait({route, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if route.done():
-                route.result()
-                return True
-            return False
-        finally:
-            for task in (route, gone):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await task
-            if FUTURE in scope:
-                scope[FUTURE].cancel()
+        return limited
 
 
 def _from_elsewhere(headers: dict[str, bytes]) -> bool:
@@ -141,9 +150,3 @@ def _from_elsewhere(headers: dict[str, bytes]) -> bool:
         return site not in (b"same-origin", b"none")
     origin = headers.get("origin")
     return origin is not None and origin.lower().partition(b"://")[2] != headers.get("host", b"").lower()
-
-
-async def _gone(receive: Receive) -> Event:
-    while (event := await receive())["type"] != "http.disconnect":
-        pass
-    return event

@@ -32,30 +32,21 @@ def serve_file(
     try:
         from recipe.judge.server.app import serve
     except ImportError as error:
-        message = f"serving needs the extra: {install('serve')}"
-        raise SreError(f"{message} ({error})") from None
+        raise SreError(f"serving needs the extra: {install('serve')} ({error})") from None
     key = read_key(api_key_file)
     with Judge.from_gguf(model, threads=threads, parallel=parallel, context=context, memory=memory) as judge:
-
-        def tell(address: str) -> None:
-            started(f"{judge.name} is served at {address} (the page: /, the API: /docs); Ctrl-C ends it")
-
-        serve(judge, api_key=key, started=tell, **options)
+        said = "{} is served at {} (the page: /, the API: /docs); Ctrl-C ends it"
+        serve(judge, api_key=key, started=lambda address: started(said.format(judge.name, address)), **options)
 
 
 def read_key(file: Path | None) -> str | None:
     """The key that clients must send; None for none. Raises SreError."""
-    if file is None:
-        text = os.environ.get(KEY_VARIABLE)
-        place: dict[str, Any] = {"field": KEY_VARIABLE}
-    else:
-        place = {"file": file}
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise SreError(f"the key can't be read: {error}", file=file) from None
+    try:
+        text = os.environ.get(KEY_VARIABLE) if file is None else file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise SreError(f"the key can't be read: {error}", file=file) from None
     if text is None:
         return None
     if not text.strip() or not text.strip().isprintable():
-        raise SreError("expected a key in one line, not an empty text", **place)
+        raise SreError("expected a key in one line, not an empty text", file=file or KEY_VARIABLE)
     return text.strip()

@@ -8,78 +8,94 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
+from fastapi import Request as HttpRequest
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from recipe.inference.base import Piece
 from recipe.judge.server.errors import problem
-from recipe.judge.server.guard import FUTURE
 from recipe.judge.service import OnPiece
 
 # A proxy must not hold the events back.
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-Submit = Callable[[OnPiece], Future[Any]]
 
 
-async def whole(scope: MutableMapping[str, Any], future: Future[Any], timeout: float) -> Any:
-    """The future's result. Raises its error, and TimeoutError; either way it is cancelled then."""
-    scope[FUTURE] = future
-    async with asyncio.timeout(timeout):
-        return await asyncio.wrap_future(future)
+async def whole(http: HttpRequest, future: Future[Any], timeout: float) -> Any:
+    """The future's result. It is cancelled when the time is over (TimeoutError) or the client goes away."""
+    answer, gone = asyncio.wrap_future(future), asyncio.ensure_future(_gone(http))
+    try:
+        await asyncio.wait((answer, gone), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        raise ClientDisconnect if gone.done() else TimeoutError
+    finally:
+        gone.cancel()
+        future.cancel()
 
 
-class Stream:
-    """The pieces of one job as they come, and then its result.
+async def _gone(http: HttpRequest) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
 
-    `submit` is called at once, so its errors (a full queue) come before the response begins.
+
+class Streamed(StreamingResponse):
+    """The pieces of a job as they are written, then what its result gives.
+
+    Args:
+        submit: gives the job to the service. It is called at once, so its errors (a full queue) come before the
+            response begins.
+        timeout: seconds for all of it.
+        begin: events before the first piece.
+        piece: the event of a piece.
+        end: the events of the result.
     """
 
-    def __init__(self, scope: MutableMapping[str, Any], submit: Submit, timeout: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._end = loop.time() + timeout
-        self._events: asyncio.Queue[Piece | None] = asyncio.Queue()
+    def __init__(
+        self,
+        submit: Callable[[OnPiece], Future[Any]],
+        timeout: float,
+        *,
+        begin: Iterable[str] = (),
+        piece: Callable[[Piece], str],
+        end: Callable[[Any], Iterable[str]],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._until = self._loop.time() + timeout
+        self._pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
+        self._begin, self._piece, self._end = begin, piece, end
+        self._future = submit(self._push)
+        self._future.add_done_callback(lambda _: self._push(None))
+        super().__init__(self._events(), media_type="text/event-stream", headers=_HEADERS)
 
-        def push(event: Piece | None) -> None:
-            loop.call_soon_threadsafe(self._events.put_nowait, event)
+    def _push(self, piece: Piece | None) -> None:
+        self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
 
-        self._future = submit(push)
-        self._future.add_done_callback(lambda _: push(None))
-        scope[FUTURE] = self._future
+    async def _events(self) -> AsyncIterator[str]:
+        try:
+            for line in self._begin:
+                yield line
+            while piece := await asyncio.wait_for(self._pieces.get(), max(0.0, self._until - self._loop.time())):
+                yield self._piece(piece)
+            for line in self._end(self._future.result(timeout=0)):
+                yield line
+        except Exception as error:  # the response has begun, so an error is its last event
+            found = problem(error)
+            yield event(found.body(), "error")
+            if found.status_code == 500:
+                raise
 
-    async def pieces(self) -> AsyncIterator[Piece]:
-        """Raises TimeoutError when the time is over."""
-        loop = asyncio.get_running_loop()
-        while True:
-            piece = await asyncio.wait_for(self._events.get(), max(0.0, self._end - loop.time()))
-            if piece is None:
-                return
-            yield piece
-
-    def result(self) -> Any:
-        """Once there are no more pieces. Raises the job's error."""
-        return self._future.result(timeout=0)
-
-
-def events(lines: AsyncIterator[str]) -> StreamingResponse:
-    return StreamingResponse(_until_error(lines), media_type="text/event-stream", headers=_HEADERS)
+    async def __call__(self, *asgi: Any) -> None:
+        try:
+            await super().__call__(*asgi)
+        finally:  # also when the client goes away
+            self._future.cancel()
 
 
 def event(data: object, name: str = "") -> str:
     """One server-sent event; JSON has no line breaks of its own."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
     return f"event: {name}\ndata: {text}\n\n" if name else f"data: {text}\n\n"
-
-
-async def _until_error(lines: AsyncIterator[str]) -> AsyncIterator[str]:
-    """The response has begun, so an error is its last event."""
-    try:
-        async for line in lines:
-            yield line
-    except Exception as error:
-        found = problem(error)
-        yield event(found.body(), "error")
-        if found.status == 500:
-            raise
