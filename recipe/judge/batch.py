@@ -31,9 +31,6 @@ from recipe.judge.summary import Summary
 from recipe.judge.workers import Pool, Workers, identity
 from recipe.system import peak_rss_mb, usable_cores
 
-BLOCK = 16
-"""Rows written and synced at once, if they come within FLUSH_S: what a kill can lose."""
-FLUSH_S = 2.0
 STDOUT_WINDOW = 128
 """Examples given to the engine at once where their rows are printed in order: how many a row may wait for."""
 
@@ -157,12 +154,18 @@ def _judge_all(
     summary = Summary()
     waiting: dict[str, tuple[int, ReadRow]] = {}
 
+    def keep(place: int, read: ReadRow, row: JudgedRow) -> None:
+        journal.add(place, with_columns(row, read, options, given))
+        summary.count(row)
+        if progress:
+            progress(summary.rows, total)
+
     def examples() -> Iterator[Example]:
         for place, row in enumerate(rows):
             if journal.has(row.id, place, partial(input_hash, row)):
                 continue
             if row.example is None:
-                blocks.add(place, with_columns(bad_row(row), row, options, given))
+                keep(place, row, bad_row(row))
             else:
                 waiting[row.id] = place, row
                 yield row.example
@@ -171,7 +174,6 @@ def _judge_all(
         who = identity(judge) if isinstance(judge, Judge) else judge.identity
         journal.begin({**who, "options": asdict(options)}, summary.count)
         summary.resumed = summary.rows
-        blocks = _Blocks(journal, summary, progress, total)
         start = time.monotonic()
         try:
             results: Iterator[JudgedRow]
@@ -181,37 +183,13 @@ def _judge_all(
             else:
                 results = judge.rows(examples(), options, summary.usage)
             for result in results:
-                place, row = waiting.pop(result["id"])
-                blocks.add(place, with_columns(result, row, options, given))
+                keep(*waiting.pop(result["id"]), result)
         finally:
-            blocks.flush()
+            journal.flush()
             summary.seconds = time.monotonic() - start
             summary.usage["peak_mb"] += peak_rss_mb()
         journal.finish()
     return summary
-
-
-class _Blocks:
-    """Counts rows as they finish, and writes them to the journal in blocks."""
-
-    def __init__(self, journal: Journal, summary: Summary, progress: Progress | None, total: int | None) -> None:
-        self._journal, self._summary, self._progress, self._total = journal, summary, progress, total
-        self._rows: list[tuple[int, JudgedRow]] = []
-        self._written = time.monotonic()
-
-    def add(self, place: int, row: JudgedRow) -> None:
-        self._rows.append((place, row))
-        self._summary.count(row)
-        if len(self._rows) >= BLOCK or time.monotonic() - self._written > FLUSH_S:
-            self.flush()
-        if self._progress:
-            self._progress(self._summary.rows, self._total)
-
-    def flush(self) -> None:
-        # Emptied first: rows that an interrupt keeps from being written are judged again, and none is written twice.
-        rows, self._rows = self._rows, []
-        self._journal.append(rows)
-        self._written = time.monotonic()
 
 
 def open_judges(

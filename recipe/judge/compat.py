@@ -25,7 +25,7 @@ from recipe.data.records import Example, Judgement, Rubric
 from recipe.errors import SreError
 from recipe.inference.openai import OpenAIGenerator
 from recipe.inference.scripted import ScriptedGenerator
-from recipe.judge.judge import Judge, to_example
+from recipe.judge.judge import Closing, Judge, to_example
 from recipe.judge.options import JudgeOptions
 from recipe.judge.rubrics import read_rubric, ready_rubrics
 from recipe.verdict import answer_begin, open_reasoning
@@ -136,7 +136,7 @@ def MockLLM(mode: str | None = None) -> Judge:
     return Judge(ScriptedGenerator(lambda request: [f"Hello [RESULT] {label}" if label else "Hello World!"]))
 
 
-class PrometheusEval:
+class PrometheusEval(Closing):
     """Grades with a judge. Use as a context manager, or call `close`, to free a judge that was opened here.
 
     Args:
@@ -222,15 +222,9 @@ class PrometheusEval:
         return feedback, label
 
     def close(self) -> None:
-        """Free the model, if this object opened it. Twice is fine."""
+        """Free the model, if this object opened it."""
         if self._opened:
             self.model.close()
-
-    def __enter__(self) -> PrometheusEval:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def _grade(self, mode: str, columns: Mapping[str, Any], rubric: Any, references: Any, params: Any) -> Graded:
         rows = _rows({**columns, "rubric": rubric, "reference_answers": references})

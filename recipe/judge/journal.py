@@ -13,20 +13,25 @@ import fcntl
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from recipe.errors import SreError
+from recipe.judge.judge import Closing
 from recipe.judge.tables import TABLES, need_writer, write_table
 from recipe.storage import append_jsonl, canonical, explain, replacing
 
 STDOUT = "-"
+BLOCK = 16
+"""Rows written and synced at once, if they come within FLUSH_S: what a kill can lose."""
+FLUSH_S = 2.0
 _LAST = 2**62
 """The place of a row that the source lacks by now: after all others."""
 
 
-class Journal:
+class Journal(Closing):
     """One output. Use as a context manager: it holds the output for this process."""
 
     def __init__(
@@ -60,10 +65,12 @@ class Journal:
         self._lock: IO[str] | None = None
         self._places: list[int] = []  # of each line of the journal: the number of its row in the source
         self._kept: dict[str, tuple[int, str]] = {}  # id of a row of an earlier run -> its line and input_hash
+        self._block: list[tuple[int, dict[str, Any]]] = []
+        self._flushed = time.monotonic()
         self._held: dict[int, str] = {}  # standard output: rows that wait for those before them
 
     def begin(self, header: Mapping[str, Any], count: Callable[[Mapping[str, Any]], None]) -> None:
-        """Make the output ready to be appended to; `count` is called with each row that is kept.
+        """Make the output ready for rows; `count` is called with each row that is kept.
 
         Raises SreError: another process writes it, it was made with another `header`, or it is no output of this
         program.
@@ -134,7 +141,7 @@ class Journal:
                 break
             try:
                 row = json.loads(data)
-                key, digest, failed = row["id"], row["input_hash"], row["finish"] == "error"
+                key, digest, failed = str(row["id"]), row["input_hash"], row["finish"] == "error"
             except (ValueError, KeyError, TypeError):
                 message = "expected a row of an earlier run; use --overwrite, or another output"
                 raise SreError(message, file=self.path, line=line) from None
@@ -161,19 +168,25 @@ class Journal:
         self._places[line] = place
         return True
 
-    def append(self, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
-        """Add rows, each with its number in the source. When it returns they are on disk.
+    def add(self, place: int, row: dict[str, Any]) -> None:
+        """Keep a row, with its number in the source. It is on disk when its block is full, or soon after."""
+        self._block.append((place, row))
+        if len(self._block) >= BLOCK or time.monotonic() - self._flushed > FLUSH_S:
+            self.flush()
 
-        On standard output, a row waits for those before it.
-        """
-        if not self.stdout:
+    def flush(self) -> None:
+        """Write the rows of the last block. On standard output, a row waits for those before it."""
+        # Emptied first: rows that an interrupt keeps from being written are judged again, and none is written twice.
+        rows, self._block = self._block, []
+        if self.stdout:
+            self._held |= {place: canonical(row) + "\n" for place, row in rows}
+            while len(self._places) in self._held:
+                _print(self._held.pop(len(self._places)))
+                self._places.append(len(self._places))
+        else:
             append_jsonl(self.path, [row for _, row in rows])
             self._places += [place for place, _ in rows]
-            return
-        self._held |= {place: canonical(row) + "\n" for place, row in rows}
-        while len(self._places) in self._held:
-            _print(self._held.pop(len(self._places)))
-            self._places.append(len(self._places))
+        self._flushed = time.monotonic()
 
     def finish(self) -> None:
         """Put the rows into the source's order, and write a CSV or Parquet output from them."""
@@ -207,12 +220,6 @@ class Journal:
         if self._lock:
             self._lock.close()
             self._lock = None
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 def _print(text: str) -> None:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from recipe.data.records import Example, Judgement, Message, Task, exchanged
 from recipe.data.values import conversation_id, to_conversation, to_text
@@ -35,8 +35,21 @@ _log = logging.getLogger("recipe.judge")
 Conversation = str | Sequence[Message | Mapping[str, str]]
 
 
-class Judge:
-    """A model that judges, with its prompts. Use as a context manager, or call `close` (twice is fine).
+class Closing:
+    """What is closed at the end of its `with` block. Closing it twice is fine."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Judge(Closing):
+    """A model that judges, with its prompts. Use as a context manager, or call `close`.
 
     Calls from several threads wait for each other, also for a stream to be read to its end; `AsyncJudge` batches them
     instead.
@@ -61,7 +74,7 @@ class Judge:
             prompts: the package's own where left out.
             name: the origin of the judgements. [default: the generator's name]
             path: the model's file, if any.
-            readouts: task -> the readout of its label log-probabilities. [default: they are taken as they are]
+            readouts: task -> the readout of its label log-probabilities.
         """
         self.generator = generator
         self.prompts = prompts or Prompts()
@@ -205,10 +218,8 @@ class Judge:
     def judge(self, examples: Sequence[Example], options: JudgeOptions = DEFAULT) -> Iterator[Judgement]:
         """Stream `options.samples` judgements of each example as they finish, in any order; `example_id` says whose.
 
-        Where the engine fails, the label is None, the finish "error", and the reason is in `errors`.
-
-        Raises:
-            SreError: two examples share an id.
+        Where the engine fails, the label is None, the finish "error", and the reason is in `errors`. Raises SreError
+        when two examples share an id.
         """
         if self._closed:
             raise SreError("this judge is closed; open it again")
@@ -265,16 +276,10 @@ class Judge:
                 yield completion
 
     def close(self) -> None:
-        """Free the model. Calling it again does nothing."""
+        """Free the model."""
         if not self._closed:
             self._closed = True
             self.generator.close()
-
-    def __enter__(self) -> Judge:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 def orders_of(example: Example, options: JudgeOptions) -> list[Example]:

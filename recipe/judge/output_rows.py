@@ -93,14 +93,8 @@ def bad_row(bad: ReadRow) -> JudgedRow:
 
 
 def with_columns(row: JudgedRow, read: ReadRow, options: JudgeOptions, given: Collection[Rubric]) -> JudgedRow:
-    """The judged row with the columns of the row that it judges.
-
-    Args:
-        row: what was made of it.
-        read: the row of the source.
-        options: tell which names are taken.
-        given: rubrics that stand in no column; the row's is added to it if it is one of them.
-    """
+    """The judged row with the columns of the row `read` that it judges. `given`: rubrics that stand in no column; the
+    row's own is added if it is one of them."""
     taken = {"id", *RESULTS, *(SAMPLES if options.samples > 1 else ()), *(ORDERS if options.swap else ())}
     rubric = read.example.rubric if read.example else None
     added: dict[str, Any] = {}

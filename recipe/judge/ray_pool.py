@@ -87,7 +87,7 @@ class _Worker:
             rows = list(result_rows(self._opened(), examples, options, usage)) if examples else []
         except SreError as error:
             return str(error)
-        return rows, usage + Usage(peak_mb=peak_rss_mb())
+        return rows, usage + Usage(share=len(examples), peak_mb=peak_rss_mb())
 
     def _opened(self) -> Judge:
         if self._judge is None:

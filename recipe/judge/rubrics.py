@@ -58,13 +58,12 @@ def read_rubric(rubric: AnyRubric, task: Task | None = None, *, files: bool = Tr
     """The rubric that a user names or writes.
 
     Args:
-        rubric: a ready rubric's name (see `sre rubrics`), a .toml or .json file, a rubric as text, a Rubric, or
-            {criteria, descriptions}.
+        rubric: a name, a file or a text, see above; a Rubric, or {criteria, descriptions}.
         task: what it must be for, if a ready rubric or a file says.
         files: whether files may be read.
 
     Raises:
-        SreError: for a name that is none (it says which is nearest), and for a rubric that can't be read.
+        SreError: there is no such name (it says which is nearest), or the rubric can't be read.
     """
     if isinstance(rubric, str):
         rubric = rubric.strip()

@@ -22,7 +22,7 @@ from recipe.data.records import Example
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Piece, Request, Sampling, Session
 from recipe.judge.aggregate import Answer, combined
-from recipe.judge.judge import DEFAULT, Judge, orders_of
+from recipe.judge.judge import DEFAULT, Closing, Judge, orders_of
 from recipe.judge.options import JudgeOptions
 from recipe.storage import hash_object
 
@@ -34,7 +34,6 @@ FAILURES = 3
 """An engine that failed so often, with no answer in between, is broken."""
 
 OnPiece = Callable[[Piece], None]
-Observer = Callable[[Sequence[Completion]], None]
 
 
 class QueueFull(SreError):
@@ -71,20 +70,16 @@ class _Job:
                 self.future.set_exception(error) if error else self.future.set_result(result)
 
 
-class Service:
+class Service(Closing):
     """Runs the requests of all its callers on one judge, whose generator nobody else may use meanwhile.
 
-    Use as a context manager, or call `close` (twice is fine). Cancelling a future frees its
-    places at once, and its sequences before the next decode. When the engine fails, the futures under way raise its
-    error, and those that wait go on. When it can't be opened again, every future raises its error; `error` keeps it.
-
-    Args:
-        judge: it stays open.
-        queue: requests that may be unfinished at once; one more raises QueueFull.
-        observer: called with the completions of each job that succeeds, from the service's thread.
+    Use as a context manager, or call `close`; the judge stays open. `queue`: requests that may be unfinished at once;
+    one more raises QueueFull. Cancelling a future frees its places at once, and its sequences before the next decode.
+    When the engine fails, the futures under way raise its error, and those that wait go on. When it can't be opened
+    again, every future raises its error; `error` keeps it.
     """
 
-    def __init__(self, judge: Judge, *, queue: int = QUEUE, observer: Observer | None = None) -> None:
+    def __init__(self, judge: Judge, *, queue: int = QUEUE) -> None:
         if queue < 1:
             raise SreError(f"expected a queue of at least 1 place, not {queue}", field="queue")
         # Only a SessionGenerator has it.
@@ -95,7 +90,6 @@ class Service:
         self.owner = judge
         self.queue = queue
         self.error: BaseException | None = None
-        self._observer = observer
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         # Under the condition: what callers hand over.
@@ -130,21 +124,16 @@ class Service:
         on_piece: OnPiece | None = None,
         read: Callable[[list[Completion]], Any] = list,
     ) -> Future[Any]:
-        """Queue requests that belong together. A request whose id is under way already waits until that one is done.
+        """Queue requests that belong together, with ids that differ.
 
         Args:
-            requests: one or more, with ids that differ.
-            sampling: how to draw, the same for all of them.
+            requests: one or more. One whose id is under way already waits until that one is done.
+            sampling: how to draw.
             on_piece: called with each piece of text as it is written, from the service's thread: it must not block.
             read: makes the future's result of the completions, in the order of the requests and of their samples.
 
-        Returns:
-            A future. It raises Refused when the engine can't take one of the requests, and Stopped or the engine's
-            own error when the service ends first.
-
         Raises:
-            QueueFull: no place is free.
-            Stopped: the service has ended.
+            QueueFull, Stopped: here. The future raises Refused, Stopped, or the engine's own error.
         """
         job = _Job(tuple(requests), sampling, on_piece, read)
         with self._changed:
@@ -181,18 +170,12 @@ class Service:
         return self.submit(requests, options.sampling, on_piece=on_piece, read=read)
 
     def close(self) -> None:
-        """End the thread; unfinished futures raise Stopped. Calling it again does nothing."""
+        """End the thread; unfinished futures raise Stopped."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         if threading.current_thread() is not self._thread:
             self._thread.join()
-
-    def __enter__(self) -> Service:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def _free(self, places: int) -> None:
         with self._changed:
@@ -283,8 +266,6 @@ class Service:
             return
         self._forget(job, session)
         self._failures = 0
-        if self._observer:
-            self._observer(job.completions)
         job.end(None, result)
 
     def _forget(self, job: _Job, session: Session) -> None:

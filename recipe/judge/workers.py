@@ -17,28 +17,22 @@ from typing import Any
 
 from recipe.data.records import Example
 from recipe.errors import SreError
-from recipe.judge.judge import Judge
+from recipe.judge.judge import Closing, Judge
 from recipe.judge.options import JudgeOptions
 from recipe.judge.output_rows import WINDOW, JudgedRow, Usage, in_windows, result_rows
 from recipe.system import peak_rss_mb
 
 OpenJudge = Callable[[], Judge]
 Message = tuple[list[JudgedRow], Usage | None]
-"""Rows, and at the end of a share what it took, with the worker's peak memory so far as `peak_mb`."""
+"""Rows, and at the end of a share what it took: with `share`, how many rows it had, and the worker's `peak_mb`."""
 
 
-class Pool(ABC):
-    """Workers, known by their number. Use as a context manager; leaving it ends them.
+class Pool(Closing, ABC):
+    """Workers, known by their number. Use as a context manager: `close` ends them."""
 
-    Attributes:
-        identity: whose judgements theirs are, see `identity`.
-        count: how many there are.
-        share: rows that a worker gets at a time, at most.
-    """
-
-    identity: dict[str, str]
+    identity: dict[str, str]  # whose judgements theirs are
     count: int
-    share: int
+    share: int  # rows that a worker gets at a time, at most
 
     @abstractmethod
     def _send(self, worker: int, examples: list[Example], options: JudgeOptions) -> None: ...
@@ -47,10 +41,6 @@ class Pool(ABC):
     def _receive(self) -> tuple[int, Message]:
         """The next message of any worker. Raises SreError when one fails or dies."""
 
-    @abstractmethod
-    def close(self) -> None:
-        """End the workers. Calling it again does nothing."""
-
     def rows(self, examples: Iterable[Example], options: JudgeOptions, usage: Usage) -> Iterator[JudgedRow]:
         """Like `result_rows`, reading on as workers get done. Raises SreError when one fails or dies; what came before
         it is good."""
@@ -58,25 +48,19 @@ class Pool(ABC):
         parts = (part for window in windows for part in shares(window, self.count) if part)
         for worker in range(self.count):
             self._send(worker, [], options)  # it answers once it is up; one that never is gets no rows
-        part, busy, peaks = next(parts, None), set[int](), dict[int, int]()
-        while part or busy:
+        part, under_way, peaks = next(parts, None), 0, dict[int, int]()
+        while part or under_way:
             worker, (rows, took) = self._receive()
             if took is not None:
+                under_way -= took.pop("share", 0)
                 peaks[worker] = took.pop("peak_mb")
                 usage.update(took)
-                busy.discard(worker)
                 if part:
                     self._send(worker, part, options)
-                    busy.add(worker)
+                    under_way += len(part)
                     part = next(parts, None)
             yield from rows
         usage["peak_mb"] += sum(peaks.values())
-
-    def __enter__(self) -> Pool:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 class Workers(Pool):
@@ -147,7 +131,7 @@ def _work(link: Connection, open_judge: OpenJudge) -> None:
                     usage = Usage()
                     for row in result_rows(judge, examples, options, usage):
                         link.send(([row], None))
-                    link.send(([], usage + Usage(peak_mb=peak_rss_mb())))
+                    link.send(([], usage + Usage(share=len(examples), peak_mb=peak_rss_mb())))
         except SreError as error:
             link.send(error)
 

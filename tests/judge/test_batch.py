@@ -19,7 +19,8 @@ import pytest
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling
 from recipe.judge import Judge
-from recipe.judge.batch import BLOCK, judge_file
+from recipe.judge.batch import judge_file
+from recipe.judge.journal import BLOCK
 from recipe.judge.options import JudgeOptions
 from recipe.judge.rubrics import read_rubric
 from recipe.prompts import Prompts
@@ -488,7 +489,7 @@ def test_slow_rows_are_on_disk_before_a_block_is_full(tmp_path: Path, monkeypatc
         seen.append(len(lines(out)))
         return right(name)
 
-    monkeypatch.setattr("recipe.judge.batch.FLUSH_S", 0.0)
+    monkeypatch.setattr("recipe.judge.journal.FLUSH_S", 0.0)
     judge_file(Judge(Fake(answer)), source(tmp_path, *[row(name) for name in "abc"]), out)
     assert seen == [0, 1, 2]
 

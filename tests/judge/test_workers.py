@@ -61,6 +61,13 @@ def test_workers_give_what_one_judge_gives(tmp_path: Path) -> None:
     assert (tmp_path / "one.jsonl.meta.json").read_text() == (tmp_path / "two.jsonl.meta.json").read_text()
 
 
+def test_workers_can_be_asked_again_also_where_some_had_nothing_to_do() -> None:
+    with Workers(OPEN, 2) as workers:
+        for count in (1, 3, 2):
+            found = list(workers.rows([example(str(k)) for k in range(count)], JudgeOptions(), Usage()))
+            assert sorted(row["id"] for row in found) == [str(k) for k in range(count)]
+
+
 def test_what_a_worker_can_not_open_is_the_users_error() -> None:
     with pytest.raises(SreError, match="no such model file"):
         Workers(partial(Judge.from_gguf, "gone.gguf"), 2)

@@ -25,11 +25,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from recipe import __version__
-from recipe.data.records import SWAPPED
+from recipe.data.records import SWAPPED, Example
 from recipe.errors import SreError
 from recipe.inference.base import Piece
 from recipe.judge.aggregate import Answer, judgements_of
-from recipe.judge.judge import Judge, to_example
+from recipe.judge.judge import Judge
 from recipe.judge.rubrics import ready_rubrics
 from recipe.judge.server import chat
 from recipe.judge.server.bodies import CompareBody, Judging, ScoreBody, to_reply
@@ -50,7 +50,7 @@ def create_app(judge: Judge, settings: Settings | None = None, *, queue: int = Q
     own end does), then the judge."""
     settings = settings or Settings()
     metrics = Metrics()
-    service = Service(judge, queue=queue, observer=metrics.completed)
+    service = Service(judge, queue=queue)
     metrics.watch_queue(lambda: service.unfinished)
 
     @contextlib.asynccontextmanager
@@ -78,19 +78,18 @@ async def _explain(http: HttpRequest, error: Exception) -> JSONResponse:
 @router.post("/v1/judge/score")
 async def score(body: ScoreBody, http: HttpRequest) -> Any:
     """Score one response by a rubric."""
-    return await _answer(body, (body.response,), http)
+    return await _answer(body, body.example(body.response), http)
 
 
 @router.post("/v1/judge/compare")
 async def compare(body: CompareBody, http: HttpRequest) -> Any:
     """Say which of two responses is better: label 1 for response_a, 2 for response_b."""
-    return await _answer(body, (body.response_a, body.response_b), http)
+    return await _answer(body, body.example(body.response_a, body.response_b), http)
 
 
-async def _answer(body: Judging, responses: tuple[str, ...], http: HttpRequest) -> Any:
+async def _answer(body: Judging, example: Example, http: HttpRequest) -> Any:
     service, metrics = http.app.state.service, http.app.state.metrics
-    rubric = body.resolve_rubric("pointwise" if len(responses) == 1 else "pairwise")
-    submit = partial(service.ask, to_example(body.turns(), responses, rubric, body.reference), body.options)
+    submit = partial(service.ask, example, body.options)
 
     def reply(answer: Answer) -> dict[str, Any]:
         metrics.judged(judgements_of(answer))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from recipe.data.records import Rubric, Task
+from recipe.data.records import Example, Task
 from recipe.data.values import to_text
 from recipe.errors import SreError
 from recipe.judge.aggregate import Answer, Tie, judgements_of
+from recipe.judge.judge import to_example
 from recipe.judge.options import MAX_TOKENS, JudgeOptions
 from recipe.judge.rubrics import read_rubric
 
@@ -71,15 +71,12 @@ class Judging(Body):
         names = {"max_tokens", "temperature", "seed", "constrain", "label_only", "samples", "swap", "tie"}
         return JudgeOptions(**self.model_dump(include=names))
 
-    def turns(self) -> str | list[Mapping[str, str]]:
-        if isinstance(self.conversation, str):
-            return self.conversation
-        return [turn.model_dump() for turn in self.conversation]
-
-    def resolve_rubric(self, task: Task) -> Rubric:
-        """As in Python and on the command line, but no file is read. Raises SreError."""
-        given = self.rubric if isinstance(self.rubric, str) else self.rubric.model_dump()
-        return read_rubric(given, task, files=False).rubric
+    def example(self, *responses: str) -> Example:
+        """Raises SreError. A rubric is what it is in Python and on the command line, but no file is read."""
+        turns = self.conversation if isinstance(self.conversation, str) else self.model_dump()["conversation"]
+        rubric = self.rubric if isinstance(self.rubric, str) else self.rubric.model_dump()
+        task: Task = "pointwise" if len(responses) == 1 else "pairwise"
+        return to_example(turns, responses, read_rubric(rubric, task, files=False).rubric, self.reference)
 
 
 class ScoreBody(Judging):

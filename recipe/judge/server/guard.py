@@ -12,7 +12,6 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from recipe.data.records import Judgement
-from recipe.inference.base import Completion
 from recipe.judge.server.errors import Problem
 
 OPEN = frozenset({"/", "/health", "/docs", "/openapi.json"})
@@ -53,7 +52,6 @@ class Metrics:
         self._seconds = Histogram(
             "sre_request_seconds", "Time to the last byte", ["route"], buckets=SECONDS, registry=own
         )
-        self._tokens = Counter("sre_tokens", "Tokens of finished requests", ["kind"], registry=own)
         self._judgements = Counter("sre_judgements", "Judgements written", registry=own)
         self._malformed = Counter("sre_malformed", "Judgements without a label", registry=own)
         self._queue = Gauge("sre_queue_depth", "Requests that wait or run", registry=own)
@@ -64,12 +62,6 @@ class Metrics:
     def answered(self, route: str, status: int, seconds: float) -> None:
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
-
-    def completed(self, completions: Sequence[Completion]) -> None:
-        """A prompt counts once, however many samples it has."""
-        prompts = {completion.request_id: completion.prompt_tokens for completion in completions}
-        self._tokens.labels("prompt").inc(sum(prompts.values()))
-        self._tokens.labels("new").inc(sum(len(completion.token_ids) for completion in completions))
 
     def judged(self, judgements: Sequence[Judgement]) -> None:
         self._judgements.inc(len(judgements))

@@ -43,15 +43,10 @@ async def _gone(http: HttpRequest) -> None:
 
 
 class Streamed(StreamingResponse):
-    """The pieces of a job as they are written, then what its result gives.
+    """The events of a job: those of `begin`, one for each piece as it is written, and those of its result (`end`).
 
-    Args:
-        submit: gives the job to the service. It is called at once, so its errors (a full queue) come before the
-            response begins.
-        timeout: seconds for all of it.
-        begin: events before the first piece.
-        piece: the event of a piece.
-        end: the events of the result.
+    `submit` gives the job to the service. It is called at once, so its errors (a full queue) come before the response
+    begins. `timeout`: seconds for all of it.
     """
 
     def __init__(

@@ -172,7 +172,7 @@ def test_health_is_503_while_the_engine_fails_at_everything(running: Callable[..
         assert (found.status_code, found.json()["status"]) == (503, "failing")
 
 
-def test_metrics_count_routes_tokens_and_seconds(running: Callable[..., Any], echo: Any) -> None:
+def test_metrics_count_routes_judgements_and_seconds(running: Callable[..., Any], echo: Any) -> None:
     with running(echo) as (address, _):
         httpx.post(f"{address}/v1/judge/score", json=SCORE)
         httpx.post(f"{address}/v1/judge/score", json={})
@@ -182,7 +182,7 @@ def test_metrics_count_routes_tokens_and_seconds(running: Callable[..., Any], ec
     assert 'sre_requests_total{route="/v1/judge/score",status="422"} 1.0' in text
     assert 'sre_requests_total{route="other",status="404"} 1.0' in text
     assert 'sre_request_seconds_count{route="/v1/judge/score"} 2.0' in text
-    assert 'sre_tokens_total{kind="new"} 5.0' in text
+    assert "sre_judgements_total 1.0" in text
     assert "someone" not in text
 
 
