@@ -51,7 +51,7 @@ def create_app(judge: Judge, settings: Settings | None = None, *, queue: int = Q
     settings = settings or Settings()
     metrics = Metrics()
     service = Service(judge, queue=queue)
-    metrics.watch_queue(lambda: service.unfinished)
+    metrics.queue.set_function(lambda: service.unfinished)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -92,7 +92,9 @@ async def _answer(body: Judging, example: Example, http: HttpRequest) -> Any:
     submit = partial(service.ask, example, body.options)
 
     def reply(answer: Answer) -> dict[str, Any]:
-        metrics.judged(judgements_of(answer))
+        judgements = judgements_of(answer)
+        metrics.judgements.inc(len(judgements))
+        metrics.malformed.inc(sum(judgement.label is None for judgement in judgements))
         return to_reply(answer, service.owner.name)
 
     def piece(written: Piece) -> str:

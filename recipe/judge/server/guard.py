@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from recipe.data.records import Judgement
 from recipe.judge.server.errors import Problem
 
 OPEN = frozenset({"/", "/health", "/docs", "/openapi.json"})
@@ -48,24 +47,13 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = own = CollectorRegistry()
-        self._requests = Counter("sre_requests", "HTTP requests", ["route", "status"], registry=own)
-        self._seconds = Histogram(
+        self.requests = Counter("sre_requests", "HTTP requests", ["route", "status"], registry=own)
+        self.seconds = Histogram(
             "sre_request_seconds", "Time to the last byte", ["route"], buckets=SECONDS, registry=own
         )
-        self._judgements = Counter("sre_judgements", "Judgements written", registry=own)
-        self._malformed = Counter("sre_malformed", "Judgements without a label", registry=own)
-        self._queue = Gauge("sre_queue_depth", "Requests that wait or run", registry=own)
-
-    def watch_queue(self, depth: Callable[[], int]) -> None:
-        self._queue.set_function(depth)
-
-    def answered(self, route: str, status: int, seconds: float) -> None:
-        self._requests.labels(route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
-
-    def judged(self, judgements: Sequence[Judgement]) -> None:
-        self._judgements.inc(len(judgements))
-        self._malformed.inc(sum(judgement.label is None for judgement in judgements))
+        self.judgements = Counter("sre_judgements", "Judgements written", registry=own)
+        self.malformed = Counter("sre_malformed", "Judgements without a label", registry=own)
+        self.queue = Gauge("sre_queue_depth", "Requests that wait or run", registry=own)
 
 
 class Guard:
@@ -94,7 +82,8 @@ class Guard:
         finally:
             # The router leaves the route here. A path that is none's is not counted by name: clients choose it.
             route = getattr(scope.get("route"), "path", "other")
-            self._metrics.answered(route, status, time.monotonic() - begin)
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.seconds.labels(route).observe(time.monotonic() - begin)
 
     def _refusal(self, scope: Scope) -> Problem | None:
         headers = {name.decode("latin-1").lower(): value for name, value in scope["headers"]}
