@@ -16,15 +16,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from recipe.data.records import Example, Judgement, Rubric
 from recipe.errors import SreError
+from recipe.inference.base import Completion, Generator, Request, Sampling
 from recipe.inference.openai import OpenAIGenerator
-from recipe.inference.scripted import ScriptedGenerator
 from recipe.judge.judge import Closing, Judge, to_example
 from recipe.judge.options import JudgeOptions
 from recipe.judge.rubrics import read_rubric, ready_rubrics
@@ -130,10 +130,22 @@ def LiteLLM(name: str, api_base: str = "https://api.openai.com/v1", *, batch_siz
 AsyncLiteLLM = partial(LiteLLM, batch_size=100)
 
 
+class _Mock(Closing, Generator):
+    name = "mock"
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+        return (Completion(request.id, 0, self._text, (), "stop", 0) for request in requests)
+
+    def close(self) -> None: ...
+
+
 def MockLLM(mode: str | None = None) -> Judge:
     """Always gives the same answer: a stand-in for a model in tests."""
     label = {"absolute": 5, "relative": 1}.get(str(mode))
-    return Judge(ScriptedGenerator(lambda request: [f"Hello [RESULT] {label}" if label else "Hello World!"]))
+    return Judge(_Mock(f"Hello [RESULT] {label}" if label else "Hello World!"))
 
 
 class PrometheusEval(Closing):
