@@ -69,10 +69,10 @@ def plan(config: str, gpu: str, overrides: tuple[str, ...]) -> None:
     from recipe.planning.show import show_plan
 
     settings = load(config, overrides)
-    planned = make_plan(settings, gpu.lower())
     with TemporaryDirectory() as scratch:
-        for line in preflight(RunContext(settings, Path(scratch)), offline=True):
-            click.echo(line)
+        checked = preflight(RunContext(settings, Path(scratch)), offline=True)
+    planned = make_plan(settings, gpu.lower())
+    click.echo("\n".join(checked))
     show_plan(planned, opt.console())
 
 

@@ -122,6 +122,9 @@ def column_of(name: str, row: Mapping[str, Any], names: Names) -> str:
     return keys[empty] if empty else aliases[0] if any(key.startswith("orig_") for key in keys) else name
 
 
+ADD = "Add for example: "
+
+
 def advice(row: Mapping[str, Any], names: Names, lacking: tuple[str, ...], *, rubric: bool) -> str:
     """What to add to the command where columns aren't recognised: the row's columns, and options ready to be used."""
     free = [column for column in row if column not in names.values()]
@@ -129,4 +132,4 @@ def advice(row: Mapping[str, Any], names: Names, lacking: tuple[str, ...], *, ru
     options = [f"--map {name}={shlex.quote(str(column))}" for name, column in guesses.items()]
     options += ["--rubric helpfulness"] if rubric else []
     shown = ", ".join(map(str, list(row)[:30]))
-    return f"columns found: {shown or 'none'}. Add for example: {' '.join(options)}"
+    return f"columns found: {shown or 'none'}. {ADD}{' '.join(options)}"

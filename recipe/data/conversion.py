@@ -232,7 +232,8 @@ def _rubric(row: _Row, kind: Task, layout: Layout | None, rubrics: Rubrics) -> R
         general = kind == "pairwise" or (layout and layout.name.startswith("alpaca"))
         found = rubrics.get(kind) or (GENERAL[kind] if general and not _published(row) else None)
         if found is None:
-            raise row.error(f"no criteria to judge by; {_advice(row, ())}, or --map criteria=COLUMN", "criteria")
+            message = f"no criteria to judge by (--map criteria=COLUMN names a column of them); {_advice(row, ())}"
+            raise row.error(message, "criteria")
         return found
     levels = _levels(row)
     try:

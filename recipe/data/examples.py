@@ -25,7 +25,7 @@ from typing import Any
 
 from recipe.data import benchmark_formats as layouts
 from recipe.data import records
-from recipe.data.columns import LABEL, Names, column_map, column_of
+from recipe.data.columns import LABEL, Names, advice, column_map, column_of
 from recipe.data.conversion import from_columns, from_own
 from recipe.data.files import RawRow, open_rows
 from recipe.data.records import Example, Rubric, Task
@@ -224,8 +224,11 @@ def _checked(row: ReadRow, need_label: bool, places: dict[str, RawRow]) -> Examp
         place = f"line {before.line}" if before.file == raw.file else f"{before.file}, line {before.line}"
         raise raw.error(f"{short(example.id)} is already the id of {place}; ids must differ", "id")
     if need_label and example.label is None and example.label_note != "tie":
-        field = row.names.get(LABEL[example.task]) or column_of(LABEL[example.task], raw.row, row.names)
-        raise raw.error(example.label_note or f"the label is missing; expected one of {example.labels}", field)
+        name = LABEL[example.task]
+        problem = example.label_note or f"the label is missing; expected one of {example.labels}"
+        if name not in row.names:
+            problem += f"; {advice(raw.row, row.names, (name,), rubric=False)}"
+        raise raw.error(problem, column_of(name, raw.row, row.names))
     return example
 
 

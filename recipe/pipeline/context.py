@@ -5,12 +5,14 @@ A judge is named "seed", "sft" (J_SFT), or "j1", "j2", … after the round that 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from recipe.config import Config, dump, load
+from recipe.data.columns import ADD
 from recipe.data.records import TASKS, Example, Task, in_both_orders
 from recipe.data.selection import Split, select_rows
 from recipe.errors import SreError
@@ -158,15 +160,16 @@ class RunContext:
 
     def rows(self, split: Split, task: Task, *, need_rationale: bool = False, limited: bool = True) -> list[Example]:
         """The rows of a split, as many as the settings say; [] where they take none of it."""
-        return select_rows(
-            self.config.data,
-            task,
-            split,
-            seed=self.config.seed,
-            need_rationale=need_rationale,
-            limited=limited,
-            rejects=self.path / f"rejects-{split}-{task}.jsonl",
-        )
+        rejects = self.path / f"rejects-{split}-{task}.jsonl"
+        how = {"need_rationale": need_rationale, "limited": limited}
+        try:
+            return select_rows(self.config.data, task, split, seed=self.config.seed, rejects=rejects, **how)
+        except SreError as error:
+            problem, add, options = str(error).partition(ADD)
+            if add:  # options of `sre judge` and `sre split`, which a run does not have
+                split_it = f"sre split {shlex.quote(self.config.data.source(task))} -o DIR {options}"
+                error.args = (f"{problem}Prepare the rows: {split_it}; then add --set data.{task}=DIR",)
+            raise
 
     @cached_property
     def test_rows(self) -> list[Example]:

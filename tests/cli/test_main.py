@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import click
 import pytest
@@ -120,6 +121,27 @@ def test_a_bad_preference_names_its_place(tmp_path, tiny_model):
 def test_a_missing_reference_answer_is_fine_and_a_missing_file_is_not(tmp_path, tiny_model):
     result = run_with(tmp_path, tiny_model, extra=["data.pointwise=gone.jsonl"])
     refused(result, "gone.jsonl")
+
+
+def test_a_run_on_unrecognised_columns_names_commands_that_work(tmp_path, tiny_model, monkeypatch):
+    """As a newcomer would: each error names the next command, the last one starts the run."""
+    monkeypatch.chdir(tmp_path)
+    lines = [f"Name {k} fruits.,apple,{k % 5 + 1},It names one.\n" for k in range(12)]
+    (tmp_path / "my rows.csv").write_text("asked,reply,mark,feedback\n" + "".join(lines))
+    begin = ["run", "tiny", "--until", "sft-pointwise", "--run-dir", "run", "--set", f"model.source={tiny_model}"]
+    begin += ["--set", "data.pointwise=my rows.csv"]
+    for command in (begin, ["plan", *begin[1:2], *begin[6:]]):
+        told = sre(*command)
+        refused(told, "columns found: asked, reply, mark, feedback", "then add --set data.pointwise=DIR")
+    words = shlex.split(told.stderr.partition("Prepare the rows: sre ")[2].partition("; then")[0])
+    assert words[:4] == ["split", "my rows.csv", "-o", "DIR"]
+    told = sre(*words)
+    refused(told, "the label is missing", "Add for example: --map score=mark")
+    words += shlex.split(told.stderr.partition("Add for example: ")[2])
+    result = sre(*words, "--dev", "0.2", "--test", "0.2")
+    assert result.exit_code == 0, result.output
+    started = sre(*begin, "--set", "data.pointwise=DIR")
+    assert started.exit_code == 0, started.output
 
 
 def test_bad_rows_are_set_aside_when_asked(tmp_path, tiny_model):
