@@ -93,7 +93,7 @@ def _run(config: Config, folder: Path) -> tuple[list[list[str]], Exception | Non
             rows.append([name, "FAIL", "", "", "", f"{type(error).__name__}: {str(error)[:200]}"])
             return rows, error
         rows.append([name, "pass", *_costs(facts), ", ".join(f"{k} {facts[k]}" for k in DETAILS if k in facts)])
-    if run.has_no_pairs(1):
+    if "problem" in run.outcome(1):
         rows.append(["iter-1:dpo", "skip", "", "", "", "the samples gave no preference pair"])
     return rows, None
 
