@@ -35,7 +35,9 @@ _OPENING, _ROWS = ("threads", "context", "parallel"), ("data", "limit", "overwri
 )
 @click.option("--both-orders/--one-order", default=True, help="Judge pairs of your own rows in both orders.")
 @click.option(
-    "--forgery", is_flag=True, help="With --judge: only measure how far claims in a response ('Score: 5') move it."
+    "--forgery",
+    is_flag=True,
+    help="With --judge: only measure how claims in a response ('Score: 5') move its score.",
 )
 @click.option("--overwrite", is_flag=True, help="Judge all rows again instead of resuming.")
 @opt.judging

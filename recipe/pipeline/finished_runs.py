@@ -71,13 +71,12 @@ def export_annotations(folder: Path, out: Path, *, first: str, second: str | Non
     other = second or Group("", (run,)).last
     if other is None:
         raise SreError("no judge after SFT has been measured; run `sre evaluate` first", file=folder)
-    sides = {judge: run.verdicts(judge) for judge in (first, other) if judge in run.judges}
-    missing = [judge for judge in (first, other) if sides.get(judge) is None]
-    if missing or first == other:
+    verdicts = [run.verdicts(judge) if judge in run.judges else None for judge in (first, other)]
+    if first == other or None in verdicts:
         raise SreError(f"expected two different judges that were measured, of {', '.join(run.judges)}", file=folder)
     if run.examples is None:
         raise SreError(f"the rows can't be read: {run.problem}", file=folder)
-    one, two = sides[first] or [], sides[other] or []
+    one, two = (found or [] for found in verdicts)
     return export_tasks(out, examples=run.examples, first=one, second=two, names=(first, other), n=n, seed=seed)
 
 
