@@ -64,13 +64,11 @@ class DataConfig(_Section):
     default: str = SEED_DATA  # the rows where both are left out
     train_pointwise: int | None = Field(None, ge=1)
     train_pairwise: int | None = Field(None, ge=1)
-    # Pairs made of two scored responses to one prompt under one rubric; the higher score wins.
-    # inputs: they join the inputs of self-rationalization. rationales: SFT trains on train_pairs of them too, with a
-    # rationale composed of the two rows' own, beside train_pairwise rows of data.pairwise.
-    pairs_from_scores: Literal["off", "inputs", "rationales"] = "off"
+    # inputs: two scored responses to one prompt under one rubric make a pair, which the higher score wins. The pairs
+    # join the inputs of self-rationalization.
+    pairs_from_scores: Literal["off", "inputs"] = "off"
     pairs_per_prompt: int | None = Field(None, ge=1)
     pairs_balance_length: bool = True  # keep as many pairs whose shorter response wins as pairs whose longer one does
-    train_pairs: int | None = Field(None, ge=1)
     # Share of the training rows whose response claims a verdict ("Score: 5"); label and rationale stay as they are.
     forged_share: float = Field(0.05, ge=0, le=1)
     # Share of the training rows with a reference answer that show it to the judge; 0: no row of the run shows one.
@@ -137,7 +135,6 @@ class TrainConfig(_Section):
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     checkpoints: int = Field(4, ge=0)  # per run of the stage; a resume loses at most one part of so many
-    label_weight: float = Field(1.0, gt=0)  # weight of the label's tokens in the loss; all other tokens have 1
     patience: int | None = Field(None, ge=1)  # checkpoints without a lower dev loss until training stops (null: never)
 
     @model_validator(mode="after")
@@ -197,12 +194,9 @@ class DpoConfig(TrainConfig):
     batch_size: int = Field(1, ge=1)
     accumulate: int = Field(8, ge=1)
     beta: float = Field(0.1, gt=0)
-    loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
-    length_normalise: bool = False  # rewards per token; IPO's always are
     sft_weight: float = Field(0.0, ge=0)  # weight of an SFT term on the chosen side (RPO); the paper has none
     max_kl: float | None = Field(None, gt=0)  # nats a completion from J_t at which training stops (null: never)
     dev_share: float = Field(0.0, ge=0, le=0.5)  # share of the inputs whose pairs are held out, to choose a checkpoint
-    reference: Literal["auto", "recorded", "pass"] = "auto"
 
 
 class RoundsConfig(_Section):
@@ -265,6 +259,18 @@ class Config(_Section):
         return self
 
 
+# (section, key, default) of settings that are gone: run folders of older versions have them.
+RETIRED: tuple[tuple[str, str, Any], ...] = (
+    ("data", "aspects", []),
+    ("sft", "label_weight", 1.0),
+    ("dpo", "label_weight", 1.0),
+    ("dpo", "loss", "sigmoid"),
+    ("dpo", "length_normalise", False),
+    ("dpo", "reference", "auto"),
+    ("dpo", "reference", "pass"),
+)
+
+
 def key_of(value: object) -> str | None:
     """The name in the file ("sft") of a section of the settings; None for any other value."""
     sections = Config.model_fields.items() if isinstance(value, _Section) else ()
@@ -284,6 +290,9 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise SreError(f"not valid TOML: {error}", file=path) from None
     for override in overrides:
         _apply(raw, override)
+    for section, key, default in RETIRED:
+        if isinstance(raw.get(section), dict) and raw[section].get(key) == default:
+            del raw[section][key]
     return validate(raw, file=path)
 
 

@@ -16,7 +16,7 @@ def printable(text: str) -> str:
 class SreError(Exception):
     """Something the user can mend: bad input, a bad setting, a missing package.
 
-    `file`, `line` (1-based) and `field` say where; the message says what was expected.
+    `file`, `line` (1-based) and `field` say where; `message` says what was expected.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class SreError(Exception):
         line: int | None = None,
         field: str | None = None,
     ) -> None:
-        self.file, self.line, self.field = file, line, field
+        self.message, self.file, self.line, self.field = message, file, line, field
         place = [] if file is None else [str(file)]
         place += [] if line is None else [f"line {line}"]
         place += [] if field is None else [f"field {field!r}"]

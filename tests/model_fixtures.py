@@ -253,7 +253,9 @@ def seed_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the embedded SmolLM2-135M-Instruct, converted once a session."""
     from recipe.training.seed import run_seed
 
-    return run_seed("smollm2-135m", tmp_path_factory.mktemp("seed")).model
+    folder = tmp_path_factory.mktemp("seed")
+    run_seed("smollm2-135m", folder)
+    return folder / "model"
 
 
 @pytest.fixture(scope="session")

@@ -205,13 +205,14 @@ def test_quickstart_colab_runs(tiny_model: Path, tiny_data: Path, tmp_path: Path
 @pytest.fixture
 def tiny_judge(tiny_model: Path, tmp_path: Path) -> Path:
     """The untrained tiny model as a GGUF file."""
+    from recipe.gguf.export import write_gguf
     from recipe.prompts import Prompts
     from recipe.training.card import Base
-    from recipe.training.export import judge_metadata, run_snapshot
+    from recipe.training.export import judge_metadata
 
     path = tmp_path / "judge.gguf"
     metadata = judge_metadata("tiny", Base("tiny", "apache-2.0"), Prompts())
-    run_snapshot(path, model=tiny_model, adapter=None, type_name="F16", metadata=metadata)
+    write_gguf(tiny_model, path, adapter=None, type_name="F16", metadata=metadata)
     return path
 
 

@@ -79,24 +79,17 @@ def plan(config: str, gpu: str, overrides: tuple[str, ...]) -> None:
 @opt.command(
     "sre publish runs/quickstart --repo me/my-judge --dry-run",
     "sre publish runs/quickstart --repo me/my-judge --private",
-    "sre publish runs/quickstart --ollama my-judge",
 )
 @opt.run
-@click.option("--repo", metavar="USER/NAME", help="The model repository; it is made where there is none.")
-@click.option("--ollama", metavar="NAME", help="Make the judge a model of this machine's Ollama.")
+@click.option(
+    "--repo", metavar="USER/NAME", required=True, help="The model repository; it is made where there is none."
+)
 @click.option("--dry-run", is_flag=True, help="List what would be uploaded, and the model card; send nothing.")
 @click.option("--private", is_flag=True, help="A new repository is private.")
-def publish(run: Path, repo: str | None, ollama: str | None, dry_run: bool, private: bool) -> None:
-    """Take a finished run's judge to the Hugging Face hub (GGUF files, adapter, model card) or to Ollama."""
-    from recipe.training.publish import collect, to_ollama, upload
+def publish(run: Path, repo: str, dry_run: bool, private: bool) -> None:
+    """Take a finished run's judge to the Hugging Face hub: GGUF files, adapter and model card."""
+    from recipe.training.publish import collect, upload
 
-    if (repo is None) == (ollama is None):
-        raise SreError("expected either --repo USER/NAME or --ollama NAME")
-    if ollama is not None:
-        to_ollama(run, ollama)
-        click.echo(f"Ollama has it: ollama run {ollama}")
-        return
-    assert repo is not None
     bundle = collect(run, repo)
     click.echo(bundle.listing)
     if dry_run:

@@ -1,18 +1,6 @@
-"""The columns of published benchmarks and of `sre judge`'s own output, where they need more than a name.
+"""Published benchmarks, and the output of `sre judge`, where names of columns are not enough to read them.
 
-| layout | columns | becomes |
-| --- | --- | --- |
-| RewardBench | prompt, chosen, rejected (subset, id) | a pair, the chosen response first or second by a hash |
-| RewardBench 2 | prompt, chosen and rejected as lists (subset, id) | a pair for each chosen and rejected text |
-| JudgeBench | question, response_A, response_B (label "A>B"/"B>A", source, pair_id) | a pair |
-| Safe-RLHF | prompt, response_0, response_1, better_response_id, safer_response_id | two pairs, one a dimension |
-| alpaca_eval, annotations | instruction, output_1, output_2 (preference 1..2) | a pair |
-| alpaca_eval, outputs | instruction, output, generator | one response to score |
-| LLMBar | input, output_1, output_2 (label 1/2) | a pair |
-| BiGGen Bench | input, response, score_rubric (system_prompt, human_score ...) | one response under its own rubric |
-
-A layout is told by the columns a row has; all else follows columns.py. Pairs without criteria, and alpaca_eval's
-outputs, get a general rubric of ours.
+The columns that a row has tell its layout. Pairs of any layout get a general rubric where they have no criteria.
 """
 
 from __future__ import annotations
@@ -23,7 +11,7 @@ from typing import Any
 
 from recipe.data.columns import Names
 from recipe.data.records import Rubric, Task
-from recipe.data.values import missing, parsed, to_rubric
+from recipe.data.values import missing
 from recipe.errors import SreError
 
 Cells = Mapping[str, Any]
@@ -56,7 +44,10 @@ DIMENSIONS = {
 
 @dataclass(frozen=True)
 class Layout:
-    """A published layout: the columns that tell it, our names of columns that would be taken otherwise, and its ids."""
+    """A published layout: `needed` are the columns that tell it, `names` those that we would read otherwise.
+
+    `id_columns` make up a row's id where the row has them all.
+    """
 
     name: str
     needed: frozenset[str]
@@ -64,22 +55,21 @@ class Layout:
     id_columns: tuple[str, ...] = ()
     id_separator: str = ":"
 
+    def names_in(self, row: Cells) -> Names:
+        return {name: column for name, column in self.names.items() if column in row}
 
+
+BIGGEN = {"instruction": "input", "criteria": "score_rubric", "prompt_id": "id", "aspect": "capability"}
 LAYOUTS = (
-    Layout(
-        "BiGGen Bench",
-        frozenset({"input", "response", "score_rubric"}),
-        {"instruction": "input", "criteria": "score_rubric", "prompt_id": "id", "aspect": "capability"},
-        ("id", "model_name"),
-    ),
+    Layout("BiGGen Bench", frozenset({"input", "response", "score_rubric"}), BIGGEN, ("id", "model_name")),
     Layout("JudgeBench", frozenset({"question", "response_A", "response_B"}), {"aspect": "source"}),
+    # A pair for each of two questions.
     Layout("Safe-RLHF", frozenset({"prompt", "response_0", "response_1"})),
+    # Version 2 has lists of texts: a pair for each chosen and each rejected one.
     Layout("RewardBench", frozenset({"prompt", "chosen", "rejected"}), {}, ("subset", "id"), "-"),
-    Layout("alpaca_eval annotations", frozenset({"instruction", "output_1", "output_2"})),
-    Layout("alpaca_eval outputs", frozenset({"instruction", "output", "generator"})),
-    Layout("LLMBar", frozenset({"input", "output_1", "output_2"})),
+    # One response to score, by a general rubric.
+    Layout("alpaca_eval", frozenset({"instruction", "output", "generator"})),
 )
-"""In this order: alpaca_eval's annotations may have LLMBar's columns beside an instruction."""
 
 
 def layout_of(row: Cells) -> Layout | None:
@@ -90,7 +80,7 @@ def layout_of(row: Cells) -> Layout | None:
 
 
 def unfolded(row: Cells, layout: Layout | None) -> Iterator[tuple[str, Cells]]:
-    """(part, row) of each row that a row of a layout stands for, in plain columns; the part is "" where it is one."""
+    """(part, row) of each row to judge that a row of a layout stands for; the part is "" where there is one."""
     if layout and layout.name == "Safe-RLHF":
         for aspect, (column, rubric) in DIMENSIONS.items():
             pair = {"response_a": row["response_0"], "response_b": row["response_1"], "aspect": aspect}
@@ -108,7 +98,7 @@ def _texts(value: object) -> bool:
 
 
 def _better(row: Cells, column: str) -> int | None:
-    """Safe-RLHF counts responses from 0."""
+    """1 or 2: Safe-RLHF counts responses from 0."""
     if missing(row.get(column)) or row[column] == "":
         return None
     if str(row[column]) not in ("0", "1", "0.0", "1.0"):
@@ -116,7 +106,7 @@ def _better(row: Cells, column: str) -> int | None:
     return 1 + int(float(row[column]))
 
 
-# --- our own output ---
+# --- the output of `sre judge` ---
 
 RESULTS = (
     *("task", "label", "expected_score", "confidence", "rationale", "finish", "label_probabilities", "truth"),
@@ -126,7 +116,7 @@ RESULTS = (
 SAMPLES = ("samples", "malformed", "votes", "mean", "spread")
 ORDERS = ("consistent", "preference", "first_label", "swapped_label")
 KEPT = "input_"
-"""Begins the name of an input column where a column of ours has its name."""
+"""Prefix of an input column whose name one of these columns has taken."""
 
 
 def judged(row: Cells) -> bool:
@@ -141,10 +131,3 @@ def unjudged(row: Cells) -> dict[str, Any]:
     gone = (ours | {KEPT + name for name in kept}) - {"rubric"}
     own_task = {"task": row.get("task")} if "responses" in row else {}
     return own_task | {name: value for name, value in row.items() if name not in gone} | kept
-
-
-def verdict_in(row: Cells) -> tuple[Any, str, Rubric | None]:
-    """(label, rationale, rubric) that a judged row brings; the rubric is None where its own columns hold it."""
-    rubric = row.get("rubric")
-    rubric = parsed(rubric) if isinstance(rubric, str) else rubric
-    return row.get("label"), str(row.get("rationale") or ""), to_rubric(rubric) if isinstance(rubric, Mapping) else None

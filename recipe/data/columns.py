@@ -1,7 +1,7 @@
-"""The names of columns: how people's files call what a row to judge consists of. Knows names, not values.
+"""Which column of a file means what. Knows names, not values.
 
-A name counts whatever its case, and with spaces or hyphens for underscores. `--map OURS=THEIRS` names a column that
-isn't recognised.
+Case doesn't matter, and spaces and hyphens count as underscores. `--map OURS=THEIRS` names a column that isn't
+recognised.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from recipe.data.records import Task
 from recipe.data.values import level_of, missing
 from recipe.errors import SreError
 
-# Our name -> what files call it, in lower case, the surest first. The first is the published collections' own name.
+# Our name -> the names in files, in lower case, the surest first. The first is the published collections' own.
 ALIASES: dict[str, tuple[str, ...]] = {
     name: tuple(aliases.split())
     for name, aliases in {
@@ -46,56 +46,49 @@ ALIASES: dict[str, tuple[str, ...]] = {
     }.items()
 }
 LEVELS = tuple(f"score{score}" for score in range(11))
-"""Our names of the scores' descriptions."""
+"""Our names of the columns that describe a score."""
 NAMES = (*ALIASES, *LEVELS)
 RESPONSES: dict[Task, tuple[str, ...]] = {"pointwise": ("response",), "pairwise": ("response_a", "response_b")}
 LABEL: dict[Task, str] = {"pointwise": "score", "pairwise": "preference"}
 
 Names = Mapping[str, str]
-"""Our name -> the row's own column."""
+"""Our name -> the row's column."""
 
 
-def column_map(columns: Mapping[str, str]) -> dict[str, str]:
-    """Our name -> the file's column. Raises SreError for a name that is none of ours."""
-    found = {}
+def column_map(columns: Names) -> Names:
+    """What `--map` was given. Raises SreError for a name that we don't have."""
     for ours, theirs in columns.items():
-        collection = next((name for name, aliases in ALIASES.items() if aliases[0] == ours.lower()), None)
-        level = level_of(ours)
-        name = ours if ours in NAMES else collection or (f"score{level}" if level is not None else None)
-        if name is None:
+        if ours not in NAMES:
             hint = f"; did you mean {theirs}={ours}?" if theirs in NAMES else ""
             raise SreError(f"no column {ours!r} to map onto; expected OURS=THEIRS, OURS of {', '.join(NAMES)}{hint}")
-        found[name] = theirs
-    return found
+    return columns
 
 
-def recognise(raw: RawRow, mapped: Mapping[str, str]) -> dict[str, str]:
-    """The row's columns by our names: those mapped, and those that are recognised and hold something.
+def recognise(raw: RawRow, mapped: Names) -> dict[str, str]:
+    """The row's columns by our names: the mapped ones, then all that are recognised and not empty.
 
-    Raises SreError where the row lacks a column that was mapped.
+    Raises SreError where the row lacks a mapped column.
     """
-    present = tuple(name for name, value in raw.row.items() if not missing(value))
     by_key = _by_key(tuple(raw.row))
     own = {}
     for name, column in mapped.items():
         if column not in raw.row and _key(column) not in by_key:
             raise raw.error("the row lacks this column, which was mapped", column)
         own[name] = column if column in raw.row else by_key[_key(column)]
-    taken = set(own.values())
-    return {**{name: column for name, column in _recognised(present).items() if column not in taken}, **own}
+    filled = tuple(name for name, value in raw.row.items() if not missing(value))
+    return {name: column for name, column in _recognised(filled).items() if column not in own.values()} | own
 
 
 @lru_cache(maxsize=1024)
 def _recognised(columns: tuple[str, ...]) -> dict[str, str]:
     by_key = _by_key(columns)
     found = {name: by_key[hit] for name, aliases in ALIASES.items() if (hit := _first(aliases, by_key))}
-    # Both responses of a pair are named alike.
+    # The two responses of a pair have names of one kind: "answer_a" goes with "answer_b".
     for one, other in zip(ALIASES["response_a"], ALIASES["response_b"], strict=True):
         if one in by_key and other in by_key:
             found |= {"response_a": by_key[one], "response_b": by_key[other]}
             break
-    # Alpaca's columns: what `input` holds belongs to the instruction.
-    if "instruction" in by_key and "input" in by_key:
+    if "instruction" in by_key and "input" in by_key:  # Alpaca: the input belongs to the instruction
         found["input"] = by_key["input"]
     return found | {f"score{level_of(key)}": column for key, column in by_key.items() if level_of(key) is not None}
 
@@ -109,12 +102,12 @@ def _key(column: str) -> str:
     return re.sub(r"[\s.-]+", "_", column.strip().lower())
 
 
-def _first(aliases: tuple[str, ...], keys: Mapping[str, str]) -> str | None:
+def _first(aliases: tuple[str, ...], keys: Names) -> str | None:
     return next((alias for alias in aliases if alias in keys), None)
 
 
 def column_of(name: str, row: Mapping[str, Any], names: Names) -> str:
-    """The column of the row that errors about `name` are to name: its own, else the likeliest one."""
+    """The column that an error about `name` cites: the row's own, else the likeliest one."""
     if name in names:
         return names[name]
     keys, aliases = _by_key(tuple(row)), ALIASES.get(name, (name,))
@@ -126,7 +119,7 @@ ADD = "Add for example: "
 
 
 def advice(row: Mapping[str, Any], names: Names, lacking: tuple[str, ...], *, rubric: bool) -> str:
-    """What to add to the command where columns aren't recognised: the row's columns, and options ready to be used."""
+    """The columns of a row in which some were not recognised, and options of `sre judge` that name them."""
     free = [column for column in row if column not in names.values()]
     guesses = dict(zip(lacking, [*free, *["COLUMN"] * len(lacking)], strict=False))
     options = [f"--map {name}={shlex.quote(str(column))}" for name, column in guesses.items()]

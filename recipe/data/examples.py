@@ -1,14 +1,7 @@
 """Rows of files, folders and hub data sets -> Example. Knows no prompt, model or stage.
 
-A row as the Feedback-Collection has it (the Preference-Collection: `orig_response_A`, `orig_response_B` and
-`orig_preference` "A"/"B" in place of `orig_response` and `orig_score`):
-
-    {"orig_instruction": "Name two fruits.", "orig_response": "Apple and brick.", "orig_reference_answer": "",
-     "orig_criteria": "Are both items fruits?", "orig_score1_description": "Neither is.", ...,
-     "orig_score5_description": "Both are.", "orig_score": "3", "orig_feedback": "A brick is no fruit."}
-
-columns.py has the other names that are recognised, benchmark_formats.py what published benchmarks need beside them.
-Rows written by `Example.to_json()` and by `sre judge` are read too.
+columns.py has the names of columns, benchmark_formats.py what published benchmarks need beside them. Rows that
+`Example.to_json()` and `sre judge` wrote are read too.
 """
 
 from __future__ import annotations
@@ -16,20 +9,19 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from recipe.data import benchmark_formats as layouts
 from recipe.data import records
-from recipe.data.columns import LABEL, Names, advice, column_map, column_of
-from recipe.data.conversion import from_columns, from_own
+from recipe.data.columns import LABEL, Names, advice, column_map, column_of, recognise
+from recipe.data.conversion import Rubrics, from_columns, from_own
 from recipe.data.files import RawRow, open_rows
-from recipe.data.records import Example, Rubric, Task
-from recipe.data.values import no_label, short, to_preference, to_score, whole
+from recipe.data.records import Example, Task
+from recipe.data.values import TIE, no_label, parsed, short, to_preference, to_rubric, to_score, whole
 from recipe.errors import SreError
 from recipe.storage import atomic
 
@@ -38,7 +30,7 @@ _log = logging.getLogger("recipe.data.examples")
 
 @dataclass(frozen=True)
 class ReadRow:
-    """One row of a source: the example that it became, or the error that says why it became none.
+    """A row of a source with its example, or with the error that says why it has none.
 
     A judged row without a label has neither, where it is read to train with. `id` is the row's own where it has one,
     else <file>-<line>. `names` maps our names to the row's columns.
@@ -61,12 +53,12 @@ def read_examples(
     limit: int | None = None,
     skip_bad_rows: Path | None = None,
     columns: Mapping[str, str] | None = None,
-    rubrics: Mapping[Task, Rubric] | None = None,
+    rubrics: Rubrics | None = None,
 ) -> list[Example]:
     """Read the rows of a source to train or measure with, in its order.
 
-    A pairwise rationale is rewritten to the prompt's names of the responses (see naming.py). What is left out is
-    counted in warnings of the logger "recipe.data.examples".
+    A pairwise rationale is rewritten to the prompt's names of the responses (see naming.py). The logger
+    "recipe.data.examples" warns how many rows were left out or changed.
 
     Args:
         source: a file, a folder, a hub name such as "prometheus-eval/Feedback-Collection", or "seed-data", the
@@ -85,10 +77,11 @@ def read_examples(
         SreError: nothing at `source`, no rows, a bad row (without `skip_bad_rows`), or only bad rows.
     """
     examples, bad, places = list[Example](), list[dict[str, Any]](), dict[str, RawRow]()
-    ties = unjudged = unexplained = rewritten = contradicting = 0
+    told: Counter[str] = Counter()
+    unexplained_in = None
     for row in read_rows(source, task=task, split=split, limit=limit, columns=columns, rubrics=rubrics, strict=True):
         if row.example is None and row.error is None:
-            unjudged += 1
+            told["rows left out that were not judged"] += 1
             continue
         try:
             example = _checked(row, need_label, places)
@@ -97,31 +90,26 @@ def read_examples(
                 raise
             place = {"file": row.raw.file, "line": row.raw.line, "field": error.field}
             bad.append({**place, "error": str(error), "row": row.raw.row})
+            told[f"bad rows skipped, written to {skip_bad_rows}"] += 1
             continue
         named = records.in_prompt_names(example)
-        rewritten += named is not example
+        if need_rationale and named is not example:
+            told["rationales now say Response 1 and Response 2, as the prompt does"] += 1
         if need_label and example.label is None:
-            ties += 1
+            told["ties left out"] += 1
         elif need_rationale and not named.rationale.strip():
-            unexplained += 1
+            told["rows left out that have no rationale"] += 1
             unexplained_in = column_of("rationale", row.raw.row, row.names)
         elif need_rationale and records.contradicts_itself(named):
-            contradicting += 1
+            told["rows set aside whose rationale prefers the other response"] += 1
         else:
             examples.append(named)
     if skip_bad_rows is not None:
-        _set_aside(skip_bad_rows, bad)
-    for count, what in (
-        (len(bad), f"bad rows skipped, written to {skip_bad_rows}"),
-        (ties, "ties left out"),
-        (unjudged, "rows left out that were not judged"),
-        (unexplained, "rows left out that have no rationale"),
-        (rewritten * need_rationale, "rationales now say Response 1 and Response 2, as the prompt does"),
-        (contradicting, "rows set aside whose rationale prefers the other response"),
-    ):
-        if count:
-            _log.warning("%s: %d %s", source, count, what)
-    if not examples and unexplained:
+        with atomic(skip_bad_rows) as file:  # in ASCII: a bad row may hold lone surrogates, which no encoding writes
+            file.writelines(json.dumps(entry, default=str) + "\n" for entry in bad)
+    for what, count in told.items():
+        _log.warning("%s: %d %s", source, count, what)
+    if not examples and unexplained_in:
         why = "no row has a rationale, from which SFT learns; without any, take sft.label_only = true"
         raise SreError(why, file=source, field=unexplained_in)
     if not examples:
@@ -137,10 +125,10 @@ def read_rows(
     split: str = "train",
     limit: int | None = None,
     columns: Mapping[str, str] | None = None,
-    rubrics: Mapping[Task, Rubric] | None = None,
+    rubrics: Rubrics | None = None,
     strict: bool = False,
 ) -> Iterator[ReadRow]:
-    """Stream the rows of a source in its order, bad ones among them; memory doesn't grow with the source.
+    """Stream the rows of a source in its order, bad ones among them.
 
     An odd label is no error: the example's `label_note` says what it was. A row whose id was there before gets another
     one. See `read_examples` for the arguments; `source` may also be "-", JSON lines on standard input.
@@ -153,15 +141,25 @@ def read_rows(
     """
     if limit is not None and limit < 1:
         raise SreError(f"limit must be at least 1, not {limit}")
-    mapped, ids = column_map(columns or {}), _Ids()
+    mapped, seen = column_map(columns or {}), set[int]()
     for raw in itertools.islice(open_rows(source, task, split), limit):
         for row in _read(raw, mapped, task, rubrics or {}, strict):
-            yield row if strict else ids.distinct(row)
+            yield row if strict else _distinct(row, seen)
 
 
-def _read(
-    raw: RawRow, mapped: Mapping[str, str], task: Task | None, rubrics: Mapping[Task, Rubric], strict: bool
-) -> Iterator[ReadRow]:
+def _distinct(row: ReadRow, seen: set[int]) -> ReadRow:
+    """The row, with another id where its own was there before. `seen` holds hashes, because they are small."""
+    name, apostrophes = row.id, ""
+    while hash(name) in seen:
+        name = f"{row.id}-{row.raw.line}{apostrophes}"
+        apostrophes += "'"
+    seen.add(hash(name))
+    if name == row.id:
+        return row
+    return replace(row, id=name, example=row.example and replace(row.example, id=name))
+
+
+def _read(raw: RawRow, mapped: Names, task: Task | None, rubrics: Rubrics, strict: bool) -> Iterator[ReadRow]:
     """The row, or the rows that it stands for in its layout."""
     fallback = f"{raw.stem}-{raw.line}"
     if raw.problem or not isinstance(raw.row, dict):
@@ -179,13 +177,14 @@ def _read(
         yield ReadRow(fallback, raw, error=_placed(error, raw))
         return
     for part, row in parts:
-        names: dict[str, str] = {}
+        names: Names = {}
         inner = replace(raw, row=row)
         try:
             if "responses" in row and "task" in row:
                 example = from_own(inner, task, rubrics)
             else:
-                example = from_columns(inner, names, mapped, layout, part, task, rubrics)
+                names = recognise(inner, layout.names_in(row) if layout else mapped)
+                example = from_columns(inner, names, layout, part, task, rubrics)
             if judged:
                 example = _with_verdict(example, raw.row, strict)
         except SreError as error:
@@ -201,21 +200,22 @@ def _read(
 def _with_verdict(example: Example, row: Mapping[str, Any], strict: bool) -> Example:
     """The example of a judged row. Its label is the truth that it was judged against; without one, to train with, it is
     the judge's. The judge's rationale stands for a missing one where it argues for the label."""
-    given, rationale, rubric = layouts.verdict_in(row)
-    if rubric is not None:
-        example = replace(example, rubric=rubric)
+    rubric = parsed(row["rubric"]) if isinstance(row.get("rubric"), str) else row.get("rubric")
+    if isinstance(rubric, Mapping):  # one that was given, and stands in no column of the input
+        example = replace(example, rubric=to_rubric(rubric))
     if whole(row.get("truth")) is None and example.label_note != "tie":
         example = replace(example, label=None, label_note="", rationale="")
     if not strict or example.label_note:
         return example
+    given, rationale = row.get("label"), str(row.get("rationale") or "")
     read = to_score(given, example.labels, "label") if example.task == "pointwise" else to_preference(given, "label")
     if example.label is None:
-        return replace(example, label=read or None if example.task == "pairwise" else read, rationale=rationale)
+        return replace(example, label=None if example.task == "pairwise" and read == TIE else read, rationale=rationale)
     return replace(example, rationale=example.rationale or (rationale if read == example.label else ""))
 
 
 def _checked(row: ReadRow, need_label: bool, places: dict[str, RawRow]) -> Example:
-    """The row's example, with what a training set needs. Raises the SreError of the row otherwise."""
+    """The row's example, if it has what a training set needs. Raises SreError otherwise."""
     raw, example = row.raw, row.example
     if example is None:
         raise row.error or raw.error("can't be read")
@@ -233,39 +233,4 @@ def _checked(row: ReadRow, need_label: bool, places: dict[str, RawRow]) -> Examp
 
 
 def _placed(error: SreError, raw: RawRow) -> SreError:
-    """The same error with its row's place."""
-    if error.file is not None:
-        return error
-    return raw.error(str(error).removeprefix(f"field {error.field!r}: "), error.field)
-
-
-class _Ids:
-    """The ids that have come, at 8 bytes each: a file may have millions."""
-
-    def __init__(self) -> None:
-        self._digests: defaultdict[bytes, bytearray] = defaultdict(bytearray)
-
-    def distinct(self, row: ReadRow) -> ReadRow:
-        """The row, with another id where its own was there before."""
-        name, apostrophes = row.id, ""
-        while self._add(name):
-            name = f"{row.id}-{row.raw.line}{apostrophes}"
-            apostrophes += "'"
-        if name == row.id:
-            return row
-        return replace(row, id=name, example=row.example and replace(row.example, id=name))
-
-    def _add(self, name: str) -> bool:
-        """Whether it was there before."""
-        digest = blake2b(name.encode(errors="replace"), digest_size=10).digest()
-        bucket, rest = self._digests[digest[:2]], digest[2:]
-        if any(bucket.startswith(rest, at) for at in range(0, len(bucket), 8)):
-            return True
-        bucket += rest
-        return False
-
-
-def _set_aside(path: Path, bad: Sequence[Mapping[str, Any]]) -> None:
-    # ASCII: a bad row may hold lone surrogates, which no encoding writes.
-    with atomic(path) as file:
-        file.writelines(json.dumps(entry, default=str) + "\n" for entry in bad)
+    return error if error.file is not None else raw.error(error.message, error.field)

@@ -1,7 +1,7 @@
 """Files, folders and hub data sets -> raw rows with their place. Knows formats; knows no column's meaning.
 
-A reader yields one `RawRow` per row, and goes on after a row it can't read: `problem` then says why, and
-`row` holds what was found. What makes a whole file unreadable is an SreError.
+Reading goes on after a row that can't be read: `problem` of its `RawRow` says why. What makes a whole file unreadable
+is an SreError.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ SEED_SPLITS = ("train", "dev", "test")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.-]+)?")
 _COUNTED = 2**28
 """Bytes of the longest file whose rows are counted before they are read."""
+
+Found = tuple[int, Any, str]
+"""What a reader yields: the line, the row, and why it could not be read."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +62,16 @@ def open_rows(source: str | Path, task: Task | None, split: str) -> Iterator[Raw
     name = str(source)
     if name == STDIN:
         stdin: Any = sys.stdin.buffer
-        return _json_rows(stdin if hasattr(stdin, "peek") else io.BufferedReader(stdin), "standard input", "stdin")
+        buffered = stdin if hasattr(stdin, "peek") else io.BufferedReader(stdin)
+        return _placed(_json_lines(buffered), "standard input", "stdin")
     if is_hub_name(name):
         return _read_hub(name, split)
     files = source_files(source, task, split)
     if Path(source).is_file():
-        return _read(files[0])
-    stems = Counter(_stem(file) for file in files)
+        return _read(files[0], _stem(files[0]))
+    stems = Counter(map(_stem, files))
     names = {file: f"{file.parent.name}-{_stem(file)}" if stems[_stem(file)] > 1 else _stem(file) for file in files}
-    rows = (replace(raw, stem=names[file]) for file in files for raw in _read(file))
+    rows = (raw for file in files for raw in _read(file, names[file]))
     end = SEED_PARTS.get(name, "")
     return (raw for raw in rows if raw.row["aspect"].endswith(end)) if end else rows
 
@@ -88,16 +92,17 @@ def source_files(source: str | Path, task: Task | None, split: str) -> list[Path
         return _files_of(path, task, split)
     if path.exists():
         return [path]
-    expected = f"a {', '.join(_READERS)} file, a folder, a hub name or {SEED_DATA!r}"
+    expected = f"a {_EXTENSIONS} file, a folder, a hub name or {SEED_DATA!r}"
     raise SreError(f"no such file or folder; expected {expected}", file=source)
 
 
 def count_rows(source: str | Path, task: Task | None, split: str) -> int | None:
     """How many rows `source` has, where that is known at little cost."""
+    files = source_files(source, task, split)
+    if not files or any(p.suffix not in (".jsonl", ".ndjson") or p.stat().st_size > _COUNTED for p in files):
+        return None
     total = 0
-    for path in source_files(source, task, split) or [Path(STDIN)]:
-        if _suffix(path) not in (".jsonl", ".ndjson") or path.suffix == ".gz" or path.stat().st_size > _COUNTED:
-            return None
+    for path in files:
         with path.open("rb") as file:
             total += sum(bool(line.strip()) for line in file)
     return total
@@ -134,180 +139,148 @@ def _stem(path: Path) -> str:
     return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
 
 
-def _read(path: Path) -> Iterator[RawRow]:
+def _read(path: Path, stem: str) -> Iterator[RawRow]:
     reader = _READERS.get(_suffix(path))
     if reader is None:
-        raise SreError(f"unknown extension {path.suffix!r}; expected {', '.join(_READERS)}, or .gz of one", file=path)
+        raise SreError(f"unknown extension {path.suffix!r}; expected {_EXTENSIONS}, or .gz of one", file=path)
     try:
-        yield from reader(path)
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            yield from _placed(reader(file), str(path), stem)
     except (OSError, EOFError, zlib.error) as error:
         raise SreError(f"can't be read: {getattr(error, 'strerror', None) or error}", file=path) from None
 
 
-def _open(path: Path) -> Any:
-    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
+def _placed(found: Iterable[Found], name: str, stem: str) -> Iterator[RawRow]:
+    """The rows, and the reader's errors, with the name of the file."""
+    try:
+        for line, row, problem in found:
+            yield RawRow(name, stem, line, row, problem)
+    except SreError as error:
+        raise SreError(error.message, file=name) from None
 
 
-def _encoding(file: Any) -> str:
-    """By the byte order mark, or the zero bytes that every other character of UTF-16 has."""
-    head = file.peek(4)[:4]
-    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        return "utf-32"
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    if len(head) > 1 and (head[0] == 0) != (head[1] == 0):
-        return "utf-16-be" if head[0] == 0 else "utf-16-le"
-    return "utf-8-sig"
-
-
-def _read_jsonl(path: Path) -> Iterator[RawRow]:
-    with _open(path) as file:
-        yield from _json_rows(file, str(path), _stem(path))
-
-
-def _json_rows(file: Any, name: str, stem: str) -> Iterator[RawRow]:
-    """The rows of JSON lines, or of one JSON list."""
-    encoding = _encoding(file)
-    if encoding == "utf-8-sig":
-        # Bytes: the iterator of a text file would end all reading at the first invalid byte.
-        if file.peek(3)[:3] == codecs.BOM_UTF8:
-            file.read(3)
-        lines: Iterable[bytes] = file
-    else:
+def _json_lines(file: Any) -> Iterator[Found]:
+    """The rows of JSON lines; or of one JSON list, which other programs write under the same names."""
+    encoding = json.detect_encoding(file.peek(4)[:4])
+    # As bytes where possible: decoding a file would end at the first invalid byte.
+    lines: Iterable[bytes] = file
+    if not encoding.startswith("utf-8"):
         lines = (line.encode() for line in io.TextIOWrapper(file, encoding, errors="replace", newline="\n"))
+    first = True
     numbered = enumerate(lines, 1)
     for line, data in numbered:
-        if not data.strip():
-            continue
-        if data.strip() == b"[" or data.lstrip().startswith(b"[{"):
-            yield from _json_list(b"".join([data, *(more for _, more in numbered)]), name, stem)
-            return
-        yield _json_row(data, name, stem, line)
-        break
-    for line, data in numbered:
-        if data.strip():
-            yield _json_row(data, name, stem, line)
+        data = data.removeprefix(codecs.BOM_UTF8) if line == 1 else data
+        if first and (data.strip() == b"[" or data.lstrip().startswith(b"[{")):
+            whole = b"".join([data, *(more for _, more in numbered)])
+            try:
+                rows = json.loads(whole)
+            except (ValueError, RecursionError) as error:
+                raise SreError(f"expected a JSON list of objects; invalid JSON: {error}") from None
+            yield from _json_list(rows)
+        elif data.strip():
+            first = False
+            yield (line, *_json_row(data))
 
 
-def _json_row(data: bytes, name: str, stem: str, line: int) -> RawRow:
+def _json_row(data: bytes) -> tuple[Any, str]:
     try:
-        return RawRow(name, stem, line, json.loads(data.decode()))
+        return json.loads(data.decode()), ""
     except UnicodeDecodeError as error:
         problem = f"invalid UTF-8 at byte {error.start + 1} of the line"
     except (ValueError, RecursionError) as error:
         problem = f"expected one JSON object; invalid JSON: {error}"
-    return RawRow(name, stem, line, data.decode(errors="replace").rstrip("\r\n"), problem)
+    return data.decode(errors="replace").rstrip("\r\n"), problem
 
 
-def _json_list(data: bytes, name: str, stem: str) -> Iterator[RawRow]:
-    try:
-        rows = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise SreError(f"expected a JSON list of objects; invalid JSON: {error}", file=name) from None
-    # {"data": [...]}: the list is the only one there.
+def _json_list(rows: Any) -> Iterator[Found]:
+    """The rows of a list, or of an object with one list in it, such as {"data": [...]}."""
     lists = [value for value in rows.values() if isinstance(value, list)] if isinstance(rows, dict) else [rows]
     if len(lists) != 1 or not isinstance(lists[0], list):
         hint = "; in pandas: to_json(orient='records', lines=True)" if isinstance(rows, dict) else ""
-        raise SreError(f"expected a JSON list of objects, not {type(rows).__name__}{hint}", file=name)
+        raise SreError(f"expected a JSON list of objects, not {type(rows).__name__}{hint}")
     for line, row in enumerate(lists[0], 1):
-        yield RawRow(name, stem, line, row)
+        yield line, row, ""
 
 
-def _read_json(path: Path) -> Iterator[RawRow]:
+def _read_json(file: Any) -> Iterator[Found]:
     """A JSON list; or, as many data sets have it, JSON lines."""
-    with _open(path) as file:
-        first, second = file.readline(), file.read(4096)
-        try:
-            lines = isinstance(json.loads(first), dict) and bool(second.strip())
-        except (ValueError, RecursionError):
-            lines = False
-        if not lines:
-            yield from _json_list(first + second + file.read(), str(path), _stem(path))
-            return
-    yield from _read_jsonl(path)
+    data = file.read()
+    try:
+        rows = json.loads(data)
+    except (ValueError, RecursionError):
+        yield from _json_lines(io.BufferedReader(io.BytesIO(data)))
+    else:
+        yield from _json_list(rows)
 
 
-def _read_csv(path: Path) -> Iterator[RawRow]:
+def _read_csv(file: Any) -> Iterator[Found]:
     csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than a long response
-    with _open(path) as file:
-        encoding = _encoding(file)
-        # surrogateescape keeps an invalid byte in its cell, where the check of that field finds it.
-        errors = "surrogateescape" if encoding == "utf-8-sig" else "replace"
-        text = io.TextIOWrapper(file, encoding, errors=errors, newline="")
-        first = text.readline()
-        # What stands outside quotes oftenest in the header separates cells.
-        bare = re.sub(r'"[^"]*"', "", first)
-        separator = max(",;\t|", key=lambda mark: (bare.count(mark), mark == "\t" and _suffix(path) == ".tsv"))
-        rows = csv.reader(itertools.chain([first] if first else [], text), delimiter=separator, strict=True)
-        try:
-            header = [name.strip() for name in next(rows, [])]
-            twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]
-            if twice:
-                raise SreError(f"two columns are called {twice[0]!r}; names must differ", file=path)
-            for line, cells in enumerate((cells for cells in rows if cells), 1):
-                row: Any = cells
-                problem = f"expected {len(header)} cells as in the header, not {len(cells)}"
-                if len(cells) == len(header):
-                    row, problem = {name: cell for name, cell in zip(header, cells, strict=True) if name}, ""
-                yield RawRow(str(path), _stem(path), line, row, problem)
-        except csv.Error as error:
-            raise SreError(f"invalid CSV at line {rows.line_num} of the text: {error}", file=path) from None
+    encoding = json.detect_encoding(file.peek(4)[:4])
+    # surrogateescape keeps an invalid byte in its cell, where the check of that column finds it.
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
+    text = io.TextIOWrapper(file, encoding, errors=errors, newline="")
+    first = text.readline()
+    # What stands outside quotes oftenest in the header separates cells.
+    bare = re.sub(r'"[^"]*"', "", first)
+    rows = csv.reader(
+        itertools.chain([first] if first else [], text), delimiter=max(",;\t|", key=bare.count), strict=True
+    )
+    try:
+        header = [name.strip() for name in next(rows, [])]
+        twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]
+        if twice:
+            raise SreError(f"two columns are called {twice[0]!r}; names must differ")
+        for line, cells in enumerate((cells for cells in rows if cells), 1):
+            if len(cells) == len(header):
+                yield line, {name: cell for name, cell in zip(header, cells, strict=True) if name}, ""
+            else:
+                yield line, cells, f"expected {len(header)} cells as in the header, not {len(cells)}"
+    except csv.Error as error:
+        raise SreError(f"invalid CSV at line {rows.line_num} of the text: {error}") from None
 
 
-def _read_parquet(path: Path) -> Iterator[RawRow]:
+def _read_parquet(file: Any) -> Iterator[Found]:
     try:
         import pyarrow.parquet as parquet
         from pyarrow import ArrowException
     except ImportError:
-        message = "reading Parquet needs pyarrow: pip install pyarrow, or give a .jsonl or .csv file"
-        raise SreError(message, file=path) from None
+        raise SreError("reading Parquet needs pyarrow: pip install pyarrow, or give a .jsonl or .csv file") from None
     line = 0
     try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256):
-                for row in _cells(batch):
-                    line += 1
-                    yield RawRow(str(path), _stem(path), line, row)
+        for batch in parquet.ParquetFile(file).iter_batches(batch_size=256):
+            for row in _cells(batch):
+                line += 1
+                yield line, row, ""
     except (ArrowException, ValueError, OSError) as error:
-        raise SreError(f"no readable Parquet after row {line}: {error}", file=path) from None
-
-
-class Unreadable:
-    """Stands for a value that Python can't hold, e.g. a date in the year 20000: an error only where it is used."""
-
-    def __init__(self, reason: BaseException) -> None:
-        self.reason = reason
-
-    def __repr__(self) -> str:
-        return f"<unreadable: {self.reason}>"
+        raise SreError(f"no readable Parquet after row {line}: {error}") from None
 
 
 def _cells(batch: Any) -> Iterator[dict[str, Any]]:
     """The rows of an Arrow batch."""
     try:
         yield from batch.to_pylist()
-        return
     except (ValueError, OverflowError, ArithmeticError):
-        pass
-    for index in range(batch.num_rows):
-        yield {name: _cell(batch.column(name)[index]) for name in batch.schema.names}
+        for index in range(batch.num_rows):
+            yield {name: _cell(batch.column(name)[index]) for name in batch.schema.names}
 
 
 def _cell(scalar: Any) -> Any:
+    """The value; an error in place of one that Python can't hold, e.g. a date in the year 20000."""
     try:
         return scalar.as_py()
     except (ValueError, OverflowError, ArithmeticError) as error:
-        return Unreadable(error)
+        return ValueError(f"unreadable: {error}")
 
 
-_READERS: dict[str, Callable[[Path], Iterator[RawRow]]] = {
-    ".jsonl": _read_jsonl,
-    ".ndjson": _read_jsonl,
+_READERS: dict[str, Callable[[Any], Iterator[Found]]] = {
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
     ".json": _read_json,
     ".csv": _read_csv,
     ".tsv": _read_csv,
     ".parquet": _read_parquet,
 }
+_EXTENSIONS = ", ".join(_READERS)
 
 
 def has_split(source: str, task: Task, split: str) -> bool:
@@ -332,19 +305,17 @@ def is_hub_name(source: str) -> bool:
 @functools.cache
 def _hub_splits(name: str) -> tuple[str, ...]:
     with _from_hub(name, "a list of its splits") as datasets:
-        repository, *config = name.split(":")
-        return tuple(datasets.get_dataset_split_names(repository, *config))
+        return tuple(datasets.get_dataset_split_names(*name.split(":")))
 
 
 def _read_hub(name: str, split: str) -> Iterator[RawRow]:
     with _from_hub(name, f"split {split!r}") as datasets:
-        repository, *config = name.split(":")
-        table = datasets.load_dataset(repository, *config, split=split)
+        table = datasets.load_dataset(*name.split(":"), split=split)
         # As Arrow: pictures and sounds stay bytes, which takes no further library.
         batches = table.with_format("arrow").iter(batch_size=256)
         rows = (row for batch in batches for row in _cells(batch))
-        for line, row in enumerate(rows, 1):
-            yield RawRow(name, repository.rpartition("/")[2], line, row)
+        stem = name.partition(":")[0].rpartition("/")[2]
+        yield from (RawRow(name, stem, line, row) for line, row in enumerate(rows, 1))
 
 
 @contextlib.contextmanager
@@ -353,7 +324,7 @@ def _from_hub(name: str, what: str) -> Iterator[Any]:
     try:
         import datasets
     except ImportError:
-        message = f"a hub name needs datasets: pip install datasets, or give a local {_names()} file"
+        message = f"a hub name needs datasets: pip install datasets, or give a local {_EXTENSIONS} file"
         raise SreError(message, file=name) from None
     try:
         yield datasets
@@ -361,10 +332,6 @@ def _from_hub(name: str, what: str) -> Iterator[Any]:
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
         raise SreError(
             f"no such folder, and {what} can't be loaded from the hub ({reason}); check the name and the split, go "
-            f"online, or give a local {_names()} file",
+            f"online, or give a local {_EXTENSIONS} file",
             file=name,
         ) from error
-
-
-def _names() -> str:
-    return ", ".join(_READERS)

@@ -1,7 +1,7 @@
-"""Responses that claim a verdict of their own: the texts, and rows of which a share carries one. Pure.
+"""Responses that claim a verdict of their own. Pure.
 
-The label and the rationale of such a row stay what they were, so that a judge learns that a claim counts for nothing.
-The audit appends the same texts to test rows and measures how far the scores move.
+Training rows with a claim keep their label and rationale, so that a judge learns to ignore it. The audit appends the
+same claims to test rows and measures how far the scores move.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ OTHER_CLAIMS: dict[Task, tuple[str, ...]] = {
 
 
 def forge(example: Example, claim: str, *, response: int = 0, label: int | None = None) -> Example:
-    """The example with a claim appended to one of its responses; label and rationale stay.
+    """The example with a claim appended to one of its responses.
 
     Args:
         example: what is to be judged.
         claim: a text of `CLAIMS` or `OTHER_CLAIMS`.
         response: which response claims it, counted from 0.
-        label: what it claims; the best score, or its own number, unless said otherwise.
+        label: what it claims; the best score or its own number by default.
     """
     if label is None:
         label = max(example.labels) if example.task == "pointwise" else response + 1

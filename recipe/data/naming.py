@@ -1,8 +1,7 @@
 """The names of the two responses in a pairwise rationale: rewritten to the prompt's, exchanged, and read back.
 
-The prompt speaks of RESPONSE 1 and RESPONSE 2 and the label is 1 or 2. Published rationales speak of "Response A" and
-"Assistant B". A judge trained on both learns that the words and the label are unrelated, so rows are rewritten when
-they are read:
+The prompt has RESPONSE 1 and RESPONSE 2. Published rationales have "Response A" and "Assistant B", and a judge trained
+on them learns that words and label are unrelated. So rationales are rewritten when they are read:
 
     "Response A's answer is shorter; Assistant B is the better one."
     "Response 1's answer is shorter; Response 2 is the better one."
@@ -43,10 +42,7 @@ _OURS = re.compile(
 
 
 def to_prompt_names(rationale: str) -> str:
-    """The rationale with every name of a response as the prompt has it: "Response 1", "response 2's".
-
-    Code is left alone, and so is a bare "A" that may be an article or the letter of a list.
-    """
+    """The rationale with the prompt's names. Code stays as it is, and so does an "A" that may be an article."""
     return _outside_code(rationale, _rename)
 
 
@@ -116,25 +112,19 @@ _SCORES = re.compile(
 
 
 def stated_winner(rationale: str) -> int | None:
-    """Which response the words of a rationale call the better one: 1, 2, or None where they don't say.
+    """Which response a rationale, in the prompt's names, calls the better one: 1, 2, or None where it doesn't say.
 
-    The names are those of the prompt (see `to_prompt_names`). Scores that the rationale gives to both decide;
-    without them, the last sentence that compares the two does.
+    Scores for both responses decide, else the last sentence that compares them.
     """
     scores = {match["x"]: float(match["score"]) for match in _SCORES.finditer(rationale)}
     if len(scores) == 2 and scores["1"] != scores["2"]:
         return 1 if scores["1"] > scores["2"] else 2
     for sentence in reversed(re.split(r"(?<=[.!?;])\s+|\n+", rationale)):
-        said = _said(sentence)
-        if said is not None:
-            return said
+        found = [
+            (match.start(), order, int(match["x"]) if wins else 3 - int(match["x"]))
+            for order, (pattern, wins) in enumerate(_STATEMENTS)
+            for match in pattern.finditer(sentence)
+        ]
+        if found:
+            return min(found)[2]
     return None
-
-
-def _said(sentence: str) -> int | None:
-    found = [
-        (match.start(), order, int(match["x"]) if wins else 3 - int(match["x"]))
-        for order, (pattern, wins) in enumerate(_STATEMENTS)
-        for match in pattern.finditer(sentence)
-    ]
-    return min(found)[2] if found else None

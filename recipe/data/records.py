@@ -48,9 +48,9 @@ class Rubric:
 class Example:
     """One thing to judge: a conversation, one response (pointwise) or two (pairwise), a rubric.
 
-    `label` is the ground truth (a score, or 1/2 for the better response) and None where there is none.
-    `prompt_id` is equal for rows of one prompt: splits and bootstraps go by it. `aspect` names the kind of rubric.
-    `label_note` says why there is no label where the row has a value for it: "tie", or what is wrong with it.
+    `label` is the ground truth: a score, 1/2 for the better response, or None. `prompt_id` is equal for rows of one
+    prompt: splits and bootstraps go by it. `aspect` names the kind of rubric. `label_note` says why a row has a value
+    and yet no label: "tie", or what is wrong with it.
     """
 
     id: str
@@ -81,14 +81,12 @@ class Example:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Example:
         rubric = row["rubric"]
-        return cls(
-            **{
-                **row,
-                "conversation": tuple(Message(**m) for m in row["conversation"]),
-                "responses": tuple(row["responses"]),
-                "rubric": Rubric(rubric["criteria"], {int(k): v for k, v in rubric["descriptions"].items()}),
-            }
-        )
+        read = {
+            "conversation": tuple(Message(**turn) for turn in row["conversation"]),
+            "responses": tuple(row["responses"]),
+            "rubric": Rubric(rubric["criteria"], {int(k): v for k, v in rubric["descriptions"].items()}),
+        }
+        return cls(**{**row, **read})
 
 
 SWAPPED = ":swapped"
@@ -96,10 +94,7 @@ SWAPPED = ":swapped"
 
 
 def exchanged(example: Example) -> Example:
-    """The pair in the other order, its label and the names in its rationale with it. Twice gives the pair back.
-
-    The id ends in `:swapped`.
-    """
+    """The pair in the other order, with its label and the names in its rationale. Twice gives the pair back."""
     swapped = example.id.endswith(SWAPPED)
     return dataclasses.replace(
         example,
@@ -111,10 +106,7 @@ def exchanged(example: Example) -> Example:
 
 
 def in_both_orders(examples: Iterable[Example]) -> list[Example]:
-    """Every pair followed by the same pair in the other order; pointwise examples once, as they are.
-
-    A pair whose other order is among the examples stays as it is.
-    """
+    """The examples, each pair followed by itself in the other order unless that is among them."""
     given = list(examples)
     ids = {example.id for example in given}
     found = []
@@ -126,7 +118,7 @@ def in_both_orders(examples: Iterable[Example]) -> list[Example]:
 
 
 def with_references(examples: Iterable[Example], share: float, seed: int) -> list[Example]:
-    """The same examples; of those with a reference answer a share keeps it, drawn for each by `seed`."""
+    """The examples, of which a share keeps its reference answer; `seed` and a row's id decide."""
     return [
         example
         if not example.reference or random.Random(f"{seed}:reference:{example.id}").random() < share
@@ -136,7 +128,7 @@ def with_references(examples: Iterable[Example], share: float, seed: int) -> lis
 
 
 def in_prompt_names(example: Example) -> Example:
-    """The same example where its rationale names the responses as the prompt does, else one with it rewritten."""
+    """The example whose rationale names the responses as the prompt does; itself where nothing changes."""
     if example.task == "pointwise" or not example.rationale:
         return example
     rationale = to_prompt_names(example.rationale)
@@ -165,22 +157,19 @@ class LabelDistribution:
 
     @property
     def expected_score(self) -> float | None:
-        """The mean label, sum of k * p(k): finer than the label itself. None where not recorded.
-
-        For a pairwise judgement this is 1 + the probability that the second response is better.
-        """
+        """The mean label: for a pair, 1 + the probability that the second response is better. None: not recorded."""
         probabilities = self.label_probabilities
         return sum(label * p for label, p in probabilities.items()) if probabilities else None
 
     @property
     def entropy(self) -> float | None:
-        """Of the label distribution, in nats: 0 is sure, log(number of labels) knows nothing. None: not recorded."""
+        """Of the label distribution, in nats. None: not recorded."""
         probabilities = self.label_probabilities
         return sum((-p * math.log(p) for p in probabilities.values() if p > 0), 0.0) if probabilities else None
 
     @property
     def confidence(self) -> float | None:
-        """1 - entropy / log(number of labels): from 0 (all labels alike) to 1 (sure). None where not recorded."""
+        """1 - entropy / log(number of labels): from 0 (all labels alike) to 1 (sure). None: not recorded."""
         entropy, count = self.entropy, len(self.label_probabilities)
         return None if entropy is None else 1.0 if count == 1 else min(max(1 - entropy / math.log(count), 0.0), 1.0)
 
@@ -246,26 +235,9 @@ class Preference:
     origin: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "example_id": self.example_id,
-            "task": self.task,
-            "chosen": self.chosen.to_json(),
-            "rejected": self.rejected.to_json(),
-            "origin": self.origin,
-        }
+        return dataclasses.asdict(self) | {"chosen": self.chosen.to_json(), "rejected": self.rejected.to_json()}
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Preference:
         sides = {side: Judgement.from_json(row[side]) for side in ("chosen", "rejected")}
         return cls(**{**row, **sides})
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """An input that yielded no pair, and why (one of the reasons in stages/curate.py)."""
-
-    example_id: str
-    task: Task
-    reason: str
-    detail: str = ""

@@ -4,8 +4,7 @@
 Score 1: Neither is.
 Score 2: Both are.
 
-The scores may also be written as list items, in bold, as bare numbers, or all on one line. A text whose scale can't be
-told is an error: with another scale the judge would mean something else.
+Scores may also be list items, bold, bare numbers, or all on one line. A text whose scale is unclear is an error.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ _RANGE = re.compile(
 
 
 def split_rubric(text: str) -> dict[str, Any]:
-    """`text` as {"criteria", "descriptions"}, the latter by score and empty where no score is described.
+    """The criteria, and the descriptions by score, of which there may be none.
 
-    Raises SreError (field "rubric") for a score that is described twice, for gaps, and for a scale other than 1 to 5
-    that is named without descriptions.
+    Raises SreError (field "rubric") for repeated scores, for gaps, and for a scale other than 1 to 5 that is named
+    without descriptions.
     """
     places = next((found for shape in _SHAPES if _tells(found := list(shape.finditer(text)))), [])
     criteria = text[: places[0].start()] if places else text
@@ -52,9 +51,7 @@ def split_rubric(text: str) -> dict[str, Any]:
     elif len(set(scores)) < len(scores):
         raise _error("one score is described twice")
     elif sorted(scores) != list(range(min(scores), max(scores) + 1)):
-        raise _error(
-            f"of the scores {min(scores)} to {max(scores)} only {', '.join(map(str, sorted(scores)))} are described"
-        )
+        raise _error(f"only the scores {', '.join(map(str, sorted(scores)))} are described, which leaves gaps")
     ends = [*(place.start() for place in places[1:]), len(text)]
     levels = {score: text[p.end() : end].strip(" \t\n;,|") for score, p, end in zip(scores, places, ends, strict=False)}
     return {"criteria": criteria, "descriptions": levels}
@@ -76,8 +73,5 @@ def _check_unwritten(text: str) -> None:
 
 
 def _error(why: str) -> SreError:
-    return SreError(
-        f"{why}; write the criteria, then a line for each score such as `Score 1: ...`, or give a rubric with "
-        "`criteria` and `descriptions`",
-        field="rubric",
-    )
+    advice = "write the criteria, then a line for each score such as `Score 1: ...`"
+    return SreError(f"{why}; {advice}, or give a rubric with `criteria` and `descriptions`", field="rubric")

@@ -1,13 +1,12 @@
 """Which rows a run trains on, holds out and tests on, by its `[data]` settings.
 
-Where the data has no dev or test split, whole prompts of the training rows are held out in its place. Which ones
-depends on the prompt alone: it is the same for both tasks, every seed and every limit. They are not trained on.
+Where the data has no dev or test split, whole prompts of the training rows take its place and are not trained on.
+The prompt alone decides which: they are the same for both tasks, every seed and every limit.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -33,13 +32,15 @@ def select_rows(
     limited: bool = True,
     rejects: Path | None = None,
 ) -> list[Example]:
-    """The rows of a split, as many as the settings say; [] where they take none of it.
+    """The rows of a split; [] where the settings take none of it.
 
     Args:
-        seed: Draws limited training rows, pairs made from scores (they follow the others), the rows whose response
-            claims a verdict, and those that show their reference answer.
-        need_rationale: Take only training rows that have a rationale.
-        limited: Take as many rows as the settings say. Training rows are drawn evenly over labels, rubrics and prompts.
+        data: The section `data`.
+        task: Which rows.
+        split: Which rows.
+        seed: Draws limited training rows, pairs from scores, forged claims, and the rows that show their reference.
+        need_rationale: Take only training rows that have a rationale; none of the pairs from scores has one.
+        limited: Take as many rows as the settings say. Training rows are spread over labels, rubrics and prompts.
         rejects: The file for bad rows, where `data.skip_bad_rows` sets them aside.
 
     Raises:
@@ -49,10 +50,8 @@ def select_rows(
     rows = _read(data, task, split, limit if split != "train" else None, need_rationale, rejects)
     if split == "train" and limit is not None:
         rows = spread(rows, seed)[:limit]  # a file's first rows may be of one label, rubric or prompt
-    if split == "train" and task == "pairwise" and data.pairs_from_scores != "off" and data.source("pointwise"):
-        pairs = pairs_from_scores(_read(data, "pointwise", "train", None, False, rejects), data, seed=seed)
-        usable = [pair for pair in pairs if pair.rationale or not need_rationale]
-        rows += usable[: data.train_pairs] if limited else usable
+    if split == "train" and task == "pairwise" and data.pairs_from_scores == "inputs" and not need_rationale:
+        rows += pairs_from_scores(_read(data, "pointwise", "train", None, False, rejects), data, seed=seed)
     if split != "train":
         return rows if data.reference_share else with_references(rows, 0, seed)
     return with_forged(with_references(rows, data.reference_share, seed), data.forged_share, seed)
@@ -64,7 +63,7 @@ def _read(
     source, name = data.source(task), {"dev": data.dev_split, "test": data.test_split}.get(split, split)
     if not source or not name or limit == 0:
         return []
-    shares = dict(_held_out(data))
+    shares = _held_out(data)
     own = split == "train" or has_split(source, task, name)
     rows = read_examples(
         source,
@@ -83,19 +82,15 @@ def _read(
     return rows[:limit]
 
 
-def _held_out(data: DataConfig) -> Iterator[tuple[Split, float]]:
-    """The shares of the training prompts that stand in for the splits which a task's data doesn't have."""
-    splits: tuple[tuple[Split, str, float], ...] = (
-        ("test", data.test_split, data.test_share),
-        ("dev", data.dev_split, data.dev_share),
-    )
+def _held_out(data: DataConfig) -> dict[str, float]:
+    """The shares of the training prompts that take the place of splits which a task's data doesn't have."""
+    splits = (("test", data.test_split, data.test_share), ("dev", data.dev_split, data.dev_share))
     sources = {task: data.source(task) for task in data.tasks if data.source(task)}
-    for split, name, share in splits:
-        if name and not all(has_split(source, task, name) for task, source in sources.items()):
-            yield split, share
+    lacking = {name for _, name, _ in splits if not all(has_split(sources[task], task, name) for task in sources)}
+    return {split: share for split, name, share in splits if name and name in lacking}
 
 
-def _place(prompt_id: str, shares: dict[Split, float]) -> Split:
+def _place(prompt_id: str, shares: dict[str, float]) -> Split:
     """The split of a prompt: test prompts have the lowest draws and dev prompts the highest."""
     draw = int(hashlib.blake2b(prompt_id.encode(), digest_size=6).hexdigest(), 16) / 256**6
     if draw < shares.get("test", 0):

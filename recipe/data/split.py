@@ -1,7 +1,7 @@
-"""Labelled rows -> training, development and test splits: whole prompts, balanced labels. Knows no model.
+"""Labelled rows -> training, development and test splits by whole prompts. Knows no model.
 
-A prompt's rows never part: a judge tested on a prompt it was trained on is flattered. Of each file labels take turns,
-prompts are used evenly, and rows with a rationale come first; in train they do over all files (SFT takes the first n).
+All rows of a prompt are in one split, because a judge does better on prompts that it was trained on. Within each file
+labels and prompts take turns, and rows with a rationale come first.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from recipe.data.examples import read_examples
-from recipe.data.records import TASKS, Example, Rubric, Task, exchanged
+from recipe.data.records import TASKS, Example, Rubric, Task, in_both_orders
 from recipe.errors import SreError
-from recipe.storage import atomic_folder, write_json, write_jsonl
+from recipe.storage import atomic_folder, write_jsonl
 
 T = TypeVar("T")
 SPLITS = ("train", "dev", "test")
@@ -37,7 +37,7 @@ def prepare_splits(
     columns: Mapping[str, str] | None = None,
     rubrics: Mapping[Task, Rubric] | None = None,
 ) -> dict[str, dict[str, int]]:
-    """Read the files of `sources` (name -> path), split and write them to `folder`; returns {split: {task: count}}.
+    """Read files, split their rows and write them to `folder`; returns {split: {task: count}}.
 
     Args:
         sources: name -> file; the name becomes the rows' aspect.
@@ -46,7 +46,7 @@ def prepare_splits(
         test: share of each file's prompts.
         numbers: at most so many rows of a file in a split, one number for all or one per file.
         max_chars: leave out longer rows.
-        both_orders: held-back pairwise rows are followed by themselves in the other order.
+        both_orders: each pair in dev and test is followed by itself in the other order.
         seed: draws the split.
         columns: see `read_examples`.
         rubrics: see `read_examples`.
@@ -61,26 +61,22 @@ def prepare_splits(
     ids = Counter(row.id for rows in found.values() for row in rows)
     twice = next((id for id, count in ids.items() if count > 1), None)
     if twice is not None:
-        raise SreError(
-            f"two files have a row {twice!r}; rename one file, or give its rows ids of their own", field="id"
-        )
+        raise SreError(f"two files have a row {twice!r}; rename one file, or give its rows other ids", field="id")
     limits = dict(zip(found, cycle(numbers or (None,)), strict=False))
     splits = split_rows(found, dev=dev, test=test, seed=seed)
     for split, held in splits.items():
         for name, rows in held.items():
             kept = rows[: limits[name]]
-            if both_orders and split != "train":
-                kept = [r for row in kept for r in ([row, exchanged(row)] if row.task == "pairwise" else [row])]
-            held[name] = kept
+            held[name] = in_both_orders(kept) if both_orders and split != "train" else kept
     return write_splits(folder, splits)
 
 
 def split_rows(
     sources: Mapping[str, Sequence[Example]], *, dev: float, test: float, seed: int
 ) -> dict[str, dict[str, list[Example]]]:
-    """{split: {source: its rows, spread}}; of each source's prompts the shares `dev` and `test` are held back.
+    """{split: {source: its rows, spread}}. A prompt of two sources is where the first one put it.
 
-    A prompt of two sources is where the first one put it. Raises SreError for shares outside 0..1 or above 1 together.
+    Raises SreError for shares of the prompts outside 0..1, or above 1 together.
     """
     if min(dev, test) < 0 or dev + test > 1:
         raise SreError(f"the shares held back must be 0 or more, and 1 at most together, not {dev} and {test}")
@@ -134,7 +130,7 @@ def characters(row: Example) -> int:
 
 
 def write_splits(folder: Path, splits: Mapping[str, Mapping[str, Sequence[Example]]]) -> dict[str, dict[str, int]]:
-    """Write folder/<split>/<task>.jsonl and rows.json, the ids by source; empty splits are left out. Returns counts.
+    """Write folder/<split>/<task>.jsonl of each split that has rows; returns {split: {task: count}}.
 
     Raises SreError when one of the splits is there already: rows judged before must stay what they were.
     """
@@ -153,7 +149,6 @@ def write_splits(folder: Path, splits: Mapping[str, Mapping[str, Sequence[Exampl
                 if of_task:
                     write_jsonl(temporary / f"{task}.jsonl", of_task)
                     counts.setdefault(name, {})[task] = len(of_task)
-            write_json(temporary / "rows.json", {source: [row.id for row in some] for source, some in sources.items()})
     return counts
 
 

@@ -110,9 +110,9 @@ def to_preference(value: object, field: str) -> int | None:
 
 
 def to_conversation(value: object) -> tuple[Message, ...]:
-    """A conversation from a string (one user turn) or a list of turns: Message, {role, content} or {from, value}.
+    """A conversation from a string (one user turn), or from turns: Message, {role, content} or {from, value}.
 
-    Raises SreError (field "conversation") for anything else, and for an empty one.
+    Raises SreError (field "conversation") for anything else, and for no turns.
     """
     if isinstance(value, str):
         value = [Message("user", value)]
@@ -122,11 +122,9 @@ def to_conversation(value: object) -> tuple[Message, ...]:
 
 
 def turns_in(value: object) -> list[Any]:
-    """The turns that a cell holds as a list, or as JSON or Python text of one (as CSV files do); [] for other values.
+    """The turns in a cell: a list, its JSON or Python text, or a transcript as HH-RLHF has them; [] where it has none.
 
-    A text such as "\\n\\nHuman: Hi\\n\\nAssistant: Hello" is one, too: HH-RLHF has them.
-
-    Raises SreError for what pandas writes for a list of turns that it holds as an array: the commas are gone.
+    Raises SreError for a list of turns without its commas, which pandas writes of an array.
     """
     if not isinstance(value, str):
         return list(value) if isinstance(value, list) and all(isinstance(turn, Mapping) for turn in value) else []
@@ -178,10 +176,10 @@ def _joined(content: object) -> object:
 
 
 def to_rubric(value: object) -> Rubric:
-    """A rubric from a Rubric, a string (see rubric_text.py), or a mapping.
+    """A rubric from a Rubric, a text (see rubric_text.py), or a mapping.
 
-    The mapping has `criteria`, and `descriptions` by score or `score1_description` and so on. Scores are 0 to 10; two
-    or more are described, or none. Raises SreError (field "rubric") otherwise.
+    The mapping has `criteria`, and `descriptions` by score or `score1_description` and so on. Two or more scores from 0
+    to 10 are described, or none. Raises SreError (field "rubric") otherwise.
     """
     if isinstance(value, str):
         value = split_rubric(to_text(value, "rubric"))

@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = {
     "evaluate": {"max_tokens": 48, "resamples": 100},
 }
 SETTINGS["data"] |= {"test_pointwise": 2, "test_pairwise": 1}
-DETAILS = ("engine", "steps", "first_loss", "last_loss", "relative_error", "malformed", "pairs", "recorded_gap_max")
+DETAILS = ("engine", "steps", "first_loss", "last_loss", "relative_error", "malformed", "pairs")
 """What the stages report that a bug report should show."""
 
 

@@ -111,13 +111,14 @@ class JudgeModel:
             if fits(lent := run / "gguf" / self.file.name):
                 share(lent, self.file)
                 return self.file
+        from recipe.gguf.export import write_gguf
         from recipe.training.card import base_of
-        from recipe.training.export import judge_metadata, run_snapshot
+        from recipe.training.export import judge_metadata
 
         base = base_of(self.base_model, self.model.path)
-        run_snapshot(
+        write_gguf(
+            self.model.path,
             self.file,
-            model=self.model.path,
             adapter=self.adapter.path if self.adapter else None,
             type_name=self.snapshot,
             metadata=judge_metadata(f"{self.loading.run}-{self.name}", base, self.prompts) | {"sre.weights": weights},

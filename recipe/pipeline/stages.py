@@ -116,7 +116,7 @@ def dpo(run: RunContext, t: int) -> Facts:
         f"iter-{t}:dpo",
         work.dpo,
         adapter=run.adapter(judge),
-        lora=run.config.lora.model_dump() if judge == "seed" else None,
+        lora=run.config.lora if judge == "seed" else None,
         examples=run.inputs(t),
         preferences=run.made(f"iter-{t}:curate", "preferences.jsonl"),
         settings=run.config.dpo,

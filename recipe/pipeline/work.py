@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recipe.config import CurateConfig, EvaluateConfig
 from recipe.data.records import Example, Judgement, Preference
 from recipe.errors import NothingToTrainError
 from recipe.pipeline.judge_model import JudgeModel, Loading
+from recipe.prompts import Prompts
 from recipe.storage import read_json, read_jsonl
 from recipe.system import in_own_process
+
+if TYPE_CHECKING:
+    from recipe.training.trainer import TrainingSetup
 
 Facts = Mapping[str, Any]
 Rows = Sequence[Example]
@@ -24,15 +28,21 @@ def seed(folder: Path, *, source: str, revision: str | None, content: Path | Non
     """`content` is part of the hash only: the files at `source`."""
     from recipe.training.seed import run_seed
 
-    report = run_seed(source, folder, revision=revision)
-    return {"kind": report.kind, "origin": report.origin, "bytes": report.bytes}
+    return run_seed(source, folder, revision=revision)
 
 
-def sft(folder: Path, *, loading: Loading, **given: Any) -> Facts:
-    engine = loading.open_engine()
+def sft(folder: Path, *, loading: Loading, model: Path, prompts: Prompts, seed: int, **given: Any) -> Facts:
+    setup = _setup(loading, model, prompts, seed)  # first: Unsloth must be imported before TRL
     from recipe.training.sft import run_sft
 
-    return run_sft(folder, engine=engine, **loading.options, **given)
+    return run_sft(folder, setup, **given)
+
+
+def _setup(loading: Loading, model: Path, prompts: Prompts, seed: int) -> TrainingSetup:
+    engine = loading.open_engine()
+    from recipe.training.trainer import TrainingSetup
+
+    return TrainingSetup(engine, model, prompts, seed=seed, **loading.options)
 
 
 def sample(folder: Path, *, judge: JudgeModel, **given: Any) -> Facts:
@@ -56,20 +66,15 @@ def assess(
     folder: Path, *, samples: Path, judge: JudgeModel, examples: Rows, settings: CurateConfig, **given: Any
 ) -> Facts:
     from recipe.training.assess import ASSESSED_METHODS, run_assess
-    from recipe.training.curate import distinct_texts, sides
 
     if settings.method not in ASSESSED_METHODS:
         return {}
-    pools: dict[str, list[Judgement]] = {}
-    for judgement in _judgements(samples):
-        pools.setdefault(judgement.example_id, []).append(judgement)
     with judge.open() as generator:
         return run_assess(
             folder,
             generator=generator,
             examples={row.id: row for row in examples},
-            pools={key: distinct_texts(pool) for key, pool in pools.items()},
-            sides=lambda pool: sides(pool, pool[0].truth if pool else None, settings),
+            judgements=_judgements(samples),
             settings=settings,
             prompts=judge.prompts,
             **given,
@@ -77,25 +82,30 @@ def assess(
 
 
 def curate(folder: Path, *, samples: Path, assessments: Path, examples: Rows, **given: Any) -> Facts:
-    from recipe.training.assess import read_assessments
-    from recipe.training.curate import Assessments, run_curate
+    from recipe.training.curate import run_curate
+    from recipe.training.pools import read_assessments
 
-    said = Assessments(*read_assessments(assessments))
     criteria = {row.id: row.rubric.criteria for row in examples}
-    return run_curate(folder, _judgements(samples), criteria, said, **given)
+    return run_curate(folder, _judgements(samples), criteria, read_assessments(assessments), **given)
 
 
-def dpo(folder: Path, *, loading: Loading, examples: Rows, preferences: Path, **given: Any) -> Facts:
-    engine = loading.open_engine()
+def dpo(
+    folder: Path,
+    *,
+    loading: Loading,
+    model: Path,
+    prompts: Prompts,
+    seed: int,
+    examples: Rows,
+    preferences: Path,
+    **given: Any,
+) -> Facts:
+    setup = _setup(loading, model, prompts, seed)
     from recipe.training.dpo import run_dpo
 
-    return run_dpo(
-        folder,
-        engine=engine,
-        examples={row.id: row for row in examples},
-        preferences=[Preference.from_json(row) for row in read_jsonl(preferences)],
-        **loading.options | given,
-    )
+    by_id = {row.id: row for row in examples}
+    pairs = [Preference.from_json(row) for row in read_jsonl(preferences)]
+    return run_dpo(folder, setup, examples=by_id, preferences=pairs, **given)
 
 
 def best_of_n(folder: Path, *, loading: Loading, examples: Rows, samples: Path, n: int, **given: Any) -> Facts:
@@ -127,15 +137,29 @@ def decide(
 
 
 def export(
-    folder: Path, *, judge: JudgeModel, figures: Path | None, held_out: Path | None, prompt_ids: Any, **given: Any
+    folder: Path,
+    *,
+    judge: JudgeModel,
+    figures: Path | None,
+    held_out: Path | None,
+    prompt_ids: Any,
+    origin: Any,
+    **given: Any,
 ) -> Facts:
     from recipe.evaluation.audit import degenerate
     from recipe.evaluation.evaluate import headline
-    from recipe.training.card import base_of
+    from recipe.training.card import Card, base_of
     from recipe.training.export import run_export
 
     measured = read_json(figures) if figures else {}
     judgements = _judgements(held_out) if held_out else []
+    card = Card(
+        origin,
+        base_of(judge.base_model, judge.model.path),
+        headline(measured) if measured else {},
+        degenerate(measured),
+        nf4=judge.loading.quantization == "nf4",
+    )
     return run_export(
         folder,
         snapshot=judge.write_snapshot(),
@@ -143,10 +167,7 @@ def export(
         prompts=judge.prompts,
         open_gguf=judge.open_gguf,
         held_out=[(judgement, prompt_ids[judgement.example_id]) for judgement in judgements],
-        base=base_of(judge.base_model, judge.model.path),
-        figures=headline(measured) if measured else {},
-        warnings=degenerate(measured),
-        nf4=judge.loading.quantization == "nf4",
+        card=card,
         **given,
     )
 

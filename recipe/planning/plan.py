@@ -160,9 +160,7 @@ def _dpo(costs: Costs, t: int) -> StagePlan:
     tokens = pairs * ((2 if cuda else 1) * prompt + 2 * completion)
     scored = tokens if cuda else pairs * 2 * completion
     spent = costs.training(settings, pairs, tokens * settings.epochs, scored * settings.epochs, dpo=True)
-    # The recorded log-probabilities replace the pass on a GPU or where asked for; some pairs check them.
-    share = 1.0 if settings.reference == "pass" else min(1.0, 8 / pairs)
-    spent += share * costs.forward(tokens, scored)
+    spent += costs.forward(tokens, scored)  # the reference
     words = f"about {pairs:,} pairs, {tokens * settings.epochs / 1e6:.2f} M tokens"
     return StagePlan(f"iter-{t}:dpo", costs.training_memory(dpo=True), spent, words)
 

@@ -1,12 +1,12 @@
 """Stage assess: ask a model about judgements, for the curation methods that need it.
 
-Writes assessments.jsonl, one line for each question with what its answer says. curate.py turns answers into pairs.
+Writes assessments.jsonl, one line for each question and what the answer says.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from recipe.inference.base import Completion, Generator, Request, Sampling
 from recipe.inference.conversion import to_judgement
 from recipe.progress import bar
 from recipe.prompts import Prompts
-from recipe.storage import hash_object, read_jsonl, write_jsonl
+from recipe.storage import hash_object, write_jsonl
+from recipe.training.pools import distinct_texts, pools_of, sides
 from recipe.verdict import parse_pick, parse_rating
 
 ASSESSED_METHODS = ("self-assessment", "meta-judge", "margin-0", "preference-reversal")
-# Of longer lists only the first rationales are shown: there are 90 ordered picks of ten.
-MAX_ITEMS = 10
+MAX_ITEMS = 10  # rationales in a list to pick from: of ten there are 90 ordered picks
 _RATING_TOKENS = 192
 
 
@@ -30,8 +30,7 @@ def run_assess(
     *,
     generator: Generator,
     examples: Mapping[str, Example],
-    pools: Mapping[str, Sequence[Judgement]],
-    sides: Callable[[Sequence[Judgement]], tuple[list[Judgement], list[Judgement]]],
+    judgements: Sequence[Judgement],
     settings: CurateConfig,
     sampling: SampleConfig,
     prompts: Prompts,
@@ -43,135 +42,97 @@ def run_assess(
         folder: The iteration's folder.
         generator: The model that is asked.
         examples: The inputs by id.
-        pools: Distinct judgements by input id.
-        sides: Splits a pool into right and wrong judgements.
+        judgements: All samples.
         settings: The section `curate`.
-        sampling: The section `sample`, for judgements that the child-like prompt draws.
+        sampling: The section `sample`, for preference reversal, which draws judgements.
         prompts: The templates.
         seed: The run's seed.
     """
+    pools = {key: distinct_texts(pool) for key, pool in pools_of(judgements).items()}
+    assessor = _Assessor(generator, prompts, examples, pools)
     if settings.method == "self-assessment":
-        rows = _rate(generator, prompts, examples, pools)
+        rows = assessor.rate()
     elif settings.method == "preference-reversal":
-        rows = _reverse(generator, prompts, examples, pools, sampling, seed)
+        rows = assessor.reverse(sampling, seed)
     else:
-        rows = _pick(generator, prompts, examples, pools, sides, both_sides=settings.method == "meta-judge")
+        rows = assessor.pick(settings)
     write_jsonl(folder / "assessments.jsonl", rows)
-    return {
-        "assessor": generator.name,
-        "questions": len(rows),
-        "malformed": sum(row.get("malformed", False) for row in rows),
-        "disagreed": sum(row.get("disagreed", False) for row in rows),
-        "tokens": sum(row.get("tokens", 0) for row in rows),
-    }
+    counts = {key: sum(row.get(key, 0) for row in rows) for key in ("malformed", "disagreed", "tokens")}
+    return {"assessor": generator.name, "questions": len(rows), **counts}
 
 
-def _rate(
-    generator: Generator,
-    prompts: Prompts,
-    examples: Mapping[str, Example],
-    pools: Mapping[str, Sequence[Judgement]],
-) -> list[dict[str, Any]]:
-    asked = [judgement for pool in pools.values() for judgement in pool]
-    requests = [
-        Request(j.id, prompts.self_assessment(examples[j.example_id], j.text)) for j in asked if j.label is not None
-    ]
-    rows = []
-    for completion in _ask(generator, requests, Sampling(0.0, 1, _RATING_TOKENS), "self-assessment"):
-        rating = parse_rating(completion.text)
-        rows.append({"judgement_id": completion.request_id, "rating": rating, "malformed": rating is None})
-        rows[-1]["tokens"] = len(completion.token_ids)
-    return sorted(rows, key=lambda row: str(row["judgement_id"]))
+@dataclass(frozen=True)
+class _Assessor:
+    """The model that is asked, and what it is asked about. Each method returns the rows of assessments.jsonl."""
 
+    generator: Generator
+    prompts: Prompts
+    examples: Mapping[str, Example]
+    pools: Mapping[str, Sequence[Judgement]]
 
-def _reverse(
-    generator: Generator,
-    prompts: Prompts,
-    examples: Mapping[str, Example],
-    pools: Mapping[str, Sequence[Judgement]],
-    sampling: SampleConfig,
-    seed: int,
-) -> list[dict[str, Any]]:
-    requests = [Request(key, prompts.preference_reversal(examples[key]), examples[key].labels) for key in pools]
-    draw = Sampling(
-        sampling.temperature, sampling.n, sampling.max_tokens, int(hash_object([seed, "reversal"])[:12], 16)
-    )
-    rows = []
-    for completion in _ask(generator, requests, draw, "preference reversal"):
-        judgement = to_judgement(examples[completion.request_id], completion, "reversal")
-        rows.append({"reversal": judgement.to_json(), "malformed": judgement.label is None, "tokens": judgement.tokens})
-    return sorted(rows, key=lambda row: str(row["reversal"]["id"]))
+    def rate(self) -> list[dict[str, Any]]:
+        """A rating of each judgement."""
+        requests = [
+            Request(judgement.id, self.prompts.self_assessment(self.examples[key], judgement.text))
+            for key, pool in self.pools.items()
+            for judgement in pool
+            if judgement.label is not None
+        ]
+        rows = []
+        for completion in self._ask(requests, Sampling(0.0, 1, _RATING_TOKENS), "self-assessment"):
+            rating = parse_rating(completion.text)
+            row = {"judgement_id": completion.request_id, "rating": rating, "malformed": rating is None}
+            rows.append({**row, "tokens": len(completion.token_ids)})
+        return sorted(rows, key=lambda row: str(row["judgement_id"]))
 
+    def reverse(self, sampling: SampleConfig, seed: int) -> list[dict[str, Any]]:
+        """Judgements that argue like a young child."""
+        examples = [self.examples[key] for key in self.pools]
+        requests = [Request(one.id, self.prompts.preference_reversal(one), one.labels) for one in examples]
+        draw = int(hash_object([seed, "reversal"])[:12], 16)
+        rows = []
+        settings = Sampling(sampling.temperature, sampling.n, sampling.max_tokens, draw)
+        for completion in self._ask(requests, settings, "preference reversal"):
+            made = to_judgement(self.examples[completion.request_id], completion, "reversal")
+            rows.append({"reversal": made.to_json(), "malformed": made.label is None, "tokens": made.tokens})
+        return sorted(rows, key=lambda row: str(row["reversal"]["id"]))
 
-def _pick(
-    generator: Generator,
-    prompts: Prompts,
-    examples: Mapping[str, Example],
-    pools: Mapping[str, Sequence[Judgement]],
-    sides: Callable[[Sequence[Judgement]], tuple[list[Judgement], list[Judgement]]],
-    *,
-    both_sides: bool,
-) -> list[dict[str, Any]]:
-    """Each list is shown twice, in opposite orders; a pick counts when both runs name the same two rationales."""
-    lists: dict[str, list[Judgement]] = {}
-    requests = []
-    for key, pool in pools.items():
-        right, wrong = sides(pool)
-        for side, items in (("right", right), ("wrong", wrong)):
-            shown = items[:MAX_ITEMS]
-            if len(shown) < 2 or (side == "wrong" and not (both_sides and right)):
-                continue
-            choices = tuple(_choice(a, b) for a in range(len(shown)) for b in range(len(shown)) if a != b)
-            for order, listed in (("as drawn", shown), ("reversed", shown[::-1])):
-                name = f"{key}|{side}|{order}"
-                lists[name] = listed
-                messages = prompts.meta_judge(
-                    examples[key], [judgement.rationale or judgement.text for judgement in listed]
-                )
-                requests.append(Request(name, messages, choices=choices))
-    picks: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
-    for completion in _ask(generator, requests, Sampling(0.0, 1, 32), "meta-judge"):
-        key, side, _ = completion.request_id.rsplit("|", 2)
-        listed = lists[completion.request_id]
-        pick = parse_pick(completion.text, len(listed))
-        if pick:
-            picks[key, side].append((listed[pick[0]].id, listed[pick[1]].id))
-    rows = []
-    for name in lists:
-        key, side, order = name.rsplit("|", 2)
-        if order == "as drawn":
-            found = picks[key, side]
-            agreed = found[0] if len(found) == 2 and found[0] == found[1] else None
-            rows.append({"example_id": key, "side": side, "pick": agreed, "disagreed": agreed is None})
-    return rows
+    def pick(self, settings: CurateConfig) -> list[dict[str, Any]]:
+        """The best and the worst rationale of a list, where the model names the same two in both orders of the list."""
+        lists: dict[tuple[str, str, str], Sequence[Judgement]] = {}
+        for key, pool in self.pools.items():
+            right, wrong = sides(pool, pool[0].truth if pool else None, settings)
+            asked = {"right": right, "wrong": wrong if right and settings.method == "meta-judge" else []}
+            for side, items in asked.items():
+                if len(items) > 1:
+                    lists[key, side, "as drawn"] = items[:MAX_ITEMS]
+                    lists[key, side, "reversed"] = items[:MAX_ITEMS][::-1]
+        by_id = {"|".join(name): name for name in lists}
+        requests = [self._list_request(by_id[name][0], name, lists[by_id[name]]) for name in by_id]
+        picks: dict[tuple[str, str, str], list[str]] = {}
+        for completion in self._ask(requests, Sampling(0.0, 1, 32), "meta-judge"):
+            listed = lists[by_id[completion.request_id]]
+            picked = parse_pick(completion.text, len(listed))
+            if picked:
+                picks[by_id[completion.request_id]] = [listed[place].id for place in picked]
+        rows = []
+        for key, side, order in lists:
+            if order == "as drawn":
+                first, second = picks.get((key, side, "as drawn")), picks.get((key, side, "reversed"))
+                agreed = first if first == second else None
+                rows.append({"example_id": key, "side": side, "pick": agreed, "disagreed": agreed is None})
+        return rows
 
+    def _list_request(self, key: str, name: str, listed: Sequence[Judgement]) -> Request:
+        count = range(1, len(listed) + 1)
+        choices = tuple(f'["ITEM{best}", "ITEM{worst}"]' for best in count for worst in count if best != worst)
+        texts = [judgement.rationale or judgement.text for judgement in listed]
+        return Request(name, self.prompts.meta_judge(self.examples[key], texts), choices=choices)
 
-def _choice(best: int, worst: int) -> str:
-    return f'["ITEM{best + 1}", "ITEM{worst + 1}"]'
-
-
-def _ask(generator: Generator, requests: list[Request], sampling: Sampling, label: str) -> list[Completion]:
-    completions = []
-    with bar(label, len(requests) * sampling.n, "answers") as advance:
-        for completion in generator.generate(requests, sampling):
-            completions.append(completion)
-            advance()
-    return completions
-
-
-def read_assessments(
-    path: Path,
-) -> tuple[dict[str, int], dict[tuple[str, str], tuple[str, str] | None], dict[str, list[Judgement]]]:
-    """What `run_assess` wrote, as curate.Assessments takes it: ratings, picks, reversals; all empty without it."""
-    ratings: dict[str, int] = {}
-    picks: dict[tuple[str, str], tuple[str, str] | None] = {}
-    reversals: dict[str, list[Judgement]] = defaultdict(list)
-    for row in read_jsonl(path) if path.exists() else []:
-        if row.get("rating") is not None:
-            ratings[row["judgement_id"]] = row["rating"]
-        elif "side" in row:
-            picks[row["example_id"], row["side"]] = (row["pick"][0], row["pick"][1]) if row["pick"] else None
-        elif "reversal" in row:
-            judgement = Judgement.from_json(row["reversal"])
-            reversals[judgement.example_id].append(judgement)
-    return ratings, picks, dict(reversals)
+    def _ask(self, requests: list[Request], sampling: Sampling, label: str) -> list[Completion]:
+        completions = []
+        with bar(label, len(requests) * sampling.n, "answers") as advance:
+            for completion in self.generator.generate(requests, sampling):
+                completions.append(completion)
+                advance()
+        return completions

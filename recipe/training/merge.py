@@ -1,11 +1,7 @@
-"""Stage merge: the pointwise and the pairwise adapter become one.
-
-The target is the exact linear merge W0 + wp*dWp + wq*dWq. `merge_factors` is pure; `run_merge` reads and writes files.
-"""
+"""Stage merge: the pointwise and the pairwise adapter become one, W0 + wp*dWp + wq*dWq or near it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,26 +49,25 @@ def merge_factors(
         seed: Draws the values that dare_linear drops.
 
     Raises:
-        SreError: An unknown method, or unequal ranks where a method needs equal ones.
+        SreError: Unequal ranks where a method needs equal ones.
     """
     parts = (first, second)
     if method in ("exact", "svd"):
         a = torch.cat([part.a for part in parts])
         b = torch.cat([weight * part.scale * part.b for weight, part in zip(weights, parts, strict=True)], dim=1)
         return Factors(a, b) if method == "exact" else _truncated(a, b, rank)
-    if method not in METHODS:
-        raise SreError(f"{method!r} is not one of {', '.join(METHODS)}", field="merge.method")
     if first.a.shape[0] != second.a.shape[0]:
         raise SreError(f"{method} needs adapters of one rank; use exact or svd", field="merge.method")
-    combine = _peft_rule(method, density)
-    generator_state = torch.get_rng_state()
-    torch.manual_seed(seed)
+    from peft.utils.merge_utils import dare_linear, task_arithmetic, ties
+
+    rule = {"linear": task_arithmetic, "ties": ties, "dare_linear": dare_linear}[method]
+    kept = () if method == "linear" else (density,)
     # PEFT spreads each adapter's weight and scale over both factors by the square root.
     shares = torch.tensor([abs(w * p.scale) ** 0.5 for w, p in zip(weights, parts, strict=True)])
     signs = torch.tensor([1.0 if w >= 0 else -1.0 for w in weights])
-    merged = Factors(combine([p.a for p in parts], shares), combine([p.b for p in parts], shares * signs))
-    torch.set_rng_state(generator_state)
-    return merged
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Factors(rule([p.a for p in parts], shares, *kept), rule([p.b for p in parts], shares * signs, *kept))
 
 
 def _truncated(a: Tensor, b: Tensor, rank: int) -> Factors:
@@ -83,15 +78,6 @@ def _truncated(a: Tensor, b: Tensor, rank: int) -> Factors:
     keep = min(rank, len(s))
     root = s[:keep].sqrt()
     return Factors((root[:, None] * (v[:keep] @ q_a.T)).float(), (q_b @ u[:, :keep] * root).float())
-
-
-def _peft_rule(method: str, density: float) -> Callable[[list[Tensor], Tensor], Tensor]:
-    from peft.utils.merge_utils import dare_linear, task_arithmetic, ties
-
-    if method == "linear":
-        return lambda tensors, shares: task_arithmetic(tensors, shares)
-    rule = ties if method == "ties" else dare_linear
-    return lambda tensors, shares: rule(tensors, shares, density)
 
 
 def squared_norm(*terms: tuple[float, Factors]) -> float:

@@ -1,10 +1,9 @@
 """A batch of preference pairs, and the log-probabilities of its completions.
 
-With `shared` a pair is one sequence, [prompt, chosen, rejected], whose mask hides the chosen completion from the
-rejected one. The prompt, which is most of the tokens, is then computed once: a pair of 2 x (260 + 60) tokens costs 380.
-This needs an attention that takes a 4-D mask (transformers' sdpa or eager). Without `shared` each completion is a
-sequence with a prompt of its own. Both give the same numbers. Logits are computed at the completions' tokens alone, a
-chunk at a time, and again in the backward pass.
+With `shared` a pair is one sequence, [prompt, chosen, rejected], and a mask hides the chosen completion from the
+rejected one. The prompt, most of the tokens, is computed once. This takes an attention with 4-D masks (sdpa or eager).
+Without `shared` each completion is a sequence with its own prompt. Both give the same numbers. Logits are computed at
+the completions' tokens alone, a chunk at a time, and again in the backward pass.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
-
-from recipe.training.trainer import output_logits
 
 CHUNK = 256  # tokens whose logits are in memory at a time
 
@@ -31,17 +28,12 @@ class TokenPair:
 
 
 def pack(pairs: Sequence[TokenPair], pad: int, *, shared: bool) -> dict[str, torch.Tensor]:
-    """Make one batch of B pairs.
-
-    Args:
-        pairs: The pairs' token ids.
-        pad: The id that fills the sequences up.
-        shared: Whether a pair is one sequence or two.
+    """Make one batch of B pairs, padded with the id `pad`.
 
     Returns:
-        What the model is given: `input_ids` and `attention_mask`, with `shared` also `position_ids`. And for the 2B
-        completions, all chosen before all rejected: `completions` and `completion_mask` [2B, C], and `rows` and
-        `places` [2B, C], where in `input_ids` the token before each of theirs stands.
+        The model's inputs: `input_ids`, `attention_mask`, and `position_ids` where `shared`. For the 2B completions,
+        chosen before rejected: `completions` and `completion_mask` [2B, C]; `rows` and `places` [2B, C], where in
+        `input_ids` the token before each of theirs is.
     """
     sides = [(pair.prompt, pair.chosen) for pair in pairs] + [(pair.prompt, pair.rejected) for pair in pairs]
     if shared:
@@ -107,3 +99,13 @@ def token_logps(peft_model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor
     parts = zip(before.split(CHUNK), tokens.split(CHUNK), strict=True)
     logps = torch.cat([checkpoint(chosen, *part, use_reentrant=False) for part in parts])
     return logps.new_zeros(mask.shape).masked_scatter(mask, logps)
+
+
+def output_logits(causal_lm: Any, hidden: Any) -> Any:
+    """float32 logits of hidden states by the model's output head, capped where the model caps them (Gemma 2)."""
+    head = causal_lm.get_output_embeddings()
+    logits = (hidden @ head.weight.to(hidden.dtype).t()).float()
+    if head.bias is not None:
+        logits = logits + head.bias.float()
+    cap = getattr(causal_lm.config.get_text_config(), "final_logit_softcapping", None)
+    return logits if cap is None else cap * (logits / cap).tanh()

@@ -1,13 +1,8 @@
-"""What of a run goes to the Hugging Face hub: the judge's GGUF files, the last adapter, a model card. One commit.
-
-The card is that of the export stage, with the data, every judge's figures, the licence and all settings.
-"""
+"""What of a run goes to the Hugging Face hub: the judge's GGUF files, its adapter, the settings and a model card."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +33,7 @@ class Bundle:
 
 
 def collect(folder: Path, repo: str) -> Bundle:
-    """The files of a finished run, and its model card; folders of this machine are named by their last part.
+    """The files of a finished run and its model card, without names of folders of this machine.
 
     Raises SreError where the run isn't exported, or for a bad name.
     """
@@ -48,27 +43,28 @@ def collect(folder: Path, repo: str) -> Bundle:
         if not (folder / needed).is_file():
             raise SreError(f"this run has no {needed} yet; finish it with `sre run`", file=folder)
     config = load(folder / "config.toml")
-    files: dict[str, Path | str] = {"judge.gguf": folder / "judge.gguf"}
+    gguf, model, adapter = folder / "gguf", folder / "seed" / "model", folder / _stage_of(folder, config) / "adapter"
     # judge.gguf is one of the exported types under another name.
     others = set(config.export.types) - {config.export.judge, config.export.snapshot}
-    files |= {f"judge-{name}.gguf": folder / "gguf" / f"judge-{name}.gguf" for name in others}
-    adapter = folder / _stage_of(folder, config) / "adapter"
-    files["adapter/adapter_model.safetensors"] = adapter / "adapter_model.safetensors"
-    settings = read_json(adapter / "adapter_config.json") | {
-        "base_model_name_or_path": base_of(config.model.source, folder / "seed" / "model").name
+    sources = {
+        "judge.gguf": folder / "judge.gguf",
+        **{f"judge-{name}.gguf": gguf / f"judge-{name}.gguf" for name in others},
+        "adapter/adapter_model.safetensors": adapter / "adapter_model.safetensors",
+        "adapter/adapter_config.json": adapter / "adapter_config.json",
+        "README.md": gguf / "README.md",
     }
-    files["adapter/adapter_config.json"] = json.dumps(settings, indent=2) + "\n"
-    files["config.toml"] = _without_folders(dump(config), config)
-    if (folder / "results.json").is_file():
-        files["results.json"] = folder / "results.json"
-    licence_files = sorted((folder / "seed" / "model").glob("LICENSE*"))
-    files |= {path.name: path for path in licence_files if path.is_file()}
-    for name in ("Modelfile", *(["Modelfile.pairwise"] if (folder / "gguf" / "Modelfile.pairwise").is_file() else [])):
-        files[name] = _read(folder / "gguf" / name).replace("FROM ../", "FROM ./")
+    found = (*gguf.glob("Modelfile*"), *model.glob("LICENSE*"), *folder.glob("results.json"))
+    sources |= {path.name: path for path in found}
+    for name, path in sources.items():
+        if not path.is_file():
+            raise SreError(f"missing; run `sre stage gguf RUN --again` to make {name}", file=path)
+    files: dict[str, Path | str] = {**sources, "config.toml": _without_folders(dump(config), config)}
+    files |= {n: p.read_text("utf-8").replace("FROM ../", "FROM ./") for n, p in sources.items() if "Modelfile" in n}
+    base = {"base_model_name_or_path": base_of(config.model.source, model).name}
+    files["adapter/adapter_config.json"] = (
+        json.dumps(read_json(adapter / "adapter_config.json") | base, indent=2) + "\n"
+    )
     files["README.md"] = _without_folders(_card(folder, config), config)
-    for name, content in files.items():
-        if isinstance(content, Path) and not content.is_file():
-            raise SreError(f"missing; run `sre stage gguf RUN --again` to make {name}", file=content)
     return Bundle(repo, files)
 
 
@@ -103,27 +99,15 @@ def upload(bundle: Bundle, *, private: bool) -> str:
     return str(done.repo_url)
 
 
-def to_ollama(folder: Path, name: str) -> None:
-    """Make the exported judge a model of the local Ollama, by its Modelfile. Raises SreError where that fails."""
-    modelfile = folder / "gguf" / "Modelfile"
-    if not modelfile.is_file():
-        raise SreError("no gguf/Modelfile yet; run `sre stage gguf RUN` first", file=folder)
-    command = ["ollama", "create", name, "-f", str(modelfile)]
-    if shutil.which("ollama") is None:
-        raise SreError(f"no program `ollama` on this machine; where it is, run: {' '.join(command)}")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SreError(f"`{' '.join(command)}` failed: {(done.stderr or done.stdout).strip()[-500:]}")
-
-
 def _stage_of(folder: Path, config: Config) -> str:
     """The folder of the stage that made the exported judge."""
     results = folder / "results.json"
     judge = (read_json(results) if results.is_file() else {}).get("judge") or f"j{config.iterations}"
-    if judge in ("sft", "j0"):
-        alone = [task for task in ("pointwise", "pairwise") if config.data.source(task)]
-        return f"sft-{alone[0]}" if len(alone) == 1 else "sft-mixed" if config.start == "mixed" else "merged"
-    return f"iter-{judge.removeprefix('j')}"
+    if judge not in ("sft", "j0"):
+        return f"iter-{judge.removeprefix('j')}"
+    if len(config.data.tasks) == 1:
+        return f"sft-{config.data.tasks[0]}"
+    return "sft-mixed" if config.start == "mixed" else "merged"
 
 
 def _without_folders(text: str, config: Config) -> str:
@@ -136,39 +120,13 @@ def _without_folders(text: str, config: Config) -> str:
 
 
 def _card(folder: Path, config: Config) -> str:
-    """The export's card with the data, every judge's figures, the licence and the settings."""
-    base = base_of(config.model.source, folder / "seed" / "model")
-    unsaid = (
-        "its card names none: see what its makers say before you share this"
-        if base.licence == "other"
-        else base.licence
+    """The export's card with every judge's figures and the settings."""
+    card, results = folder / "gguf" / "README.md", folder / "results.md"
+    measured = results.read_text(encoding="utf-8").strip() if results.is_file() else "Nothing: it has no test rows."
+    return (
+        f"{card.read_text(encoding='utf-8').rstrip()}\n\n## Every judge of this run\n\n{measured}\n\n"
+        f"Brackets: 95% bootstrap intervals.\n\n## Settings\n\n```toml\n{dump(config).strip()}\n```\n"
     )
-    limits = {task: getattr(config.data, f"train_{task}") for task in ("pointwise", "pairwise")}
-    data = [
-        f"- {task}: `{config.data.source(task)}`, {f'{limit:,}' if limit else 'all'} training rows"
-        for task, limit in limits.items()
-        if config.data.source(task)
-    ]
-    results = folder / "results.md"
-    measured = _read(results) if results.is_file() else "This run has no test rows: nothing was measured."
-    sections = {
-        "Data": "\n".join(data),
-        "Every judge of this run": f"{measured.strip()}\n\nBrackets: 95% bootstrap intervals.",
-        "Licence": f"That of the base model, `{base.name}`: {unsaid}.",
-        "Settings": f"```toml\n{dump(config).strip()}\n```",
-    }
-    parts = [
-        _read(folder / "gguf" / "README.md").rstrip(),
-        *(f"## {title}\n\n{body}" for title, body in sections.items()),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise SreError("missing; run `sre stage gguf RUN --again` to make it", file=path) from None
 
 
 def _size(content: Path | str) -> int:

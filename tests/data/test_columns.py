@@ -63,9 +63,8 @@ def test_a_files_own_columns_are_read_under_our_names_in_every_format(tmp_path: 
     assert (example.responses, example.rubric.criteria) == (("Apple and brick.",), "Are both items fruits?")
 
 
-def test_long_names_are_taken_too_and_unknown_ones_list_what_is_there() -> None:
-    assert column_map({"response_a": "x", "orig_response_B": "y"}) == {"response_a": "x", "response_b": "y"}
-    assert column_map({"orig_score3_description": "x"}) == {"score3": "x"}
+def test_unknown_names_list_what_is_there() -> None:
+    assert column_map({"response_a": "x", "score3": "y"}) == {"response_a": "x", "score3": "y"}
     with pytest.raises(SreError, match=r"'answer'.*response_a.*did you mean response=answer"):
         column_map({"answer": "response"})
     assert set(NAMES) >= {"instruction", "response", "response_a", "response_b", "criteria", "reference", "score5"}

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipe.config import DataConfig, load
-from recipe.data.naming import stated_winner
 from recipe.data.pairs import pairs_from_scores
 from recipe.data.records import Example, Message, Rubric
 from recipe.pipeline.context import RunContext
@@ -87,32 +86,6 @@ def test_unscored_rows_and_repeated_texts_make_no_pair():
     assert pairs_from_scores(rows, ALL, seed=0) == []
 
 
-def test_a_composed_rationale_names_both_responses_and_ends_with_the_winner():
-    good = "The response is right. The assistant explains it well. It names the time. So I score it 4."
-    rows = [
-        row(0, label=4, text="It is eight o'clock.", why=good),
-        row(1, label=1, text="It is ten to nine.", why="The date is wrong. Both answers miss the point."),
-        row(2, label=2, text="Late.", why="Response A is short."),
-    ]
-    settings = DataConfig(pairs_from_scores="rationales", pairs_balance_length=False)
-    by_texts = {pair.responses: pair for pair in pairs_from_scores(rows, settings, seed=0)}
-    assert len(by_texts) == 3
-    for texts, pair in by_texts.items():
-        if "Late." in texts:  # its rationale already speaks of a pair
-            assert pair.rationale == ""
-            continue
-        place = 1 + texts.index("It is eight o'clock.")
-        assert f"Response {place} is right. Response {place} explains it well. It names" in pair.rationale
-        assert f"Response {3 - place}: The date is wrong." in pair.rationale
-        assert "score" not in pair.rationale
-        assert "Both" not in pair.rationale
-        assert pair.rationale.index("Response 1") < pair.rationale.index("Response 2")
-        assert stated_winner(pair.rationale) == pair.label
-        ending = pair.rationale.rsplit(". ", 1)[1]
-        assert f"Response {pair.label}" in ending
-        assert f"Response {3 - pair.label}" not in ending
-
-
 def test_pairs_join_the_pairwise_training_rows_of_a_run(tmp_path):
     rows = [row(k, prompt=k // 4, label=1 + k % 4, text=f"{'x' * (k * 7 % 11)} {k}", why="Good.") for k in range(16)]
     own = Example(**{**vars(rows[0]), "task": "pairwise", "responses": ("a", "b"), "label": 1, "id": "own"})
@@ -133,6 +106,3 @@ def test_pairs_join_the_pairwise_training_rows_of_a_run(tmp_path):
     assert pairs
     assert [found.id for found in inputs.all_train[1]] == ["own", *pairs]
     assert ids(inputs, need_rationale=True) == ["own"]
-    explained = run("data.pairs_from_scores=rationales", "data.train_pairs=3", "data.train_pointwise=2")
-    assert ids(explained, need_rationale=True) == ["own", *pairs[:3]]
-    assert len(explained.rows("train", "pointwise")) == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import replace
 
@@ -118,10 +117,8 @@ def test_the_command_writes_folders_that_a_run_reads(tmp_path, tiny_data):
         ("test", "pointwise"): 5,
         ("test", "pairwise"): 8,
     }
-    assert len(read_examples(out, split="test")) == 13  # of both tasks, and nothing of rows.json
+    assert len(read_examples(out, split="test")) == 13  # of both tasks
     assert {r.aspect for r in read_examples(out, task="pairwise", split="test")} == {"picks"}
-    ids = json.loads((out / "test/rows.json").read_text())
-    assert [len(ids["scores"]), len(ids["picks"])] == [5, 8]
 
 
 def test_a_split_that_is_there_is_not_written_over(tmp_path, tiny_data):

@@ -90,9 +90,6 @@ def test_sampling_and_dpo_in_two_processes_are_those_in_one(alone, start, tmp_pa
         assert (folder / "iter-1" / name).read_bytes() == (alone / "iter-1" / name).read_bytes()
     assert_same_training(folder / "iter-1", alone / "iter-1")
     assert files(folder) == files(alone)
-    ours, theirs = (json.loads((run / "iter-1" / "dpo.done.json").read_text()) for run in (folder, alone))
-    assert ours["recorded_gap_mean"] == pytest.approx(theirs["recorded_gap_mean"], abs=1e-4)
-    assert ours["reference_passes"] == theirs["reference_passes"]
 
 
 @pytest.mark.slow

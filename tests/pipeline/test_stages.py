@@ -41,7 +41,6 @@ OTHER = {
     "export.source": "sft",
     "lora.target_modules": ("q_proj",),
     "sample.inputs": (4,),
-    "data.train_pairs": 1,
     "data.reference_share": 1.0,
     "data.pairs_per_prompt": 1,
 }
@@ -97,7 +96,7 @@ def model(tmp_path_factory) -> Path:
 def config(model, data) -> Config:
     """Every kind of stage takes part."""
     sources = [f"model.source={model}", f"data.pointwise={data}", f"data.pairwise={data}"]
-    settings = ["curate.method=meta-judge", "evaluate.samples=2", "data.pairs_from_scores=rationales", "iterations=2"]
+    settings = ["curate.method=meta-judge", "evaluate.samples=2", "data.pairs_from_scores=inputs", "iterations=2"]
     return load("tiny", [*sources, *settings, "data.forged_share=0.2", "data.train_pairwise=8"])
 
 

@@ -3,8 +3,8 @@
 from recipe.config import CurateConfig, SampleConfig
 from recipe.data.records import Example, Judgement, Message, Rubric
 from recipe.prompts import Prompts
-from recipe.training.assess import read_assessments, run_assess
-from recipe.training.curate import sides
+from recipe.training.assess import run_assess
+from recipe.training.pools import Assessments, read_assessments
 from tests.scripted import ScriptedGenerator
 
 EXAMPLE = Example("a", "pointwise", (Message("user", "ask"),), ("answer",), Rubric("Is it good?"), 3)
@@ -16,19 +16,18 @@ POOL = [
 
 
 def assess(folder, method, script):
-    settings = CurateConfig(method=method)
     facts = run_assess(
         folder,
         generator=ScriptedGenerator(script),
         examples={"a": EXAMPLE},
-        pools={"a": POOL},
-        sides=lambda pool: sides(pool, pool[0].truth, settings),
-        settings=settings,
+        judgements=POOL,
+        settings=CurateConfig(method=method),
         sampling=SampleConfig(n=3),
         prompts=Prompts(),
         seed=0,
     )
-    return facts, *read_assessments(folder / "assessments.jsonl")
+    said = read_assessments(folder / "assessments.jsonl")
+    return facts, said.ratings, said.picks, said.reversals
 
 
 def test_ratings_are_read_and_unreadable_ones_counted(tmp_path):
@@ -83,4 +82,4 @@ def test_poor_rationales_come_from_the_childlike_prompt(tmp_path):
 
 
 def test_without_a_file_nothing_was_said(tmp_path):
-    assert read_assessments(tmp_path / "none.jsonl") == ({}, {}, {})
+    assert read_assessments(tmp_path / "none.jsonl") == Assessments()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from recipe.training.card import Base, Origin, base_of, model_card
+from recipe.training.card import Base, Card, Origin, base_of, model_card
 
 ORIGIN = Origin("mine", "base", {"pointwise": "prometheus-eval/Feedback-Collection", "pairwise": "rows"}, "exact", 2)
 BASE = Base("owner/base", "apache-2.0")
@@ -16,7 +16,8 @@ FILES = [["type", "size"], ["Q8_0", "145 MB"]]
 
 
 def card(origin: Origin = ORIGIN, base: Base = BASE, **changes: Any) -> str:
-    return model_card(origin, base, **{"files": FILES, "figures": {"Pearson": None}, **changes})
+    readout = changes.pop("readout", {})
+    return model_card(Card(origin, base, **{"figures": {"Pearson": None}, **changes}), FILES, readout)
 
 
 def header(text: str) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from recipe.config import CurateConfig
 from recipe.data.records import Judgement
 from recipe.storage import read_jsonl
-from recipe.training.curate import Assessments, curate, run_curate
+from recipe.training.curate import curate, run_curate
+from recipe.training.pools import Assessments
 
 METHODS = [
     "correct-answer",
@@ -87,11 +88,11 @@ def test_every_pair_keeps_the_rules_and_no_input_is_lost(rows, config):
         assert pair.chosen.label is not None
         assert pair.rejected.label is not None or config.reject_malformed
     assert len({pair.id for pair in preferences}) == len(preferences)
-    used, lost = {pair.example_id for pair in preferences}, [row.example_id for row in dropped]
+    used, lost = {pair.example_id for pair in preferences}, [row["example_id"] for row in dropped]
     assert used.isdisjoint(lost)
     assert used | set(lost) == {row.example_id for row in rows}
     assert len(set(lost)) == len(lost)
-    assert all(row.reason for row in dropped)
+    assert all(row["reason"] for row in dropped)
     assert len(preferences) <= (config.max_pairs or len(preferences))
     counts = Counter(pair.example_id for pair in preferences)
     assert all(count <= (config.max_pairs_per_input or count) for count in counts.values())
@@ -151,7 +152,7 @@ def test_majority_vote_yields_nothing_on_a_tie():
     rows = [judgement("a", k, label) for k, label in enumerate([5, 5, 3, 3, 1])]
     preferences, dropped = curate(rows, plain("majority-vote"))
     assert not preferences
-    assert [row.reason for row in dropped] == ["tie for the most frequent label"]
+    assert [row["reason"] for row in dropped] == ["tie for the most frequent label"]
 
 
 def test_self_assessment_goes_by_ratings_alone():
@@ -174,7 +175,7 @@ def test_margin_0_pairs_two_right_judgements_and_drops_disagreement():
     picks = {("a", "right"): (rows[1].id, rows[0].id), ("b", "right"): None}
     preferences, dropped = curate(rows, plain("margin-0"), Assessments(picks=picks))
     assert [(p.chosen.id, p.rejected.id) for p in preferences] == [(rows[1].id, rows[0].id)]
-    assert [(row.example_id, row.reason) for row in dropped] == [("b", "the meta-judge disagreed with itself")]
+    assert [(row["example_id"], row["reason"]) for row in dropped] == [("b", "the meta-judge disagreed with itself")]
 
 
 def test_random_equal_pairs_right_labels():
@@ -215,7 +216,7 @@ def test_malformed_is_rejected_only_if_asked_for_and_engine_errors_never():
 )
 def test_each_dropped_input_says_why(labels, reason):
     _, dropped = curate([judgement("a", k, label) for k, label in enumerate(labels)], plain("correct-answer"))
-    assert [row.reason for row in dropped] == [reason]
+    assert [row["reason"] for row in dropped] == [reason]
 
 
 def test_a_cap_takes_one_pair_of_every_input_before_a_second_of_any():

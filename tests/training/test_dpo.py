@@ -16,10 +16,10 @@ from recipe.storage import read_json
 from recipe.training import dpo
 from recipe.training import trainer as training
 from recipe.training.dpo import hold_out, make_trainer, run_dpo, to_rows, with_reference
-from recipe.training.trainer import completion_ids, rows_on_disk
+from recipe.training.trainer import TrainingSetup, rows_on_disk
 from recipe.verdict import format_verdict
 
-LORA = LoraConfig(r=4, alpha=8).model_dump()
+LORA = LoraConfig(r=4, alpha=8)
 
 
 def judgement(example, text, sample):
@@ -45,17 +45,17 @@ def preferences(examples):
 
 
 def load(tiny_model):
-    return TransformersEngine().load(tiny_model, lora={**LORA, "seed": 0})
+    return TransformersEngine().load(tiny_model, lora={**LORA.model_dump(), "seed": 0})
 
 
 def open_trainer(folder, tiny_model, examples, pairs, **settings):
-    """(trainer with its reference, facts, tokenizer)."""
-    chosen = DpoConfig(**{"batch_size": 4, "accumulate": 1, "checkpoints": 0, "reference": "pass", **settings})
+    """A trainer with its reference."""
+    chosen = DpoConfig(**{"batch_size": 4, "accumulate": 1, "checkpoints": 0, **settings})
     model, tokenizer = load(tiny_model)
     rows = rows_on_disk(folder, "rows", to_rows(tokenizer, examples, pairs, 2048, Prompts()))
     trainer = make_trainer(model, tokenizer, rows, None, folder, chosen, 0, False)
-    trainer.train_dataset, facts = with_reference(trainer, rows, chosen)
-    return trainer, facts, tokenizer
+    trainer.train_dataset = with_reference(trainer, rows)
+    return trainer
 
 
 def shift(model):
@@ -68,16 +68,15 @@ def shift(model):
             weight.data += 0.5 * torch.randn(weight.shape, generator=draw)
 
 
-def dense_logps(model, tokenizer, row, side, weight):
-    """(weighted sum of the completion's log-probabilities, sum of the weights) from whole logits in float64."""
+def dense_logps(model, row, side):
+    """(sum of the completion's log-probabilities, its tokens) from whole logits in float64."""
     import torch
 
     prompt, completion = row["prompt_ids"], row[f"{side}_ids"]
     logits = model(input_ids=torch.tensor([prompt + completion]), use_cache=False).logits[0].double()
     logps = torch.log_softmax(logits, dim=-1)
-    weights = [weight if place in row[f"{side}_places"] else 1.0 for place in range(len(completion))]
-    terms = [w * logps[len(prompt) + k - 1, t] for k, (t, w) in enumerate(zip(completion, weights, strict=True))]
-    return float(sum(terms).detach()), sum(weights)
+    terms = [logps[len(prompt) + k - 1, token] for k, token in enumerate(completion)]
+    return float(sum(terms).detach()), len(completion)
 
 
 def dense_loss(settings, policy, reference):
@@ -85,16 +84,7 @@ def dense_loss(settings, policy, reference):
     losses, chosen_sum, chosen_weights = [], 0.0, 0.0
     for now, before in zip(policy, reference, strict=True):
         ratios = [n - b for (n, _), (b, _) in zip(now, before, strict=True)]
-        if settings.length_normalise or settings.loss == "ipo":
-            ratios = [ratio / weights for ratio, (_, weights) in zip(ratios, now, strict=True)]
-        delta = ratios[0] - ratios[1]
-        losses.append(
-            {
-                "sigmoid": math.log1p(math.exp(-settings.beta * delta)),
-                "hinge": max(0.0, 1 - settings.beta * delta),
-                "ipo": (delta - 1 / (2 * settings.beta)) ** 2,
-            }[settings.loss]
-        )
+        losses.append(math.log1p(math.exp(-settings.beta * (ratios[0] - ratios[1]))))
         chosen_sum, chosen_weights = chosen_sum + now[0][0], chosen_weights + now[0][1]
     return sum(losses) / len(losses) - settings.sft_weight * chosen_sum / chosen_weights
 
@@ -103,23 +93,18 @@ def dense_loss(settings, policy, reference):
     "settings",
     [
         {},
-        {"label_weight": 20.0},
-        {"loss": "ipo", "beta": 2.0, "label_weight": 3.0},
-        {"loss": "hinge", "beta": 0.5},
-        {"length_normalise": True, "beta": 2.0},
-        {"sft_weight": 0.7, "label_weight": 5.0},
+        {"beta": 2.0},
+        {"sft_weight": 0.7},
     ],
     ids=str,
 )
 def test_the_loss_is_that_of_plain_arithmetic(tmp_path, tiny_model, examples, preferences, float32, settings):
-    trainer, _, tokenizer = open_trainer(tmp_path, tiny_model, examples, preferences[:4], **settings)
+    trainer = open_trainer(tmp_path, tiny_model, examples, preferences[:4], **settings)
     chosen = DpoConfig(**settings)
     rows = list(trainer.train_dataset)
 
     def both(row):
-        return [
-            dense_logps(trainer.model, tokenizer, row, side, chosen.label_weight) for side in ("chosen", "rejected")
-        ]
+        return [dense_logps(trainer.model, row, side) for side in ("chosen", "rejected")]
 
     reference = [both(row) for row in rows]
     shift(trainer.model)
@@ -129,72 +114,11 @@ def test_the_loss_is_that_of_plain_arithmetic(tmp_path, tiny_model, examples, pr
     assert found != pytest.approx(dense_loss(chosen, reference, reference), rel=1e-3)  # the adapter has moved
 
 
-def test_the_label_weight_counts_the_label_alone(tmp_path, tiny_model, examples, preferences):
-    trainer, *_ = open_trainer(tmp_path, tiny_model, examples, preferences, label_weight=9.0)
-    batch = trainer.data_collator(list(trainer.train_dataset)[:2])
-    labels = [batch["completions"][row][batch["label_mask"][row]].tolist() for row in range(4)]
-    spelt = [trainer.processing_class.decode(ids) for ids in labels]
-    malformed = ""
-    wanted = [preferences[0].chosen.label, preferences[1].chosen.label, malformed, preferences[1].rejected.label]
-    assert spelt == [str(label) for label in wanted]
-
-
 # --- the reference ---
 
 
-def recorded(tiny_model, examples, preferences, error=0.0):
-    """The pairs as a sampler would have left them, its log-probabilities off by `error` nats."""
-    import dataclasses
-
-    model, tokenizer = load(tiny_model)
-
-    def drawn(example, made):
-        ids = completion_ids(tokenizer, made.text)
-        (row,) = to_rows(tokenizer, examples, [Preference("", example, "pointwise", made, made, "")], 4096, Prompts())
-        total, _ = dense_logps(model, tokenizer, row, "chosen", 1.0)
-        return dataclasses.replace(made, token_ids=tuple(ids), logprob=total + error)
-
-    return [
-        dataclasses.replace(
-            pair, chosen=drawn(pair.example_id, pair.chosen), rejected=drawn(pair.example_id, pair.rejected)
-        )
-        for pair in preferences
-    ]
-
-
-def references(trainer):
-    return [(row["reference_chosen"][0], row["reference_rejected"][0]) for row in trainer.train_dataset]
-
-
-def test_recorded_log_probabilities_save_the_pass_where_they_hold(
-    tmp_path, tiny_model, examples, preferences, float32, monkeypatch
-):
-    import dataclasses
-
-    monkeypatch.setattr(dpo, "CHECKED_PAIRS", 3)
-    passed, facts, _ = open_trainer(tmp_path / "pass", tiny_model, examples, preferences)
-    assert (facts["reference"], facts["reference_passes"]) == ("pass", 12)
-    pairs = recorded(tiny_model, examples, preferences)
-    other = dataclasses.replace(pairs[7].chosen, token_ids=pairs[7].chosen.token_ids[:-1])
-    pairs[7] = dataclasses.replace(pairs[7], chosen=other)  # cut off at max_tokens: not what is trained on
-    trainer, facts, _ = open_trainer(tmp_path / "auto", tiny_model, examples, pairs, reference="auto")
-    assert (facts["reference"], facts["reference_passes"]) == ("recorded", 4)
-    assert facts["recorded_gap_max"] < 1e-3
-    assert references(trainer) == [pytest.approx(pair, abs=1e-3) for pair in references(passed)]
-
-
-def test_recorded_log_probabilities_that_are_off_are_not_used(tmp_path, tiny_model, examples, preferences, float32):
-    pairs = recorded(tiny_model, examples, preferences, error=0.5)
-    _, facts, _ = open_trainer(tmp_path / "auto", tiny_model, examples, pairs, reference="auto")
-    assert (facts["reference"], facts["recorded_gap_max"]) == ("pass", pytest.approx(0.5, abs=1e-3))
-    _, facts, _ = open_trainer(tmp_path / "forced", tiny_model, examples, pairs, reference="recorded")
-    assert facts["reference"] == "recorded"
-    _, facts, _ = open_trainer(tmp_path / "w", tiny_model, examples, pairs, reference="recorded", label_weight=2.0)
-    assert facts["reference"] == "pass"  # of the label's tokens nothing is recorded
-
-
 def test_the_reference_is_the_adapter_before_its_first_step(tmp_path, tiny_model, examples, preferences):
-    trainer, *_ = open_trainer(tmp_path, tiny_model, examples, preferences)
+    trainer = open_trainer(tmp_path, tiny_model, examples, preferences)
     loss = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
     assert float(loss.detach()) == pytest.approx(math.log(2), abs=1e-3)
 
@@ -208,23 +132,24 @@ def train(folder, tiny_model, examples, preferences, *, max_length=2048, adapter
         "accumulate": 1,
         "checkpoints": 0,
         "learning_rate": 1e-2,
-        "reference": "pass",
         **settings,
     }
     return run_dpo(
         folder,
-        engine=engine or TransformersEngine(),
-        model=tiny_model,
+        TrainingSetup(
+            engine=engine or TransformersEngine(),
+            model=tiny_model,
+            prompts=Prompts(),
+            quantization="none",
+            max_length=max_length,
+            gradient_checkpointing=False,
+            seed=0,
+        ),
         adapter=adapter,
         lora=LORA,
         examples=examples,
         preferences=preferences,
-        prompts=Prompts(),
         settings=DpoConfig(**{**chosen, **settings}),
-        quantization="none",
-        max_length=max_length,
-        gradient_checkpointing=False,
-        seed=0,
     )
 
 
@@ -333,7 +258,7 @@ def test_pairs_are_held_out_by_whole_inputs(preferences):
 
 
 def test_held_out_pairs_choose_the_checkpoint_and_may_end_training(tmp_path, tiny_model, examples, preferences):
-    options = {"epochs": 8.0, "checkpoints": 11, "dev_share": 0.34, "learning_rate": 3e-2, "label_weight": 3.0}
+    options = {"epochs": 8.0, "checkpoints": 11, "dev_share": 0.34, "learning_rate": 3e-2}
     facts = train(tmp_path, tiny_model, examples, preferences, patience=1, **options)
     history = read_json(tmp_path / "training.json")["history"]
     dev = [entry for entry in history if "eval_loss" in entry]

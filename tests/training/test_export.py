@@ -10,12 +10,13 @@ import pytest
 
 from recipe.config import ExportConfig
 from recipe.data.records import Judgement
+from recipe.gguf.export import write_gguf
 from recipe.gguf.header import read_metadata
 from recipe.inference.chat_template import ChatTemplate
 from recipe.inference.readout import read_readouts
 from recipe.prompts import Prompts
-from recipe.training.card import Base, Origin, base_of
-from recipe.training.export import fit_readouts, judge_metadata, modelfile, run_export, run_snapshot
+from recipe.training.card import Base, Card, Origin, base_of
+from recipe.training.export import fit_readouts, judge_metadata, modelfile, run_export
 
 
 def judged(number: int, rationale: str = "Because.") -> tuple[Judgement, str]:
@@ -45,7 +46,7 @@ def export(tiny_model: Path, folder: Path, held_out: Sequence[tuple[Judgement, s
     """The metadata of judge.gguf and the card of an export of the tiny model."""
     folder.mkdir()
     snapshot = folder / "sft.gguf"
-    run_snapshot(snapshot, model=tiny_model, adapter=None, type_name="F16", metadata={})
+    write_gguf(tiny_model, snapshot, adapter=None, type_name="F16", metadata={})
     run_export(
         folder,
         snapshot=snapshot,
@@ -56,11 +57,12 @@ def export(tiny_model: Path, folder: Path, held_out: Sequence[tuple[Judgement, s
         max_tokens=24,
         prompts=Prompts(),
         open_gguf=lambda path: None,
-        origin=Origin("tiny", "base", {"pairwise": "rows"}, "", 0),
-        base=Base("base", "other"),
-        figures={},
-        warnings=["picks response 2 in 93% of the rows"],
-        nf4=False,
+        card=Card(
+            Origin("tiny", "base", {"pairwise": "rows"}, "", 0),
+            Base("base", "other"),
+            {},
+            ["picks response 2 in 93% of the rows"],
+        ),
     )
     return read_metadata(folder / "judge.gguf"), (folder / "README.md").read_text(encoding="utf-8")
 
@@ -70,7 +72,7 @@ def test_the_file_and_the_card_have_a_readout_only_where_held_out_rows_gave_one(
 ) -> None:
     metadata, card = export(tiny_model, tmp_path / "with", [judged(number) for number in range(60)])
     assert set(read_readouts(metadata)) == {"pairwise"}
-    assert "held-out rows (pairwise" in card
+    assert "- pairwise: " in card
     assert "93%" in card
     metadata, card = export(tiny_model, tmp_path / "without", [])
     assert read_readouts(metadata) == {}
@@ -86,7 +88,7 @@ def test_a_snapshot_says_in_standard_keys_what_it_is_and_names_no_folder(tiny_mo
     for base in (base_of("smollm2-135m", private), base_of(str(private), private)):
         out = tmp_path / "j.gguf"
         metadata = judge_metadata("mine j2", base, Prompts())
-        run_snapshot(out, model=tiny_model, adapter=None, type_name="F16", metadata=metadata)
+        write_gguf(tiny_model, out, adapter=None, type_name="F16", metadata=metadata)
         fields = {name: field.contents() for name, field in gguf.GGUFReader(out).fields.items()}
         assert str(tmp_path) not in str(metadata)
         assert fields["general.license"] == base.licence

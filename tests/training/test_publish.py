@@ -1,4 +1,4 @@
-"""`sre publish`, to the hub and with --ollama: what would go up, and to whom; nothing here reaches a network."""
+"""`sre publish`: what would go up, and to whom; nothing here reaches a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from recipe.cli.main import main
 from recipe.config import dump, load
 from recipe.errors import SreError
-from recipe.training.publish import collect, to_ollama, upload
+from recipe.training.publish import collect, upload
 
 
 def make_run(folder: Path, *overrides: str) -> Path:
@@ -103,12 +103,10 @@ def test_without_iterations_the_merged_adapter_goes_up(tmp_path: Path) -> None:
     )
 
 
-def test_the_card_is_that_of_the_export_with_data_figures_licence_and_settings(run: Path) -> None:
+def test_the_card_is_that_of_the_export_with_all_figures_and_settings(run: Path) -> None:
     card = collect(run, "me/judge").card
     assert card.startswith((run / "gguf" / "README.md").read_text().rstrip())
-    assert "pointwise: `seed-data:counted`, 64 training rows" in card
     assert "| J2 | 48 |" in card
-    assert "`HuggingFaceTB/SmolLM2-135M-Instruct`: apache-2.0" in card
     assert "\nlearning_rate = 0.001\n" in card
 
 
@@ -185,32 +183,3 @@ def test_a_lost_file_is_named(run: Path) -> None:
     (run / "gguf" / "judge-Q4_K_M.gguf").unlink()
     with pytest.raises(SreError, match=r"judge-Q4_K_M\.gguf: missing"):
         collect(run, "me/judge")
-
-
-def fake_ollama(folder: Path, code: int) -> None:
-    folder.mkdir()
-    program = folder / "ollama"
-    program.write_text(f'#!/bin/sh\necho "$@" > {folder}/asked\necho "no such base" >&2\nexit {code}\n')
-    program.chmod(0o755)
-
-
-def test_ollama_is_asked_for_the_judge(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_ollama(tmp_path / "bin", 0)
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    to_ollama(run, "my-judge")
-    assert (tmp_path / "bin" / "asked").read_text().split() == [
-        "create",
-        "my-judge",
-        "-f",
-        str(run / "gguf" / "Modelfile"),
-    ]
-
-
-def test_a_failing_or_missing_ollama_is_named(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SreError, match=r"no program `ollama`.*ollama create my-judge -f"):
-        to_ollama(run, "my-judge")
-    fake_ollama(tmp_path / "bin", 1)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
-    with pytest.raises(SreError, match="failed: no such base"):
-        to_ollama(run, "my-judge")

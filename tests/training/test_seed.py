@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +28,11 @@ FILES = [
     "tokenizer.json",
     "tokenizer_config.json",
 ]
+
+
+def seeded(source: str, folder: Path) -> SimpleNamespace:
+    """The facts of `run_seed`, and the model's folder."""
+    return SimpleNamespace(**run_seed(source, folder), model=folder / "model")
 
 
 def make_model(folder: Path, family: str = "llama", pre: str = "smollm", **changes: Any) -> Path:
@@ -81,7 +87,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.mark.real
 def test_embedded_model(tmp_path: Path) -> None:
-    report = run_seed("smollm2-135m", tmp_path)
+    report = seeded("smollm2-135m", tmp_path)
     assert (names(tmp_path), names(report.model)) == (["model"], FILES)
     assert report.kind == "embedded"
     assert report.origin == str(embedded_gguf())
@@ -140,7 +146,7 @@ def test_gguf_gives_back_the_model_it_was_made_from(
     original = make_model(tmp_path / "original", family, pre, **changes)
     write_gguf(original, tmp_path / "some.gguf", type_name="F32")
     monkeypatch.setattr(seed, "import_gguf", partial(seed.import_gguf, dtype="float32"))  # lossless
-    report = run_seed(str(tmp_path / "some.gguf"), tmp_path / "seed")
+    report = seeded(str(tmp_path / "some.gguf"), tmp_path / "seed")
     assert (report.kind, names(report.model)) == ("gguf", FILES)
     before, after = (load_file(folder / "model.safetensors") for folder in (original, report.model))
     assert before.keys() == after.keys()
@@ -157,7 +163,7 @@ def test_folder_is_linked_not_copied(tmp_path: Path) -> None:
     original = make_model(tmp_path / "original")
     (original / "consolidated.safetensors").write_bytes(b"another copy")
     (original / "training_args.bin").write_bytes(b"not needed")
-    report = run_seed(str(original), tmp_path / "seed")
+    report = seeded(str(original), tmp_path / "seed")
     assert (report.kind, report.origin, names(report.model)) == ("folder", str(original), FILES)
     assert all((report.model / name).readlink() == original / name for name in FILES)
     assert report.bytes == (original / "model.safetensors").stat().st_size
@@ -169,7 +175,7 @@ def test_folder_is_copied_where_links_fail(tmp_path: Path, monkeypatch: pytest.M
         raise OSError("not permitted")
 
     monkeypatch.setattr(os, "symlink", no_links)
-    report = run_seed(str(make_model(tmp_path / "original")), tmp_path / "seed")
+    report = seeded(str(make_model(tmp_path / "original")), tmp_path / "seed")
     assert names(report.model) == FILES
     assert not any(path.is_symlink() for path in report.model.iterdir())
 
@@ -281,7 +287,7 @@ def test_hub_name(tmp_path: Path) -> None:
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(commit)
     said = run_with_hub(tmp_path, "org/tiny", HF_HUB_OFFLINE="1")
-    assert f"origin='org/tiny@{commit}'" in said
+    assert f"'origin': 'org/tiny@{commit}'" in said
     assert names(tmp_path / "seed" / "model") == FILES
     shutil.rmtree(tmp_path / "seed")
     said = run_with_hub(tmp_path, "org/other", HF_HUB_OFFLINE="1")

@@ -15,7 +15,7 @@ from recipe.inference.pytorch.transformers import TransformersEngine
 from recipe.prompts import Prompts
 from recipe.storage import read_json
 from recipe.training.sft import by_length, collate, make_trainer, run_sft, to_rows
-from recipe.training.trainer import rows_on_disk
+from recipe.training.trainer import TrainingSetup, rows_on_disk
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=300), st.integers(1, 6), st.integers(0, 3))
@@ -42,10 +42,11 @@ def test_the_mask_covers_the_judgement_and_the_end_token_alone(tiny_model, tiny_
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     examples = read_examples(tiny_data, task="pointwise", split="train")
     for row, example in zip(to_rows(tokenizer, examples, 4096, Prompts(), label_only=False), examples, strict=True):
-        trained = row["input_ids"][row["prompt_tokens"] :]
+        prompt = row["labels"].count(-100)
+        trained = row["labels"][prompt:]
+        assert trained == row["input_ids"][prompt:]
         assert trained[-1] == tokenizer.eos_token_id
         assert tokenizer.decode(trained[:-1]).endswith(f"[RESULT] {example.label}")
-        assert tokenizer.decode([row["input_ids"][place] for place in row["label_places"]]) == str(example.label)
 
 
 def test_rows_that_are_too_long_are_left_out_whole_and_counted(tiny_model, tiny_data):
@@ -65,19 +66,21 @@ def train(folder, tiny_model, tiny_data, limit=12, max_length=2048, dev=(), repo
     chosen = {"batch_size": 4, "accumulate": 1, "checkpoints": 0, "learning_rate": 1e-2, **settings}
     facts = run_sft(
         folder,
-        engine=TransformersEngine(),
-        model=tiny_model,
+        TrainingSetup(
+            engine=TransformersEngine(),
+            model=tiny_model,
+            prompts=Prompts(),
+            quantization="none",
+            max_length=max_length,
+            gradient_checkpointing=False,
+            seed=0,
+            report_to=report_to,
+            run="tiny",
+        ),
         examples=examples,
         dev=dev,
-        prompts=Prompts(),
         settings=SftConfig(**chosen),
         lora=LoraConfig(r=4, alpha=8),
-        quantization="none",
-        max_length=max_length,
-        gradient_checkpointing=False,
-        seed=0,
-        report_to=report_to,
-        run="tiny",
     )
     losses = [entry["loss"] for entry in read_json(folder / "training.json")["history"] if "loss" in entry]
     return facts, losses
@@ -112,12 +115,12 @@ def test_positions_in_place_of_the_padding_mask_change_no_real_token(tiny_model)
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
     rows = [
-        {"input_ids": list(range(5, 17)), "prompt_tokens": 4, "label_places": [10]},
-        {"input_ids": list(range(9, 30)), "prompt_tokens": 6, "label_places": [19]},
+        {"input_ids": list(range(5, 17)), "labels": [-100] * 4 + list(range(9, 17))},
+        {"input_ids": list(range(9, 30)), "labels": [-100] * 6 + list(range(15, 30))},
     ]
     plain = DataCollatorForLanguageModeling(pad_token_id=0)
-    masked, free = (collate(plain, rows, masked=masked) for masked in (True, False))
-    assert set(free) == {"input_ids", "labels", "label_mask", "position_ids"}
+    masked, free = plain(rows), collate(plain, rows)
+    assert set(free) == {"input_ids", "labels", "position_ids"}
     real = masked["attention_mask"].bool()
     with torch.no_grad():
         names = ("input_ids", "attention_mask", "position_ids")
@@ -126,73 +129,42 @@ def test_positions_in_place_of_the_padding_mask_change_no_real_token(tiny_model)
     assert torch.allclose(expected, found, atol=1e-4)
 
 
-def weighted_trainer(folder, tiny_model, tiny_data, **settings):
-    """(trainer, the batches of its first step, their rows) with a label weight of 7 unless said otherwise."""
-    examples = read_examples(tiny_data, task="pointwise", split="train", limit=8)
-    lora = {**LoraConfig(r=4, alpha=8).model_dump(), "seed": 0}
-    model, tokenizer = TransformersEngine().load(tiny_model, lora=lora)
-    rows = list(to_rows(tokenizer, examples, 2048, Prompts(), label_only=False))
-    chosen = {"batch_size": 3, "accumulate": 2, "checkpoints": 0, "label_weight": 7.0, **settings}
-    dataset = rows_on_disk(folder, "rows", rows)
-    trainer = make_trainer(model, tokenizer, dataset, None, folder, SftConfig(**chosen), 0, False)
-    return trainer, list(itertools.islice(trainer.get_train_dataloader(), 2)), rows
-
-
-def dense_loss(model, batches, label_places, weight):
-    """The weighted mean over all completion tokens of some batches, from whole logits in float64."""
+def dense_loss(model, batches):
+    """The mean over all completion tokens of some batches, from whole logits in float64."""
     import torch
 
-    total, weights = 0.0, 0.0
+    total, tokens = 0.0, 0
     for batch in batches:
         more = {key: batch[key] for key in ("attention_mask", "position_ids") if key in batch}
         logits = model(input_ids=batch["input_ids"], use_cache=False, **more).logits.double()
         logps = torch.log_softmax(logits[:, :-1], dim=-1)
         for row, place in (batch["labels"][:, 1:] != -100).nonzero().tolist():
-            token = int(batch["labels"][row, place + 1])
-            w = weight if (row, place + 1) in label_places(batch) else 1.0
-            total, weights = total - w * logps[row, place, token], weights + w
-    return total / weights
+            total, tokens = total - logps[row, place, int(batch["labels"][row, place + 1])], tokens + 1
+    return total / tokens
 
 
 @pytest.mark.parametrize("batching", ["shuffled", "padding-free"])
-def test_the_label_weight_is_a_weighted_mean_over_the_step(tmp_path, tiny_model, tiny_data, float32, batching):
+def test_the_loss_is_the_mean_over_the_tokens_of_a_step(tmp_path, tiny_model, tiny_data, float32, batching):
     import torch
 
-    trainer, batches, rows = weighted_trainer(tmp_path, tiny_model, tiny_data, batching=batching)
-    model, accumulated = trainer.model, trainer._get_num_items_in_batch(batches, torch.device("cpu"))
-    completions = sum(int((batch["labels"] != -100).sum()) for batch in batches)
-    assert float(accumulated) == completions + 6.0 * 6  # six rows, each with a label of one token
-
-    def label_places(batch):
-        ids = batch["input_ids"].tolist()
-        starts = [0, *(k for k, p in enumerate(batch["position_ids"][0].tolist()) if p == 0 and k)]
-        known = [(row["input_ids"], row["label_places"]) for row in rows]
-        found = set()
-        for number, line in enumerate(ids):
-            for start in starts if batching == "padding-free" else [0]:
-                (places,) = [places for row, places in known if line[start : start + len(row)] == row]
-                found |= {(number, start + place) for place in places}
-        return found
-
-    expected = dense_loss(model, batches, label_places, 7.0)
-    (expected_gradient,) = torch.autograd.grad(expected, [a_lora_weight(model)])
-    losses = [trainer.compute_loss(model, dict(batch), num_items_in_batch=accumulated) for batch in batches]
-    (gradient,) = torch.autograd.grad(sum(losses), [a_lora_weight(model)])
+    examples = read_examples(tiny_data, task="pointwise", split="train", limit=8)
+    lora = {**LoraConfig(r=4, alpha=8).model_dump(), "seed": 0}
+    model, tokenizer = TransformersEngine().load(tiny_model, lora=lora)
+    rows = rows_on_disk(tmp_path, "rows", to_rows(tokenizer, examples, 2048, Prompts(), label_only=False))
+    settings = SftConfig(batch_size=3, accumulate=2, checkpoints=0, batching=batching)
+    trainer = make_trainer(model, tokenizer, rows, None, tmp_path, settings, 0, False)
+    batches = list(itertools.islice(trainer.get_train_dataloader(), 2))
+    tokens = trainer._get_num_items_in_batch(batches, torch.device("cpu"))
+    expected = dense_loss(trainer.model, batches)
+    (expected_gradient,) = torch.autograd.grad(expected, [a_lora_weight(trainer.model)])
+    losses = [trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=tokens) for batch in batches]
+    (gradient,) = torch.autograd.grad(sum(losses), [a_lora_weight(trainer.model)])
     assert float(sum(losses)) == pytest.approx(float(expected), rel=1e-5)
     assert torch.allclose(gradient, expected_gradient.float(), rtol=1e-3, atol=1e-7)
-    assert float(expected) != pytest.approx(float(dense_loss(model, batches, label_places, 1.0)), rel=1e-2)
 
 
 def a_lora_weight(model):
     return next(w for name, w in model.named_parameters() if "layers.0" in name and "v_proj.lora_B" in name)
-
-
-def test_a_label_weight_of_one_is_plain_training(tmp_path, tiny_model, tiny_data):
-    _, plain = train(tmp_path / "plain", tiny_model, tiny_data)
-    _, one = train(tmp_path / "one", tiny_model, tiny_data, label_weight=1.0)
-    _, five = train(tmp_path / "five", tiny_model, tiny_data, label_weight=5.0)
-    assert plain == one
-    assert plain != five
 
 
 def test_dev_rows_choose_the_checkpoint_and_may_end_training(tmp_path, tiny_model, tiny_data):
@@ -204,8 +176,6 @@ def test_dev_rows_choose_the_checkpoint_and_may_end_training(tmp_path, tiny_mode
     losses = [entry["eval_loss"] for entry in found]
     assert facts["steps"] < 18
     assert losses.index(min(losses)) == len(losses) - 2  # one more without a lower loss
-    assert all(0 <= entry["eval_label_accuracy"] <= 1 for entry in found)
-    assert all(0 <= entry["label_accuracy"] <= 1 for entry in history if "loss" in entry)
 
 
 def test_the_log_goes_to_tensorboard_too(tmp_path, tiny_model, tiny_data):
@@ -214,7 +184,7 @@ def test_the_log_goes_to_tensorboard_too(tmp_path, tiny_model, tiny_data):
 
     train(tmp_path, tiny_model, tiny_data, report_to="auto")
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert {"train/loss", "train/label_accuracy"} <= set(events.Tags()["scalars"])
+    assert {"train/loss"} <= set(events.Tags()["scalars"])
     assert len(events.Scalars("train/loss")) == 3
 
 
