@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from recipe.data.records import Judgement, LabelDistribution, Task, mirrored
-from recipe.errors import SreError
 
 Tie = Literal["probability", "first", "tie"]
 TIES: tuple[Tie, ...] = get_args(Tie)
@@ -92,11 +91,6 @@ class BothOrders(LabelDistribution):
         return mirrored(self.swapped.label)
 
     @property
-    def malformed(self) -> int:
-        """How many of the two orders carry no label."""
-        return (self.first.label is None) + (self.swapped.label is None)
-
-    @property
     def judgement(self) -> Judgement:
         """Whose rationale goes with the label: the first order's, unless only the swapped one gave that label."""
         only_swapped = self.label is not None and self.first.label != self.label
@@ -116,10 +110,8 @@ def both_orders(first: Judgement, swapped: Judgement, tie: Tie = "probability") 
     """Combine a pair's judgement with the one made with the responses exchanged.
 
     tie, where they disagree: "probability" takes the response with the greater averaged probability (None where it is
-    exactly even, or not recorded); "first" the first order's; "tie" none. Raises SreError for another rule.
+    exactly even, or not recorded); "first" the first order's; "tie" none.
     """
-    if tie not in TIES:
-        raise SreError(f"expected a tie rule of {', '.join(TIES)}, not {tie!r}")
     shares = [first.label_probabilities.get(2), swapped.label_probabilities.get(1)]
     known = [share for share in shares if share is not None]
     preference = statistics.fmean(known) if len(known) == 2 else None

@@ -80,8 +80,6 @@ class Service(Closing):
     """
 
     def __init__(self, judge: Judge, *, queue: int = QUEUE) -> None:
-        if queue < 1:
-            raise SreError(f"expected a queue of at least 1 place, not {queue}", field="queue")
         # Only a SessionGenerator has it.
         open_session = getattr(judge.generator, "session", None)
         if open_session is None:

@@ -356,11 +356,6 @@ def test_an_engine_without_sessions_is_refused() -> None:
         Service(Judge(Batches()))  # type: ignore[arg-type]
 
 
-def test_a_queue_without_places_is_refused() -> None:
-    with pytest.raises(SreError, match="at least 1 place"):
-        Service(Judge(ScriptedGenerator(echo)), queue=0)
-
-
 # asyncio.
 
 

@@ -4,7 +4,6 @@ and how what is under way ends when the server is stopped."""
 from __future__ import annotations
 
 import asyncio
-import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -28,12 +27,8 @@ class Connection(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._await_head()
-        if len(self.connections) > _most():
-            idle = (
-                one
-                for one in self.connections
-                if isinstance(one, Connection) and one.idle and not one.transport.is_closing()
-            )
+        if len(self.connections) > MOST:
+            idle = (one for one in self.connections if isinstance(one, Connection) and one.idle)
             min(idle, key=lambda one: one._since).transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -76,8 +71,3 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         loop.call_later(GRACE_SECONDS, loop.run_in_executor, None, self._close)
         await super().shutdown(sockets)
-
-
-def _most() -> int:
-    """Fewer than MOST where the system lets a process open few files: running out of them stops a server."""
-    return max(1, min(MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))

@@ -48,13 +48,6 @@ def test_300_idle_connections_keep_nobody_out(running: Callable[..., Any], echo:
         assert all(closed(client) for client in idle[:40])
 
 
-def test_no_more_connections_than_files_may_be_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resource.getrlimit", lambda which: (100, 200))
-    assert connections._most() == 50
-    monkeypatch.setattr("resource.getrlimit", lambda which: (1_000_000, 1_000_000))
-    assert connections._most() == connections.MOST
-
-
 def test_a_request_under_way_is_not_idle(
     running: Callable[..., Any], echo: Any, monkeypatch: pytest.MonkeyPatch, until: Any
 ) -> None:
