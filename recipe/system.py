@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -49,6 +51,19 @@ def memory_limit() -> float | None:
     with contextlib.suppress(OSError, ValueError):
         total = min(total, float(Path("/sys/fs/cgroup/memory.max").read_text()))
     return total
+
+
+def nvidia_gpus() -> list[str]:
+    """One line for each GPU that the NVIDIA driver lists: "name, memory in MiB, driver version"."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    command = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
 
 
 def process() -> tuple[int, int]:

@@ -49,6 +49,7 @@ def main() -> None:
     \b
     Start here:
       sre quickstart                       train and measure a small judge on this machine
+      sre init my-judge rows.csv           a project of your own labelled rows
       sre run 24gb-llama3.1-8b             an 8B judge overnight on a 24 GB GPU
       sre judge rows.jsonl -o out.jsonl --model judge.gguf
       sre doctor                           what this machine has, and what is missing

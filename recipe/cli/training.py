@@ -1,7 +1,8 @@
-"""Train a judge: `sre quickstart`, `run`, `stage`, `status`, `config`, `split`."""
+"""Train a judge: `sre quickstart`, `init`, `run`, `stage`, `status`, `config`, `split`."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,31 @@ from recipe.errors import SreError
 
 if TYPE_CHECKING:
     from recipe.config import Config
+
+
+@opt.command(
+    "sre init my-judge answers.csv --rubric helpfulness",
+    "sre init my-judge scored.jsonl picked.jsonl",
+    'sre init my-judge answers.csv --map response=text --rubric "Does the response answer the question?"',
+)
+@click.argument("folder", type=opt.FOLDER, metavar="DIR")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True), metavar="FILE...")
+@opt.columns
+@opt.rubric
+@click.option("--preset", metavar="NAME", help="The settings to start from. [default: what fits this machine]")
+def init(folder: Path, files: tuple[str, ...], **options: Any) -> None:
+    """Make a project of labelled files: split rows and a commented config for this machine, ready to run.
+
+    The rows have a prompt, a response and a score, or two responses and which is better. At a terminal it asks for what
+    the files don't tell.
+    """
+    from recipe.pipeline.new_project import new_project
+
+    def ask(question: str, likeliest: str) -> str:
+        return str(click.prompt(question, default=likeliest or None))
+
+    for line in new_project(folder, files, ask=ask if sys.stdin.isatty() else None, **options):
+        click.echo(line)
 
 
 @opt.command(
@@ -172,4 +198,4 @@ def config(config: str | None, overrides: tuple[str, ...]) -> None:
     click.echo(dump(load(config, overrides)) if config else "\n".join(presets()))
 
 
-COMMANDS: tuple[click.Command, ...] = (quickstart, run, stage, status, config, split)
+COMMANDS: tuple[click.Command, ...] = (quickstart, init, run, stage, status, config, split)

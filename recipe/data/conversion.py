@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,13 @@ def _as_text(value: object, column: str) -> str:
 
 
 def from_columns(
-    raw: RawRow, names: Names, layout: Layout | None, part: str, task: Task | None, rubrics: Rubrics
+    raw: RawRow,
+    names: Names,
+    layout: Layout | None,
+    part: str,
+    task: Task | None,
+    rubrics: Rubrics,
+    scale: Sequence[int] = (),
 ) -> Example:
     """The example of a row whose columns were recognised.
 
@@ -117,6 +123,7 @@ def from_columns(
         part: Which of the rows of its layout this is, "" where it is the only one.
         task: The only one that is wanted.
         rubrics: Task -> the rubric of rows that bring none.
+        scale: The scores of a rubric that describes none, where they are not 1 to 5.
 
     Raises:
         SreError: A column is missing or holds something else than expected.
@@ -134,7 +141,7 @@ def from_columns(
         value: object = 1 if first else 2
     else:
         value = row[LABEL[kind]]
-    label, note = _label(value, kind, rubric)
+    label, note = _label(value, kind, scale if scale and not rubric.descriptions else rubric.scores)
     name = row.name("id")
     if layout and layout.id_columns and all(not missing(raw.row.get(column)) for column in layout.id_columns):
         name = layout.id_separator.join(str(raw.row[column]) for column in layout.id_columns)
@@ -160,7 +167,7 @@ def from_own(raw: RawRow, task: Task | None, rubrics: Rubrics) -> Example:
         raise raw.error(f"expected a list of {count} for a {kind} row, not {short(responses)}", "responses")
     rubric = to_rubric(rubric or rubrics.get(kind))
     texts = tuple(to_text(text, "responses", "a response as a string") for text in responses)
-    label, note = _label(raw.row.get("label"), kind, rubric)
+    label, note = _label(raw.row.get("label"), kind, rubric.scores)
     return _example(row, row.name("id"), kind, to_conversation(turns), texts, rubric, label, note)
 
 
@@ -284,10 +291,10 @@ def _levels(row: _Row) -> dict[int, str]:
     return found
 
 
-def _label(value: object, kind: Task, rubric: Rubric) -> tuple[int | None, str]:
+def _label(value: object, kind: Task, scores: Sequence[int]) -> tuple[int | None, str]:
     """(the label, why there is none although there is a value)"""
     try:
-        found = to_score(value, rubric.scores, "") if kind == "pointwise" else to_preference(value, "")
+        found = to_score(value, scores, "") if kind == "pointwise" else to_preference(value, "")
     except SreError as error:
         return None, error.message
     return (None, "tie") if kind == "pairwise" and found == TIE else (found, "")

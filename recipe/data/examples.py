@@ -10,7 +10,7 @@ import itertools
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ def read_examples(
     skip_bad_rows: Path | None = None,
     columns: Mapping[str, str] | None = None,
     rubrics: Rubrics | None = None,
+    scale: Sequence[int] = (),
 ) -> list[Example]:
     """Read the rows of a source to train or measure with, in its order.
 
@@ -72,6 +73,7 @@ def read_examples(
             held is lost. Without it, the first bad row is an error.
         columns: our name -> the source's column, for columns that aren't recognised (see columns.py).
         rubrics: task -> the rubric of rows that bring none.
+        scale: the scores of rubrics that describe none, where they are not 1 to 5.
 
     Raises:
         SreError: nothing at `source`, no rows, a bad row (without `skip_bad_rows`), or only bad rows.
@@ -79,7 +81,8 @@ def read_examples(
     examples, bad, places = list[Example](), list[dict[str, Any]](), dict[str, RawRow]()
     told: Counter[str] = Counter()
     unexplained_in = None
-    for row in read_rows(source, task=task, split=split, limit=limit, columns=columns, rubrics=rubrics, strict=True):
+    options: dict[str, Any] = {"columns": columns, "rubrics": rubrics, "scale": scale}
+    for row in read_rows(source, task=task, split=split, limit=limit, strict=True, **options):
         if row.example is None and row.error is None:
             told["rows left out that were not judged"] += 1
             continue
@@ -126,6 +129,7 @@ def read_rows(
     limit: int | None = None,
     columns: Mapping[str, str] | None = None,
     rubrics: Rubrics | None = None,
+    scale: Sequence[int] = (),
     strict: bool = False,
 ) -> Iterator[ReadRow]:
     """Stream the rows of a source in its order, bad ones among them.
@@ -143,7 +147,7 @@ def read_rows(
         raise SreError(f"limit must be at least 1, not {limit}")
     mapped, seen = column_map(columns or {}), set[int]()
     for raw in itertools.islice(open_rows(source, task, split), limit):
-        for row in _read(raw, mapped, task, rubrics or {}, strict):
+        for row in _read(raw, mapped, task, rubrics or {}, scale, strict):
             yield row if strict else _distinct(row, seen)
 
 
@@ -159,7 +163,9 @@ def _distinct(row: ReadRow, seen: set[int]) -> ReadRow:
     return replace(row, id=name, example=row.example and replace(row.example, id=name))
 
 
-def _read(raw: RawRow, mapped: Names, task: Task | None, rubrics: Rubrics, strict: bool) -> Iterator[ReadRow]:
+def _read(
+    raw: RawRow, mapped: Names, task: Task | None, rubrics: Rubrics, scale: Sequence[int], strict: bool
+) -> Iterator[ReadRow]:
     """The row, or the rows that it stands for in its layout."""
     fallback = f"{raw.stem}-{raw.line}"
     if raw.problem or not isinstance(raw.row, dict):
@@ -184,7 +190,7 @@ def _read(raw: RawRow, mapped: Names, task: Task | None, rubrics: Rubrics, stric
                 example = from_own(inner, task, rubrics)
             else:
                 names = recognise(inner, layout.names_in(row) if layout else mapped)
-                example = from_columns(inner, names, layout, part, task, rubrics)
+                example = from_columns(inner, names, layout, part, task, rubrics, scale)
             if judged:
                 example = _with_verdict(example, raw.row, strict)
         except SreError as error:

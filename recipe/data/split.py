@@ -58,10 +58,6 @@ def prepare_splits(
         if not rows:
             raise SreError(f"no row has {max_chars} characters or less", file=path)
         found[name] = [replace(row, aspect=name) for row in rows]
-    ids = Counter(row.id for rows in found.values() for row in rows)
-    twice = next((id for id, count in ids.items() if count > 1), None)
-    if twice is not None:
-        raise SreError(f"two files have a row {twice!r}; rename one file, or give its rows other ids", field="id")
     limits = dict(zip(found, cycle(numbers or (None,)), strict=False))
     splits = split_rows(found, dev=dev, test=test, seed=seed)
     for split, held in splits.items():
@@ -76,10 +72,14 @@ def split_rows(
 ) -> dict[str, dict[str, list[Example]]]:
     """{split: {source: its rows, spread}}. A prompt of two sources is where the first one put it.
 
-    Raises SreError for shares of the prompts outside 0..1, or above 1 together.
+    Raises SreError for shares of the prompts outside 0..1, or above 1 together, and for two rows of one id.
     """
     if min(dev, test) < 0 or dev + test > 1:
         raise SreError(f"the shares held back must be 0 or more, and 1 at most together, not {dev} and {test}")
+    ids = Counter(row.id for rows in sources.values() for row in rows)
+    twice = next((id for id, count in ids.items() if count > 1), None)
+    if twice is not None:
+        raise SreError(f"two files have a row {twice!r}; rename one file, or give its rows other ids", field="id")
     place: dict[str, str] = {}
     for name, rows in sources.items():
         prompts = sorted({row.prompt_id for row in rows} - place.keys())

@@ -9,7 +9,6 @@ import importlib.util
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from recipe.system import memory_limit, usable_cores
+from recipe.system import memory_limit, nvidia_gpus, usable_cores
 
 Status = Literal["ok", "missing", "warning"]
 
@@ -57,7 +56,7 @@ class Package:
 
 def diagnose() -> list[Check]:
     """Look at the machine and the installation."""
-    gpus = _nvidia_gpus()
+    gpus = nvidia_gpus()
     checks = [
         Check("Python", "ok", f"{platform.python_version()} at {sys.executable}", needed=True),
         Check("system", "ok", f"{platform.system()} {platform.release()}, {platform.machine()}"),
@@ -149,19 +148,6 @@ def _disk() -> Check:
         remedy = f"a run keeps weights and GGUF files: have {ENOUGH_DISK_GIB:.0f} GiB, or set --run-dir"
         return Check("disk", "warning", detail, remedy)
     return Check("disk", "ok", detail)
-
-
-def _nvidia_gpus() -> list[str]:
-    """One line for each GPU that the NVIDIA driver lists: "name, memory in MiB, driver version"."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    command = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
 
 
 def _gpu(gpus: list[str]) -> Check:

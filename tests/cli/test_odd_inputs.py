@@ -68,6 +68,7 @@ def check(result: Result) -> None:
         "judge {corpus}/good.jsonl -o {} --model m.gguf --rubric tone --resume",
         "judge {corpus}/good.jsonl -o {out}/b.jsonl --model m.gguf --rubric {}",
         "split {} -o {out}/data --test 0.5 --rubric helpfulness",
+        "init {out}/mine {} --rubric helpfulness",
         "evaluate {} --model {corpus}/judge.gguf -o {out}/figures",
         "audit {} --rows {corpus}/good.jsonl",
         "config {}",

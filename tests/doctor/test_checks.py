@@ -29,7 +29,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The versions that the doctor finds: all as tested, until a test changes some."""
     versions = dict(TESTED)
     monkeypatch.setattr(doctor, "_version", versions.get)
-    monkeypatch.setattr(doctor, "_nvidia_gpus", list)
+    monkeypatch.setattr(doctor, "nvidia_gpus", list)
     return versions
 
 
@@ -113,13 +113,13 @@ def test_without_unsloth_the_fallback_is_named(installed: dict[str, str]) -> Non
 def test_an_unsloth_that_needs_a_gpu(installed: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     installed["unsloth"] = "2026.9.1"
     assert row("unsloth").status == "warning"
-    monkeypatch.setattr(doctor, "_nvidia_gpus", lambda: ["NVIDIA L4, 23034, 570.1"])
+    monkeypatch.setattr(doctor, "nvidia_gpus", lambda: ["NVIDIA L4, 23034, 570.1"])
     assert row("unsloth").status == "ok"
     assert "GPU" in row("unsloth").detail
 
 
 def test_a_cpu_build_of_torch_beside_a_gpu(installed: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_nvidia_gpus", lambda: ["NVIDIA L4, 23034, 570.1"])
+    monkeypatch.setattr(doctor, "nvidia_gpus", lambda: ["NVIDIA L4, 23034, 570.1"])
     assert row("GPU").status == "ok"
     installed["torch"] = "2.13.0+cpu"
     assert row("GPU").status == "warning"
@@ -130,9 +130,9 @@ def test_gpus_are_read_from_the_drivers_program(tmp_path: Path, monkeypatch: pyt
     program.write_text("#!/bin/sh\necho 'NVIDIA L4, 23034, 570.1'\necho 'NVIDIA L4, 23034, 570.1'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert doctor._nvidia_gpus() == ["NVIDIA L4, 23034, 570.1"] * 2
+    assert doctor.nvidia_gpus() == ["NVIDIA L4, 23034, 570.1"] * 2
     program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
-    assert doctor._nvidia_gpus() == []
+    assert doctor.nvidia_gpus() == []
 
 
 def test_a_llama_build_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

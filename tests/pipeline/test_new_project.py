@@ -1,0 +1,227 @@
+"""`sre init`: from the files that people have to a folder that `sre run` takes."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+from click.testing import CliRunner, Result
+
+from recipe.cli.main import main
+from recipe.config import load
+from recipe.data.examples import read_examples
+from recipe.pipeline import new_project as module
+from recipe.pipeline.new_project import new_project
+
+
+@pytest.fixture(autouse=True)
+def on_a_laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "nvidia_gpus", list)
+
+
+def sre(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def scored(scores: list[Any], name: str = "rows.csv", **renamed: str) -> str:
+    """A CSV file as pandas writes it: two answers to each of the questions, scores as floats."""
+    questions = [f"Name fruit number {k // 2}." for k in range(len(scores))]
+    table = pandas.DataFrame(
+        {"question": questions, "answer": ["apple", "brick"] * (len(scores) // 2), "score": scores}
+    )
+    table.rename(columns=renamed).to_csv(name, index=False)
+    return name
+
+
+def pairs(count: int = 24) -> str:
+    rows = [
+        {"prompt": f"Name fruit {k}.", "response_a": "apple", "response_b": "brick", "winner": "ab"[k % 2]}
+        for k in range(count)
+    ]
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return "pairs.jsonl"
+
+
+def written(folder: str = "mine") -> list[Any]:
+    return [row for split in ("train", "dev", "test") for row in read_examples(f"{folder}/data", split=split)]
+
+
+def test_from_a_csv_of_pandas_to_a_started_run(tiny_model: Path) -> None:
+    scored([float(1 + k % 5) for k in range(40)])
+    assert ",4.0\n" in Path("rows.csv").read_text()
+    made = sre("init", "mine", "rows.csv", "--rubric", "helpfulness")
+    assert made.exit_code == 0, made.output
+    assert "scores: 1-5" in made.output
+    assert "GiB" in made.output
+    assert "sre run mine/config.toml" in made.output
+    assert [len(read_examples("mine/data", split=split)) for split in ("train", "dev", "test")] == [32, 4, 4]
+    prompts = [{row.prompt_id for row in read_examples("mine/data", split=split)} for split in ("train", "dev", "test")]
+    assert sum(map(len, prompts)) == len(set.union(*prompts)) == 20
+    config = load("mine/config.toml")
+    assert (config.data.pointwise, config.data.pairwise, config.data.tasks) == ("mine/data", "", ("pointwise",))
+    assert config.data.train_pointwise is None
+    assert config.sample.inputs == (32,)
+    tiny = ["--set", f"model.source={tiny_model}", "--set", "model.engine=transformers", "--until", "seed"]
+    started = sre("run", "mine/config.toml", *tiny)
+    assert started.exit_code == 0, started.output
+    assert list(Path("runs/mine").rglob("*done.json"))
+
+
+def test_pairs_alone() -> None:
+    result = sre("init", "mine", pairs())
+    assert result.exit_code == 0, result.output
+    assert load("mine/config.toml").data.tasks == ("pairwise",)
+    assert {row.task for row in written()} == {"pairwise"}
+
+
+def test_both_tasks_with_rationales_need_no_others() -> None:
+    pairs()
+    rows = [json.loads(line) | {"feedback": "It fits."} for line in Path("pairs.jsonl").read_text().splitlines()]
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = pandas.read_csv(scored([1.0, 5.0] * 12)).assign(feedback="It is a fruit.", criteria="Is it a fruit?")
+    table.to_csv("rows.csv", index=False)
+    assert sre("init", "mine", "rows.csv", "pairs.jsonl").exit_code == 0
+    config = load("mine/config.toml")
+    assert config.data.tasks == ("pointwise", "pairwise")
+    assert module.NO_RATIONALES not in Path("mine/config.toml").read_text()
+    assert not config.sft.label_only
+
+
+def test_rows_without_rationales_are_trained_on_all_the_same() -> None:
+    sre("init", "mine", pairs())
+    assert module.NO_RATIONALES in Path("mine/config.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "margin"),
+    [
+        ([0, 1], (0, 1), 1),
+        ([1, 2, 3], (1, 2, 3), 1),
+        ([1, 4], (1, 2, 3, 4, 5), 1),
+        ([0, 5], (0, 1, 2, 3, 4, 5), 1),
+        ([1, 6], (1, 2, 3, 4, 5, 6, 7), 1),
+    ],
+)
+def test_scales(scores: list[int], labels: tuple[int, ...], margin: int) -> None:
+    file = scored([float(scores[k % len(scores)]) for k in range(24)])
+    assert sre("init", "mine", file, "--rubric", "Is it a fruit?").exit_code == 0
+    rows = written()
+    assert {row.labels for row in rows} == {labels}
+    assert {row.label for row in rows} == set(scores)
+    assert load("mine/config.toml").curate.margin == margin
+
+
+def test_a_ready_rubric_lends_its_descriptions_where_they_fit() -> None:
+    file = scored([1.0, 3.0] * 12)
+    assert "scores: 1-5" in sre("init", "mine", file, "--rubric", "helpfulness").output
+    assert "scores: 0-1" in sre("init", "other", scored([0.0, 1.0] * 12), "--rubric", "helpfulness").output
+    (mine,), (other,) = ({row.rubric.descriptions[1] for row in written(name)} for name in ("mine", "other"))
+    assert mine != other == "The response meets the criteria fully."
+
+
+def test_scores_to_10_are_halved_but_for_llama() -> None:
+    file = scored([float(1 + k % 10) for k in range(40)])
+    result = sre("init", "mine", file, "--rubric", "helpfulness")
+    assert "scores: 1-10, halved to 1-5: smollm2-135m has no token for 10" in result.output
+    assert {row.label for row in written()} == {1, 2, 3, 4, 5}
+    large = sre("init", "large", file, "--rubric", "helpfulness", "--preset", "24gb-llama3.1-8b")
+    assert large.exit_code == 0
+    assert "RTX 4090" in large.output
+    assert {row.label for row in written("large")} == set(range(1, 11))
+
+
+def test_criteria_in_a_column_take_any_scale_too() -> None:
+    table = pandas.read_csv(scored([0.0, 1.0] * 12)).assign(criteria="Is it a fruit?")
+    table.to_csv("rows.csv", index=False)
+    assert sre("init", "mine", "rows.csv").exit_code == 0
+    assert {row.labels for row in written()} == {(0, 1)}
+
+
+def test_an_odd_column_gives_a_ready_line() -> None:
+    file = scored([1.0, 5.0] * 12, answer="said by it", score="stars")
+    result = sre("init", "mine", file)
+    assert result.exit_code == 2
+    assert "columns found: question, said by it, stars" in result.stderr
+    assert "--map response='said by it' --rubric helpfulness" in result.stderr
+    result = sre("init", "mine", file, "--map", "response=said by it", "--rubric", "helpfulness")
+    assert "--map score=stars" in result.stderr
+    line = ("--map", "response=said by it", "--rubric", "helpfulness", "--map", "score=stars")
+    assert sre("init", "mine", file, *line).exit_code == 0
+
+
+def test_at_a_terminal_it_asks() -> None:
+    file = scored([1.0, 5.0] * 12, answer="said", score="stars")
+    asked = []
+
+    def ask(question: str, likeliest: str) -> str:
+        asked.append(question)
+        return likeliest
+
+    new_project(Path("mine"), [file], columns={}, ask=ask)
+    assert len(asked) == 3
+    assert "columns found: question, said, stars" in asked[0]
+    assert "Which column is the response?" in asked[0]
+    assert len(written()) == 24
+
+
+@pytest.mark.parametrize(
+    ("scores", "told"),
+    [
+        ([1.0, 3.5] * 12, "rows.csv, line 2, field 'score': expected a whole score from 0 to 10, not '3.5'"),
+        ([1.0, 87.0] * 12, "rows.csv, line 2, field 'score': expected a whole score from 0 to 10, not '87.0'"),
+        ([1.0, None] * 12, "rows.csv, line 2, field 'score': the label is missing"),
+        ([1.0, 2.0], "too few prompts"),
+    ],
+)
+def test_bad_rows_write_nothing(scores: list[Any], told: str) -> None:
+    result = sre("init", "mine", scored(scores), "--rubric", "helpfulness")
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert not Path("mine").exists()
+    assert not Path(".mine.tmp").exists()
+
+
+def test_nothing_is_overwritten() -> None:
+    Path("mine").mkdir()
+    assert sre("init", "mine", pairs()).exit_code == 0
+    before = Path("mine/config.toml").read_bytes()
+    result = sre("init", "mine", pairs())
+    assert (result.exit_code, "is there already" in result.stderr) == (2, True)
+    assert Path("mine/config.toml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("gpu", "preset"),
+    [
+        ("NVIDIA GeForce RTX 4090, 24564, 570.1", "24gb-qwen2-7b"),
+        ("NVIDIA GeForce RTX 3060, 12288, 570.1", "12gb-qwen3-4b"),
+        ("Tesla T4, 15360, 570.1", "t4-qwen2.5-1.5b"),
+        ("NVIDIA GeForce RTX 4060, 8188, 570.1", "t4-qwen2.5-1.5b"),
+        ("NVIDIA H200, 143771, 570.1", "24gb-qwen2-7b"),
+    ],
+)
+def test_the_card_decides_the_preset(gpu: str, preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "nvidia_gpus", lambda: [gpu])
+    result = sre("init", "mine", pairs())
+    assert result.exit_code == 0, result.output
+    assert f"preset: {preset}" in result.output
+    assert f"it fits {gpu.split(',')[0]}" in result.output
+    config = tomllib.loads(Path("mine/config.toml").read_text())
+    assert "test_split" not in config["data"]
+    assert "dev_share" not in config["data"]
+    assert (
+        config["data"]["train_pairwise"]
+        == tomllib.loads((module.CONFIGS / f"{preset}.toml").read_text())["data"]["train_pairwise"]
+    )
+
+
+def test_long_rows_raise_the_length_on_a_cpu() -> None:
+    table = pandas.read_csv(scored([1.0, 5.0] * 12))
+    table.assign(answer=table["answer"] + " and more" * 300).to_csv("rows.csv", index=False)
+    assert sre("init", "mine", "rows.csv", "--rubric", "helpfulness").exit_code == 0
+    assert 1000 < load("mine/config.toml").model.max_length <= 2048
