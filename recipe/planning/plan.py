@@ -6,7 +6,7 @@ processor, which is taken for eight cores.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from recipe.config import Config, Task
@@ -83,8 +83,8 @@ def make_plan(config: Config, gpu: str = "cpu", machine: Machine | None = None) 
     """
     if gpu != "cpu" and gpu not in CARDS:
         raise SreError(f"unknown card {gpu!r}; known: cpu, {', '.join(CARDS)}", field="--gpu")
-    if (config.start, config.update) != ("merged", "dpo"):
-        raise SreError('only runs with start = "merged" and update = "dpo" can be planned', field="start")
+    if config.start == "seed" or config.update != "dpo":
+        raise SreError('only runs that start with SFT and have update = "dpo" can be planned', field="start")
     shape, work = shape_of(config.model.source), read_workload(config)
     chosen = machine or (CARDS[gpu] if gpu != "cpu" else this_cpu(config.threads))
     costs = Costs(work, shape, chosen)
@@ -98,10 +98,13 @@ def _stages(costs: Costs, host: Costs) -> Iterator[StagePlan]:
     config, work, tasks = costs.config, costs.work, tuple(costs.work.tasks)
     dev = {task: load.dev * (2 if task == "pairwise" else 1) for task, load in work.tasks.items()}
     yield _seed(host)
-    for task in tasks:
-        yield _sft(costs, task, first=task == tasks[0])
-    if len(tasks) > 1:
-        yield StagePlan("merged", Memory(runtime=RUNTIME_CPU), host.merging(), "six methods compared", host=True)
+    if config.start == "mixed" and len(tasks) > 1:
+        yield _sft(costs, "sft-mixed", tasks, first=True)
+    else:
+        for task in tasks:
+            yield _sft(costs, f"sft-{task}", (task,), first=task == tasks[0])
+        if len(tasks) > 1:
+            yield StagePlan("merged", Memory(runtime=RUNTIME_CPU), host.merging(), "six methods compared", host=True)
     for t in range(1, config.iterations + 1):
         yield _sample(costs, t)
         if config.curate.method not in ("correct-answer", "majority-vote", "random-equal"):
@@ -128,12 +131,12 @@ def _seed(host: Costs) -> StagePlan:
     return StagePlan("seed", needed, spent, words, host=True)
 
 
-def _sft(costs: Costs, task: Task, *, first: bool) -> StagePlan:
-    rows = costs.work.sft_rows(task)
-    tokens, scored = costs.work.sft_tokens(task)
+def _sft(costs: Costs, stage: str, tasks: Sequence[Task], *, first: bool) -> StagePlan:
+    rows = sum(costs.work.sft_rows(task) for task in tasks)
+    tokens, scored = (sum(part) for part in zip(*(costs.work.sft_tokens(task) for task in tasks), strict=True))
     spent = costs.training(costs.config.sft, rows, tokens, scored, dpo=False) + (costs.start() if first else 0)
     words = f"{rows:,} rows, {tokens / 1e6:.2f} M tokens"
-    return StagePlan(f"sft-{task}", costs.training_memory(dpo=False), spent, words)
+    return StagePlan(stage, costs.training_memory(dpo=False), spent, words)
 
 
 def _sample(costs: Costs, t: int) -> StagePlan:

@@ -105,7 +105,14 @@ def test_each_preset_has_a_plan_on_its_machine() -> None:
     assert make_plan(load("seed-data"), machine=reference()).fits
 
 
-@pytest.mark.parametrize("setting", ["start=mixed", "update=best-of-n"])
+def test_a_mixed_sft_is_planned_as_one_stage_of_all_rows() -> None:
+    merged, mixed = (on_two_cores("cpu-smollm2-135m", f"start={start}") for start in ("merged", "mixed"))
+    parts = [stage(merged, f"sft-{task}").seconds for task in ("pointwise", "pairwise")]
+    assert stage(mixed, "sft-mixed").seconds == pytest.approx(sum(parts), rel=0.1)
+    assert not [s for s in mixed.stages if s.stage in ("merged", "sft-pointwise", "sft-pairwise")]
+
+
+@pytest.mark.parametrize("setting", ["start=seed", "update=best-of-n"])
 def test_a_baseline_of_other_stages_is_refused(setting: str) -> None:
     with pytest.raises(SreError, match="can be planned"):
         make_plan(load("seed-data", [setting]), machine=reference())
@@ -193,7 +200,7 @@ def test_nf4_quarters_the_weights_and_checkpointing_the_activations() -> None:
 
 
 def test_dpo_trains_the_merged_adapter_and_keeps_a_copy() -> None:
-    plan = on_two_cores("cpu-smollm2-135m")
+    plan = on_two_cores("cpu-smollm2-135m", "start=merged")
     sft, dpo = (stage(plan, name).memory for name in ("sft-pointwise", "iter-1:dpo"))
     assert dpo.adapter == 4 * sft.adapter  # rank r + r, twice
 
@@ -227,7 +234,7 @@ def test_the_quickstarts_time_is_predicted_within_a_factor_of_one_and_a_half() -
 
 
 def test_the_quickstarts_rates_are_predicted() -> None:
-    plan = on_two_cores("cpu-smollm2-135m", "data.train_pointwise=150")
+    plan = on_two_cores("cpu-smollm2-135m", "start=merged", "data.train_pointwise=150", "curate.max_pairs=32")
     sft, dpo = stage(plan, "sft-pairwise"), stage(plan, "iter-1:dpo")
     tokens = float(sft.work.split(", ")[1].split()[0]) * 1e6
     assert 230 / 1.5 < tokens / sft.seconds < 255 * 1.5
