@@ -106,8 +106,8 @@ def write_model(shape_name: str, type_name: str, out: Path) -> None:
 def tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
     """GGUF's name and the size (rows, columns) of each tensor, in the order of a converted model."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    if shape.rope.factors:
-        yield "rope_freqs.weight", (len(shape.rope.factors),)
+    if shape.rope_factors:
+        yield "rope_freqs.weight", (len(shape.rope_factors),)
     yield "token_embd.weight", (shape.vocab, shape.width)
     sizes: dict[str, tuple[int, ...]] = {
         "attn_norm": (shape.width,),
@@ -148,7 +148,7 @@ def _values(
     name: str, size: tuple[int, ...], kind: str, shape: Shape, pools: _Pools
 ) -> NDArray[np.float32] | NDArray[np.uint8]:
     if name == "rope_freqs.weight":
-        return np.array(shape.rope.factors, np.float32)
+        return np.array(shape.rope_factors, np.float32)
     if kind == "F32":
         return np.ones(size, np.float32)
     return np.resize(pools.get(kind), _bytes(size, kind))

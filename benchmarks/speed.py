@@ -18,7 +18,7 @@ def prefill_rate(generator: LlamaCppGenerator, ids: Sequence[int], rounds: int =
     """Tokens a second of a full batch from an empty cache: the median of `rounds`. ids: any tokens, repeated as
     needed.
     """
-    cache = generator._cache
+    cache = generator.cache
     size = min(cache.batch, cache.context)
     tokens = [ids[place % len(ids)] for place in range(size)]
     seconds = []
@@ -33,7 +33,7 @@ def prefill_rate(generator: LlamaCppGenerator, ids: Sequence[int], rounds: int =
 
 def decode_rate(generator: LlamaCppGenerator, prompt: Sequence[int], new_tokens: int, places: int) -> float:
     """Tokens a second of `places` sequences side by side that go on from one prompt for `new_tokens` steps."""
-    cache = generator._cache
+    cache = generator.cache
     cache.open(len(prompt) + places * (1 + new_tokens))
     for begin in range(0, len(prompt), cache.batch):
         cache.add(prompt[begin : begin + cache.batch], begin, _TRUNK, 0)
@@ -51,4 +51,4 @@ def decode_rate(generator: LlamaCppGenerator, prompt: Sequence[int], new_tokens:
 
 def kv_bytes(generator: LlamaCppGenerator) -> int:
     """The most that the KV cache takes."""
-    return generator._cache.cell_bytes() * generator._cache.cells
+    return generator.cache.cell_bytes() * generator.cache.cells

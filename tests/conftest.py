@@ -139,7 +139,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     SRE_TEST_MODEL names another file to take in its place: a judge that was trained from it, say.
     """
-    from recipe.inference.llamacpp.generator import quantize
+    from recipe.inference.llamacpp.quantization import quantize
     from recipe.training.seed import embedded_gguf
 
     folder = tmp_path_factory.mktemp("smollm2")

@@ -123,7 +123,6 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 WIDE = {"head_dim": 32}
 CASES = {
     "llama": ("llama", "smollm", {"tie_word_embeddings": True, "rope_parameters": PLAIN}),
@@ -131,7 +130,7 @@ CASES = {
     "llama-biased": ("llama", "smaug-bpe", {"attention_bias": True, "mlp_bias": True}),
     "mistral": ("mistral", "gpt-2", {"tie_word_embeddings": False, "sliding_window": None, **WIDE}),
     "qwen2": ("qwen2", "qwen2", {"tie_word_embeddings": True}),
-    "qwen2-untied": ("qwen2", "qwen2", {"tie_word_embeddings": False, "rope_parameters": LINEAR}),
+    "qwen2-untied": ("qwen2", "qwen2", {"tie_word_embeddings": False, "rope_parameters": PLAIN}),
     "qwen3": ("qwen3", "qwen2", {"tie_word_embeddings": True, **WIDE}),
     "qwen3-untied": ("qwen3", "qwen2", {"tie_word_embeddings": False, **WIDE}),
 }

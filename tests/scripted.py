@@ -75,12 +75,6 @@ class ScriptedGenerator(SessionGenerator):
     def close(self) -> None:
         self.closed = True
 
-    def __enter__(self) -> ScriptedGenerator:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
     def _complete(self, request: Request, sample: int, sampling: Sampling) -> Completion:
         prompt = (Message("user", str(request.prompt)),) if request.prompt is not None else request.messages
         # Words, and one token a message for its role.

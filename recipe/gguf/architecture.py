@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,22 +15,15 @@ ARCHITECTURES = {
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
 }
-_DEFAULT_THETA = 10000.0
-
-
-@dataclass(frozen=True)
-class Rope:
-    """Rotary embedding: base, and how it is stretched. factors: () or head_dim / 2 divisors."""
-
-    theta: float
-    kind: str = "none"
-    factor: float = 1.0
-    factors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The hyperparameters of one model. head_dim is not always width / heads. context: positions (tokens)."""
+    """The hyperparameters of one model.
+
+    `head_dim` is not always width / heads. `context` is in tokens. `rope_factors` divide the rotary frequencies: ()
+    or head_dim / 2 numbers.
+    """
 
     arch: str
     layers: int
@@ -44,26 +36,17 @@ class Shape:
     context: int
     epsilon: float
     tied: bool
-    rope: Rope
-
-    @property
-    def permuted(self) -> bool:
-        """llama.cpp rotates neighbouring rows of q and k here, transformers rows half a head apart."""
-        return self.arch == "llama"
-
-
-def architecture(config: dict[str, Any]) -> str:
-    """transformers' class name in a config.json, "" when it names none."""
-    names = config.get("architectures") or [""]
-    return str(names[0])
+    rope_theta: float
+    rope_factors: tuple[float, ...] = ()
 
 
 def read_shape(config: dict[str, Any]) -> Shape:
     """The hyperparameters in a config.json.
 
-    Raises SreError for another architecture, or a setting llama.cpp computes differently for these families.
+    Raises SreError for another architecture, or a setting that llama.cpp computes differently for these families, and
+    KeyError for one that is missing.
     """
-    name = architecture(config)
+    name = str((config.get("architectures") or [""])[0])
     if name not in ARCHITECTURES:
         raise SreError(f"the architecture {name!r} is not one of {', '.join(ARCHITECTURES)}", field="architectures")
     arch = ARCHITECTURES[name]
@@ -74,6 +57,10 @@ def read_shape(config: dict[str, Any]) -> Shape:
     heads = int(config["num_attention_heads"])
     head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
     context = int(config["max_position_embeddings"])
+    theta, factors = _rope(config, arch, head_dim, context)
+    # llama.cpp ignores the sliding window of these families. Within the window both compute the same.
+    slides = name == "MistralForCausalLM" or config.get("use_sliding_window")
+    window = config.get("sliding_window") if slides else None
     return Shape(
         arch=arch,
         layers=int(config["num_hidden_layers"]),
@@ -83,36 +70,28 @@ def read_shape(config: dict[str, Any]) -> Shape:
         kv_heads=int(config.get("num_key_value_heads") or heads),
         head_dim=head_dim,
         vocab=int(config["vocab_size"]),
-        context=min(context, _window(config, name) or context),
+        context=min(context, window or context),
         epsilon=float(config["rms_norm_eps"]),
         tied=bool(config.get("tie_word_embeddings", False)),
-        rope=_rope(config, arch, head_dim, context),
+        rope_theta=theta,
+        rope_factors=factors,
     )
 
 
-def _window(config: dict[str, Any], name: str) -> int | None:
-    """The sliding window, which llama.cpp ignores for these families: beyond it the two would differ, so the
-    context is announced no longer than it.
-    """
-    on = name == "MistralForCausalLM" or config.get("use_sliding_window", False)
-    return config.get("sliding_window") if on else None
-
-
-def _rope(config: dict[str, Any], arch: str, head_dim: int, context: int) -> Rope:
+def _rope(config: dict[str, Any], arch: str, head_dim: int, context: int) -> tuple[float, tuple[float, ...]]:
+    """The base of the rotary embedding, and the divisors of its frequencies."""
     settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if any(isinstance(value, dict) for value in settings.values()):
         raise SreError("rotary settings that differ between layers are not supported", field="rope_parameters")
-    theta = float(settings.get("rope_theta") or config.get("rope_theta") or _DEFAULT_THETA)
-    kind = settings.get("rope_type") or settings.get("type") or "default"
     if settings.get("partial_rotary_factor", config.get("partial_rotary_factor") or 1.0) != 1.0:
         raise SreError("rotating a part of each head is not supported", field="partial_rotary_factor")
-    original = int(settings.get("original_max_position_embeddings") or context)
+    theta = float(settings.get("rope_theta") or config.get("rope_theta") or 10000.0)
+    kind = settings.get("rope_type") or settings.get("type") or "default"
     if kind == "default":
-        return Rope(theta)
-    if kind == "linear":
-        return Rope(theta, "linear", float(settings["factor"]))
+        return theta, ()
     if kind == "llama3" and arch == "llama":
-        return Rope(theta, factors=_llama3_factors(settings, theta, head_dim, original))
+        original = int(settings.get("original_max_position_embeddings") or context)
+        return theta, _llama3_factors(settings, theta, head_dim, original)
     raise SreError(f"the rotary scaling {kind!r} is not supported for {arch}", field="rope_parameters")
 
 
@@ -129,8 +108,6 @@ def _llama3_factors(settings: dict[str, Any], theta: float, head_dim: int, origi
 
 def write_shape(writer: Any, shape: Shape) -> None:
     """Add the hyperparameters' keys to a gguf.GGUFWriter."""
-    from gguf import RopeScalingType
-
     writer.add_block_count(shape.layers)
     writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.width)
@@ -142,14 +119,11 @@ def write_shape(writer: Any, shape: Shape) -> None:
     writer.add_layer_norm_rms_eps(shape.epsilon)
     writer.add_vocab_size(shape.vocab)
     writer.add_rope_dimension_count(shape.head_dim)
-    writer.add_rope_freq_base(shape.rope.theta)
-    if shape.rope.kind != "none":
-        writer.add_rope_scaling_type(RopeScalingType(shape.rope.kind))
-        writer.add_rope_scaling_factor(shape.rope.factor)
+    writer.add_rope_freq_base(shape.rope_theta)
 
 
 def tensor_names(shape: Shape) -> list[str]:
-    """The Hugging Face names of the matrices and norms such a model must have (biases apart)."""
+    """The Hugging Face names of the matrices and norms that such a model has, biases apart."""
     inner = ["input_layernorm", "post_attention_layernorm"]
     inner += [f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
     inner += [f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")]
@@ -159,21 +133,28 @@ def tensor_names(shape: Shape) -> list[str]:
     return [f"{name}.weight" for name in names]
 
 
-def heads_of(name: str, shape: Shape) -> int:
-    """How many heads the rows of tensor `name` (Hugging Face's) are permuted by; 0 when they are not."""
+def gguf_names(shape: Shape) -> Any:
+    """gguf's map from Hugging Face's names of tensors to llama.cpp's."""
+    import gguf
+
+    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == shape.arch)
+    return gguf.get_tensor_name_map(arch, shape.layers)
+
+
+def permuted_heads(name: str, shape: Shape) -> int:
+    """How many heads' rows are permuted in the tensor `name` (Hugging Face's); 0 for none.
+
+    For "llama", llama.cpp rotates neighbouring rows of q and k; transformers rotates rows that are half a head apart.
+    """
     module = name.rsplit(".", 2)[-2]
-    return {"q_proj": shape.heads, "k_proj": shape.kv_heads}.get(module, 0) if shape.permuted else 0
+    return {"q_proj": shape.heads, "k_proj": shape.kv_heads}.get(module, 0) if shape.arch == "llama" else 0
 
 
-def interleave(rows: Any, heads: int) -> Any:
-    """(heads * d, ...): each head's halves one after the other -> their rows alternating, as in llama.cpp."""
-    return _swap(rows, (heads, 2, -1, *rows.shape[1:]), rows.shape)
+def to_llamacpp_rows(rows: Any, heads: int) -> Any:
+    """Permute rows [heads * d, …]: the two halves of each head alternate, as in llama.cpp."""
+    return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(*rows.shape)
 
 
-def deinterleave(rows: Any, heads: int) -> Any:
-    """The inverse of `interleave`."""
-    return _swap(rows, (heads, -1, 2, *rows.shape[1:]), rows.shape)
-
-
-def _swap(rows: Any, split: Sequence[int], shape: Sequence[int]) -> Any:
-    return rows.reshape(*split).swapaxes(1, 2).reshape(*shape)
+def to_transformers_rows(rows: Any, heads: int) -> Any:
+    """The inverse of `to_llamacpp_rows`."""
+    return rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(*rows.shape)

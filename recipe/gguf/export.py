@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
-from recipe.gguf.architecture import Shape, architecture, heads_of, interleave, read_shape, tensor_names, write_shape
-from recipe.gguf.header import add_metadata, read_metadata
+from recipe.gguf.architecture import (
+    Shape,
+    gguf_names,
+    permuted_heads,
+    read_shape,
+    tensor_names,
+    to_llamacpp_rows,
+    write_shape,
+)
 from recipe.gguf.known import remember
 from recipe.gguf.tokenizer import Vocabulary, read_vocabulary, write_vocabulary
 from recipe.gguf.weights import Adapter, Checkpoint
 from recipe.storage import replacing
-
-__all__ = ["FILE_TYPES", "ExportReport", "add_metadata", "export_problem", "read_metadata", "write_gguf"]
 
 # The type's name -> llama.cpp's number for a file that is mostly of it.
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
@@ -29,23 +33,17 @@ _FIXED = ("general.architecture", "general.file_type", "general.alignment", "gen
 
 
 @dataclass(frozen=True)
-class ExportReport:
-    """tensors: written. bytes: of the file. adapter_modules: matrices adapted. seconds: wall."""
-
-    tensors: int
-    bytes: int
-    adapter_modules: int
-    seconds: float
-
-
-@dataclass(frozen=True)
 class _Tensor:
-    """One tensor to write: Hugging Face's name ("" for the rotary factors), GGUF's, its shape and type."""
+    """A tensor to write. `source` is its Hugging Face name, "" for the rotary factors; `name` is GGUF's."""
 
     source: str
     name: str
     shape: tuple[int, ...]
     type_name: str
+
+    @property
+    def bytes(self) -> int:
+        return _BYTES[self.type_name] * math.prod(self.shape)
 
 
 def write_gguf(
@@ -55,7 +53,7 @@ def write_gguf(
     adapter: Path | None = None,
     type_name: str = "F16",
     metadata: dict[str, Any] | None = None,
-) -> ExportReport:
+) -> None:
     """Write a model folder as a GGUF file, which appears only when it is complete.
 
     Args:
@@ -69,21 +67,19 @@ def write_gguf(
         SreError: An unknown architecture or tokenizer, an adapter of another base or kind, values too large for F16, or
             a full disk.
     """
-    started = time.monotonic()
-    pairs = _checked(metadata or {})
+    pairs = {"general.name": model.resolve().name, **(metadata or {})}
+    for key in pairs:
+        if not key.startswith(("general.", "sre.")) or key in _FIXED:
+            raise SreError("metadata are pairs of sre.* or descriptive general.* keys", field=key)
     if type_name not in FILE_TYPES:
         raise SreError(f"{type_name!r} is not one of {', '.join(FILE_TYPES)}", field="type_name")
-    checkpoint = Checkpoint(model)
+    checkpoint, shape, plan, vocabulary = _read(model, type_name)
     merged = Adapter(adapter, checkpoint) if adapter is not None else None
-    modules = 0 if merged is None else len(merged.modules)
     out.parent.mkdir(parents=True, exist_ok=True)
-    shape = _shape(checkpoint)
-    rows = checkpoint.shapes.get("model.embed_tokens.weight", (0,))[0]
-    vocabulary = read_vocabulary(model, rows)
-    plan = _plan(checkpoint, shape, type_name)
-    _check_space(out, plan)
+    needed, free = sum(tensor.bytes for tensor in plan), shutil.disk_usage(out.parent).free
+    if needed > free:
+        raise SreError(f"{needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free on this disk", file=out)
     with replacing(out) as temporary:
-        pairs.setdefault("general.name", model.resolve().name)
         writer = _start(temporary, shape, vocabulary, plan, pairs, type_name)
         try:
             for tensor in plan:
@@ -91,77 +87,52 @@ def write_gguf(
         finally:
             writer.close()
     remember(out)
-    return ExportReport(len(plan), out.stat().st_size, modules, time.monotonic() - started)
 
 
 def export_problem(model: Path) -> str:
     """Why write_gguf can't export `model`, or "": to be asked before hours of training."""
     try:
-        checkpoint = Checkpoint(model)
-        _plan(checkpoint, _shape(checkpoint), "F16")
-        read_vocabulary(model, checkpoint.shapes["model.embed_tokens.weight"][0])
+        _read(model, "F16")
     except SreError as error:
         return str(error)
     return ""
 
 
-def _checked(metadata: dict[str, Any]) -> dict[str, Any]:
-    for key in metadata:
-        if not key.startswith(("general.", "sre.")) or key in _FIXED:
-            raise SreError("metadata are pairs of sre.* or descriptive general.* keys", field=key)
-    return dict(metadata)
-
-
-def _shape(checkpoint: Checkpoint) -> Shape:
+def _read(model: Path, type_name: str) -> tuple[Checkpoint, Shape, list[_Tensor], Vocabulary]:
+    """All that is known of a model before its weights are read. Raises SreError where it can't be exported."""
+    checkpoint = Checkpoint(model)
+    where = model / "config.json"
     try:
-        return read_shape(checkpoint.config)
+        shape = read_shape(checkpoint.config)
     except SreError as error:
-        raise SreError(str(error), file=checkpoint.folder / "config.json") from error
+        raise SreError(str(error), file=where) from error
     except KeyError as error:
-        raise SreError(
-            "this setting is missing", file=checkpoint.folder / "config.json", field=error.args[0]
-        ) from error
+        raise SreError("this setting is missing", file=where, field=error.args[0]) from error
+    plan = _plan(checkpoint, shape, type_name)
+    return checkpoint, shape, plan, read_vocabulary(model, checkpoint.shapes["model.embed_tokens.weight"][0])
 
 
 def _plan(checkpoint: Checkpoint, shape: Shape, type_name: str) -> list[_Tensor]:
     """What is written, in order. Raises SreError for a tensor too many or too few."""
-    import gguf
-
-    where = checkpoint.folder
     missing = [name for name in tensor_names(shape) if name not in checkpoint.shapes]
     if missing:
-        raise SreError(f"the weights lack {missing[0]} ({len(missing)} tensors in all)", file=where)
-    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == shape.arch)
-    names = gguf.get_tensor_name_map(arch, shape.layers)
+        raise SreError(f"the weights lack {missing[0]} ({len(missing)} tensors in all)", file=checkpoint.folder)
+    names = gguf_names(shape)
     plan = []
-    if shape.rope.factors:
-        plan.append(_Tensor("", "rope_freqs.weight", (len(shape.rope.factors),), "F32"))
+    if shape.rope_factors:
+        plan.append(_Tensor("", "rope_freqs.weight", (len(shape.rope_factors),), "F32"))
     for source, size in checkpoint.shapes.items():
         if source.endswith("rotary_emb.inv_freq") or (shape.tied and source == "lm_head.weight"):
             continue
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
-            known = architecture(checkpoint.config)
-            raise SreError(f"{known} has no tensor {source!r} that llama.cpp knows", file=where)
+            raise SreError(f"{shape.arch} has no tensor {source!r} that llama.cpp knows", file=checkpoint.folder)
         plan.append(_Tensor(source, name, size, type_name if len(size) > 1 else "F32"))
     return plan
 
 
-def _check_space(out: Path, plan: list[_Tensor]) -> None:
-    """Better before than after minutes of writing. Raises SreError."""
-    needed = sum(_BYTES[tensor.type_name] * math.prod(tensor.shape) for tensor in plan)
-    free = shutil.disk_usage(out.parent).free
-    if needed > free:
-        raise SreError(f"{needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free on this disk", file=out)
-
-
 def _start(
-    path: Path,
-    shape: Shape,
-    vocabulary: Vocabulary,
-    plan: list[_Tensor],
-    pairs: dict[str, Any],
-    type_name: str,
+    path: Path, shape: Shape, vocabulary: Vocabulary, plan: list[_Tensor], pairs: dict[str, Any], type_name: str
 ) -> Any:
     """A gguf.GGUFWriter that has written all but the tensors' data."""
     import gguf
@@ -178,9 +149,8 @@ def _start(
     write_shape(writer, shape)
     write_vocabulary(writer, vocabulary)
     for tensor in plan:
-        size = _BYTES[tensor.type_name] * math.prod(tensor.shape)
         kind = gguf.GGMLQuantizationType[tensor.type_name]
-        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float16), size, raw_dtype=kind)
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float16), tensor.bytes, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -191,14 +161,14 @@ def _write(writer: Any, tensor: _Tensor, checkpoint: Checkpoint, adapter: Adapte
     """Read, merge, permute, convert and write one tensor. Raises SreError when F16 can't hold it."""
     import torch
 
-    if not tensor.source:
-        values = torch.tensor(shape.rope.factors)
-    else:
+    if tensor.source:
         values = checkpoint.tensor(tensor.source)
         if adapter is not None:
             values = adapter.merge(tensor.source, values)
-        if heads := heads_of(tensor.source, shape):
-            values = interleave(values, heads)
+        if heads := permuted_heads(tensor.source, shape):
+            values = to_llamacpp_rows(values, heads)
+    else:
+        values = torch.tensor(shape.rope_factors)
     kind = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[tensor.type_name]
     converted = values.to(kind).contiguous()
     if kind == torch.float16 and not torch.isfinite(converted).all():

@@ -1,10 +1,8 @@
-"""The head of a GGUF file: its key-value pairs, read and extended without any library.
+"""Reads the header of a GGUF file from anywhere, and adds key-value pairs to it.
 
-A GGUF file is, little-endian: "GGUF", version (u32), tensor count (u64), pair count (u64); the pairs, each a
-string key, a value type (u32) and the value; the tensor infos; padding; the tensors' data, whose offsets
-count from the padding's end. So pairs can be added without touching a tensor.
-
-The file may come from anywhere: every count and size is compared with what is left of the file before it is used.
+A GGUF file is, little-endian: "GGUF", version (u32), tensor count (u64), pair count (u64); the pairs, each a string
+key, a value type (u32) and the value; the tensor infos; padding; the tensors' data, at offsets that count from the
+padding's end. Every count and size is compared with the rest of the file before it is used.
 """
 
 from __future__ import annotations
@@ -77,35 +75,33 @@ class _Reader:
         return self.data[self.advance(size) : self.at].decode("utf-8", "replace")
 
     def skip(self, kind: int) -> None:
+        """Move over a value."""
         if kind in _SIZES:
             self.advance(_SIZES[kind])
         elif kind == ARRAY:
-            self.skip_array()
+            inner = self.number("I")
+            if inner in _SIZES:
+                self.advance(_SIZES[inner] * self.number("Q"))
+            elif inner == STRING:
+                self.skip_strings(self.count("strings", 8))
+            else:
+                self.damaged(f"an array of type {inner}")
         else:
             self.damaged(f"value type {kind} is unknown")
 
-    def skip_array(self) -> None:
-        kind = self.number("I")
-        if kind in _SIZES:
-            self.advance(_SIZES[kind] * self.number("Q"))
-        elif kind == STRING:
-            sizes, at = struct.Struct("<Q"), 0
-            end = len(self.data) - 8
-            count, at = self.count("strings", 8), self.at
-            for _ in range(count):  # a vocabulary has hundreds of thousands
-                if at > end:
-                    break
-                at += 8 + sizes.unpack_from(self.data, at)[0]
-            self.advance(at - self.at)
-        else:
-            self.damaged(f"an array of type {kind}")
+    def skip_strings(self, count: int) -> None:
+        """Move over strings: a vocabulary has hundreds of thousands."""
+        size, at, last = struct.Struct("<Q"), self.at, len(self.data) - 8
+        for _ in range(count):
+            if at > last:
+                break
+            at += 8 + size.unpack_from(self.data, at)[0]
+        self.advance(at - self.at)
 
 
 def read_header(path: Path) -> Header:
-    """Parse the head of `path`.
-
-    Raises SreError for a file that is missing, no GGUF, cut short, or holds a value of the wrong type where text is
-    needed; it names the key.
+    """Parse the header. Raises SreError for a file that is missing, damaged or no GGUF, or has another type than text
+    where text is needed.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

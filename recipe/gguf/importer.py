@@ -1,7 +1,7 @@
 """Turns a GGUF file into a plain Hugging Face model folder, for seed models: the inverse of export.py.
 
 transformers' own reader marks the model as quantised, takes four times as long, and makes a tokeniser with the wrong
-end token and other ids for digits (" 12").
+end token and other ids for " 12".
 """
 
 from __future__ import annotations
@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
-from recipe.gguf.architecture import Shape, deinterleave, heads_of, read_shape, tensor_names
+from recipe.gguf.architecture import (
+    Shape,
+    gguf_names,
+    permuted_heads,
+    read_shape,
+    tensor_names,
+    to_transformers_rows,
+)
 from recipe.gguf.header import read_header
 from recipe.gguf.tokenizer import PRE_TOKENIZERS, Vocabulary, tokenizer_json
 from recipe.storage import write_json
 
-DTYPES = ("bfloat16", "float16", "float32")
 _ADVICE = "give the model as a Hugging Face folder or hub name instead"
 _FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
@@ -44,18 +50,12 @@ def import_gguf(source: Path, folder: Path, dtype: str = "bfloat16") -> None:
 
 
 def write_tokenizer(vocabulary: Vocabulary, folder: Path, longest: int) -> None:
-    """tokenizer.json, tokenizer_config.json and chat_template.jinja, as transformers 5 lays them out.
-
-    longest: the model's context (tokens).
-    """
+    """Write transformers' tokenizer files. `longest` is the model's context in tokens."""
     (folder / "tokenizer.json").write_text(tokenizer_json(vocabulary), encoding="utf-8")
     special = vocabulary.special.items()
     settings: dict[str, Any] = {f"{role}_token": vocabulary.tokens[number] for role, number in special}
-    settings.update(
-        tokenizer_class="PreTrainedTokenizerFast",
-        model_max_length=longest,
-        clean_up_tokenization_spaces=False,
-    )
+    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest}
+    settings["clean_up_tokenization_spaces"] = False
     write_json(folder / "tokenizer_config.json", settings)
     if vocabulary.chat_template:
         (folder / "chat_template.jinja").write_text(vocabulary.chat_template, encoding="utf-8")
@@ -76,6 +76,8 @@ def _open(source: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _config(fields: dict[str, Any], tensors: dict[str, Any], dtype: str, source: Path) -> dict[str, Any]:
     """A config.json of the model in a GGUF file."""
+    import numpy as np
+
     arch = fields.get("general.architecture")
     if arch not in _FAMILIES:
         raise SreError(
@@ -98,29 +100,17 @@ def _config(fields: dict[str, Any], tensors: dict[str, Any], dtype: str, source:
         "head_dim": fields.get(f"{arch}.attention.key_length", width // heads),
         "hidden_act": "silu",
         "max_position_embeddings": fields[f"{arch}.context_length"],
-        # GGUF keeps it as float32; the shortest decimal that rounds to it is the number that was meant.
-        "rms_norm_eps": _meant(fields[f"{arch}.attention.layer_norm_rms_epsilon"]),
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": fields.get(f"{arch}.rope.freq_base", 10000.0),
-        },
+        # GGUF keeps it as float32. The shortest decimal that rounds to it is the number that was meant.
+        "rms_norm_eps": float(str(np.float32(fields[f"{arch}.attention.layer_norm_rms_epsilon"]))),
+        "rope_parameters": {"rope_type": "default", "rope_theta": fields.get(f"{arch}.rope.freq_base", 10000.0)},
         "attention_bias": arch == "llama" and "blk.0.attn_q.bias" in tensors,
-        "attention_dropout": 0.0,
         "mlp_bias": "blk.0.ffn_gate.bias" in tensors,
-        "initializer_range": 0.02,
         "tie_word_embeddings": "output.weight" not in tensors,
-        "use_cache": True,
         "dtype": dtype,
     }
 
 
 _ROLES = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
-
-
-def _meant(value: float) -> float:
-    import numpy as np
-
-    return float(str(np.float32(value)))
 
 
 def _vocabulary(fields: dict[str, Any], source: Path) -> Vocabulary:
@@ -132,7 +122,6 @@ def _vocabulary(fields: dict[str, Any], source: Path) -> Vocabulary:
         raise SreError(f"it names no end-of-sequence token; {_ADVICE}", file=source)
     special["pad"] = special["eos"] if special["pad"] is None else special["pad"]
     return Vocabulary(
-        model="gpt2",
         pre=pre,
         tokens=fields["tokenizer.ggml.tokens"],
         types=fields["tokenizer.ggml.token_type"],
@@ -145,14 +134,12 @@ def _vocabulary(fields: dict[str, Any], source: Path) -> Vocabulary:
 
 
 def _write_weights(tensors: dict[str, Any], shape: Shape, out: Path, dtype: str, source: Path) -> None:
-    import gguf
     import numpy as np
     import torch
     from gguf.quants import dequantize
     from safetensors.torch import save_file
 
-    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == shape.arch)
-    names = gguf.get_tensor_name_map(arch, shape.layers)
+    names = gguf_names(shape)
     weights = {}
     for name in tensor_names(shape):
         for kind in (name, name.removesuffix("weight") + "bias"):
@@ -162,7 +149,7 @@ def _write_weights(tensors: dict[str, Any], shape: Shape, out: Path, dtype: str,
             if tensor is None:
                 continue
             values = torch.from_numpy(np.require(dequantize(tensor.data, tensor.tensor_type), requirements="W"))
-            heads = heads_of(kind, shape)
-            values = deinterleave(values, heads) if heads else values
+            heads = permuted_heads(kind, shape)
+            values = to_transformers_rows(values, heads) if heads else values
             weights[kind] = values.to(getattr(torch, dtype)).contiguous()
     save_file(weights, out, metadata={"format": "pt"})

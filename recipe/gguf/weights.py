@@ -46,30 +46,27 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class Checkpoint:
-    """The safetensors of a model folder. `shapes` maps each tensor's name to its shape; no data is held.
+    """A model folder's config.json and safetensors. `shapes` maps each tensor's name to its shape.
 
     Raises SreError when there are no safetensors, a shard is missing, or the weights are quantised.
     """
 
     def __init__(self, folder: Path) -> None:
-        from safetensors import safe_open
-
         self.folder = folder
         self.config = read_json(folder / "config.json")
         if self.config.get("quantization_config"):
             raise SreError("the weights are quantised; give the model's full-precision folder", file=folder)
-        self._files: dict[str, Any] = {}
+        self._shard_of: dict[str, Any] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.shard_of: dict[str, Path] = {}
         for path in shard_paths(folder):
-            handle = self._files[path.name] = _open(safe_open, path)
-            for name in handle.keys():  # noqa: SIM118 - not a dict
-                self.shapes[name] = tuple(handle.get_slice(name).get_shape())
-                self.shard_of[name] = path
+            shard = _open(path)
+            for name in shard.keys():  # noqa: SIM118 - not a dict
+                self._shard_of[name] = shard
+                self.shapes[name] = tuple(shard.get_slice(name).get_shape())
 
     def tensor(self, name: str) -> Any:
         """The torch tensor `name`, in the type it is stored in."""
-        return self._files[self.shard_of[name].name].get_tensor(name)
+        return self._shard_of[name].get_tensor(name)
 
 
 def shard_paths(folder: Path) -> list[Path]:
@@ -82,16 +79,13 @@ def shard_paths(folder: Path) -> list[Path]:
             raise SreError(f"the shard {missing[0]} is missing ({len(missing)} in all)", file=index)
         return [folder / name for name in names]
     single = folder / "model.safetensors"
-    if single.is_file():
-        return [single]
-    raise SreError(
-        "no model.safetensors here; save the model with transformers' save_pretrained (safetensors)",
-        file=folder,
-    )
+    if not single.is_file():
+        raise SreError("no model.safetensors here; save the model with transformers' save_pretrained", file=folder)
+    return [single]
 
 
-def _open(safe_open: Any, path: Path) -> Any:
-    from safetensors import SafetensorError
+def _open(path: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
 
     try:
         return safe_open(path, framework="pt")
@@ -104,8 +98,6 @@ def open_adapter(folder: Path) -> tuple[dict[str, Any], Any]:
 
     Raises SreError for files that are missing, cut short or of another format, and for settings that aren't plain LoRA.
     """
-    from safetensors import safe_open
-
     where = folder / "adapter_config.json"
     if not where.is_file():
         raise SreError("not an adapter folder: adapter_config.json is missing", file=folder)
@@ -122,7 +114,7 @@ def open_adapter(folder: Path) -> tuple[dict[str, Any], Any]:
         raise SreError("the adapter is saved as adapter_model.bin; save it as safetensors, PEFT's default", file=folder)
     if not file.is_file():
         raise SreError("not an adapter folder: adapter_model.safetensors is missing", file=folder)
-    return config, _open(safe_open, file)
+    return config, _open(file)
 
 
 class Adapter:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 from recipe.data.records import Message
 
@@ -16,21 +16,21 @@ Quantization = Literal["none", "nf4"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw. temperature 0 is exact argmax. `n` samples share one prefill of the prompt.
+    """How to draw. The last five settings are for servers, and only llama.cpp follows them.
 
     Attributes:
-        seed: every draw's stream is derived from (seed, request id, sample index), so a result depends on its
-            neighbours by rounding at the most.
-        logprobs: record each drawn token's raw log-softmax (nats), end token included.
-        stop_at_label: stop right after a complete label (judging); training samples run to the end token.
-        ignore_end: an end token ends nothing, every sample has exactly max_tokens tokens (measurements of speed).
-        top_p: draw among the most probable tokens that have this share of the probability together.
-        stop: texts that end the answer; they are not part of it.
-        alternatives: record each drawn token as a Token with so many alternatives; None records none.
-        schema: a JSON schema (as text) that the answer must follow.
-        fit: cut max_tokens to what the context leaves.
-
-    Only llama.cpp's sessions, which answer a server's requests, follow the last five.
+        temperature: 0 takes the most probable token.
+        n: Samples of each prompt, which is read once.
+        max_tokens: The most tokens of one answer.
+        seed: The draws of a sample follow from (seed, request id, sample index).
+        logprobs: Record each drawn token's log-softmax at temperature 1 (nats), the end token's too.
+        stop_at_label: Stop right after a complete label.
+        ignore_end: Every answer has exactly max_tokens tokens, for measurements of speed.
+        top_p: Draw among the most probable tokens that have this share of the probability together.
+        stop: Texts that end the answer; they are not part of it.
+        alternatives: Record each drawn token as a Token with so many alternatives; None records none.
+        schema: A JSON schema (as text) that the answer must follow.
+        fit: Cut max_tokens to what the context leaves.
     """
 
     temperature: float = 1.0
@@ -49,7 +49,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Token:
-    """A drawn token: the bytes it writes, its log-probability (nats, raw softmax), the most probable in its place."""
+    """A drawn token: its bytes, its log-probability (nats), and the most probable tokens in its place."""
 
     piece: bytes
     logprob: float
@@ -58,14 +58,18 @@ class Token:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt. `labels` are the allowed labels: their log-probabilities are recorded at the label's place.
+    """One prompt.
 
-    force_label: when the model ends (or reaches max_tokens) without a well-formed label, the marker is appended and
-    the most probable allowed label is taken: constrained decoding, nothing malformed (finish is then "forced").
-    label_only: no decoding at all; the marker is appended to the prompt and the label read from one prefill.
-    choices: answer with exactly one of these strings, token by token with the most probable one that leads to a choice.
-    None of them may begin with another.
-    prompt: a text (or token ids) to go on from, in place of messages under a chat template.
+    Attributes:
+        id: Differs between the requests of one call.
+        messages: The conversation, for the model's chat template.
+        labels: The allowed labels. Their log-probabilities are recorded where the label stands.
+        force_label: An answer that ends without a well-formed label goes on with the marker and the most probable
+            allowed label.
+        label_only: Nothing is drawn; the marker follows the prompt, and the label is read there.
+        choices: The answer is one of these texts, written token by token with the most probable one that leads to a
+            choice. No choice may begin with another.
+        prompt: A text, or token ids, to go on from in place of `messages`.
     """
 
     id: str
@@ -79,13 +83,19 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """What came back for one sample of one request.
+    """One sample of one request.
 
-    token_ids and token_logprobs (when asked for) have one entry per drawn token, end token included.
-    label_logprobs: log-probability (nats, normalised over the whole vocabulary) of each allowed label at the label's
-    place; empty when the text reached no label. finish: "stop" (end token or label), "length", "forced", or "error"
-    (then `error` says why, e.g. a prompt longer than the context). tokens: those drawn, where Sampling.alternatives
-    asks for them, without the end token.
+    Attributes:
+        request_id: The request's id.
+        sample: Its number among the request's samples.
+        text: What was written.
+        token_ids: The drawn tokens, the end token included.
+        finish: "stop" (end token, stop text or label), "length", "forced" or "error".
+        prompt_tokens: Tokens of the prompt.
+        token_logprobs: One for each of `token_ids`, where Sampling.logprobs asks for them.
+        label_logprobs: The log-probability (nats) of each allowed label where the label stands; {} without a label.
+        error: Why it failed, e.g. because the prompt is longer than the context.
+        tokens: The drawn tokens without the end token, where Sampling.alternatives asks for them.
     """
 
     request_id: str
@@ -102,13 +112,7 @@ class Completion:
 
 @dataclass
 class Stats:
-    """What one call of `generate` did.
-
-    Attributes:
-        prompt_tokens_total: of every prompt once, however many samples it has.
-        prompt_tokens_decoded: those that were computed; the others were shared.
-        new_tokens: drawn.
-    """
+    """Tokens of one call of `generate`. Prompt tokens that weren't decoded were shared with another prompt."""
 
     prompt_tokens_total: int = 0
     prompt_tokens_decoded: int = 0
@@ -116,17 +120,21 @@ class Stats:
 
 
 class Generator(Protocol):
-    """RUNS a model: a stream of completions, in any order. Use as a context manager; closing twice is fine."""
+    """Runs a model. Use it as a context manager; closing it twice is fine."""
 
     name: str
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]: ...
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+        """Stream completions, in any order."""
+        ...
 
     def close(self) -> None: ...
 
-    def __enter__(self) -> Generator: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(self, *exc: object) -> None: ...
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
 
 @dataclass(frozen=True)
@@ -139,24 +147,24 @@ class Piece:
 
 
 class Session(Protocol):
-    """Requests batched together as they come (a server). One thread owns it; it is not thread-safe.
+    """Requests batched together as they come (a server). It belongs to one thread.
 
-    `step` does one decode and returns what came of it: pieces in the order written, and finished completions (one per
-    sample; an "error" completion for a request that can't fit). A result depends on (seed, request id, sample index)
-    and on nothing that runs beside it, beyond floating-point noise.
+    A result depends on (seed, request id, sample index); what runs beside it changes rounding alone.
     """
 
     def submit(self, request: Request, sampling: Sampling) -> None: ...
 
     def cancel(self, request_id: str) -> None:
-        """Drop a request; nothing more comes of it, its places are free. Unknown ids are ignored."""
+        """Drop a request: nothing more comes of it. An unknown id is ignored."""
         ...
 
-    def step(self) -> list[Piece | Completion]: ...
+    def step(self) -> list[Piece | Completion]:
+        """Decode once. Returns the pieces that were written, in order, and the completions that are finished."""
+        ...
 
     @property
     def busy(self) -> bool:
-        """True while a submitted request is unfinished."""
+        """Whether a submitted request is unfinished."""
         ...
 
     def close(self) -> None:

@@ -1,36 +1,26 @@
-"""Example -> Request, Completion -> Judgement: the two conversions that judging and sampling share. Pure."""
+"""Turns an engine's completion into a judgement."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from recipe.data.records import Example, Judgement, Message
-from recipe.inference.base import Completion, Request
+from recipe.data.records import Example, Judgement
+from recipe.inference.base import Completion
 from recipe.verdict import parse_verdict
 
 
-def to_request(
-    example: Example,
-    messages: Sequence[Message],
-    *,
-    force_label: bool = False,
-    label_only: bool = False,
-) -> Request:
-    """The request for one judgement: its id is the example's, its labels are those the example allows."""
-    return Request(example.id, tuple(messages), example.labels, force_label, label_only)
-
-
 def to_judgement(example: Example, completion: Completion, origin: str, *, need_rationale: bool = True) -> Judgement:
-    """What `completion` says about `example`. `origin` names its maker, e.g. "iter-1".
+    """What `completion` says about `example`.
 
-    The id is <example id>:<origin>:<sample>. The label is None where the text is malformed (with
-    `need_rationale`, so is a verdict without one) and where the engine failed: then finish is "error" and the
-    text is empty; the reason stays with the completion.
+    Args:
+        example: What was judged.
+        completion: The engine's answer.
+        origin: Who judged, e.g. "iter-1". The judgement's id is <example id>:<origin>:<sample>.
+        need_rationale: Whether a verdict without a rationale is malformed.
+
+    Returns:
+        The judgement. Its label is None where the text is malformed, or the engine failed (finish "error").
     """
     failed = completion.finish == "error"
-    verdict = None
-    if not failed:
-        verdict = parse_verdict(completion.text, example.labels, need_rationale=need_rationale)
+    verdict = None if failed else parse_verdict(completion.text, example.labels, need_rationale=need_rationale)
     return Judgement(
         id=f"{example.id}:{origin}:{completion.sample}",
         example_id=example.id,

@@ -1,7 +1,7 @@
-"""Where a label stands in token space: which tokens write it, and which lead up to it.
+"""Which tokens write a label, and which lead up to it.
 
-Built once per set of labels; knows the vocabulary only through `tokenize` and `piece`. A label must be one token,
-because its probability is read from one row of logits: a scale with 10 is refused where the tokenizer splits digits.
+A label must be one token, because its probability is read from one row of logits. So a scale with a 10 is refused where
+the tokenizer splits numbers into digits.
 """
 
 from __future__ import annotations
@@ -115,9 +115,7 @@ def shared_length(a: Sequence[int] | NDArray[np.int32], b: Sequence[int] | NDArr
 
 
 def continuation(text: str, tokenize: Callable[[str], list[int]]) -> list[int]:
-    """Ids of `text` as it is tokenised after other text (some tokenizers put a blank before a text of its
-    own).
-    """
+    """Ids of `text` after other text: some tokenizers put a blank before a text that stands alone."""
     anchor = tokenize("a")
     ids = tokenize("a" + text)
     return ids[len(anchor) :] if ids[: len(anchor)] == anchor else tokenize(text)
@@ -137,8 +135,12 @@ def whole_characters(text: bytes) -> str:
 def last_well_formed(
     text: bytes, found: list[tuple[int, int, dict[int, float]]], labels: Sequence[int]
 ) -> dict[int, float]:
-    """Of the labels met while drawing, (begin of the label's token, its end, log-probabilities), those of the one that
-    `parse_verdict` reads; {} where it reads none of them.
+    """The log-probabilities of the label that `parse_verdict` reads in `text`; {} where it reads none.
+
+    Args:
+        text: The answer.
+        found: Labels met while drawing: (begin of the label's token, its end, log-probabilities).
+        labels: The allowed labels.
     """
     written = text.decode("utf-8", "surrogateescape")
     verdict = find_verdict(written, labels)

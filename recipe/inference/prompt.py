@@ -19,16 +19,14 @@ class Prompt:
     """A request with its token ids.
 
     Attributes:
-        request: what is asked.
-        sampling: how to draw.
-        ids: the prompt's tokens; where only the label is read, its marker included.
-        reserve: the most tokens that one answer decodes.
-        places: where the labels stand, if the request has any.
-        label_tokens: the tokens of the labels, where only the label is read.
-        lead: how many of `ids` are its marker.
-        choices: the tokens of each choice, if the request has any.
-        opened: the tag of reasoning (`<think>`) that the prompt ends with; it belongs to the answer.
-        grammar: makes the grammar of one answer, see llamacpp/grammar.py.
+        ids: The prompt's tokens. Where only the label is read, its marker is among them.
+        reserve: The most tokens that one answer decodes.
+        places: Where labels stand, if the request has any.
+        label_tokens: The tokens of the labels, where only the label is read.
+        lead: How many of `ids` are the marker.
+        choices: The tokens of each choice, if the request has any.
+        opened: The tag of reasoning (`<think>`) that the prompt ends with; it belongs to the answer.
+        grammar: Makes the grammar of one answer, see llamacpp/grammar.py.
     """
 
     request: Request
@@ -71,10 +69,10 @@ class PromptReader:
     """Reads requests by one model's vocabulary.
 
     Attributes:
-        tokenizer: the vocabulary.
-        encode: a request -> the prompt's token ids, and the tag of reasoning that it ends with.
-        context: the most tokens of a prompt with its answer.
-        grammar: a JSON schema -> what makes a grammar of it; None where the engine has none.
+        tokenizer: The vocabulary.
+        encode: A request -> the prompt's token ids, and the tag of reasoning that it ends with.
+        context: The most tokens of a prompt with its answer.
+        grammar: A JSON schema -> what makes a grammar of it; None where the engine has none.
     """
 
     tokenizer: Tokenizer
@@ -86,8 +84,7 @@ class PromptReader:
     def read_all(self, requests: Sequence[Request], sampling: Sampling) -> tuple[list[Prompt], list[Completion]]:
         """The prompts, and "error" completions for the requests that can't be read.
 
-        Whatever a template or a tokenizer raises belongs to its request alone. Raises SreError if two requests have
-        the same id.
+        An error of a template or a tokenizer is that request's alone. Raises SreError if two requests share an id.
         """
         if len({request.id for request in requests}) != len(requests):
             raise SreError("two requests of one call have the same id")
@@ -107,8 +104,7 @@ class PromptReader:
     def read(self, request: Request, sampling: Sampling) -> Prompt | list[Completion]:
         """The prompt, or an "error" completion for each sample where it is empty or doesn't fit.
 
-        Raises:
-            SreError: for a request that asks for what this model can't do.
+        Raises SreError for what this model can't do.
         """
         prompt = self._prompt(request, sampling)
         size = len(prompt.ids)
@@ -125,7 +121,11 @@ class PromptReader:
         if request.choices:
             choices = tuple(self.tokenizer.tokenize(choice) for choice in request.choices)
             return Prompt(request, sampling, np.array(ids, np.int32), max(map(len, choices)), choices=choices)
-        places = self._label_places(request.labels) if request.labels else None
+        places = None
+        if request.labels:
+            if request.labels not in self._places:
+                self._places[request.labels] = LabelPlaces(request.labels, self.tokenizer)
+            places = self._places[request.labels]
         if request.label_only and places:
             lead, label_tokens = places.lead_in(opened) if ids else ([], {})
             all_ids = np.array([*ids, *lead], np.int32)
@@ -138,8 +138,3 @@ class PromptReader:
         grammar = self.grammar(sampling.schema) if sampling.schema and self.grammar else None
         all_ids = np.array(ids, np.int32)
         return Prompt(request, sampling, all_ids, reserve, places, opened=opened, grammar=grammar)
-
-    def _label_places(self, labels: tuple[int, ...]) -> LabelPlaces:
-        if labels not in self._places:
-            self._places[labels] = LabelPlaces(labels, self.tokenizer)
-        return self._places[labels]

@@ -1,8 +1,4 @@
-"""One answer being written: what a drawn token does to it, and when its judgement is complete.
-
-Knows no model and no cache: it is given each token and the logits that it was drawn from. All engines here that see
-logits write their answers through this file.
-"""
+"""One answer being written: what a drawn token adds to it, and when it is complete. llama.cpp and PyTorch share it."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ from recipe.inference.prompt import Prompt
 from recipe.inference.token_sampling import (
     NO_TOKEN,
     NOT_FINITE,
-    Drawer,
+    draw,
     log_total,
     most_probable_tokens,
     stream,
@@ -39,14 +35,12 @@ class Sample:
     """One answer. Where a prompt asks for the label alone, its marker is written already.
 
     Attributes:
-        prompt: what it answers.
-        index: its number among the prompt's samples.
-        tokenizer: the model's vocabulary.
-        pending: the tokens to decode next; the last one's logits give the next token.
-        tokens: all tokens so far, the pending ones included.
-        found: labels met so far as (begin, end, log-probabilities): byte offsets of the label's token in `written`.
-        recorded: the drawn tokens, where they are asked for.
-        forced: the label tokens to choose among once `pending` is decoded.
+        index: Its number among the prompt's samples.
+        pending: The tokens to decode next. The last one's logits give the next token.
+        tokens: All tokens so far, the pending ones included.
+        found: Labels met so far as (begin, end, log-probabilities): byte offsets of the label's token in `written`.
+        recorded: The drawn tokens, where they are asked for.
+        forced: The label tokens to choose among once `pending` is decoded.
     """
 
     prompt: Prompt
@@ -219,9 +213,7 @@ class Sample:
         self.written += b"".join(map(self.tokenizer.piece, tokens))
 
 
-def draw_next(
-    drawer: Drawer, samples: list[Sample], logits: NDArray[np.float32], stats: Stats
-) -> list[Completion | None]:
+def draw_next(samples: list[Sample], logits: NDArray[np.float32], stats: Stats) -> list[Completion | None]:
     """Draw the next token of each sample from its row of logits [samples, vocabulary]; the completion of each that it
     ends. Where a row can't be drawn from, its sample alone has failed.
     """
@@ -229,14 +221,14 @@ def draw_next(
     for how, rows in _groups(samples).items():
         uniforms = [samples[row].uniforms.random() for row in rows]
         chosen = logits if len(rows) == len(samples) else logits[rows]
-        tokens, found = drawer.draw(chosen, uniforms, *how)
+        tokens, found = draw(chosen, uniforms, *how)
         drawn |= {row: (tokens[k], found[k : k + 1]) for k, row in enumerate(rows)}
         for row in rows:
             sample, token = samples[row], drawn[row][0]
             if sample.grammar and token != NO_TOKEN:
                 if not sample.grammar.allows(token):
                     masked = sample.grammar.masked(logits[row])[None, :]
-                    token = drawer.draw(masked, [sample.uniforms.random()], *how)[0][0]
+                    token = draw(masked, [sample.uniforms.random()], *how)[0][0]
                 drawn[row] = (token, [])
     stats.new_tokens += len(drawn)
     return [sample.advance(*drawn.get(row, (NO_TOKEN, [])), _row_of(logits, row)) for row, sample in enumerate(samples)]

@@ -1,8 +1,8 @@
-"""Keeps a vocabulary's special tokens out of what comes from data. The check is on the token ids of each prompt.
+"""Keeps a vocabulary's special tokens out of what comes from data.
 
-Text that spells such a token is tokenised as it, whoever wrote it: `<think>` in a response would be the same id as a
-chat template's. So a prompt's ids may hold the special tokens that its chat template writes, and no others. Where data
-spells one, its text is broken (`‹think>`) and the prompt is tokenised again.
+A tokenizer reads a special token wherever text spells it: `<think>` in a response gets the id of a chat template's own.
+So a prompt may hold the special tokens that its chat template writes, and no others. Where data spells one, its text is
+changed (`‹think>`) and the prompt is tokenised again.
 """
 
 from __future__ import annotations

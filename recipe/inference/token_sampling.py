@@ -7,8 +7,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-# Sums go over blocks first, then inside one block: no running sum over the whole vocabulary.
-BLOCK = 256
+BLOCK = 256  # tokens
 NUCLEUS = 1024  # tokens sorted at first: nearly every nucleus is smaller
 NO_TOKEN = -1
 """What is drawn from logits that are not finite numbers."""
@@ -36,72 +35,50 @@ def log_total(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return result
 
 
-class Drawer:
-    """Draws one token per row of logits, in buffers that are allocated once."""
+def draw(
+    logits: NDArray[np.float32],
+    uniforms: list[float],
+    temperature: float,
+    logprobs: bool = False,
+    top_p: float = 1.0,
+) -> tuple[list[int], list[float]]:
+    """Draw one token a row from softmax(logits / temperature); at temperature 0 take the first greatest logit.
 
-    def __init__(self, vocabulary: int, rows: int) -> None:
-        self._vocabulary = vocabulary
-        self._weights = np.zeros((rows, -(-vocabulary // BLOCK) * BLOCK), np.float32)
+    Args:
+        logits: [rows, vocabulary].
+        uniforms: One number in [0, 1) a row; not read at temperature 0.
+        temperature: The same for all rows.
+        logprobs: Whether to record log-probabilities.
+        top_p: Draw among the most probable tokens that have this share together.
 
-    def draw(
-        self,
-        logits: NDArray[np.float32],
-        uniforms: list[float],
-        temperature: float,
-        logprobs: bool = False,
-        top_p: float = 1.0,
-    ) -> tuple[list[int], list[float]]:
-        """Draw from softmax(logits / temperature), or the first greatest logit at temperature 0.
-
-        Args:
-            logits: [rows, vocabulary].
-            uniforms: one number in [0, 1) a row; not read at temperature 0.
-            temperature: the same for all rows.
-            logprobs: whether to record log-probabilities.
-            top_p: draw among the most probable tokens that have this share together.
-
-        Returns:
-            The tokens (NO_TOKEN in rows that are not finite) and, when asked for, their log-softmax at temperature 1
-            (nats); else an empty list.
-        """
-        tops = logits.max(axis=1)
-        bad = np.flatnonzero(~np.isfinite(tops))
-        if len(bad):
-            logits = logits.copy()
-            logits[bad] = tops[bad] = 0
-        if temperature == 0:
-            tokens = logits.argmax(axis=1)
-        else:
-            weights, sums = self._exponentials(logits, tops, temperature)
-            if top_p < 1:
-                sums = _keep_nucleus(weights, top_p)
-            tokens = _pick(weights, sums, np.array(uniforms))
-        found: list[float] = []
-        if logprobs:
-            if temperature != 1 or top_p < 1:
-                _, sums = self._exponentials(logits, tops, 1.0)
-            drawn = logits[np.arange(len(tokens)), tokens].astype(np.float64)
-            found = (drawn - tops - np.log(sums.sum(axis=1))).tolist()
-        tokens[bad] = NO_TOKEN
-        return tokens.tolist(), found
-
-    def _exponentials(
-        self, logits: NDArray[np.float32], tops: NDArray[np.float32], temperature: float
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """exp((logits - top) / temperature), padded with zeros: [rows, blocks, BLOCK], and its sums [rows, blocks]."""
-        padded = self._weights[: len(logits)]
-        weights = padded[:, : self._vocabulary]
-        np.subtract(logits, tops[:, None], out=weights)
-        if temperature != 1:
-            weights /= np.float32(temperature)
-        np.exp(weights, out=weights)
-        blocks = padded.reshape(len(logits), -1, BLOCK)
-        return blocks, blocks.sum(axis=2).astype(np.float64)
+    Returns:
+        The tokens (NO_TOKEN in rows that are not finite), and their log-softmax at temperature 1 (nats) or [].
+    """
+    tops = logits.max(axis=1)
+    bad = np.flatnonzero(~np.isfinite(tops))
+    if len(bad):
+        logits = logits.copy()
+        logits[bad] = tops[bad] = 0
+    below = logits - tops[:, None]
+    if temperature == 0:
+        tokens, weights = logits.argmax(axis=1), None
+    else:
+        weights = np.exp(below if temperature == 1 else below / np.float32(temperature))
+        if top_p < 1:
+            _keep_nucleus(weights, top_p)
+        tokens = _pick(weights, uniforms)
+    found: list[float] = []
+    if logprobs:
+        plain = weights if weights is not None and temperature == top_p == 1 else np.exp(below)
+        drawn = below[np.arange(len(tokens)), tokens].astype(np.float64)
+        found = (drawn - np.log(plain.sum(axis=1, dtype=np.float64))).tolist()
+    tokens[bad] = NO_TOKEN
+    return tokens.tolist(), found
 
 
-def _keep_nucleus(weights: NDArray[np.float32], top_p: float) -> NDArray[np.float64]:
-    """Set all but the most probable tokens of weights [rows, blocks, BLOCK] to 0; the sums of its blocks then."""
-    for row in weights.reshape(len(weights), -1):
+def _keep_nucleus(weights: NDArray[np.float32], top_p: float) -> None:
+    """Set all but the most probable tokens of each row of weights [rows, vocabulary] to 0."""
+    for row in weights:
         wanted = top_p * row.sum(dtype=np.float64)
         for count in (min(NUCLEUS, len(row)), len(row)):
             top = np.argpartition(row, len(row) - count)[-count:]
@@ -113,19 +90,24 @@ def _keep_nucleus(weights: NDArray[np.float32], top_p: float) -> NDArray[np.floa
         values = row[kept]
         row[:] = 0
         row[kept] = values
-    sums: NDArray[np.float64] = weights.sum(axis=2).astype(np.float64)
-    return sums
 
 
-def _pick(weights: NDArray[np.float32], sums: NDArray[np.float64], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Where the running sum of each row of weights [rows, blocks, BLOCK] first exceeds its uniform of the total."""
-    rows = np.arange(len(weights))
-    running = np.cumsum(sums, axis=1)
-    targets = uniforms * running[:, -1]
-    blocks = np.minimum((running <= targets[:, None]).sum(axis=1), running.shape[1] - 1)
-    inside = np.cumsum(weights[rows, blocks], axis=1, dtype=np.float64)
-    rest = targets - np.where(blocks > 0, running[rows, blocks - 1], 0.0)
-    # Rounding may carry `rest` past the block: its last token of non-zero weight then.
-    last = (inside < inside[:, -1:]).sum(axis=1)
-    found: NDArray[np.int64] = blocks * BLOCK + np.minimum((inside <= rest[:, None]).sum(axis=1), last)
-    return found
+def _pick(weights: NDArray[np.float32], uniforms: list[float]) -> NDArray[np.int64]:
+    """Where the running sum of each row of weights [rows, vocabulary] first exceeds its uniform's share of the total.
+
+    The running sums are those of blocks, then of the one block that matters: faster than those of a whole vocabulary.
+    """
+    sums = np.add.reduceat(weights, np.arange(0, weights.shape[1], BLOCK), axis=1)
+    running = np.cumsum(sums, axis=1, dtype=np.float64)
+    tokens = np.empty(len(weights), np.int64)
+    for row, uniform in enumerate(uniforms):
+        target = uniform * running[row, -1]
+        block = _first_above(running[row], target)
+        inside = np.cumsum(weights[row, block * BLOCK : (block + 1) * BLOCK], dtype=np.float64)
+        tokens[row] = block * BLOCK + _first_above(inside, target - (running[row, block - 1] if block else 0.0))
+    return tokens
+
+
+def _first_above(running: NDArray[np.float64], target: float) -> int:
+    """The first place of a running sum above `target`, or, where rounding carried that too far, the last that adds."""
+    return int(min(np.searchsorted(running, target, side="right"), np.searchsorted(running, running[-1])))

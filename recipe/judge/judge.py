@@ -20,7 +20,7 @@ from recipe.data.values import conversation_id, to_conversation, to_text
 from recipe.errors import SreError, printable
 from recipe.gguf.header import read_metadata
 from recipe.inference.base import Completion, Generator, Request, Sampling
-from recipe.inference.conversion import to_judgement, to_request
+from recipe.inference.conversion import to_judgement
 from recipe.inference.readout import Readout, read_readouts, write_readouts
 from recipe.judge.aggregate import Answer, BothOrders, Consensus, combined, judgements_of
 from recipe.judge.options import JudgeOptions
@@ -255,7 +255,7 @@ class Judge(Closing):
         """What to ask the generator about `example`; its id is the example's. `options.sampling` goes with it."""
         messages = self.prompts.judge(example, label_only=options.label_only)
         force = options.constrain and not options.label_only
-        return to_request(example, messages, force_label=force, label_only=options.label_only)
+        return Request(example.id, messages, example.labels, force, options.label_only)
 
     def judgement(self, example: Example, completion: Completion, options: JudgeOptions = DEFAULT) -> Judgement:
         """What the generator's answer to `request`, with the same options, says about `example`."""

@@ -14,12 +14,11 @@ from typing import Any
 
 from recipe.config import ExportConfig
 from recipe.data.records import TASKS, Example, Judgement, Message
-from recipe.gguf.export import add_metadata
-from recipe.gguf.header import read_header
-from recipe.inference.base import Sampling
+from recipe.gguf.header import add_metadata, read_header
+from recipe.inference.base import Request, Sampling
 from recipe.inference.chat_template import ChatTemplate
-from recipe.inference.conversion import to_judgement, to_request
-from recipe.inference.llamacpp.generator import quantize
+from recipe.inference.conversion import to_judgement
+from recipe.inference.llamacpp.quantization import quantize
 from recipe.inference.readout import Readout, fit_readout, write_readouts
 from recipe.progress import bar
 from recipe.prompts import Prompts
@@ -129,7 +128,7 @@ def _verdicts(
     if not rows:
         return []
     by_id = {row.id: row for row in rows}
-    requests = [to_request(row, prompts.judge(row), force_label=True) for row in rows]
+    requests = [Request(row.id, prompts.judge(row), row.labels, force_label=True) for row in rows]
     sampling = Sampling(0.0, 1, max_tokens, stop_at_label=True)
     found = {}
     with open_gguf(path) as generator, bar(f"verdicts of {path.stem}", len(rows), "rows") as advance:

@@ -18,8 +18,8 @@ from typing import Any
 from recipe.config import SampleConfig
 from recipe.data.records import Example, Judgement
 from recipe.errors import SreError
-from recipe.inference.base import Generator, Sampling, completions_by_request
-from recipe.inference.conversion import to_judgement, to_request
+from recipe.inference.base import Generator, Request, Sampling, completions_by_request
+from recipe.inference.conversion import to_judgement
 from recipe.progress import bar
 from recipe.prompts import Prompts
 from recipe.storage import append_jsonl, hash_object, read_jsonl, replacing, whole_blocks
@@ -133,7 +133,7 @@ def sample_block(
     seed: int,
 ) -> list[Judgement]:
     """N judgements of each example, in order. They are raw: no grammar and no filter, up to the end token."""
-    requests = [to_request(example, prompts.judge(example)) for example in block]
+    requests = [Request(example.id, prompts.judge(example), example.labels) for example in block]
     draw = int(hash_object([seed, origin])[:12], 16)
     sampling = Sampling(settings.temperature, settings.n, settings.max_tokens, draw, logprobs=True)
     found = completions_by_request(generator.generate(requests, sampling))

@@ -11,7 +11,8 @@ from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.gguf.architecture import read_shape
 from recipe.inference.base import Request, Sampling
-from recipe.inference.llamacpp.generator import LlamaCppGenerator, quantize
+from recipe.inference.llamacpp.generator import LlamaCppGenerator
+from recipe.inference.llamacpp.quantization import quantize
 
 
 def types(path):

@@ -78,13 +78,13 @@ def test_rates_are_measured_on_an_empty_cache(tiny: Path) -> None:
 def test_a_decode_rate_writes_every_step_of_every_place(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with LlamaCppGenerator(tiny, threads=1, context=256, parallel=3) as generator:
         added: list[tuple[int, int]] = []
-        add = generator._cache.add
+        add = generator.cache.add
 
         def record(tokens: Any, position: int, sequence: int, outputs: int) -> None:
             added.append((position, sequence))
             add(tokens, position, sequence, outputs)
 
-        monkeypatch.setattr(generator._cache, "add", record)
+        monkeypatch.setattr(generator.cache, "add", record)
         decode_rate(generator, [5, 6, 7], 2, places=3)
         once = [(0, 0), *((3 + step, place) for step in range(3) for place in (0, 1, 2))]
         assert added == once
@@ -93,4 +93,4 @@ def test_a_decode_rate_writes_every_step_of_every_place(tiny: Path, monkeypatch:
 def test_the_kv_cache_is_two_bytes_a_number_of_every_layer(tiny: Path) -> None:
     with LlamaCppGenerator(tiny, threads=1, context=256, parallel=3) as generator:
         heads, size, layers = 2, 64 // 4, 2
-        assert kv_bytes(generator) == layers * 2 * heads * size * 2 * generator._cache.cells
+        assert kv_bytes(generator) == layers * 2 * heads * size * 2 * generator.cache.cells

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from recipe.errors import SreError
-from recipe.gguf.export import read_metadata, write_gguf
+from recipe.gguf.export import write_gguf
+from recipe.gguf.header import read_metadata
 
 CASES = ["llama", "llama-3", "llama-biased", "mistral", "qwen2", "qwen2-untied", "qwen3", "qwen3-untied"]
 
@@ -31,8 +29,7 @@ def test_family_matches_transformers(
     inputs = inputs_for(tokenizer)
     bounds = {"F32": 1e-5, "F16": 1e-3, "BF16": 2e-2}
     for type_name, bound in bounds.items():
-        report = write_gguf(folder, tmp_path / "out.gguf", type_name=type_name)
-        assert report.bytes == (tmp_path / "out.gguf").stat().st_size
+        write_gguf(folder, tmp_path / "out.gguf", type_name=type_name)
         running, logits = llama_logits(tmp_path / "out.gguf", inputs)
         assert mean_kl(model, inputs, logits) < bound, type_name
     assert_same_ids(tokenizer, running, [*strings, "x<tool>y"])
@@ -54,9 +51,9 @@ def assert_same_ids(tokenizer: Any, running: Any, texts: list[str]) -> None:
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ADAPTERS = {
-    "all": ("llama", {"target_modules": ALL}, 14),
-    "some": ("qwen3", {"target_modules": ["q_proj", "k_proj", "down_proj"]}, 6),
-    "head": ("qwen2-untied", {"target_modules": [*ALL, "lm_head"]}, 15),
+    "all": ("llama", {"target_modules": ALL}),
+    "some": ("qwen3", {"target_modules": ["q_proj", "k_proj", "down_proj"]}),
+    "head": ("qwen2-untied", {"target_modules": [*ALL, "lm_head"]}),
 }
 
 
@@ -71,13 +68,12 @@ def test_adapter_is_merged_as_peft_does(
     mean_kl: Any,
     tmp_path: Path,
 ) -> None:
-    base, settings, modules = ADAPTERS[case]
+    base, settings = ADAPTERS[case]
     folder = models(base)
     merged = make_adapter(folder, tmp_path / "adapter", **settings)
     plain, tokenizer = load(folder)
     inputs = inputs_for(tokenizer)
-    report = write_gguf(folder, tmp_path / "out.gguf", adapter=tmp_path / "adapter", type_name="F32")
-    assert report.adapter_modules == modules
+    write_gguf(folder, tmp_path / "out.gguf", adapter=tmp_path / "adapter", type_name="F32")
     _, logits = llama_logits(tmp_path / "out.gguf", inputs)
     assert mean_kl(merged, inputs, logits) < 1e-5
     assert mean_kl(plain, inputs, logits) > 1e-2, "the adapter must matter"
@@ -96,64 +92,6 @@ def test_sharded_weights_give_the_same_file(models: Any, tmp_path: Path) -> None
     assert read_metadata(tmp_path / "a") == read_metadata(tmp_path / "b")
 
 
-def sentencepiece(folder: Path, merges_for: Callable[[set[str]], list[tuple[str, str]]] | None = None) -> None:
-    """Put a sentencepiece-style tokeniser (as Llama 2's and Mistral's) in place of the model folder's."""
-    words = [" the", " judge", " writes", " why", "  ", " answer", "on", " 12", "日本", " a", "    "]
-    pieces = sorted({w.replace(" ", "▁")[:n] for w in words for n in range(2, len(w) + 1)}, key=len)
-    characters = sorted(set("▁abcdefghijklmnopqrstuvwxyzTD.,0123456789日本()"))
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *pieces, *characters]
-    vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-    merges = [(p[:i], p[i:]) for p in pieces for i in range(1, len(p)) if p[:i] in vocab and p[i:] in vocab]
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    data = {
-        "version": "1.0",
-        "added_tokens": [{"id": i, "content": tokens[i], **flags} for i in range(3)],
-        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]},
-        "pre_tokenizer": None,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [
-                {"SpecialToken": {"id": "<s>", "type_id": 0}},
-                {"Sequence": {"id": "A", "type_id": 0}},
-            ],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
-        },
-        "decoder": {"type": "ByteFallback"},
-        "model": {
-            "type": "BPE",
-            "unk_token": "<unk>",
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "vocab": vocab,
-            "merges": merges if merges_for is None else merges_for(set(pieces)),
-        },
-    }
-    (folder / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "unk_token": "<unk>"}))
-
-
-def test_sentencepiece_tokeniser(build: Any, load: Any, llama_logits: Any, strings: list[str], tmp_path: Path) -> None:
-    folder = build("mistral", "gpt-2", vocab_size=700)
-    sentencepiece(folder)
-    _, tokenizer = load(folder)
-    write_gguf(folder, tmp_path / "out.gguf")
-    running, _ = llama_logits(tmp_path / "out.gguf", [])
-    assert_same_ids(tokenizer, running, [text for text in strings if text.strip()])
-    assert_same_ids(tokenizer, running, ["The judge writes why.", "</s>the  answer<s> on 日本 12", "   a    the"])
-
-
-def test_sentencepiece_look_alike_is_refused(build: Any, tmp_path: Path) -> None:
-    folder = build("mistral", "gpt-2", vocab_size=700)
-    sentencepiece(
-        folder, lambda pieces: [(p[:-1], p[-1]) for p in sorted(pieces, key=lambda p: (len(p), p)) if len(p) > 2]
-    )
-    with pytest.raises(SreError, match="have no merge"):
-        write_gguf(folder, tmp_path / "out.gguf")
-
-
 @pytest.mark.real
 def test_smollm2_matches_transformers(
     seed_model: Path, load: Any, llama_logits: Any, mean_kl: Any, strings: list[str], tmp_path: Path
@@ -162,8 +100,7 @@ def test_smollm2_matches_transformers(
 
     from recipe.training.seed import embedded_gguf
 
-    report = write_gguf(seed_model, tmp_path / "out.gguf")
-    assert report.tensors == 272
+    write_gguf(seed_model, tmp_path / "out.gguf")
     model, tokenizer = load(seed_model)
     asked = [
         "Name two fruits.",

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from recipe.errors import SreError
-from recipe.gguf.export import export_problem, read_metadata, write_gguf
+from recipe.gguf.export import export_problem, write_gguf
+from recipe.gguf.header import read_metadata
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

@@ -163,7 +163,7 @@ def test_a_file_judged_by_our_own_server(tmp_path: Path) -> None:
 def test_a_server_that_refuses_log_probabilities_is_asked_without_and_the_user_told_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    refused = [refusal(422, "no", "logprobs") for _ in range(4)]
+    refused = [refusal(422, "no", "logprobs") for _ in range(2)]
     with serving(fake := Fake(*refused)) as address, caplog.at_level(logging.WARNING):
         done = ask(address, "a", "b", parallel=2)
     assert [one.text for one in done] == ["Fine. [RESULT] 4"] * 2
@@ -283,11 +283,6 @@ READABLE = {
     "usage that is empty": ({**GOOD}, {}, {4: -0.2, 5: -2.0}),
     "usage that is partial": ({**GOOD}, {"completion_tokens": 3, "prompt_tokens": None}, {4: -0.2, 5: -2.0}),
     "usage that is null": ({**GOOD}, None, {4: -0.2, 5: -2.0}),
-    "content in parts": (
-        {"message": {"content": [{"type": "thinking", "thinking": []}, {"type": "text", "text": "Fine. [RESULT] 4"}]}},
-        {},
-        {},
-    ),
     "logprobs of the older API": ({"message": {"content": "Fine. [RESULT] 4"}, "logprobs": LEGACY}, {}, {}),
     "logprobs of a third kind": ({"message": {"content": "Fine. [RESULT] 4"}, "logprobs": {"a": [1]}}, {}, {}),
     "logprobs that are a list": ({"message": {"content": "Fine. [RESULT] 4"}, "logprobs": [0.5]}, {}, {}),
@@ -314,21 +309,10 @@ def test_only_a_verdict_after_the_reasoning_counts() -> None:
     assert (unfinished.label, unfinished.text) == (None, texts[1])
 
 
-def test_a_password_in_the_address_is_sent_and_never_shown(caplog: pytest.LogCaptureFixture) -> None:
-    seen = []
-
-    async def guarded(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            seen.append(dict(scope["headers"]).get(b"authorization"))
-            await Fake()._send(send, 403, {}, {"error": {"message": "no"}})
-
-    with serving(guarded) as address, caplog.at_level(logging.DEBUG), pytest.raises(SreError) as caught:
-        OpenAIGenerator(address.replace("//", "//me:open-sesame@"))
-    assert seen == [b"Basic bWU6b3Blbi1zZXNhbWU="]
-    assert "sesame" not in f"{caught.value} {caplog.text}"
-    for wrong in ("ftp://me:open-sesame@here/v1", "http://me:open-sesame@here:port/v1", "http://me:open/sesame@/v1"):
+def test_a_password_in_the_address_is_refused_and_never_shown() -> None:
+    for address in ("http://me:open-sesame@here/v1", "ftp://me:open-sesame@here", "http://me:open/sesame@/v1"):
         with pytest.raises(SreError, match="expected an address") as caught:
-            OpenAIGenerator(wrong)
+            OpenAIGenerator(address)
         assert "sesame" not in str(caught.value)
 
 
@@ -344,13 +328,6 @@ def test_a_model_without_a_place_for_the_system_gets_its_text_with_the_first_tur
     assert [turn["role"] for turn in refused] == ["system", "user"]
     assert [[turn["role"] for turn in asked] for asked in (folded, again)] == [["user"]] * 2
     assert folded[0]["content"] == "\n\n".join(turn["content"] for turn in refused)
-
-
-def test_a_server_that_tells_fewer_alternatives_is_asked_for_those() -> None:
-    fake = Fake(refusal(400, "at most 5 top_logprobs"))
-    with serving(fake) as address:
-        (done,) = ask(address, "a")
-    assert ([body["top_logprobs"] for body in fake.seen], done.label_logprobs) == ([20, 5], {4: -0.2, 5: -2.0})
 
 
 def test_a_web_site_is_no_such_server() -> None:

@@ -18,7 +18,7 @@ import pytest
 from recipe.data.records import Example, Judgement, Message, Rubric
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling
-from recipe.inference.conversion import to_judgement, to_request
+from recipe.inference.conversion import to_judgement
 from recipe.inference.readout import Readout
 from recipe.judge import BothOrders, Judge
 from recipe.judge.judge import prompts_in, to_bytes
@@ -410,11 +410,6 @@ def test_to_judgement_never_reads_a_label_from_an_engines_error() -> None:
 def test_to_judgement_refuses_labels_of_the_other_task() -> None:
     pair = example("a", task="pairwise", responses=("x", "y"), label=1)
     assert to_judgement(pair, Completion("a", 0, "Why. [RESULT] 3", (), "stop", 9), "m").label is None
-
-
-def test_to_request_carries_the_examples_id_and_labels() -> None:
-    messages = (Message("user", "q"),)
-    assert to_request(example("a"), messages, force_label=True) == Request("a", messages, (1, 2, 3, 4, 5), True)
 
 
 # Opening a file.

@@ -49,7 +49,6 @@ def make_model(folder: Path, family: str = "llama", pre: str = "smollm", **chang
     pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "Ġa", "in", "12", "ĠĠ"]
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     vocabulary = Vocabulary(
-        model="gpt2",
         pre=pre,
         tokens=special + pieces,
         types=[CONTROL] * 3 + [NORMAL] * len(pieces),

@@ -1,4 +1,4 @@
-"""llama.cpp's grammars: which tokens may come next in a text that must be JSON of a schema."""
+"""llama.cpp's grammars: which tokens may come next in an answer that must follow a JSON schema."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Grammar:
         self._size = size
 
     def accept(self, token: int) -> None:
-        """Go on with a token that is allowed and ends nothing."""
+        """Go on with an allowed token. An end token isn't accepted."""
         _C.llama_sampler_accept(self._sampler, token)
 
     def allows(self, token: int) -> bool:
@@ -55,7 +55,7 @@ class Grammar:
 
 @lru_cache(maxsize=64)
 def gbnf_of(schema: str) -> str:
-    """llama.cpp's grammar for JSON of a schema. Raises SreError for a schema that can't be held to."""
+    """llama.cpp's grammar for JSON of a schema. Raises SreError for a schema that can't be followed."""
     try:
         if len(schema) > MOST_CHARACTERS:
             raise ValueError(f"it has more than {MOST_CHARACTERS} characters")
@@ -65,7 +65,7 @@ def gbnf_of(schema: str) -> str:
             raise ValueError("its grammar is too long")
     except Exception as error:  # the converter trips over odd schemas in many ways
         why = str(error) or type(error).__name__
-        raise SreError(f"this JSON schema can't be held to: {why[:200]}", field="response_format") from None
+        raise SreError(f"this JSON schema can't be followed: {why[:200]}", field="response_format") from None
     return str(grammar)
 
 

@@ -351,22 +351,3 @@ def model_params() -> Any:
     params = _C.llama_model_default_params()
     params.use_extra_bufts = b"AMX_INT8 = 1" not in _C.llama_print_system_info()
     return params
-
-
-def quantize_file(source: Path, target: Path, ftype: str, threads: int, *, requantize: bool) -> None:
-    """llama.cpp's own quantisation; `ftype` is a name such as "Q4_K_M"."""
-    start_backend()
-    params = _C.llama_model_quantize_default_params()
-    params.ftype, params.nthread = quantization_types()[ftype], threads
-    params.allow_requantize = requantize
-    if _C.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params)) != 0:
-        raise SreError(f"llama.cpp can't quantise it to {ftype}: {last_log()}", file=source)
-
-
-def quantization_types() -> dict[str, int]:
-    """Names of llama.cpp's file types, e.g. {"F16": 1, "Q8_0": 7}."""
-    prefix = "LLAMA_FTYPE_"
-    names = {name.removeprefix(prefix): int(value) for name, value in vars(_C).items() if name.startswith(prefix)}
-    return {
-        name.removeprefix("MOSTLY_").removeprefix("ALL_"): value for name, value in names.items() if name != "GUESSED"
-    }

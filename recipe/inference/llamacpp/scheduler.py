@@ -1,10 +1,9 @@
 """Continuous batching over one KV cache: which token of which sequence is decoded next.
 
-A *lane* is a prompt being read. It begins with what it shares with a prompt that is in the cache already, be that
-decoded or still in the batch being filled: a shared token is one cell that belongs to several sequences, so nothing is
-decoded twice and nothing is copied. When a lane is read, its samples fork from it and are drawn side by side, while the
-next lanes ride along in their batches. Finished lanes stay for others to begin with, and the least recently used goes
-first. Nothing depends on the clock: the same requests give the same batches.
+A *lane* is a prompt being read. It begins with the tokens that it shares with another prompt in the cache, which are
+neither decoded again nor copied. When a lane is read, its samples fork from it and are drawn side by side, while the
+next lanes are read in the same batches. Finished lanes stay, for others to begin with, until the room is needed: the
+least recently used goes first. Nothing depends on the clock: the same requests give the same batches.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from recipe.inference.labels import shared_length
 from recipe.inference.llamacpp.kv_cache import KVCache
 from recipe.inference.prompt import Prompt
 from recipe.inference.sequence import Sample, draw_next
-from recipe.inference.token_sampling import Drawer
 
 NO_SLOT = -1
 """The slot of a sample that is complete as soon as it is drawn: a label read from the prompt's logits."""
@@ -33,13 +31,12 @@ class Lane:
     """A prompt being read.
 
     Attributes:
-        prompt: what is read.
-        slot: its sequence in the cache.
-        source: the lane that it begins with, until that one has read as much.
-        shared: how many of the source's tokens it begins with.
-        done: how many of its tokens are decoded or in the batch being filled.
-        started: how many samples have forked from it.
-        logits: those after its last token [vocabulary].
+        slot: Its sequence in the cache.
+        source: The lane that it begins with, until that one has read as much.
+        shared: How many of the source's tokens it begins with.
+        done: How many of its tokens are decoded or in the next batch.
+        started: How many samples have forked from it.
+        logits: Those after its last token [vocabulary].
     """
 
     prompt: Prompt
@@ -64,12 +61,12 @@ class Scheduler:
         """Schedule on an open cache.
 
         Args:
-            cache: holds the sequences.
-            stats: counts tokens.
-            parallel: samples drawn side by side.
-            ride_along: the most prompt tokens in each decode while every place is taken.
-            keep: prompts that stay in the cache after their samples began.
-            stream: also return the pieces of text as they come.
+            cache: Holds the sequences.
+            stats: Counts tokens.
+            parallel: Samples drawn side by side.
+            ride_along: The most prompt tokens in a batch while every place is taken.
+            keep: Prompts that stay in the cache after their samples began.
+            stream: Also return the pieces of text as they come.
         """
         self._cache, self._stats = cache, stats
         self._ride_along, self._keep, self._stream = ride_along, keep, stream
@@ -79,7 +76,6 @@ class Scheduler:
         self._active: dict[Sample, int] = {}  # its slot
         self._places = parallel
         self._free = deque(range(cache.sequences))
-        self._drawer = Drawer(cache.vocab_size, parallel)
 
     @property
     def busy(self) -> bool:
@@ -243,7 +239,7 @@ class Scheduler:
 
     def _draw(self, samples: Mapping[Sample, int], logits: NDArray[np.float32], out: list[Piece | Completion]) -> None:
         """Draw the next token of each sample from its row; the completed go out, the others are active."""
-        done = draw_next(self._drawer, list(samples), logits, self._stats)
+        done = draw_next(list(samples), logits, self._stats)
         for (sample, slot), completion in zip(samples.items(), done, strict=True):
             if self._stream and (text := sample.shown()):
                 out.append(Piece(sample.prompt.request.id, sample.index, text))

@@ -1,8 +1,4 @@
-"""What TorchGenerator does between two passes of the model: every row of a batch moves one token on.
-
-It sees the raw logits: it draws, records, stops at a label and leads on to a forced one, without a second pass. It runs
-no model and renders no prompt.
-"""
+"""Draws the next token of each row of a PyTorch batch from the raw logits. Runs no model."""
 
 from __future__ import annotations
 
@@ -16,17 +12,17 @@ from recipe.inference.prompt import Prompt
 from recipe.inference.sequence import Logits, Sample
 from recipe.inference.token_sampling import NO_TOKEN
 
-# What llama.cpp takes for an end wherever a vocabulary has it; a folder's configuration may name only one of them.
+# llama.cpp ends a text at each of these that a vocabulary has. A model's configuration may name only one of them.
 _ENDS = ("<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>")
 
 
 class Row:
-    """One sequence of a batch. steps: the most tokens still to come. completion: None until it is complete."""
+    """One row of a batch: a sample, the most tokens still to come, and its completion (None until it ends)."""
 
     def __init__(self, sample: Sample, steps: int) -> None:
         self.sample, self.steps = sample, steps
         self.completion: Completion | None = None
-        self._queue: deque[int] = deque()  # tokens that come next, whatever is drawn
+        self._queue: deque[int] = deque()  # tokens to feed before the sample is asked again
 
     @property
     def prompt(self) -> Prompt:
@@ -42,12 +38,12 @@ class Row:
         return not (self.done or self._queue) and self.sample.draws
 
     def begin(self) -> list[int]:
-        """All tokens so far, to be fed in one pass."""
+        """All tokens so far, to be read in one pass."""
         self._queue.clear()
         return [*self.prompt.ids[: self.prompt.size].tolist(), *self.sample.tokens]
 
     def next(self, token: int, logprob: list[float], logits: Logits) -> int:
-        """Go on with `token`, drawn from `logits`, where the row is free to; returns the token that comes next."""
+        """The token to feed next: `token`, drawn from `logits`, unless the sample is led to a label or has ended."""
         if not self._queue and not self.done:
             self.completion = self.sample.advance(token, logprob, logits)
             self._queue.extend(self.sample.pending)
@@ -55,16 +51,16 @@ class Row:
 
 
 class Drawing:
-    """Takes every row of one batch one token on, from the logits; also a logits processor for `model.generate`.
+    """Draws for the rows of one batch; for `model.generate` it is the logits processor and the stopping criterion.
 
-    rows: those of the batch that are still run, in order; whoever leaves finished ones behind sets it.
+    `rows` are those that the model still runs, in their order.
     """
 
     def __init__(self, rows: list[Row], sampling: Sampling) -> None:
         self.rows, self._sampling = rows, sampling
 
     def draw(self, logits: torch.Tensor) -> list[int]:
-        """Raw logits [rows, vocabulary] -> the token that comes next in each row (any, where it is complete)."""
+        """Raw logits [rows, vocabulary] -> the token to feed next in each row (any token in a row that has ended)."""
         logits = logits.float()
         finite = torch.isfinite(logits.amax(dim=1))
         whole = logits if bool(finite.all()) else logits.where(finite[:, None], 0.0)
@@ -78,12 +74,12 @@ class Drawing:
         ]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Raw logits [rows, vocabulary] -> -inf everywhere but at each row's next token."""
+        """Logits that leave `model.generate` each row's next token alone."""
         chosen = torch.tensor(self.draw(scores), device=scores.device)[:, None]
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
 
     def finished(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """The stopping criterion: which rows are complete, [rows]."""
+        """Which rows have ended, [rows]."""
         return torch.tensor([row.done for row in self.rows], device=input_ids.device)
 
     def _draw(self, logits: torch.Tensor) -> torch.Tensor:
@@ -94,7 +90,7 @@ class Drawing:
         running = (logits / self._sampling.temperature).softmax(dim=1).cumsum(dim=1, dtype=torch.float64)
         total = running[:, -1:].contiguous()
         targets = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None] * total
-        # Rounding may carry a target to the total itself: its last token of non-zero weight then.
+        # Rounding may make a target equal to the total; the last token that adds to it is drawn then.
         last = torch.searchsorted(running, total)
         return torch.minimum(torch.searchsorted(running, targets, right=True), last)[:, 0]
 
@@ -104,7 +100,7 @@ def _row_of(logits: torch.Tensor, place: int) -> Logits:
 
 
 class TorchTokenizer:
-    """A transformers tokenizer as llama.cpp shows its own: plain ids, the bytes of each token, and which end a text."""
+    """A transformers tokenizer behind the Tokenizer protocol."""
 
     def __init__(self, tokenizer: Any, model: Any) -> None:
         from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -122,7 +118,7 @@ class TorchTokenizer:
         self.pad = int(next(token for token in (tokenizer.pad_token_id, *sorted(self.ends), 0) if token is not None))
 
     def tokenize(self, text: str) -> list[int]:
-        """Ids of `text` as it stands: special tokens written in it are recognised, none are added."""
+        """Token ids of `text`. Special tokens spelt in it are recognised, none are added."""
         return list(self.inner(text, add_special_tokens=False)["input_ids"])
 
     def piece(self, token: int) -> bytes:

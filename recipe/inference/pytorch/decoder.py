@@ -1,58 +1,59 @@
-"""Decoding on PyTorch without `model.generate`, for models of plain attention (grouped_attention.py names them).
+"""Decodes a batch token by token, without `model.generate`, on models that use grouped_attention.py.
 
-A prompt is prefilled once and forked into the rows that go on from it. The KV cache has its full length from the
-start, so that a step is always the same kernels on the same memory: on a GPU they are recorded once as a CUDA graph
-and replayed, which takes a small model's step from the time Python needs to launch them to the time they run.
+Each distinct prompt is read once, then copied to its rows. The KV cache has its full length from the start, so every
+step runs the same kernels on the same memory. On a GPU a step is therefore recorded once as a CUDA graph and replayed:
+for a small model, launching the kernels from Python takes longer than running them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from recipe.inference.pytorch.grouped_attention import NAME
 
-# Tokens of one prefill: as many prompts as fit, padded to the longest of them.
-PREFILL = 8_192
-# PyTorch's attention wants a mask whose rows begin at such multiples.
-ALIGNED = 16
-# A graph costs some three steps to record.
-WORTH_RECORDING = 8
-# Rotary embeddings whose angles depend on nothing but the place; those of the others change with the longest text.
+PREFILL = 8_192  # tokens of one pass over prompts, padding counted; one prompt may have more
+ALIGNED = 16  # PyTorch's attention wants masks whose rows begin at multiples of it
+WORTH_RECORDING = 8  # steps; recording a graph takes as long as three
+# Rotary embeddings whose angles depend on the position alone. Others change with the longest text in the batch.
 _FIXED_ANGLES = ("default", "linear", "llama3", "yarn")
 
 
 class Decoder:
-    """The rows of one batch, token by token: `logits` holds what follows `fed`, `step` takes each row one token on.
+    """One batch. `logits` [rows, vocabulary] follow the prompts; each `step` adds one token to every row."""
 
-    fed: the tokens of each row so far; rows fed alike share their prefill. steps: the most tokens that follow, the
-    last of which needs no pass. pad: any token. record: on a GPU, replay each step as a CUDA graph (not in NF4, whose
-    products decide on the CPU what to launch).
-    """
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], *, steps: int, pad: int, record: bool) -> None:
+        """Read the prompts.
 
-    def __init__(self, model: Any, fed: Sequence[Sequence[int]], *, steps: int, pad: int, record: bool) -> None:
+        Args:
+            model: One for which `can_decode` holds.
+            prompts: Each row's tokens so far. Rows with equal tokens are read once.
+            steps: The most tokens that follow. The last one needs no pass.
+            pad: Any token.
+            record: Whether to replay steps as CUDA graphs. NF4 can't: its products decide on the CPU what to launch.
+        """
         self._model, self._device = model, next(model.parameters()).device
         self._record = record and self._device.type == "cuda"
         self._graph: Any = None
         self._replayed: Any = None
         self._left = steps - 1
-        self._place = max(map(len, fed))
+        self._place = max(map(len, prompts))
         self._capacity = -(-(self._place + steps) // ALIGNED) * ALIGNED
         self._cache: Any = None
-        self.logits = self._prefill(fed, pad)
+        self.logits = self._prefill(prompts, pad)
         if self._left:
-            lengths = torch.tensor([len(run) for run in fed], device=self._device)
+            lengths = torch.tensor([len(run) for run in prompts], device=self._device)
             places = torch.arange(self._capacity, device=self._device)
             seen = (places >= (self._place - lengths)[:, None]) & (places < self._place)
-            dtype = self._keys_dtype()
+            dtype: torch.dtype = self._cache.layers[0].keys.dtype
             self._mask = torch.where(seen, 0.0, torch.finfo(dtype).min).to(dtype)[:, None, None]
-            self._ids = torch.full((len(fed), 1), pad, device=self._device)
+            self._ids = torch.full((len(prompts), 1), pad, device=self._device)
             self._positions = lengths[:, None].clone()
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Feed one token a row; returns the logits of the next, [rows, vocabulary], good until the next call."""
+        """Add one token to each row. Returns the next logits [rows, vocabulary], valid until the next call."""
         self._ids.copy_(torch.tensor(tokens, device=self._device)[:, None])
         self._mask[..., self._place] = 0.0
         if self._record and self._graph is None and self._left >= WORTH_RECORDING:
@@ -68,30 +69,33 @@ class Decoder:
         return logits
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only."""
+        """Drop all other rows."""
         index = torch.tensor(rows, device=self._device)
         self._graph = self._replayed = None
         for layer in self._cache.layers:
             layer.keys, layer.values = layer.keys[index], layer.values[index]
         self._mask, self._ids, self._positions = self._mask[index], self._ids[index], self._positions[index]
 
-    def _prefill(self, fed: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
-        """Fill the cache and return the logits after each row's tokens, [rows, vocabulary]."""
+    def _prefill(self, prompts: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
+        """Fill the cache. Returns the logits after each prompt, [rows, vocabulary]."""
         rows_of: dict[tuple[int, ...], list[int]] = {}
-        for row, run in enumerate(fed):
+        for row, run in enumerate(prompts):
             rows_of.setdefault(tuple(run), []).append(row)
+        left = sorted(rows_of, key=len, reverse=True)
         logits, order = [], []
-        for runs in _chunks(sorted(rows_of, key=len, reverse=True)):
-            rows = [row for run in runs for row in rows_of[run]]
-            source = [place for place, run in enumerate(runs) for _ in rows_of[run]]
-            logits.append(self._prefill_chunk(runs, rows, source, len(fed), pad))
+        while left:
+            count = max(1, PREFILL // max(1, len(left[0])))
+            chunk, left = left[:count], left[count:]
+            rows = [row for run in chunk for row in rows_of[run]]
+            source = [place for place, run in enumerate(chunk) for _ in rows_of[run]]
+            logits.append(self._prefill_chunk(chunk, rows, source, len(prompts), pad))
             order += rows
         return torch.cat(logits)[torch.tensor(order, device=self._device).argsort()]
 
     def _prefill_chunk(
         self, runs: Sequence[tuple[int, ...]], rows: list[int], source: list[int], size: int, pad: int
     ) -> torch.Tensor:
-        """One pass over `runs`: row rows[i] of `size` begins as runs[source[i]]. Returns the logits of these rows."""
+        """Read `runs` in one pass; row rows[i] of `size` begins as run source[i]. Returns the logits of these rows."""
         from transformers import Cache, DynamicCache
         from transformers.cache_utils import StaticLayer
 
@@ -101,7 +105,7 @@ class Decoder:
             input_ids=ids,
             attention_mask=mask,
             position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
-            past_key_values=DynamicCache(),  # it knows of no windows, which the models here don't have
+            past_key_values=DynamicCache(),
             use_cache=True,
             logits_to_keep=1,
         )
@@ -120,10 +124,6 @@ class Decoder:
         logits: torch.Tensor = output.logits[:, -1][taken]
         return logits
 
-    def _keys_dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self._cache.layers[0].keys.dtype
-        return dtype
-
     def _forward(self) -> torch.Tensor:
         output = self._model(
             input_ids=self._ids,
@@ -137,7 +137,7 @@ class Decoder:
         return logits
 
     def _capture(self) -> None:
-        """Record one step. What the unrecorded one before it writes is overwritten by the first replay."""
+        """Record one step. CUDA wants a run beforehand; the first replay overwrites what that one wrote."""
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
@@ -151,8 +151,7 @@ class Decoder:
 
 
 def can_decode(model: Any) -> bool:
-    """Whether a model is one of those: grouped decoding was put in, no layer sees but a window, and what was written
-    keeps its angles."""
+    """Whether `Decoder` runs this model: it uses grouped attention, and has no sliding window and no moving angles."""
     from transformers import StaticCache
 
     config = model.config
@@ -169,12 +168,3 @@ def left_padded(runs: Sequence[Sequence[int]], pad: int, device: torch.device) -
     ids = torch.tensor([[pad] * (width - len(run)) + list(run) for run in runs], device=device)
     mask = torch.tensor([[0] * (width - len(run)) + [1] * len(run) for run in runs], device=device)
     return ids, mask
-
-
-def _chunks(runs: Sequence[tuple[int, ...]]) -> Iterator[Sequence[tuple[int, ...]]]:
-    """Runs (longest first) in groups of at most PREFILL tokens, padding counted, at least one a group."""
-    begin = 0
-    while begin < len(runs):
-        end = begin + max(1, PREFILL // max(1, len(runs[begin])))
-        yield runs[begin:end]
-        begin = end

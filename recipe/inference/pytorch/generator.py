@@ -1,10 +1,9 @@
-"""The Generator on PyTorch: a Hugging Face folder and its LoRA adapter, on a GPU (or, slowly, on a CPU).
+"""The Generator on PyTorch: a Hugging Face folder and its LoRA adapter, on a GPU or, slowly, on a CPU.
 
-`decoder.py` runs left-padded batches: it prefills each prompt once and leaves finished rows behind. Models that it
-can't run (Unsloth's own, and kinds that grouped_attention.py doesn't name) go through `model.generate`, which prefills
-a prompt once for each sample, and again after every LAP tokens or so, when the unfinished rows are gathered into fewer
-batches. `batch.py` decides which token comes next. Each row draws from its own stream (seed, request id, sample), as on
-llama.cpp, and depends on its batch by rounding alone. The same call on the same machine gives the same batches.
+decoder.py runs most models. Unsloth's, and those that grouped_attention.py doesn't name, go through `model.generate`,
+which reads a prompt once for each sample; after every LAP tokens the unfinished rows are gathered into fewer batches,
+and read again. In both ways batch.py draws. A sample's draws follow from (seed, request id, sample), as on llama.cpp;
+what runs beside it changes rounding alone.
 """
 
 from __future__ import annotations
@@ -30,11 +29,8 @@ from recipe.inference.pytorch.loading import TrainingEngine, free_memory
 from recipe.inference.sequence import Sample
 from recipe.inference.special_tokens import PromptEncoder, added_tokens
 
-LAP = 96
-"""Tokens (up to twice as many) that `model.generate` draws before a batch's finished rows are left behind."""
-
-KEPT = 0.5
-"""The share of a batch's rows at which the finished ones are left behind (on a GPU a new graph is recorded then)."""
+LAP = 96  # tokens that `model.generate` draws before finished rows are dropped; the last lap may have twice as many
+KEPT = 0.5  # the decoder drops finished rows when this share is left (on a GPU it then records a new graph)
 
 
 class TorchGenerator(Generator):
@@ -89,12 +85,6 @@ class TorchGenerator(Generator):
         self._model = None
         free_memory()
 
-    def __enter__(self) -> TorchGenerator:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt text: the tokenizer's chat template, up to where the assistant begins."""
         self._check_open()
@@ -122,14 +112,14 @@ class TorchGenerator(Generator):
         return Row(Sample(prompt, index, self._tokenizer), steps)
 
     def _run(self, rows: list[Row], sampling: Sampling) -> Iterator[Row]:
-        """Take rows to their end in batches of one kind each; every row comes back once."""
+        """Run rows to their end, in batches of rows with the same number of steps. Yields every row once."""
         left = rows
         while left:
             left.sort(key=lambda row: (row.steps, -len(row.prompt.ids), row.prompt.request.id, row.sample.index))
             going_on = []
             for steps, alike in itertools.groupby(left, key=lambda row: row.steps):
                 group = list(alike)
-                # A short rest is not worth another prefill.
+                # A short rest is not worth reading the prompts again.
                 lap = steps if self._decodes or steps < 2 * LAP else LAP
                 for begin in range(0, len(group), self.parallel):
                     batch = group[begin : begin + self.parallel]
@@ -138,7 +128,7 @@ class TorchGenerator(Generator):
                     yield from (row for row in batch if row.done)
                     going_on += [row for row in batch if not row.done]
             for row in going_on:
-                row.steps -= LAP  # of `generate`: the decoder takes every row to its end
+                row.steps -= LAP  # only with `generate`; the decoder runs every row to its end
             left = going_on
 
     def _run_batch(self, rows: list[Row], steps: int, sampling: Sampling) -> None:

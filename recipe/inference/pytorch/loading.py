@@ -15,8 +15,9 @@ from recipe.system import usable_cores
 
 
 def take_share(threads: int | None) -> None:
-    """This process's share of the machine: its own GPU, where a launcher started one process for each, and CPU threads
-    (None: all cores it may use). Raises SreError when there are more processes than GPUs."""
+    """Take this process's share of the machine: CPU threads (None: all cores it may use) and, where a launcher started
+    one process for each GPU, its own GPU. Raises SreError when there are more processes than GPUs.
+    """
     import torch
 
     own = int(os.environ.get("LOCAL_RANK", "0"))
@@ -40,8 +41,9 @@ def use_threads(threads: int | None) -> int:
 
 
 def avoid_cudnn_attention() -> None:
-    """Have PyTorch leave out cuDNN's attention, its first choice on an H100 and newer: cuDNN builds a plan for each
-    shape it has not seen, and here every decoded token and nearly every batch brings a new one."""
+    """Keep PyTorch from cuDNN's attention, its first choice since the H100: cuDNN plans for each new shape, and here
+    nearly every batch and every decoded token has one.
+    """
     import torch
 
     torch.backends.cuda.enable_cudnn_sdp(False)

@@ -1,8 +1,7 @@
 """The Generator on vLLM, through Unsloth.
 
-All samples of a prompt are one request, so that its prompt is read once; the adapter goes with the call. It samples
-only: to force, read or choose labels takes the raw logits (generation.py). What vLLM takes of a GPU is handed back for
-certain only when its process ends: run it in one of its own (pipeline.sample does).
+All samples of a prompt are one request, so vLLM reads the prompt once. It shows no raw logits, so labels can't be
+forced or read. Its GPU memory is free for certain only when its process ends: run it in a process of its own.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from recipe.storage import hash_object
 class VllmGenerator(TorchGenerator):
     """Draws samples from one model folder, with an adapter or without. vLLM batches by itself, as memory allows.
 
-    A sample's stream is derived from (seed, request id, sample index), by vLLM's own generator: not the draws of the
-    other engines. No label probabilities come back. Raises SreError where vLLM or its GPU is missing.
+    Draws follow from (seed, request id, sample index), but differ from those of the other engines. No label
+    probabilities come back. Raises SreError where vLLM or its GPU is missing.
     """
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
@@ -54,7 +53,7 @@ class VllmGenerator(TorchGenerator):
         return model, tokenizer
 
     def _run(self, rows: list[Row], sampling: Sampling) -> Iterator[Row]:
-        """Every row to its end, those of one request together."""
+        """Run every row to its end, those of one request together."""
         self._check_open()
         groups: dict[str, list[Row]] = {}
         for row in rows:

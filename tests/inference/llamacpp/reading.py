@@ -12,8 +12,8 @@ from recipe.inference.llamacpp.generator import LlamaCppGenerator
 
 def prompt_logits(generator: LlamaCppGenerator, ids: Sequence[int]) -> NDArray[np.float32]:
     """The logits after every token of `ids`, from an empty cache: [len(ids), vocabulary]."""
-    generator._begin()
-    cache = generator._cache
+    generator.calls += 1
+    cache = generator.cache
     cache.open()
     rows = []
     for begin in range(0, len(ids), 128):

@@ -15,7 +15,8 @@ from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling, completions_by_request
 from recipe.inference.labels import LabelPlaces, last_well_formed
-from recipe.inference.llamacpp.generator import LlamaCppGenerator, quantize
+from recipe.inference.llamacpp.generator import LlamaCppGenerator
+from recipe.inference.llamacpp.quantization import quantize
 from recipe.verdict import MARKER, parse_verdict
 
 from .reading import sequence_logprobs
@@ -155,7 +156,7 @@ def test_unicode_pieces_are_joined_before_decoding(judge: LlamaCppGenerator) -> 
     request = Request("a", ask("Write."), choices=(wanted, "日本"))
     done = next(judge.generate([request], Sampling()))
     assert done.text in request.choices
-    assert b"".join(map(judge._cache.piece, ids)).decode() == wanted
+    assert b"".join(map(judge.cache.piece, ids)).decode() == wanted
     repeat = ask(f"Repeat exactly: {wanted} {wanted} {wanted}")
     for completion in judge.generate([Request("b", repeat)], Sampling(n=3, max_tokens=30, temperature=0.3)):
         assert isinstance(completion.text.encode("utf-8"), bytes)
@@ -221,10 +222,10 @@ def test_drawn_label_is_recorded_and_stops(judge: LlamaCppGenerator) -> None:
 
 @pytest.mark.parametrize("written", ["", "So so.", "So so. [RESULT]", "So so. [RESULT] ", "Bad [RESULT] 9", "[RES"])
 def test_lead_in_ends_where_the_label_must_stand(judge: LlamaCppGenerator, written: str) -> None:
-    places = LabelPlaces(SCALE, judge._cache)
+    places = LabelPlaces(SCALE, judge.cache)
     lead, tokens = places.lead_in(written.encode())
     for label in SCALE:
-        text = written + b"".join(map(judge._cache.piece, [*lead, tokens[label]])).decode()
+        text = written + b"".join(map(judge.cache.piece, [*lead, tokens[label]])).decode()
         verdict = parse_verdict(text, SCALE, need_rationale=False)
         assert verdict is not None
         assert verdict.label == label
@@ -303,15 +304,15 @@ def test_a_call_opens_as_many_cells_as_it_needs(judge: LlamaCppGenerator) -> Non
 
     def cells(samples: int) -> int:
         by_id(judge, [Request("a", ask(QUESTIONS[0]))], Sampling(n=samples, max_tokens=100, ignore_end=True))
-        return judge._cache._length
+        return judge.cache._length
 
-    judge._cache._length = 0
+    judge.cache._length = 0
     few = cells(1)
     many = cells(6)
-    assert 100 < few < 600 < many < judge._cache.cells
+    assert 100 < few < 600 < many < judge.cache.cells
     assert cells(1) == many, "what is there is taken"
-    judge._cache.open()
-    assert judge._cache._length == judge._cache.cells
+    judge.cache.open()
+    assert judge.cache._length == judge.cache.cells
 
 
 def test_too_long_a_prompt_is_an_error_completion(judge: LlamaCppGenerator) -> None:

@@ -73,7 +73,7 @@ def test_an_answer_follows_its_schema_beside_one_that_has_none(model: LlamaCppGe
 
 
 def test_the_grammar_allows_what_the_schema_says(model: LlamaCppGenerator) -> None:
-    cache = model._cache
+    cache = model.cache
     grammar = Grammar(cache._vocab, cache.vocab_size, SCHEMA)
     for token in model.tokenize('{"score": 2, "sure": true}'):
         assert grammar.allows(token)
@@ -130,7 +130,7 @@ def test_any_json_is_a_grammar_or_an_error(model: LlamaCppGenerator, schema: Any
     text = json.dumps(schema)
     with contextlib.suppress(SreError):
         gbnf_of(text)
-        Grammar(model._cache._vocab, model._cache.vocab_size, text)
+        Grammar(model.cache._vocab, model.cache.vocab_size, text)
 
 
 def test_max_tokens_are_cut_to_what_the_context_leaves(model: LlamaCppGenerator) -> None:
@@ -167,7 +167,7 @@ def thinking(model: LlamaCppGenerator, monkeypatch: pytest.MonkeyPatch) -> Llama
         return f"{render(messages)}<think>\n"
 
     monkeypatch.setattr(model, "render", opening)
-    monkeypatch.setattr(model, "_encoder", PromptEncoder(opening, model.tokenize, model._cache.special))
+    monkeypatch.setattr(model, "_encoder", PromptEncoder(opening, model.tokenize, model.cache.special))
     return model
 
 

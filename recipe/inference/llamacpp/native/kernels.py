@@ -123,13 +123,8 @@ def _compiled(include: Path, features: bytes) -> Path:
 
 def _compile(arguments: list[str]) -> None:
     compiler = shlex.split(os.environ.get("CC", "cc"))
-    done = subprocess.run(
-        [*compiler, *arguments],
-        capture_output=True,
-        env={**os.environ, "LC_ALL": "C"},
-        errors="replace",
-        check=False,
-    )
+    english = {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run([*compiler, *arguments], capture_output=True, env=english, errors="replace", check=False)
     if done.returncode:
         said = next((line for line in done.stderr.splitlines() if "error" in line), f"{compiler[0]} failed")
         raise RuntimeError(f"compiling them: {said}")

@@ -1,0 +1,59 @@
+"""llama.cpp's quantisation of GGUF files."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from recipe.errors import SreError
+from recipe.gguf.known import remember
+from recipe.inference.llamacpp.kv_cache import last_log, start_backend
+from recipe.storage import replacing
+from recipe.system import usable_cores
+
+_C: Any = llama_cpp.llama_cpp
+
+
+def quantize(
+    source: Path | str, target: Path | str, type_name: str, *, threads: int | None = None, requantize: bool = False
+) -> None:
+    """Quantise a GGUF file. `target` appears complete or not at all.
+
+    Args:
+        source: The file.
+        target: The new file.
+        type_name: Its type, e.g. "Q4_K_M".
+        threads: CPU threads. [default: all usable cores]
+        requantize: Allow a source that is quantised already (its losses add up).
+
+    Raises:
+        SreError: An unknown type, a source that llama.cpp can't read, or a full disk.
+    """
+    source, target = Path(source), Path(target)
+    types = quantization_types()
+    name = type_name.upper()
+    if name not in types:
+        raise SreError(f"unknown type {type_name!r}; llama.cpp knows {', '.join(sorted(types))}")
+    if not source.is_file():
+        raise SreError("no such model file (a GGUF was expected)", file=source)
+    start_backend()
+    params = _C.llama_model_quantize_default_params()
+    params.ftype, params.nthread, params.allow_requantize = types[name], threads or usable_cores(), requantize
+    with replacing(target) as temporary:
+        code = _C.llama_model_quantize(os.fsencode(source), os.fsencode(temporary), ctypes.byref(params))
+        if code != 0:
+            raise SreError(f"llama.cpp can't quantise it to {name}: {last_log()}", file=source)
+    remember(target)
+
+
+def quantization_types() -> dict[str, int]:
+    """Names of llama.cpp's file types, e.g. {"F16": 1, "Q8_0": 7}."""
+    prefix = "LLAMA_FTYPE_"
+    names = {name.removeprefix(prefix): int(value) for name, value in vars(_C).items() if name.startswith(prefix)}
+    return {
+        name.removeprefix("MOSTLY_").removeprefix("ALL_"): value for name, value in names.items() if name != "GUESSED"
+    }
