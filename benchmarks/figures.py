@@ -5,7 +5,7 @@ What `peer_figures` and `own_figures` return, as `sre bench --json` writes it un
     {"median_s": 4.4, "tokens_per_s": 145.5, "ratio": 1.0, "seconds": [4.5, 4.4, 4.4], "bound_s": 3.9,
      "share_of_bound": 0.89, "distinct_prompt_tokens": 604, "prefill_tokens_per_s": 820.0,
      "decode_tokens_per_s": 290.0, "served_tokens_per_s": 1518.2, "peak_mib": 402, "allowed_mib": 720.4,
-     "kernels": "our own (native/)"}
+     "kernels": "native"}
 
 All but the first four are ours alone: a bound says how well a scheduler uses the machine.
 """
