@@ -60,8 +60,9 @@ def draw(
         logits = logits.copy()
         logits[bad] = tops[bad] = 0
     below = logits - tops[:, None]
+    weights: NDArray[np.float32] | None = None
     if temperature == 0:
-        tokens, weights = logits.argmax(axis=1), None
+        tokens = logits.argmax(axis=1)
     else:
         weights = np.exp(below if temperature == 1 else below / np.float32(temperature))
         if top_p < 1:
