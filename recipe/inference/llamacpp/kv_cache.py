@@ -11,6 +11,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -249,10 +250,10 @@ class KVCache:
         pairs = {}
         for index in range(_C.llama_model_meta_count(self._model)):
             key, value = (
-                _read_text(lambda buffer, size, call=call, i=index: call(self._model, i, buffer, size))
+                _read_text(partial(call, self._model, index)).decode("utf-8", "replace")
                 for call in (_C.llama_model_meta_key_by_index, _C.llama_model_meta_val_str_by_index)
             )
-            pairs[key.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+            pairs[key] = value
         return pairs
 
     # --- sequences ---

@@ -24,6 +24,8 @@ _FIXED_ANGLES = ("default", "linear", "llama3", "yarn")
 class Decoder:
     """One batch. `logits` [rows, vocabulary] follow the prompts; each `step` adds one token to every row."""
 
+    _cache: Any = None
+
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], *, steps: int, pad: int, record: bool) -> None:
         """Read the prompts.
 
@@ -41,7 +43,6 @@ class Decoder:
         self._left = steps - 1
         self._place = max(map(len, prompts))
         self._capacity = -(-(self._place + steps) // ALIGNED) * ALIGNED
-        self._cache: Any = None
         self.logits = self._prefill(prompts, pad)
         if self._left:
             lengths = torch.tensor([len(run) for run in prompts], device=self._device)
