@@ -27,8 +27,8 @@ from recipe.pipeline.context import RunContext
 from recipe.pipeline.preflight import preflight
 from recipe.planning.machines import CARDS, GIB, Machine, this_cpu
 from recipe.planning.plan import make_plan
-from recipe.planning.show import duration
 from recipe.planning.workload import CHARS_PER_TOKEN
+from recipe.progress import duration
 from recipe.prompts import Prompts
 from recipe.storage import atomic_folder
 from recipe.system import nvidia_gpus
@@ -183,8 +183,7 @@ def _settings(preset: str, folder: Path, train: Sequence[Example]) -> str:
         changes["margin"] = "1  # a short scale has room for no more"
     changes |= _cpu_changes(before, train) if cpu else {}
     text = (CONFIGS / f"{preset}.toml").read_text(encoding="utf-8")
-    for key, value in changes.items():
-        text = re.sub(rf"^{key} = .*$", lambda _, line=f"{key} = {value}": line, text, flags=re.MULTILINE)
+    text = re.sub(r"^(\w+) = .*$", lambda m: f"{m[1]} = {changes[m[1]]}" if m[1] in changes else m[0], text, flags=re.M)
     data = ["[data]", "# By whole prompts: 80% train, 10% (dev) decide which judge is best, 10% (test) measure them."]
     place = json.dumps(str(folder / "data"), ensure_ascii=False)
     data += [f"{task} = {place}" if counts[task] else f'{task} = ""  # no such rows' for task in TASKS]
@@ -193,7 +192,7 @@ def _settings(preset: str, folder: Path, train: Sequence[Example]) -> str:
         trained = None if cpu else getattr(before.data, f"train_{task}")
         data += [f"train_{task} = {trained}"] if trained else []
         data += [f"dev_{task} = 60", f"test_{task} = 200"]
-    text = re.sub(r"^\[data\]\n.*?(?=^\[)", lambda _: "\n".join(data) + "\n\n", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^\[data\]\n.*?(?=^\[)", lambda _: "\n".join(data) + "\n\n", text, flags=re.M | re.S)
     explained = Counter(row.task for row in train if row.rationale.strip())
     if any(2 * explained[task] < counts[task] for task in counts):
         text = text.replace("[sft]\n", f"[sft]\n{NO_RATIONALES}\n")
@@ -213,4 +212,5 @@ def _cpu_changes(before: Config, train: Sequence[Example]) -> dict[str, str]:
         "inputs": f"[{inputs}]  # round 2 takes a tenth of it",
         "max_tokens": f"{answer}  # of a rationale",
         "max_pairs": f"{inputs}",
+        "keep": '"better"  # a round that does no better on the dev rows is the last',
     }

@@ -65,7 +65,7 @@ def test_from_a_csv_of_pandas_to_a_started_run(tiny_model: Path) -> None:
     config = load("mine/config.toml")
     assert (config.data.pointwise, config.data.pairwise, config.data.tasks) == ("mine/data", "", ("pointwise",))
     assert config.data.train_pointwise is None
-    assert config.sample.inputs == (32,)
+    assert (config.sample.inputs, config.rounds.keep) == ((32,), "better")
     tiny = ["--set", f"model.source={tiny_model}", "--set", "model.engine=transformers", "--until", "seed"]
     started = sre("run", "mine/config.toml", *tiny)
     assert started.exit_code == 0, started.output
