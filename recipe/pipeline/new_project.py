@@ -99,8 +99,9 @@ def new_project(
 
 def _preset_and_machine(preset: str | None) -> tuple[str, Machine]:
     """The preset for this machine's card, and what to plan for: that card, else the one that the preset is for."""
-    for gpu in nvidia_gpus():
-        name, mebibytes = gpu.split(", ")[:2]
+    for name, mebibytes in (gpu.split(", ")[:2] for gpu in nvidia_gpus()):
+        if not mebibytes.isdigit():  # a card without memory of its own
+            continue
         gib = float(mebibytes) / 1024
         card = next((key for key in CARDS if key.split("-")[0] in name.lower()), "4090" if gib > 20 else "3060")
         fitting = "24gb-qwen2-7b" if gib > 22 else "12gb-qwen3-4b" if gib > 11 and card != "t4" else "t4-qwen2.5-1.5b"

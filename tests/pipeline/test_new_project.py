@@ -220,6 +220,11 @@ def test_the_card_decides_the_preset(gpu: str, preset: str, monkeypatch: pytest.
     )
 
 
+def test_a_card_whose_memory_is_not_known_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "nvidia_gpus", lambda: ["NVIDIA GB10, [N/A], 580.1"])
+    assert "preset: cpu-smollm2-135m" in sre("init", "mine", pairs()).output
+
+
 def test_long_rows_raise_the_length_on_a_cpu() -> None:
     table = pandas.read_csv(scored([1.0, 5.0] * 12))
     table.assign(answer=table["answer"] + " and more" * 300).to_csv("rows.csv", index=False)
