@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from recipe.data.naming import stated_winner, to_prompt_names
@@ -28,15 +28,17 @@ from recipe.evaluation.metrics import (
 from recipe.evaluation.trivial import TIE, Verdict, longer_response, trivial_baselines
 
 COMPARED: dict[Task, tuple[str, ...]] = {
-    "pointwise": ("pearson", "pearson_within", "expected_within"),
+    "pointwise": ("pearson", "pearson_within"),
     "pairwise": ("accuracy_all", "both_orders"),
 }
 """The figures by which a judge is set against the best rule."""
+ONE_SIDED = 0.8
+"""A judge that gives one label in more than this share of the rows hardly judges."""
 
 
 def task_figures(task: Task, rows: Sequence[Example], verdicts: Sequence[Verdict], resamples: int) -> dict[str, Any]:
     """All figures of the verdicts on labelled rows of a task: those of metrics.py and, of any rows, the shortcuts'."""
-    truth, labels, groups = _truth(rows), [v.label for v in verdicts], [row.prompt_id for row in rows]
+    truth, groups, labels = *_truth_and_groups(rows), [verdict.label for verdict in verdicts]
     if task == "pairwise":
         found = pairwise_figures(truth, labels, groups, resamples)
     else:
@@ -47,11 +49,13 @@ def task_figures(task: Task, rows: Sequence[Example], verdicts: Sequence[Verdict
 
 def figures_by_task(rows: Sequence[Example], verdicts: Sequence[Verdict], resamples: int) -> dict[str, Any]:
     """{"pointwise": {...}, "pairwise": {...}}: `task_figures` of the rows of each task that have a label."""
-    found: dict[str, Any] = {}
-    for task in TASKS:
-        kept = [k for k, row in enumerate(rows) if row.task == task and row.label is not None]
-        found[task] = task_figures(task, [rows[k] for k in kept], [verdicts[k] for k in kept], resamples)
-    return found
+    return {task: task_figures(task, *labelled(task, rows, verdicts), resamples) for task in TASKS}
+
+
+def labelled(task: Task, rows: Sequence[Example], *sides: Sequence[Any]) -> tuple[Any, ...]:
+    """The rows of a task that have a label, and what each side says of them."""
+    kept = [k for k, row in enumerate(rows) if row.task == task and row.label is not None]
+    return [rows[k] for k in kept], *([side[k] for k in kept] for side in sides)
 
 
 def shortcut_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resamples: int) -> dict[str, Any]:
@@ -64,7 +68,7 @@ def shortcut_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resam
     accuracy on the pairs whose longer response is the worse one. first: the share of first-position picks. stated: how
     often the response that the rationale's words prefer is the labelled one, where they prefer one.
     """
-    truth, groups = _truth(rows), [row.prompt_id for row in rows]
+    truth, groups = _truth_and_groups(rows)
 
     def rate_of(outcomes: Mapping[int, float]) -> dict[str, Any]:
         return rate_figure(list(outcomes.values()), [groups[k] for k in outcomes], resamples)
@@ -76,7 +80,9 @@ def shortcut_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resam
     found["top_label"]["in_truth"] = sum(label == top for label in truth) / len(truth)
     if rows[0].task == "pointwise":
         criteria = [row.rubric.criteria for row in rows]
-        for name, said in (("pearson_within", [v.label for v in verdicts]), ("expected_within", _finer(verdicts))):
+        # Of the rows with a label, so that both figures are over the same rows.
+        finer = [None if verdict.label is None else verdict.expected for verdict in verdicts]
+        for name, said in (("pearson_within", [verdict.label for verdict in verdicts]), ("expected_within", finer)):
             found[name] = correlation(truth, said, groups, resamples, strata=criteria)
         return found
     against_length = [k for k, row in enumerate(rows) if longer_response(row) == 3 - truth[k]]
@@ -97,22 +103,21 @@ def both_orders(rows: Sequence[Example], verdicts: Sequence[Verdict]) -> dict[in
 
     None where either is malformed; TIE where they are even. Without probabilities the labels are averaged.
     """
-    exchanged: dict[str, list[int]] = defaultdict(list)
-    for k, row in enumerate(rows):
+    exchanged: dict[str, list[Verdict]] = defaultdict(list)
+    for row, verdict in zip(rows, verdicts, strict=True):
         if row.id.endswith(SWAPPED):
-            exchanged[row.id.removesuffix(SWAPPED)].append(k)
+            exchanged[row.id.removesuffix(SWAPPED)].append(verdict)
     found: dict[int, float | None] = {}
-    for k, row in enumerate(rows):
+    for k, (row, one) in enumerate(zip(rows, verdicts, strict=True)):
         # The rows of several random seeds repeat their ids, in the same order.
         if waiting := exchanged.get(row.id):
-            one, other = verdicts[k], verdicts[waiting.pop(0)]
-            if one.label is None or other.label is None:
+            other = waiting.pop(0)
+            sides = [one.expected, other.expected]
+            first, second = [one.label, other.label] if None in sides else sides
+            if one.label is None or other.label is None or first is None or second is None:
                 found[k] = None
-                continue
-            finer = one.expected is not None and other.expected is not None
-            first, second = (one.expected, other.expected) if finer else (one.label, other.label)
-            mean = TIE + ((first or 0) - (second or 0)) / 2
-            found[k] = TIE + ((mean > TIE) - (mean < TIE)) / 2
+            else:
+                found[k] = TIE + ((first > second) - (first < second)) / 2
     return found
 
 
@@ -131,32 +136,25 @@ def audit(
         train: The training rows, where they are known; see `trivial_baselines`.
         resamples: Of the bootstrap.
     """
-    baselines: dict[str, Any] = {}
+    baselines: dict[str, Any] = defaultdict(dict)
     against: dict[str, Any] = {name: {} for name in judged}
     for task in TASKS:
-        mine = [row for row in rows if row.task == task and row.label is not None]
+        (mine,) = labelled(task, rows)
         rules = trivial_baselines(mine, train)
         for name, guesses in rules.items():
-            baselines.setdefault(name, {})[task] = _rule_figures(mine, guesses, resamples)
-        said = {
-            name: {r.id: v for r, v in zip(mine, _scores(guesses) if task == "pointwise" else guesses, strict=True)}
-            for name, guesses in rules.items()
-        }
-        for judge, (theirs, verdicts) in judged.items():
-            pairs = [(r, Verdict.of(v)) for r, v in zip(theirs, verdicts, strict=True)]
-            pairs = [(row, verdict) for row, verdict in pairs if row.task == task and row.label is not None]
-            for figure in COMPARED[task] if pairs else ():
-                values = {name: baselines[name][task][figure.removesuffix("_all")]["value"] for name in rules}
-                known = [name for name in rules if values[name] is not None]
-                if known:
-                    best = max(known, key=lambda name, values=values: values[name])  # type: ignore[misc]
-                    rule = [said[best][row.id] for row, _ in pairs]
-                    gain = difference(figure, [row for row, _ in pairs], rule, [v for _, v in pairs], resamples)
-                    against[judge].setdefault(task, {})[figure.removesuffix("_all")] = {"baseline": best, **gain}
-    return {"baselines": baselines, "against_baselines": against}
-
-
-ONE_SIDED = 0.8  # a judge that gives one label in more than this share of the rows hardly judges
+            baselines[name][task] = _rule_figures(mine, guesses, resamples)
+        scores = {name: _scores(guesses) if task == "pointwise" else guesses for name, guesses in rules.items()}
+        said = {name: dict(zip([row.id for row in mine], some, strict=True)) for name, some in scores.items()}
+        for judge, (its_rows, its_verdicts) in judged.items():
+            theirs, verdicts = labelled(task, its_rows, [Verdict.of(verdict) for verdict in its_verdicts])
+            for figure in COMPARED[task] if theirs else ():
+                key = figure.removesuffix("_all")
+                best = _best({name: baselines[name][task][key]["value"] for name in rules})
+                if best is not None:
+                    rule = [said[best][row.id] for row in theirs]
+                    gain = difference(figure, theirs, rule, verdicts, resamples)
+                    against[judge].setdefault(task, {})[key] = {"baseline": best, **gain}
+    return {"baselines": dict(baselines), "against_baselines": against}
 
 
 def degenerate(figures: Mapping[str, Any]) -> list[str]:
@@ -187,23 +185,27 @@ def difference(
 ) -> dict[str, Any]:
     """A figure of the second side minus that of the first, of labelled rows of one task, with its paired interval.
 
-    Over the rows that both parsed; "accuracy_all" over all rows and "both_orders" over all pairs judged in both orders,
-    malformed counting as wrong.
+    "accuracy", "pearson" and "pearson_within" are over the rows that both parsed, "accuracy_all" over all rows and
+    "both_orders" over all pairs judged in both orders, malformed counting as wrong.
     """
-    truth, groups = _truth(rows), [row.prompt_id for row in rows]
+    truth, groups = _truth_and_groups(rows)
+    one, two = ([verdict.label for verdict in side] for side in (first, second))
+    if figure.startswith("pearson"):
+        strata = [row.rubric.criteria for row in rows] if figure == "pearson_within" else None
+        return paired_difference(truth, one, two, groups, "pearson", resamples, strata)
+    places: Iterable[int] = range(len(rows))
     if figure == "both_orders":
-        one, two = both_orders(rows, first), both_orders(rows, second)
-        gains = {k: credit(truth[k], label) - credit(truth[k], one[k]) for k, label in two.items()}
-        return rate_figure(list(gains.values()), [groups[k] for k in gains], resamples)
-    labels = [[verdict.label for verdict in side] for side in (first, second)]
-    if figure == "accuracy":
-        kept = [k for k, pair in enumerate(zip(*labels, strict=True)) if None not in pair]
-        truth, groups = [truth[k] for k in kept], [groups[k] for k in kept]
-        labels = [[side[k] for k in kept] for side in labels]
-    sides = [_finer(side) for side in (first, second)] if figure == "expected_within" else labels
-    strata = [row.rubric.criteria for row in rows] if figure.endswith("_within") else None
-    name = "pearson" if strata else figure.removesuffix("_all")
-    return paired_difference(truth, sides[0], sides[1], groups, name, resamples, strata)
+        before, after = both_orders(rows, first), both_orders(rows, second)
+        places, one, two = after, [before.get(k) for k in places], [after.get(k) for k in places]
+    elif figure == "accuracy":
+        places = [k for k in places if None not in (one[k], two[k])]
+    gains = {k: credit(truth[k], two[k]) - credit(truth[k], one[k]) for k in places}
+    return rate_figure(list(gains.values()), [groups[k] for k in gains], resamples)
+
+
+def _best(values: Mapping[str, float | None]) -> str | None:
+    known = {name: value for name, value in values.items() if value is not None}
+    return max(known, key=known.__getitem__, default=None)
 
 
 def _rule_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resamples: int) -> dict[str, Any]:
@@ -223,10 +225,6 @@ def _scores(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return [verdict._replace(label=verdict.expected) for verdict in verdicts]
 
 
-def _truth(rows: Sequence[Example]) -> list[int]:
-    return [row.label for row in rows if row.label is not None]
-
-
-def _finer(verdicts: Sequence[Verdict]) -> list[float | None]:
-    """The expected scores of the rows that carry a label too, so that both figures are over the same rows."""
-    return [None if verdict.label is None else verdict.expected for verdict in verdicts]
+def _truth_and_groups(rows: Sequence[Example]) -> tuple[list[int], list[str]]:
+    """Labels and prompt ids of rows that have a label."""
+    return [row.label for row in rows if row.label is not None], [row.prompt_id for row in rows]

@@ -24,11 +24,8 @@ def self_consistency(judgements: Iterable[Judgement], n: int = SELF_CONSISTENCY_
     """One judgement an example, in order of first appearance: the majority of its first n samples.
 
     Its label and rationale are those of the sample that `aggregate.consensus` picks, its label distribution the mean of
-    all n. Where every sample is malformed, so is the result. Raises ValueError for an example with fewer than n
-    samples, or n below 1.
+    all n. Where every sample is malformed, so is the result. Raises ValueError for an example with fewer samples.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, not {n}")
     found = []
     for key, samples in _by_example(judgements).items():
         if len(samples) < n:
@@ -50,14 +47,8 @@ def best_of_n(examples: Sequence[Example], judgements: Iterable[Judgement], n: i
     pools = _by_example(judgements)
     rows = []
     for example in examples:
-        right = [
-            sample
-            for sample in pools.get(example.id, [])[:n]
-            if sample.label is not None
-            and sample.label == example.label
-            and sample.finish == "stop"
-            and sample.rationale
-        ]
+        pool = pools.get(example.id, [])[:n] if example.label is not None else []
+        right = [one for one in pool if one.label == example.label and one.finish == "stop" and one.rationale]
         if right:
             best = max(right, key=lambda sample: sample.label_probabilities.get(sample.label or 0, 0.0))
             rows.append(replace(example, rationale=best.rationale, origin=best.id))

@@ -6,12 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from recipe.data.records import Example, Judgement, Task
-from recipe.evaluation.audit import audit, difference, figures_by_task
-from recipe.evaluation.metrics import FIGURES, correlation, paired_difference
+from recipe.evaluation.audit import audit, difference, figures_by_task, labelled
+from recipe.evaluation.metrics import correlation, paired_difference
 from recipe.evaluation.trivial import Verdict
 
 Measured = Mapping[str, Mapping[int, Sequence[Judgement]]]
 """Judge -> random seed -> its judgement of each row."""
+DIFFERENCES: dict[Task, tuple[str, ...]] = {
+    "pointwise": ("accuracy", "pearson", "accuracy_all", "pearson_within"),
+    "pairwise": ("accuracy", "accuracy_all", "both_orders"),
+}
 
 
 def compare(
@@ -35,10 +39,9 @@ def compare(
         {"models": {judge: figures}, "differences": {"second - first": differences}, "expected_score": {judge: what it
         gains}, "baselines": ..., "against_baselines": ...}; see audit.py.
     """
-    pooled = {name: _pooled(rows, by_seed, list(by_seed)) for name, by_seed in measured.items()}
-    ran = {name: both for name, both in pooled.items() if both[0]}
+    ran = {name: _pooled(rows, by_seed, list(by_seed)) for name, by_seed in measured.items() if by_seed}
     found: dict[str, Any] = {
-        "models": {name: figures(*pooled[name], resamples) if name in ran else None for name in measured},
+        "models": {name: figures(*ran[name], resamples) if name in ran else None for name in measured},
         "differences": {},
         "expected_score": {name: expected_score_gain(*both, resamples) for name, both in ran.items()},
     }
@@ -56,30 +59,24 @@ def figures(rows: Sequence[Example], judgements: Sequence[Judgement], resamples:
     return figures_by_task(rows, [Verdict.of(judgement) for judgement in judgements], resamples)
 
 
-DIFFERENCES: dict[Task, tuple[str, ...]] = {
-    "pointwise": (*FIGURES, "accuracy_all", "pearson_within", "expected_within"),
-    "pairwise": ("accuracy", "accuracy_all", "both_orders"),
-}
-
-
 def differences(
     rows: Sequence[Example], first: Sequence[Judgement], second: Sequence[Judgement], resamples: int
 ) -> dict[str, Any]:
     """The second judge minus the first: {task: {each of DIFFERENCES: a figure with its paired interval}}."""
-    found: dict[str, Any] = {}
-    for task, names in DIFFERENCES.items():
-        kept, *sides = _of_task(rows, task, first, second)
-        one, two = ([Verdict.of(judgement) for judgement in side] for side in sides)
-        found[task] = {name: difference(name, kept, one, two, resamples) for name in names}
-    return found
+    one, two = ([Verdict.of(judgement) for judgement in side] for side in (first, second))
+    sides = {task: labelled(task, rows, one, two) for task in DIFFERENCES}
+    return {
+        task: {name: difference(name, *sides[task], resamples=resamples) for name in names}
+        for task, names in DIFFERENCES.items()
+    }
 
 
 def expected_score_gain(rows: Sequence[Example], judgements: Sequence[Judgement], resamples: int) -> dict[str, Any]:
     """Pearson of the scores given, of the expected scores of the same rows, and the second minus the first."""
-    kept, said = _of_task(rows, "pointwise", judgements)
-    truth, groups = [row.label or 0 for row in kept], [row.prompt_id for row in kept]
-    expected = _expected(said)
-    labels = [None if score is None else judgement.label for judgement, score in zip(said, expected, strict=True)]
+    kept, said = labelled("pointwise", rows, judgements)
+    truth, groups = [row.label for row in kept], [row.prompt_id for row in kept]
+    both = [(j.label, j.expected_score) for j in said]
+    labels, expected = ([None if None in pair else pair[side] for pair in both] for side in (0, 1))
     return {
         "label": correlation(truth, labels, groups, resamples=resamples),
         "expected": correlation(truth, expected, groups, resamples=resamples),
@@ -103,13 +100,3 @@ def _pooled(
     rows: Sequence[Example], by_seed: Mapping[int, Sequence[Judgement]], seeds: Sequence[int]
 ) -> tuple[list[Example], list[Judgement]]:
     return [*rows] * len(seeds), [judgement for seed in seeds for judgement in by_seed[seed]]
-
-
-def _of_task(rows: Sequence[Example], task: Task, *sides: Sequence[Judgement]) -> tuple[Any, ...]:
-    """The labelled rows of a task, and each side's judgements of them."""
-    kept = [k for k, row in enumerate(rows) if row.task == task and row.label is not None]
-    return [rows[k] for k in kept], *([side[k] for k in kept] for side in sides)
-
-
-def _expected(judgements: Sequence[Judgement]) -> list[float | None]:
-    return [None if judgement.label is None else judgement.expected_score for judgement in judgements]

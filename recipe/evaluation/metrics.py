@@ -3,8 +3,7 @@
 What `pointwise_figures` returns (a figure that is undefined has None for its value):
 
     {"n": 150, "malformed": 15, "malformed_rate": 0.1,
-     "pearson": {"value": 0.30, "low": 0.14, "high": 0.45, "n": 135},
-     "spearman": {...}, "kendall": {...}, "qwk": {...}, "mae": 0.9,
+     "pearson": {"value": 0.30, "low": 0.14, "high": 0.45, "n": 135}, "spearman": {...}, "kendall": {...}, "qwk": {...},
      "accuracy": {"value": 0.39, "low": 0.31, "high": 0.47, "n": 150}}
 
 A prediction of None is a malformed judgement: wrong for accuracy, left out of every other figure. `groups` are the
@@ -17,13 +16,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from recipe.evaluation.bootstrap import bootstrap, correlation_moments, group_sums, kappa, mean, nothing, pearson
+from recipe.evaluation.bootstrap import bootstrap, kappa, mean, moments, nothing, pearson
 
 if TYPE_CHECKING:
     from recipe.evaluation.bootstrap import Matrix
 
-FIGURES = ("accuracy", "pearson", "spearman", "qwk", "mae")
-"""What two judges can be compared by."""
 MIN_PARSED = 20
 """Fewer parsed rows give no correlation."""
 
@@ -37,18 +34,12 @@ def pointwise_figures(
 ) -> dict[str, Any]:
     """Figures of scores: the dict in this module's docstring.
 
-    Correlations, kappa (quadratic weights) and the mean absolute error are over the parsed rows. Correlations and kappa
-    are undefined with fewer than MIN_PARSED of them or where a side is constant. Accuracy is exact agreement over all
-    rows. Kendall's tau-b has no interval. With `expected`, the rows' expected scores, there is "pearson_expected" too,
-    over the rows that are parsed and have one. Raises ValueError for lengths that differ.
+    Accuracy is exact agreement. With `expected`, the rows' expected scores, there is "pearson_expected" too, over the
+    rows that are parsed and have one. Raises ValueError for lengths that differ.
     """
-    pairs = [(t, p) for t, p in zip(truth, predicted, strict=True) if p is not None]
-    found = {
-        **pairwise_figures(truth, predicted, groups, resamples),
-        **{name: correlation(truth, predicted, groups, resamples, name) for name in ("pearson", "spearman", "qwk")},
-        "kendall": _kendall(pairs),
-        "mae": sum(abs(t - p) for t, p in pairs) / len(pairs) if pairs else None,
-    }
+    found = pairwise_figures(truth, predicted, groups, resamples)
+    for name in ("pearson", "spearman", "kendall", "qwk"):
+        found[name] = correlation(truth, predicted, groups, resamples, name)
     if expected is not None:
         finer = [None if p is None else e for p, e in zip(predicted, expected, strict=True)]
         found["pearson_expected"] = correlation(truth, finer, groups, resamples)
@@ -75,13 +66,7 @@ def credit(truth: int, label: float | None) -> float:
 
 def rate_figure(outcomes: Sequence[float], groups: Sequence[str], resamples: int = 2000) -> dict[str, Any]:
     """The mean of n outcomes (right 1, wrong 0, a tie 1/2) with its interval: {"value", "low", "high", "n"}."""
-    import numpy as np
-
-    if len(outcomes) != len(groups):
-        raise ValueError(f"{len(outcomes)} outcomes and {len(groups)} groups differ")
-    if not outcomes:
-        return nothing(0)
-    return bootstrap(group_sums([np.ones(len(outcomes)), outcomes], groups), mean, len(outcomes), resamples)
+    return bootstrap([[1.0] * len(outcomes), outcomes], groups, mean, resamples)
 
 
 def correlation(
@@ -92,23 +77,29 @@ def correlation(
     figure: str = "pearson",
     strata: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """A correlation over the rows that have a prediction, a label or an expected score.
+    """A correlation over the rows with a prediction; undefined for fewer than MIN_PARSED, or where a side is constant.
 
     Args:
         truth: The true scores.
-        predicted: What was said of each row.
+        predicted: What was said of each row: a label or an expected score.
         groups: The rows' prompt ids.
         resamples: Of the bootstrap.
-        figure: "pearson", "spearman" (over the rows' ranks among all of them) or "qwk".
-        strata: Each row's criterion. The correlation is then within them: each stratum's mean is subtracted from truth
-            and prediction, anew in each resample.
+        figure: "pearson", "spearman" (over the rows' ranks among all of them), "qwk" (kappa with quadratic weights) or
+            "kendall" (tau-b, without an interval).
+        strata: Each row's criterion. The correlation is then within them: each stratum's mean is subtracted.
     """
-    kept, sides, names, inside = _complete(groups, strata, truth, predicted)
-    if not _can_correlate(*sides):
-        return nothing(kept)
-    x, y = _scaled(sides, figure)
-    moments = correlation_moments(x, y, names, inside)
-    return bootstrap(moments, kappa if figure == "qwk" else pearson, kept, resamples)
+    (x, y), kept = _complete((truth, predicted), groups, strata)
+    if not _can_correlate(x, y):
+        return nothing(len(kept))
+    if figure == "kendall":
+        from scipy.stats import kendalltau
+
+        return {**nothing(len(kept)), "value": float(kendalltau(x, y).statistic)}
+    if figure == "spearman":
+        from scipy.stats import rankdata
+
+        x, y = rankdata(x), rankdata(y)
+    return bootstrap(moments(x, y), kept, kappa if figure == "qwk" else pearson, resamples)
 
 
 def paired_difference(
@@ -122,24 +113,18 @@ def paired_difference(
 ) -> dict[str, Any]:
     """The figure of the second judge minus that of the first on the same rows: {"value", "low", "high", "n"}.
 
-    Both come from the same resample of groups. Accuracy uses all rows (malformed is wrong on either side), the others
-    the rows that both parsed. For a correlation a side may be expected scores; strata: see `correlation`. "mae" is an
-    error: below zero the second judge is better. Raises ValueError for lengths that differ.
+    Both come from the same resample of groups. "accuracy" uses all rows (malformed is wrong on either side), "pearson"
+    the rows that both parsed; a side may be expected scores; strata: see `correlation`. Raises ValueError for lengths
+    that differ.
     """
-    import numpy as np
-
     if figure == "accuracy":
         gains = [credit(t, s) - credit(t, f) for t, f, s in zip(truth, first, second, strict=True)]
         return rate_figure(gains, groups, resamples)
-    kept, sides, names, inside = _complete(groups, strata, truth, first, second)
-    if figure == "mae":
-        return rate_figure([abs(s - t) - abs(f - t) for t, f, s in zip(*sides, strict=True)], names, resamples)
-    if not _can_correlate(*sides):
-        return nothing(kept)
-    t, f, s = _scaled(sides, figure)
-    moments = np.hstack([correlation_moments(t, side, names, inside) for side in (f, s)])
-    half, statistic = moments.shape[1] // 2, kappa if figure == "qwk" else pearson
-    return bootstrap(moments, lambda sums: statistic(sums[:, half:]) - statistic(sums[:, :half]), kept, resamples)
+    (t, f, s), kept = _complete((truth, first, second), groups, strata)
+    if not _can_correlate(t, f, s):
+        return nothing(len(kept))
+    columns = [*moments(t, f), *moments(t, s)]
+    return bootstrap(columns, kept, lambda sums: pearson(sums[:, 6:]) - pearson(sums[:, :6]), resamples)
 
 
 def weighted_accuracy(
@@ -161,49 +146,35 @@ def weighted_accuracy(
     import numpy as np
 
     kept = [k for k, name in enumerate(strata) if name in weights]
-    if not kept:
-        return nothing(0)
     present = sorted({strata[k] for k in kept})
-    member = np.array([[float(strata[k] == name) for name in present] for k in kept])
-    value = np.array([outcomes[k] for k in kept], dtype=np.float64)
+    member = np.array([[strata[k] == name for k in kept] for name in present], dtype=np.float64)
+    right = member * np.array([outcomes[k] for k in kept])
     weight = np.array([weights[name] for name in present], dtype=np.float64)
-    columns = [*member.T, *(member * value[:, None]).T]
 
     def statistic(sums: Matrix) -> Matrix:
         counts, right = sums[:, : len(present)], sums[:, len(present) :]
         share = np.where(counts > 0, weight, 0.0)
-        means = np.divide(right, counts, out=np.zeros_like(right), where=counts > 0)
-        found: Matrix = (share * means).sum(axis=1) / share.sum(axis=1)
+        found: Matrix = (share * right / np.maximum(counts, 1)).sum(axis=1) / share.sum(axis=1)
         return found
 
-    return bootstrap(group_sums(columns, [groups[k] for k in kept]), statistic, len(kept), resamples)
+    return bootstrap([*member, *right], [groups[k] for k in kept], statistic, resamples)
 
 
-def _complete(groups: Sequence[str], strata: Sequence[str] | None, *sides: Sequence[float | None]) -> tuple[Any, ...]:
-    """How many rows have a value on every side, and of these the sides, groups and strata."""
-    rows = [k for k, row in enumerate(zip(*sides, strict=True)) if None not in row]
-    kept = [[side[k] for k in rows] for side in sides]
-    return len(rows), kept, [groups[k] for k in rows], strata and [strata[k] for k in rows]
-
-
-def _scaled(sides: Sequence[Any], figure: str) -> list[Any]:
-    """The sides as arrays, or their ranks."""
+def _complete(
+    sides: Sequence[Sequence[float | None]], groups: Sequence[str], strata: Sequence[str] | None
+) -> tuple[list[Any], list[str]]:
+    """The sides over the rows that have a value on each, less their strata's means; and these rows' groups."""
     import numpy as np
 
-    if figure == "spearman":
-        from scipy.stats import rankdata
+    rows = [k for k, row in enumerate(zip(*sides, strict=True)) if None not in row]
+    kept = [np.array([side[k] for k in rows], dtype=np.float64) for side in sides]
+    if strata is not None and rows:
+        places = np.unique([strata[k] for k in rows], return_inverse=True)[1]
+        means = [(np.bincount(places, side) / np.bincount(places))[places] for side in kept]
+        # Rounded, so that a side that is constant within every stratum is constant.
+        kept = [np.round(side - mean, 9) for side, mean in zip(kept, means, strict=True)]
+    return kept, [groups[k] for k in rows]
 
-        return [rankdata(side) for side in sides]
-    return [np.array(side, dtype=np.float64) for side in sides]
 
-
-def _can_correlate(*sides: Sequence[float]) -> bool:
+def _can_correlate(*sides: Matrix) -> bool:
     return len(sides[0]) >= MIN_PARSED and all(len(set(side)) > 1 for side in sides)
-
-
-def _kendall(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    if not pairs or not _can_correlate(*zip(*pairs, strict=True)):
-        return nothing(len(pairs))
-    from scipy.stats import kendalltau
-
-    return {**nothing(len(pairs)), "value": float(kendalltau(*zip(*pairs, strict=True)).statistic)}

@@ -10,6 +10,7 @@ from recipe.judge.judge import Judge
 from recipe.storage import hash_file, hash_object, read_json
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_EXPECTED = "a .gguf file, a run folder, a hub name, or a folder with config.json or adapter_config.json"
 _WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -44,30 +45,26 @@ def label_of(model: str) -> str:
 
 def _parts(folder: Path) -> tuple[Path, Path | None]:
     """The base model's folder, and the adapter's if `folder` is one."""
-    if not (folder / "adapter_config.json").is_file():
+    file = folder / "adapter_config.json"
+    if not file.is_file():
         if (folder / "config.json").is_file():
             return folder, None
-        expected = "a .gguf file, a run folder, or a folder with config.json or adapter_config.json"
-        raise SreError(f"no model here; expected {expected}", file=folder)
-    named = read_json(folder / "adapter_config.json").get("base_model_name_or_path") or ""
+        raise SreError(f"no model here; expected {_EXPECTED}", file=folder)
+    named = read_json(file).get("base_model_name_or_path") or ""
     if (Path(named) / "config.json").is_file():
         return Path(named), folder
     if Path(named).is_absolute() or not _HUB_NAME.fullmatch(named):
-        message = f"the adapter's base model is not at {named!r}; put it there, or mend base_model_name_or_path"
-        raise SreError(message, file=folder / "adapter_config.json")
+        message = f"the adapter's base model is not at {named!r}; put it there, or change base_model_name_or_path"
+        raise SreError(message, file=file)
     return _downloaded(named), folder
 
 
 def _downloaded(name: str) -> Path:
     if not _HUB_NAME.fullmatch(name):
-        expected = "a .gguf file, a run folder, an adapter, a model folder or a hub name (owner/name)"
-        raise SreError(f"no such file or folder; expected {expected}", file=name)
+        raise SreError(f"no such file or folder; expected {_EXPECTED}", file=name)
     try:
         from huggingface_hub import snapshot_download
-    except ImportError:
-        message = "no such folder; loading a hub name needs huggingface_hub: pip install '.[train]'"
-        raise SreError(message, file=name) from None
-    try:
+
         return Path(snapshot_download(name, ignore_patterns=["*.gguf", "*.pth", "original/*"]))
     except Exception as error:  # whatever the hub's client raises, the ways out are the same
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

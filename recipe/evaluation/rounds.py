@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from recipe.data.records import TASKS, Example, Judgement, Task
-from recipe.evaluation.bootstrap import bootstrap, group_sums, mean, pearson
+from recipe.data.records import TASKS, Example, Judgement
+from recipe.evaluation.bootstrap import bootstrap, mean, moments, nothing, pearson
 from recipe.evaluation.evaluate import as_written
 
 if TYPE_CHECKING:
     from recipe.evaluation.bootstrap import Matrix
 
 Keep = Literal["better", "significant", "all"]
+Row = tuple[Example, float | None, float | None]
+"""A labelled row, and what each judge said of it."""
 
 
 def compare_on_dev(
@@ -34,18 +36,15 @@ def compare_on_dev(
         {"rows": n, "malformed": {"before": n, "after": n}, "figures": {"before": .41, "after": .47},
         "gain": {"value": .06, "low": -.02, "high": .14, "n": n}, "tasks": {"pointwise": {"figures", "gain"}, …}}.
     """
-    tasks = [task for task in TASKS if any(row.task == task and row.label is not None for row in examples)]
-    sums = _sums(examples, before, after)
-    malformed = {
-        key: sum(judgement.label is None for judgement in as_written(found))
-        for key, found in (("before", before), ("after", after))
-    }
-    return {
-        "rows": len(examples),
-        "malformed": malformed,
-        **_compared(sums, tasks, len(examples), resamples),
-        "tasks": {task: _compared(sums, [task], sum(e.task == task for e in examples), resamples) for task in tasks},
-    }
+    sides = {"before": before, "after": after}
+    malformed = {name: sum(j.label is None for j in as_written(side)) for name, side in sides.items()}
+    rows = [(e, _said(one), _said(two)) for e, one, two in zip(examples, before, after, strict=True)]
+    parts = {task: [row for row in rows if row[0].task == task and row[0].label is not None] for task in TASKS}
+    # A score that an engine could not give is left out on both sides.
+    parts["pointwise"] = [row for row in parts["pointwise"] if None not in row[1:]]
+    found = {task: _compared(part, resamples) for task, part in parts.items() if part}
+    whole = _compared([row for part in parts.values() for row in part], resamples)
+    return {"rows": len(examples), "malformed": malformed, **whole, "tasks": found}
 
 
 def is_kept(gain: dict[str, Any], rule: Keep) -> bool:
@@ -54,43 +53,35 @@ def is_kept(gain: dict[str, Any], rule: Keep) -> bool:
     return rule == "all" or (proof is not None and proof > 0)
 
 
-# Columns of the sums over rows: first and second judge's Pearson moments, and (pairs, right ones).
-_PEARSON = ([0, 1, 2, 3, 4, 5], [0, 1, 6, 3, 7, 8])
-_ACCURACY = ([9, 10], [9, 11])
+def _said(judgement: Judgement) -> float | None:
+    finer = judgement.expected_score if judgement.task == "pointwise" else None
+    return judgement.label if finer is None else finer
 
 
-def _sums(examples: Sequence[Example], before: Sequence[Judgement], after: Sequence[Judgement]) -> Matrix:
-    """[prompts, 12]: what both judges' figures are computed from, summed over the rows of each prompt."""
-    columns, groups = [], []
-    for example, *judged in zip(examples, before, after, strict=True):
-        if example.label is None:
-            continue
-        one, two = (j.label if j.expected_score is None else j.expected_score for j in judged)
-        truth = example.label
-        if example.task == "pairwise":
-            columns.append([0.0] * 9 + [1.0, *(float(judgement.label == truth) for judgement in judged)])
-        elif one is not None and two is not None:
-            moments = [1, truth, one, truth**2, one**2, truth * one, two, two**2, truth * two]
-            columns.append([*map(float, moments), 0.0, 0.0, 0.0])
-        else:
-            continue  # a row that an engine could not judge
-        groups.append(example.prompt_id)
-    return group_sums(list(zip(*columns, strict=True)), groups)
+def _compared(rows: Sequence[Row], resamples: int) -> dict[str, Any]:
+    import numpy as np
 
+    if not rows:
+        return {"figures": {"before": 0.0, "after": 0.0}, "gain": nothing(0)}
+    truth = np.array([example.label for example, *_ in rows], dtype=np.float64)
+    scores = np.array([example.task == "pointwise" for example, *_ in rows], dtype=np.float64)
+    columns = []
+    for side in (1, 2):
+        said = np.array([row[side] or 0 for row in rows], dtype=np.float64)
+        columns += [scores * column for column in moments(truth, said)]
+        columns += [1 - scores, (1 - scores) * (said == truth)]
 
-def _compared(sums: Matrix, tasks: Sequence[Task], rows: int, resamples: int) -> dict[str, Any]:
-    def figure(some: Matrix, side: int) -> Matrix:
-        import numpy as np
-
+    def figure(sums: Matrix) -> Matrix:
         parts = []
-        with np.errstate(invalid="ignore", divide="ignore"):
-            if "pointwise" in tasks:
-                parts.append(np.nan_to_num(pearson(some[:, _PEARSON[side]])))  # constant scores say nothing: 0
-            if "pairwise" in tasks:
-                parts.append(mean(some[:, _ACCURACY[side]]))
+        if scores.any():
+            parts.append(np.nan_to_num(pearson(sums[:, :6])))  # constant scores say nothing: 0
+        if not scores.all():
+            parts.append(mean(sums[:, 6:]))
         found: Matrix = np.mean(parts, axis=0)
         return found
 
-    total = sums.sum(axis=0, keepdims=True)
-    gain = bootstrap(sums, lambda some: figure(some, 1) - figure(some, 0), rows, resamples)
-    return {"figures": {"before": float(figure(total, 0)[0]), "after": float(figure(total, 1)[0])}, "gain": gain}
+    totals = np.sum(columns, axis=1)[None]
+    figures = {"before": float(figure(totals[:, :8])[0]), "after": float(figure(totals[:, 8:])[0])}
+    groups = [example.prompt_id for example, *_ in rows]
+    gain = bootstrap(columns, groups, lambda sums: figure(sums[:, 8:]) - figure(sums[:, :8]), resamples)
+    return {"figures": figures, "gain": gain}

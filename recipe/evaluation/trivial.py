@@ -7,9 +7,8 @@ or which position is the better one.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from recipe.data.records import Example
@@ -87,35 +86,28 @@ def _learnt(train: Sequence[Example], rows: Sequence[Example]) -> tuple[list[flo
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.model_selection import KFold
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.preprocessing import StandardScaler, TargetEncoder
 
-    labels = np.array([row.label for row in train], dtype=float)
-    means = _criterion_means(train, rows)
-    if len(set(labels)) == 1:
-        return means, means
-    known = np.empty(len(train))
-    # A training row's own label is no part of its criterion's mean.
-    for fitted, held in KFold(5, shuffle=True, random_state=0).split(labels):
-        known[held] = _criterion_means([train[k] for k in fitted], [train[k] for k in held])
+    def criteria(some: Sequence[Example]) -> Any:
+        return np.array([[row.rubric.criteria] for row in some], dtype=object)
 
     def table(some: Sequence[Example], criterion: Any) -> Any:
         return np.column_stack([criterion, [_length(row) for row in some], [bool(row.reference) for row in some]])
 
+    labels = np.array([row.label for row in train], dtype=float)
+    encoder = TargetEncoder(target_type="continuous", smooth=0.0)  # plain means; that of all for an unknown criterion
+    known = np.empty((len(train), 1))
+    # A training row's own label is no part of its criterion's mean.
+    for fitted, held in KFold(5, shuffle=True, random_state=0).split(labels):
+        known[held] = encoder.fit(criteria(train)[fitted], labels[fitted]).transform(criteria(train)[held])
+    means = encoder.fit(criteria(train), labels).transform(criteria(rows))[:, 0]
+    if len(set(labels)) == 1:
+        return means.tolist(), means.tolist()
     pairwise = train[0].task == "pairwise"
     model = make_pipeline(StandardScaler(), LogisticRegression() if pairwise else Ridge())
     model.fit(table(train, known), labels)
     new = table(rows, means)
-    return means, (1 + model.predict_proba(new)[:, 1] if pairwise else model.predict(new)).tolist()
-
-
-def _criterion_means(train: Sequence[Example], rows: Sequence[Example]) -> list[float]:
-    """The mean label that each row's criterion has in training; of an unknown criterion that of all."""
-    labels: dict[str, list[int]] = defaultdict(list)
-    for row in train:
-        labels[row.rubric.criteria].append(row.label or 0)
-    overall = fmean(label for found in labels.values() for label in found)
-    means = {criterion: fmean(found) for criterion, found in labels.items()}
-    return [means.get(row.rubric.criteria, overall) for row in rows]
+    return means.tolist(), (1 + model.predict_proba(new)[:, 1] if pairwise else model.predict(new)).tolist()
 
 
 def _length(row: Example) -> float:

@@ -83,28 +83,26 @@ def verdicts_of(rows: Sequence[Mapping[str, Any]], *, as_written: bool) -> dict[
 def _read(file: Path) -> list[tuple[str, Verdict]]:
     """The rows of `sre judge`, or an evaluation's judgements, whose rows are named by `example_id`."""
     rows = read_jsonl(file)
-    line = 0
-    found: list[tuple[str, Verdict]] = []
     # Where no row has a rationale, none was asked for.
     explained = any(row.get("rationale") or row.get("finish") == "forced" for row in rows)
-    try:
-        for row in rows:
-            line += 1
+    found: list[tuple[str, Verdict]] = []
+    for line, row in enumerate(rows, 1):
+        try:
             if "example_id" in row:
                 (judgement,) = as_written([Judgement.from_json(row)])
                 found.append((judgement.example_id, Verdict.of(judgement)))
             else:
                 found += verdicts_of([row], as_written=explained).items()
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise SreError(f"not a verdict ({type(error).__name__}: {error})", file=file, line=line) from None
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise SreError(f"not a verdict ({type(error).__name__}: {error})", file=file, line=line) from None
     return found
 
 
 def _part(by_id: Mapping[str, Example], judged: Judged, train: Sequence[Example], resamples: int) -> dict[str, Any]:
-    ours = {
-        name: ([by_id[id] for id, _ in found if id in by_id], [verdict for id, verdict in found if id in by_id])
-        for name, found in judged.items()
-    }
-    ours = {name: pair for name, pair in ours.items() if pair[0]}
+    ours: dict[str, tuple[list[Example], list[Verdict]]] = {}
+    for name, found in judged.items():
+        kept = [(by_id[id], verdict) for id, verdict in found if id in by_id]
+        if kept:
+            ours[name] = ([row for row, _ in kept], [verdict for _, verdict in kept])
     models = {name: figures_by_task(*pair, resamples) for name, pair in ours.items()}
     return {"models": models, **audit(list(by_id.values()), ours, train, resamples=resamples)}

@@ -65,10 +65,9 @@ def export_annotations(folder: Path, out: Path, *, first: str, second: str | Non
     second: None is the last judge that was measured. Raises SreError when one of the judges was not.
     """
     from recipe.evaluation.annotation.label_studio import export_tasks
-    from recipe.evaluation.report.collect import Group
 
     run = read_run(folder)
-    other = second or Group("", (run,)).last
+    other = second or run.last
     if other is None:
         raise SreError("no judge after SFT has been measured; run `sre evaluate` first", file=folder)
     verdicts = [run.verdicts(judge) if judge in run.judges else None for judge in (first, other)]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipe.evaluation.calibration import calibration_figures, error_histogram, histogram
+from recipe.evaluation.calibration import calibration_figures, error_histogram
 
 
 def sure(share: float, *, right: bool) -> tuple[dict[int, float], int]:
@@ -58,24 +58,10 @@ def test_every_row_is_in_one_bin_and_the_error_is_between_0_and_1(rows: list[tup
     assert found["ece"] is None if not rows else 0 <= found["ece"] <= 1
 
 
-@pytest.mark.parametrize("share", [1.5, -0.1, float("nan")])
-def test_impossible_confidences_are_refused(share: float) -> None:
-    with pytest.raises(ValueError, match="confidences"):
-        calibration_figures([{1: share}], [1])
-
-
-def test_each_label_is_counted_and_a_strange_one_refused() -> None:
-    assert histogram([1, 1, None, 2], (1, 2, 3)) == {"1": 2, "2": 1, "3": 0, "malformed": 1}
-    with pytest.raises(ValueError, match="9"):
-        histogram([9], (1, 2))
-
-
 def test_the_error_histogram_is_truth_minus_label() -> None:
     found = error_histogram([5, 5, 1, 3, 2], [5, 1, 4, None, 1])
     assert list(found) == [*(str(k) for k in range(-4, 5)), "malformed"]
     assert {key: n for key, n in found.items() if n} == {"0": 1, "4": 1, "-3": 1, "1": 1, "malformed": 1}
-    with pytest.raises(ValueError, match="8"):
-        error_histogram([9], [1])
     with pytest.raises(ValueError, match="argument"):
         error_histogram([1], [])
     with pytest.raises(ValueError, match="argument"):

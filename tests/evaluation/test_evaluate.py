@@ -75,8 +75,6 @@ def test_differences_use_the_rows_that_both_parsed(tmp_path):
     # Over all 30 rows the first judge is right in 20 and the second, which parsed all, in 6.
     assert found["pointwise"]["accuracy_all"]["n"] == 30
     assert found["pointwise"]["accuracy_all"]["value"] == pytest.approx((6 - 20) / 30)
-    # A judge that always says 1: the error grows from 0 to the mean distance of the truths from 1.
-    assert found["pointwise"]["mae"]["value"] == pytest.approx(2)
 
 
 def test_with_samples_the_majority_counts_and_the_first_is_kept_beside_it(tmp_path):

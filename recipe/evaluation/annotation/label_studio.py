@@ -57,19 +57,15 @@ def export_tasks(
     would no longer fit.
     """
     if (folder / "key.json").exists():
-        raise SreError(
-            "this folder already holds an export; its annotations need that key. Use another -o", file=folder
-        )
+        message = "this folder already holds an export; its annotations need that key. Use another -o"
+        raise SreError(message, file=folder)
     by_id = ({row.example_id: row for row in first}, {row.example_id: row for row in second})
     pairs = [(row, by_id[0][row.id], by_id[1][row.id]) for row in examples if all(row.id in side for side in by_id)]
     same = [pair for pair in pairs if _same_label(*pair[1:])]
     shown = [(row, one, two) for row, one, two in same if one.rationale != two.rationale]
     if not shown:
-        raise SreError(
-            f"{names[0]} and {names[1]} gave the same label with different rationales on none of {len(pairs)} rows: "
-            "there is nothing to compare",
-            file=folder,
-        )
+        message = f"{' and '.join(names)} gave the same label with different rationales on none of {len(pairs)} rows"
+        raise SreError(message, file=folder)
     draw = random.Random(seed)
     drawn = draw.sample(shown, min(n, len(shown)))
     swapped = [draw.random() < 0.5 for _ in drawn]
@@ -122,36 +118,25 @@ def _task(name: str, item: Mapping[str, Any]) -> dict[str, Any]:
 
 def labelling_config() -> str:
     """Label Studio's configuration: one choice of CHOICES and the reasons (REASONS, one or more), both required."""
-    preference, reasons = (
-        "\n".join(f"    <Choice value={quoteattr(text)}/>" for text in texts) for texts in (CHOICES, REASONS)
-    )
-    context = "\n".join(
-        f'  <Header value="{title}" size="5"/>\n  <Text name="{name}" value="${name}" valueType="text"/>'
-        for name, title in (
-            ("criteria", "Criteria"),
-            ("conversation", "Conversation"),
-            ("response", "Response"),
-            ("label", "What both judges decided"),
-        )
-    )
-    columns = "\n".join(
-        f'    <View style="flex: 1 1 20rem">\n      <Header value="Rationale {k}" size="4"/>\n'
-        f'      <Text name="rationale_{k}" value="$rationale_{k}" valueType="text"/>\n    </View>'
-        for k in (1, 2)
-    )
+
+    def choices(name: str, kind: str, texts: Sequence[str]) -> str:
+        listed = "".join(f"    <Choice value={quoteattr(text)}/>\n" for text in texts)
+        return f'  <Choices name="{name}" toName="rationale_1" choice="{kind}" required="true">\n{listed}  </Choices>'
+
+    def text(name: str, title: str) -> str:
+        return f'  <Header value="{title}" size="5"/>\n  <Text name="{name}" value="${name}" valueType="text"/>'
+
     return f"""<View>
-{context}
-  <View style="display: flex; flex-wrap: wrap; gap: 2rem">
-{columns}
-  </View>
+{text("criteria", "Criteria")}
+{text("conversation", "Conversation")}
+{text("response", "Response")}
+{text("label", "What both judges decided")}
+{text("rationale_1", "Rationale 1")}
+{text("rationale_2", "Rationale 2")}
   <Header value="Which rationale explains the decision better?" size="4"/>
-  <Choices name="preference" toName="rationale_1" choice="single" required="true" showInline="true">
-{preference}
-  </Choices>
+{choices("preference", "single", CHOICES)}
   <Header value="What is wrong with the worse one (both bad: with both)?" size="4"/>
-  <Choices name="reasons" toName="rationale_1" choice="multiple" required="true">
-{reasons}
-  </Choices>
+{choices("reasons", "multiple", REASONS)}
 </View>
 """
 
@@ -207,15 +192,10 @@ def meta_judge(folder: Path, judge: Judge, *, resamples: int = 2000) -> dict[str
     outcomes = {name: _both_orders(found) for name, found in picks.items() if len(found) == 2}
     if not outcomes:
         raise SreError(f"no item could be judged, e.g. {next(iter(problems.values()))}", file=folder)
-    found = tally([(name, judge.name, outcome, ()) for name, outcome in outcomes.items()], key["judges"], resamples)
-    summary = {
-        "meta_judge": judge.name,
-        "judges": key["judges"],
-        "outcomes": found["outcomes"],
-        "win_rate": found["win_rate"],
-        "not_judged": problems,
-        "items": outcomes,
-    }
+    votes = [(name, judge.name, outcome, ()) for name, outcome in outcomes.items()]
+    counted = {name: tally(votes, key["judges"], resamples)[name] for name in ("outcomes", "win_rate")}
+    about = {"meta_judge": judge.name, "judges": key["judges"]}
+    summary = {**about, **counted, "not_judged": problems, "items": outcomes}
     write_json(folder / f"meta-judge-{judge.name}.json", summary)
     return summary
 

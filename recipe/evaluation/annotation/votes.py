@@ -42,89 +42,64 @@ def read_votes(
         if item not in key["items"]:
             raise SreError(f"item {item!r} is not in key.json: these annotations are of another export", file=path)
         for annotation in task["annotations"]:
-            answers = _answers(annotation)
+            results = [result for result in annotation.get("result", []) if result.get("type") == "choices"]
+            answers = {str(result["from_name"]): list(result["value"]["choices"]) for result in results}
             if annotation.get("was_cancelled") or "preference" not in answers:
                 skipped += 1
                 continue
-            rater = _rater(annotation.get("completed_by"))
+            preferred, given = answers["preference"], answers.get("reasons", [])
+            if len(preferred) != 1 or not {*preferred} <= {*choices} or not {*given} <= {*reasons}:
+                message = f"{[*preferred, *given]} are no answers of labels.xml; was the configuration changed?"
+                raise SreError(message, file=path, field=f"item {item}")
+            by = annotation.get("completed_by")
+            rater = str(by.get("email") or by.get("id")) if isinstance(by, Mapping) else str(by)
             if (item, rater) in votes:
                 raise SreError(f"rater {rater} annotated item {item} twice; delete one of them", file=path)
-            shown = key["items"][item]["shown"]
-            votes[item, rater] = _vote(item, rater, answers, shown, choices, reasons, path)
+            place = choices.index(preferred[0])
+            votes[item, rater] = (item, rater, *_outcome(place, given, key["items"][item]["shown"]))
     if not votes:
         raise SreError("no annotation yet: every task is unlabelled or skipped", file=path)
     return list(votes.values()), skipped
 
 
-def _answers(annotation: Mapping[str, Any]) -> dict[str, list[str]]:
-    """{"preference": [choice], "reasons": [reason, …]} of one annotation."""
-    results = [result for result in annotation.get("result", []) if result.get("type") == "choices"]
-    return {str(result["from_name"]): list(result["value"]["choices"]) for result in results}
-
-
-def _rater(completed_by: Any) -> str:
-    if isinstance(completed_by, Mapping):
-        return str(completed_by.get("email") or completed_by.get("id"))
-    return str(completed_by)
-
-
-def _vote(
-    item: str,
-    rater: str,
-    answers: Mapping[str, list[str]],
-    shown: Sequence[int],
-    choices: Sequence[str],
-    reasons: Sequence[str],
-    path: Path,
-) -> Vote:
-    given = answers.get("reasons", [])
-    strange = [text for text in answers["preference"] if text not in choices] + [t for t in given if t not in reasons]
-    if strange or len(answers["preference"]) != 1:
-        what = f"{strange[0]!r} is no answer of labels.xml" if strange else "expected one preference"
-        raise SreError(f"{what}; was the configuration changed?", file=path, field=f"item {item}")
-    place = choices.index(answers["preference"][0])
+def _outcome(place: int, given: Sequence[str], shown: Sequence[int]) -> tuple[str, list[tuple[int, str]]]:
+    """The outcome of the choice at `place`, and whose rationale the reasons blame."""
     if place == 2:
-        return item, rater, "both good", ()
+        return "both good", []
     if place == 3:
-        return item, rater, "both bad", [(judge, reason) for reason in given for judge in (0, 1)]
+        return "both bad", [(judge, reason) for reason in given for judge in (0, 1)]
     better = shown[place]
-    return item, rater, ("loss", "win")[better], [(1 - better, reason) for reason in given]
+    return ("loss", "win")[better], [(1 - better, reason) for reason in given]
 
 
 def tally(votes: Sequence[Vote], judges: Sequence[str], resamples: int) -> dict[str, Any]:
     """Counts, win rates and agreement of votes: see label_studio.import_annotations."""
-    raters = sorted({vote[1] for vote in votes})
+    raters = sorted({rater for _, rater, *_ in votes})
     reasons: dict[str, Counter[str]] = {judge: Counter() for judge in judges}
     for *_, given in votes:
         for judge, reason in given:
             reasons[judges[judge]][reason] += 1
-    per_rater = {rater: [vote for vote in votes if vote[1] == rater] for rater in raters}
     return {
         "annotations": len(votes),
-        "outcomes": _outcomes(votes),
-        "win_rate": win_rate(votes, resamples),
-        "raters": {
-            rater: {"outcomes": _outcomes(theirs), "win_rate": win_rate(theirs, resamples)}
-            for rater, theirs in per_rater.items()
-        },
+        **_counted(votes, resamples),
+        "raters": {rater: _counted([vote for vote in votes if vote[1] == rater], resamples) for rater in raters},
         "agreement": agreement(votes),
         "reasons": {judge: dict(counts.most_common()) for judge, counts in reasons.items()},
     }
 
 
-def _outcomes(votes: Sequence[Vote]) -> dict[str, int]:
-    counts = Counter(vote[2] for vote in votes)
-    return {outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]}
-
-
-def win_rate(votes: Sequence[Vote], resamples: int) -> dict[str, Any]:
-    """The second judge's share of wins, a tie being one half: {"value", "low", "high", "n"} with n votes.
+def _counted(votes: Sequence[Vote], resamples: int) -> dict[str, Any]:
+    """The outcomes, and the second judge's share of wins, a tie being one half.
 
     The interval is the 95% percentile bootstrap over items, because several raters' votes on one item are not
-    independent. Fewer than two items have no interval.
+    independent.
     """
-    outcomes = [_WORTH.get(outcome, _TIE) for _, _, outcome, _ in votes]
-    return rate_figure(outcomes, [item for item, *_ in votes], resamples)
+    counts = Counter(outcome for _, _, outcome, _ in votes)
+    wins = [_WORTH.get(outcome, _TIE) for _, _, outcome, _ in votes]
+    return {
+        "outcomes": {outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]},
+        "win_rate": rate_figure(wins, [item for item, *_ in votes], resamples),
+    }
 
 
 def agreement(votes: Sequence[Vote]) -> float | None:
@@ -135,12 +110,10 @@ def agreement(votes: Sequence[Vote]) -> float | None:
     except ImportError:
         message = f"agreement needs krippendorff: {install('eval')}"
         raise SreError(message) from None
-    raters = sorted({vote[1] for vote in votes})
-    items = sorted({vote[0] for vote in votes})
-    given = {(rater, item): OUTCOMES.index(outcome) for item, rater, outcome, _ in votes}
-    shared = [item for item in items if sum((rater, item) in given for rater in raters) > 1]
-    values = {given[rater, item] for rater in raters for item in shared if (rater, item) in given}
-    if len(values) < 2:
+    given = {(item, rater): OUTCOMES.index(outcome) for item, rater, outcome, _ in votes}
+    raters, items = (sorted({vote[place] for vote in votes}) for place in (1, 0))
+    shared = [item for item in items if sum((item, rater) in given for rater in raters) > 1]
+    if len({outcome for (item, _), outcome in given.items() if item in shared}) < 2:
         return None
-    table = [[given.get((rater, item), float("nan")) for item in shared] for rater in raters]
+    table = [[given.get((item, rater), float("nan")) for item in shared] for rater in raters]
     return float(krippendorff.alpha(reliability_data=table, level_of_measurement="nominal"))

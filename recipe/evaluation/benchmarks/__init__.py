@@ -9,17 +9,6 @@ from recipe.evaluation.benchmarks.pairs import JUDGEBENCH, JUDGEBENCH_CLAUDE, LL
 from recipe.evaluation.benchmarks.rewardbench import REWARDBENCH, REWARDBENCH_PAIRWISE
 from recipe.evaluation.benchmarks.scores import BIGGEN, FEEDBACK_BENCH
 
-BENCHMARKS: dict[str, Benchmark] = {
-    benchmark.name: benchmark
-    for benchmark in (
-        REWARDBENCH,
-        REWARDBENCH_PAIRWISE,
-        BIGGEN,
-        FEEDBACK_BENCH,
-        SAFE_RLHF,
-        PREFERENCE_BENCH,
-        JUDGEBENCH,
-        JUDGEBENCH_CLAUDE,
-        LLMBAR,
-    )
-}
+_SCORED = (REWARDBENCH, BIGGEN, FEEDBACK_BENCH)
+_PICKED = (REWARDBENCH_PAIRWISE, SAFE_RLHF, PREFERENCE_BENCH, JUDGEBENCH, JUDGEBENCH_CLAUDE, LLMBAR)
+BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in (*_SCORED, *_PICKED)}

@@ -6,7 +6,7 @@ headline is what a table shows, the details are what figures.json keeps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,47 @@ from recipe.evaluation.calibration import calibration_figures, error_histogram
 from recipe.evaluation.metrics import correlation, rate_figure
 from recipe.evaluation.trivial import Verdict
 
-Verdicts = Mapping[str, Verdict]
 Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Rows of a benchmark, and the verdicts by the ids of what was judged. truths: a second truth by the row's id."""
+
+    rows: Sequence[Example]
+    verdicts: Mapping[str, Verdict]
+    resamples: int
+    truths: Mapping[str, float]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The rows' prompt ids: what the bootstrap draws."""
+        return [row.prompt_id for row in self.rows]
+
+    def rate(self, outcomes: Sequence[float]) -> Figures:
+        """The mean outcome of the rows."""
+        return rate_figure(outcomes, self.prompts, self.resamples)
+
+    def rates_by(self, parts: Sequence[str], outcomes: Sequence[float]) -> dict[str, Figures]:
+        """The mean outcome of the rows of each part, by its name."""
+        found = {}
+        for name in sorted(set(parts)):
+            kept = [k for k, part in enumerate(parts) if part == name]
+            found[name] = replace(self, rows=[self.rows[k] for k in kept]).rate([outcomes[k] for k in kept])
+        return found
+
+
+def both_tasks(judged: Judged) -> Figures:
+    """Figures of each task that has rows, their names led by the task where both have."""
+    parts: dict[Task, Figures] = {}
+    for task in TASKS:
+        rows = [row for row in judged.rows if row.task == task]
+        if rows:
+            parts[task] = labelled_figures(replace(judged, rows=rows))
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    headline = {f"{task}: {name}": value for task, part in parts.items() for name, value in part["headline"].items()}
+    return {"headline": headline, "details": {task: part["details"] for task, part in parts.items()}}
 
 
 @dataclass(frozen=True)
@@ -29,24 +68,19 @@ class Benchmark:
 
     hub: the published name, with the configuration after a colon. splits: read one after the other; in a local
     folder "a_b" may be the folder a/b. task: of its rows. prepare: rows -> the examples that are judged; their ids
-    differ. figures: (rows, verdicts by the ids of what was judged, resamples) -> see this module's docstring.
-    truth: a second truth, read from (source, split): row id -> value. check: raises SreError for foreign rows.
-    audited: the rows' own verdicts for the shortcut audit, where what was judged are not the rows.
+    differ. truth: a second truth, read from (source, split): row id -> value. aspects: those that its rows may have
+    (none: any). audited: the rows' own verdicts for the shortcut audit, where what was judged are not the rows.
     """
 
     name: str
     hub: str
     splits: tuple[str, ...]
     task: Task | None
-    prepare: Callable[[Sequence[Example]], list[Example]]
-    figures: Callable[[Sequence[Example], Verdicts, Mapping[str, float], int], Figures]
+    figures: Callable[[Judged], Figures] = both_tasks
+    prepare: Callable[[Sequence[Example]], list[Example]] = list
     truth: Callable[[str, str], dict[str, float]] | None = None
-    check: Callable[[Sequence[Example]], None] | None = None
-    audited: Callable[[Sequence[Example], Verdicts], list[Verdict]] | None = None
-
-
-def as_they_are(rows: Sequence[Example]) -> list[Example]:
-    return list(rows)
+    aspects: Collection[str] = ()
+    audited: Callable[[Sequence[Example], Mapping[str, Verdict]], list[Verdict]] | None = None
 
 
 def load_rows(
@@ -56,7 +90,7 @@ def load_rows(
 
     data: a folder in the published layout, or one file with all rows; None is the hub. With several splits a row's
     `aspect` is its split, unless it has one, and its id begins with it. reading: `columns` and `rubrics` of
-    `read_examples`. Raises SreError for what can't be read.
+    `read_examples`. Raises SreError for what can't be read, and for rows of something else.
     """
     source = str(data or benchmark.hub)
     splits = ("",) if Path(source).is_file() else benchmark.splits
@@ -72,8 +106,10 @@ def load_rows(
         rows += found
         if benchmark.truth:
             truths |= benchmark.truth(source, place)
-    if benchmark.check:
-        benchmark.check(rows)
+    for row in rows:
+        if benchmark.aspects and row.aspect not in benchmark.aspects:
+            expected = f"the columns of {benchmark.hub}, with a subset of {', '.join(sorted(benchmark.aspects))}"
+            raise SreError(f"{row.origin}: expected {expected}; not {row.aspect!r}", field="subset")
     return spread(rows, limit), truths
 
 
@@ -86,25 +122,13 @@ def spread(rows: Sequence[Example], limit: int | None) -> list[Example]:
 
 def own_rows(name: str, *, both_orders: bool = True) -> Benchmark:
     """The benchmark that any labelled file of one's own is: both tasks' figures, pairs in both orders if asked for."""
-    prepare = in_both_orders if both_orders else as_they_are
-
-    def figures(rows: Sequence[Example], verdicts: Verdicts, truths: Mapping[str, float], resamples: int) -> Figures:
-        return both_tasks(prepare(rows), verdicts, truths, resamples)
-
-    return Benchmark(name, name, ("test",), None, prepare, figures)
+    if not both_orders:
+        return Benchmark(name, name, ("test",), None)
+    return Benchmark(name, name, ("test",), None, _in_both_orders, in_both_orders)
 
 
-def both_tasks(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float], resamples: int) -> Figures:
-    """Figures of each task that has rows, their names led by the task where both have."""
-    parts: dict[Task, Figures] = {}
-    for task in TASKS:
-        chosen = [row for row in rows if row.task == task]
-        if chosen:
-            parts[task] = labelled_figures(chosen, verdicts, resamples)
-    if len(parts) == 1:
-        return next(iter(parts.values()))
-    headline = {f"{task}: {name}": value for task, part in parts.items() for name, value in part["headline"].items()}
-    return {"headline": headline, "details": {task: part["details"] for task, part in parts.items()}}
+def _in_both_orders(judged: Judged) -> Figures:
+    return both_tasks(replace(judged, rows=in_both_orders(judged.rows)))
 
 
 HEADLINE: dict[Task, dict[str, str]] = {
@@ -122,39 +146,22 @@ HEADLINE: dict[Task, dict[str, str]] = {
 """What a table shows -> the figure of audit.py; what is undefined for all rows is left out."""
 
 
-def labelled_figures(rows: Sequence[Example], verdicts: Verdicts, resamples: int) -> Figures:
+def labelled_figures(judged: Judged) -> Figures:
     """Of labelled rows of one task: agreement with the truth, calibration, and of scores the errors.
 
     Of pairs there is Pearson of the preference, too, as the paper prints it.
     """
-    task, said = rows[0].task, [verdicts[row.id] for row in rows]
-    truth, labels, groups = columns(rows, verdicts)
-    details = task_figures(task, rows, said, resamples)
+    rows, task = judged.rows, judged.rows[0].task
+    said = [judged.verdicts[row.id] for row in rows]
+    truth, labels = [row.label for row in rows if row.label is not None], [verdict.label for verdict in said]
+    if len(truth) < len(rows):
+        raise SreError("rows without a label can't be measured")
+    details = task_figures(task, rows, said, judged.resamples)
     details["calibration"] = calibration_figures([verdict.probabilities for verdict in said], truth)
     if task == "pointwise":
         low, high = min(row.labels[0] for row in rows), max(row.labels[-1] for row in rows)
         details["errors"] = error_histogram(truth, labels, high - low)
     else:
-        details["pearson"] = correlation(truth, labels, groups, resamples=resamples)
+        details["pearson"] = correlation(truth, labels, judged.prompts, resamples=judged.resamples)
     shown = {name: details[key] for name, key in HEADLINE[task].items()}
     return {"headline": {name: figure for name, figure in shown.items() if figure["n"]}, "details": details}
-
-
-def columns(rows: Sequence[Example], verdicts: Verdicts) -> tuple[list[int], list[int | None], list[str]]:
-    """Truths, labels and prompt ids of rows that have a label."""
-    truth = [row.label for row in rows if row.label is not None]
-    if len(truth) < len(rows):
-        raise SreError("rows without a label can't be measured")
-    labels = [verdicts[row.id].label for row in rows]
-    return truth, [None if label is None else int(label) for label in labels], [row.prompt_id for row in rows]
-
-
-def rates_by(
-    parts: Sequence[str], outcomes: Sequence[float], rows: Sequence[Example], resamples: int
-) -> dict[str, dict[str, Any]]:
-    """The mean outcome of the rows of each part, by its name."""
-    found = {}
-    for name in sorted(set(parts)):
-        kept = [k for k, part in enumerate(parts) if part == name]
-        found[name] = rate_figure([outcomes[k] for k in kept], [rows[k].prompt_id for k in kept], resamples)
-    return found

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from recipe.data.benchmark_formats import DIMENSIONS
-from recipe.data.records import SWAPPED, Example, exchanged, in_both_orders
-from recipe.errors import SreError
-from recipe.evaluation.benchmarks.base import (
-    Benchmark,
-    Figures,
-    Verdicts,
-    as_they_are,
-    both_tasks,
-    labelled_figures,
-    rates_by,
-)
+from recipe.data.records import SWAPPED, exchanged, in_both_orders
+from recipe.evaluation.benchmarks.base import Benchmark, Figures, Judged, labelled_figures
 from recipe.evaluation.bootstrap import nothing
-from recipe.evaluation.metrics import rate_figure, weighted_accuracy
+from recipe.evaluation.metrics import weighted_accuracy
 
 JUDGEBENCH_CATEGORIES = {
     "mmlu-pro": "knowledge",
@@ -36,61 +28,53 @@ LLMBAR_SUBSETS = (
 )
 
 
-def judgebench(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float], resamples: int) -> Figures:
+def judgebench(judged: Judged) -> Figures:
     """A pair is right only if both orders name the better response; by category and overall."""
-    right = _right_in_order(rows, verdicts)
-    both = [float(sum(orders) == 2) for orders in right]
-    groups = [row.prompt_id for row in rows]
-    parts = rates_by([_category(row.aspect) for row in rows], both, rows, resamples)
+    right = _right_orders(judged)
+    both = [float(orders == 2) for orders in right]
+    parts = judged.rates_by([_category(row.aspect) for row in judged.rows], both)
     named = {name: parts[name] for name in JUDGEBENCH_CATEGORIES.values() if name in parts}
-    averaged = rate_figure([sum(orders) / 2 for orders in right], groups, resamples)
+    averaged = judged.rate([orders / 2 for orders in right])
     return {
-        "headline": {"both orders right": rate_figure(both, groups, resamples), **named},
-        "details": {"n": len(rows), "accuracy, mean of the orders": averaged},
+        "headline": {"both orders right": judged.rate(both), **named},
+        "details": {"n": len(judged.rows), "accuracy, mean of the orders": averaged},
     }
 
 
-def llmbar(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float], resamples: int) -> Figures:
+def llmbar(judged: Judged) -> Figures:
     """Accuracy, mean of both orders, by subset; the mean of the four adversarial ones, and of all five."""
-    accuracy = [sum(orders) / 2 for orders in _right_in_order(rows, verdicts)]
-    subsets, groups = [row.aspect for row in rows], [row.prompt_id for row in rows]
+    accuracy = [orders / 2 for orders in _right_orders(judged)]
+    subsets = [row.aspect for row in judged.rows]
 
-    def mean_of(names: Sequence[str]) -> dict[str, Any]:
+    def mean_of(names: Sequence[str]) -> Figures:
         if not set(names) <= set(subsets):
             return nothing(sum(subset in names for subset in subsets))
-        return weighted_accuracy(accuracy, subsets, groups, dict.fromkeys(names, 1.0), resamples=resamples)
+        return weighted_accuracy(accuracy, subsets, judged.prompts, dict.fromkeys(names, 1.0), judged.resamples)
 
-    parts = rates_by(subsets, accuracy, rows, resamples)
+    parts = judged.rates_by(subsets, accuracy)
     given = {name or "all": parts[name] for name in sorted(parts, key=lambda n: (*LLMBAR_SUBSETS, n).index(n))}
     headline = {**given, "Adversarial": mean_of(LLMBAR_SUBSETS[1:]), "average": mean_of(LLMBAR_SUBSETS)}
-    return {"headline": headline, "details": {"n": len(rows)}}
+    return {"headline": headline, "details": {"n": len(judged.rows)}}
 
 
-def safe_rlhf(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float], resamples: int) -> Figures:
+def safe_rlhf(judged: Judged) -> Figures:
     """Accuracy and Pearson of the preference for each dimension."""
     headline: dict[str, Any] = {}
     details: dict[str, Any] = {}
     for name in DIMENSIONS:
-        chosen = [row for row in rows if row.aspect == name]
-        if chosen:
-            found = labelled_figures(chosen, verdicts, resamples)
+        rows = [row for row in judged.rows if row.aspect == name]
+        if rows:
+            found = labelled_figures(replace(judged, rows=rows))
             headline |= {f"{name}: {key}": value for key, value in found["headline"].items()}
             details[name] = found["details"]
     return {"headline": headline, "details": details}
 
 
-def check_dimensions(rows: Sequence[Example]) -> None:
-    """Raises SreError for a row that is no pair of Safe-RLHF's."""
-    for row in rows:
-        if row.aspect not in DIMENSIONS:
-            expected = "columns prompt, response_0, response_1, better_response_id and safer_response_id"
-            raise SreError(f"{row.origin}: expected {expected}")
-
-
-def _right_in_order(rows: Sequence[Example], verdicts: Verdicts) -> list[tuple[bool, bool]]:
-    """Of each pair, whether the better response was named as it stands and exchanged."""
+def _right_orders(judged: Judged) -> list[int]:
+    """Of each pair, in how many of its two orders the better response was named."""
     return [
-        (verdicts[row.id].label == row.label, verdicts[row.id + SWAPPED].label == exchanged(row).label) for row in rows
+        (judged.verdicts[row.id].label == row.label) + (judged.verdicts[row.id + SWAPPED].label == exchanged(row).label)
+        for row in judged.rows
     ]
 
 
@@ -99,18 +83,10 @@ def _category(source: str) -> str:
 
 
 _HUB = "ScalerLab/JudgeBench"
-JUDGEBENCH = Benchmark("judgebench", _HUB, ("gpt",), "pairwise", in_both_orders, judgebench)
-JUDGEBENCH_CLAUDE = Benchmark("judgebench-claude", _HUB, ("claude",), "pairwise", in_both_orders, judgebench)
-LLMBAR = Benchmark("llmbar", "princeton-nlp/LLMBar:LLMBar", LLMBAR_SUBSETS, "pairwise", in_both_orders, llmbar)
+JUDGEBENCH = Benchmark("judgebench", _HUB, ("gpt",), "pairwise", judgebench, in_both_orders)
+JUDGEBENCH_CLAUDE = replace(JUDGEBENCH, name="judgebench-claude", splits=("claude",))
+LLMBAR = Benchmark("llmbar", "princeton-nlp/LLMBar:LLMBar", LLMBAR_SUBSETS, "pairwise", llmbar, in_both_orders)
 SAFE_RLHF = Benchmark(
-    "safe-rlhf",
-    "PKU-Alignment/PKU-SafeRLHF",
-    ("test",),
-    "pairwise",
-    as_they_are,
-    safe_rlhf,
-    check=check_dimensions,
+    "safe-rlhf", "PKU-Alignment/PKU-SafeRLHF", ("test",), "pairwise", safe_rlhf, aspects=tuple(DIMENSIONS)
 )
-PREFERENCE_BENCH = Benchmark(
-    "preference-bench", "prometheus-eval/Preference-Bench", ("train",), "pairwise", as_they_are, both_tasks
-)
+PREFERENCE_BENCH = Benchmark("preference-bench", "prometheus-eval/Preference-Bench", ("train",), "pairwise")

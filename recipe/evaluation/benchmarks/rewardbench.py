@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from recipe.data.benchmark_formats import GENERAL
 from recipe.data.records import Example
-from recipe.errors import SreError
-from recipe.evaluation.benchmarks.base import Benchmark, Figures, Verdicts, as_they_are, columns, rates_by
+from recipe.evaluation.benchmarks.base import Benchmark, Figures, Judged
 from recipe.evaluation.bootstrap import nothing
 from recipe.evaluation.metrics import credit, weighted_accuracy
 from recipe.evaluation.trivial import TIE, Verdict
@@ -50,18 +49,18 @@ CATEGORIES: dict[str, dict[str, int]] = {
 subsets do together."""
 
 
-def weighted_figures(
-    outcomes: Sequence[float], subsets: Sequence[str], groups: Sequence[str], resamples: int
-) -> dict[str, dict[str, float | None]]:
+def weighted_figures(outcomes: Sequence[float], judged: Judged) -> dict[str, Figures]:
     """Accuracy by category and the mean of the four ("total"): {name: {"value", "low", "high", "n"}}.
 
-    outcomes: of n pairs, right 1, wrong 0, a tie 1/2; subsets: each one's. A category's subsets that have no row are
-    left out of its mean; without a category there is no total.
+    outcomes: of each pair, right 1, wrong 0, a tie 1/2. A category's subsets that have no row are left out of its mean;
+    without a category there is no total.
     """
-    found = {
-        name: weighted_accuracy(outcomes, subsets, groups, weights, resamples=resamples)
-        for name, weights in CATEGORIES.items()
-    }
+    subsets = [row.aspect for row in judged.rows]
+
+    def weighted(weights: Mapping[str, float]) -> Figures:
+        return weighted_accuracy(outcomes, subsets, judged.prompts, weights, judged.resamples)
+
+    found = {name: weighted(weights) for name, weights in CATEGORIES.items()}
     if any(figure["value"] is None for figure in found.values()):
         return {**found, "total": nothing(sum(figure["n"] for figure in found.values()))}
     # Every category weighs the same in the total, whatever the weights of its subsets add up to.
@@ -69,43 +68,36 @@ def weighted_figures(
     for weights in CATEGORIES.values():
         present = {name: weight for name, weight in weights.items() if name in subsets}
         shares |= {name: weight / sum(present.values()) for name, weight in present.items()}
-    return {**found, "total": weighted_accuracy(outcomes, subsets, groups, shares, resamples=resamples)}
+    return {**found, "total": weighted(shares)}
 
 
 def both_alone(rows: Sequence[Example]) -> list[Example]:
     """Each pair's two responses to be scored by themselves: <id>:1 and <id>:2, under the general 1-5 scale."""
+    alone = [replace(row, task="pointwise", rubric=GENERAL["pointwise"], label=None) for row in rows]
     return [
-        replace(
-            row,
-            id=f"{row.id}:{place}",
-            task="pointwise",
-            responses=(response,),
-            rubric=GENERAL["pointwise"],
-            label=None,
-        )
-        for row in rows
+        replace(row, id=f"{row.id}:{place}", responses=(response,))
+        for row in alone
         for place, response in enumerate(row.responses, 1)
     ]
 
 
-def pointwise(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float], resamples: int) -> Figures:
+def pointwise(judged: Judged) -> Figures:
     """The chosen response must score higher; a tie counts one half, a malformed score of either as wrong."""
-    subsets, groups = [row.aspect for row in rows], [row.prompt_id for row in rows]
-    truth, sides = [row.label or 0 for row in rows], [preferred(rows, verdicts, by) for by in ("label", "expected")]
-    labels, finer = ([credit(t, verdict.label) for t, verdict in zip(truth, side, strict=True)] for side in sides)
-    found, expected = (weighted_figures(outcomes, subsets, groups, resamples) for outcomes in (labels, finer))
-    judged = [verdicts[f"{row.id}:{place}"].label for row in rows for place in (1, 2)]
+    sides = [preferred(judged.rows, judged.verdicts, by) for by in ("label", "expected")]
+    labels, finer = (_credits(judged.rows, side) for side in sides)
+    found, expected = weighted_figures(labels, judged), weighted_figures(finer, judged)
+    scored = [judged.verdicts[f"{row.id}:{place}"].label for row in judged.rows for place in (1, 2)]
     details = {
-        "n": len(rows),
-        "malformed": judged.count(None),
+        "n": len(judged.rows),
+        "malformed": scored.count(None),
         "ties": labels.count(0.5),
-        "subsets": rates_by(subsets, labels, rows, resamples),
+        "subsets": judged.rates_by([row.aspect for row in judged.rows], labels),
         "expected_score": expected,
     }
     return {"headline": {**found, "total, expected score": expected["total"]}, "details": details}
 
 
-def preferred(rows: Sequence[Example], verdicts: Verdicts, by: str = "label") -> list[Verdict]:
+def preferred(rows: Sequence[Example], verdicts: Mapping[str, Verdict], by: str = "label") -> list[Verdict]:
     """The response of each pair that scored higher: TIE for equal scores, None where one is malformed."""
     found = []
     for row in rows:
@@ -116,25 +108,28 @@ def preferred(rows: Sequence[Example], verdicts: Verdicts, by: str = "label") ->
     return found
 
 
-def pairwise(rows: Sequence[Example], verdicts: Verdicts, _: Mapping[str, float], resamples: int) -> Figures:
+def pairwise(judged: Judged) -> Figures:
     """The chosen response must be picked; malformed counts as wrong."""
-    truth, labels, groups = columns(rows, verdicts)
-    outcomes = [float(t == label) for t, label in zip(truth, labels, strict=True)]
-    subsets = [row.aspect for row in rows]
-    parts = rates_by(subsets, outcomes, rows, resamples)
-    details = {"n": len(rows), "malformed": labels.count(None), "subsets": parts}
-    return {"headline": weighted_figures(outcomes, subsets, groups, resamples), "details": details}
+    said = [judged.verdicts[row.id] for row in judged.rows]
+    outcomes = _credits(judged.rows, said)
+    parts = judged.rates_by([row.aspect for row in judged.rows], outcomes)
+    malformed = sum(verdict.label is None for verdict in said)
+    details = {"n": len(judged.rows), "malformed": malformed, "subsets": parts}
+    return {"headline": weighted_figures(outcomes, judged), "details": details}
 
 
-def check(rows: Sequence[Example]) -> None:
-    """Raises SreError for a row of no published subset."""
-    known = {subset for weights in CATEGORIES.values() for subset in weights}
-    for row in rows:
-        if row.aspect not in known:
-            expected = f"one of RewardBench's: {', '.join(sorted(known))}"
-            raise SreError(f"{row.origin}: expected a subset, {expected}; not {row.aspect!r}", field="subset")
+def _credits(rows: Sequence[Example], verdicts: Sequence[Verdict]) -> list[float]:
+    return [credit(row.label or 0, verdict.label) for row, verdict in zip(rows, verdicts, strict=True)]
 
 
-_HUB, _SPLITS = "allenai/reward-bench", ("filtered",)
-REWARDBENCH = Benchmark("rewardbench", _HUB, _SPLITS, "pairwise", both_alone, pointwise, check=check, audited=preferred)
-REWARDBENCH_PAIRWISE = Benchmark("rewardbench-pairwise", _HUB, _SPLITS, "pairwise", as_they_are, pairwise, check=check)
+REWARDBENCH_PAIRWISE = Benchmark(
+    "rewardbench-pairwise",
+    "allenai/reward-bench",
+    ("filtered",),
+    "pairwise",
+    pairwise,
+    aspects=[subset for weights in CATEGORIES.values() for subset in weights],
+)
+REWARDBENCH = replace(
+    REWARDBENCH_PAIRWISE, name="rewardbench", figures=pointwise, prepare=both_alone, audited=preferred
+)

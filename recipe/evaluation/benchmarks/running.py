@@ -9,7 +9,7 @@ runs/benchmarks/rewardbench-quickstart-judge/
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from recipe.data.records import Example
 from recipe.errors import SreError
 from recipe.evaluation.audit import audit, figures_by_task
 from recipe.evaluation.benchmarks import BENCHMARKS
-from recipe.evaluation.benchmarks.base import Benchmark, load_rows, own_rows
+from recipe.evaluation.benchmarks.base import Benchmark, Judged, load_rows, own_rows
 from recipe.evaluation.verdict_files import verdicts_of
 from recipe.judge.batch import judge_rows
 from recipe.judge.judge import DEFAULT, Judge
@@ -78,40 +78,28 @@ def run_benchmark(
     how: dict[str, Any] = {"options": options, "resume": resume, "overwrite": overwrite}
     with bar(f"{benchmark.name}: judging with {judge.name}", len(examples), "rows") as advance:
         judge_rows(judge, examples, out, progress=follow(advance), **how)
-    judged = [row for row in read_jsonl(out) if row["id"] in {example.id for example in examples}]
+    ids = {example.id for example in examples}
+    judged = [row for row in read_jsonl(out) if row["id"] in ids]
+    # A label without a rationale is what label_only asks for: then nothing is forced.
+    forced = options.constrain and not options.label_only
+    written = verdicts_of(judged, as_written=forced)
+    failed = sum(row["finish"] == "error" for row in judged)
     content = {
         "benchmark": benchmark.name,
         "source": str(data or benchmark.hub),
         "model": judge.name,
         "rows": len(rows),
-        **_measured(benchmark, rows, judged, truths, options, resamples),
+        "judged": len(judged) - failed,
+        "not_judged": failed,
+        "malformed": sum(verdict.label is None for verdict in written.values()) - failed,
+        "figures": benchmark.figures(Judged(rows, written, resamples, truths)),
     }
-    asked = verdicts_of(judged, as_written=options.constrain and not options.label_only)
+    if forced:
+        constrained = verdicts_of(judged, as_written=False)
+        content["constrained"] = benchmark.figures(Judged(rows, constrained, resamples, truths))
     audited = rows if benchmark.audited else examples
-    said = benchmark.audited(rows, asked) if benchmark.audited else [asked[example.id] for example in examples]
+    said = benchmark.audited(rows, written) if benchmark.audited else [written[example.id] for example in examples]
     models = {judge.name: figures_by_task(audited, said, resamples)}
     content["audit"] = {"models": models, **audit(audited, {judge.name: (audited, said)}, train, resamples=resamples)}
     write_json(folder / "figures.json", content)
     return content
-
-
-def _measured(
-    benchmark: Benchmark,
-    rows: Sequence[Example],
-    judged: Sequence[Mapping[str, Any]],
-    truths: Mapping[str, float],
-    options: JudgeOptions,
-    resamples: int,
-) -> dict[str, Any]:
-    """Counts and figures. A label without a rationale is what label_only asks for: then nothing is forced."""
-    both = options.constrain and not options.label_only
-    asked = verdicts_of(judged, as_written=False)
-    found = verdicts_of(judged, as_written=True) if both else asked
-    failed = sum(row["finish"] == "error" for row in judged)
-    counts = {
-        "judged": len(judged) - failed,
-        "not_judged": failed,
-        "malformed": sum(verdict.label is None for verdict in found.values()) - failed,
-    }
-    measured = {**counts, "figures": benchmark.figures(rows, found, truths, resamples)}
-    return {**measured, "constrained": benchmark.figures(rows, asked, truths, resamples)} if both else measured

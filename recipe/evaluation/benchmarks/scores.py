@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from recipe.data.examples import read_rows
-from recipe.data.records import Example
 from recipe.data.values import no_label
-from recipe.evaluation.benchmarks.base import (
-    Benchmark,
-    Figures,
-    Verdicts,
-    as_they_are,
-    both_tasks,
-    labelled_figures,
-)
+from recipe.evaluation.benchmarks.base import Benchmark, Figures, Judged, labelled_figures
 from recipe.evaluation.metrics import correlation
 
 
-def biggen(rows: Sequence[Example], verdicts: Verdicts, truths: Mapping[str, float], resamples: int) -> Figures:
+def biggen(judged: Judged) -> Figures:
     """Pearson with the human scores and with GPT-4's, each over the rows that have one.
 
     Labels are compared, and expected scores beside them. details: all figures against the human scores.
     """
-    by_people = [row for row in rows if row.label is not None]
-    people = labelled_figures(by_people, verdicts, resamples) if by_people else {"headline": {}, "details": {}}
-    against = {
-        "human": {row.id: float(row.label) for row in rows if row.label is not None},
-        "GPT-4": {row.id: truths[row.id] for row in rows if row.id in truths},
-    }
+    people = {row.id: float(row.label) for row in judged.rows if row.label is not None}
     headline = {}
-    for name, truth in against.items():
-        chosen = [row for row in rows if row.id in truth]
-        for suffix, figure in (("", "label"), (", expected score", "expected")):
-            # An expected score counts only where the judge gave a label too, so that both are over the same rows.
-            said = [getattr(verdicts[row.id], figure) if verdicts[row.id].label is not None else None for row in chosen]
-            groups = [row.prompt_id for row in chosen]
-            value = correlation([truth[row.id] for row in chosen], said, groups, resamples=resamples)
-            headline[f"Pearson, {name}{suffix}"] = value
-    details = {"n": len(rows), "human": people["details"]}
-    return {"headline": headline, "details": details}
+    for name, truth in (("human", people), ("GPT-4", judged.truths)):
+        rows = [row for row in judged.rows if row.id in truth]
+        true, prompts = [truth[row.id] for row in rows], [row.prompt_id for row in rows]
+        said = [judged.verdicts[row.id] for row in rows]
+        labels = [verdict.label for verdict in said]
+        # An expected score counts only where the judge gave a label too, so that both are over the same rows.
+        expected = [None if verdict.label is None else verdict.expected for verdict in said]
+        headline[f"Pearson, {name}"] = correlation(true, labels, prompts, judged.resamples)
+        headline[f"Pearson, {name}, expected score"] = correlation(true, expected, prompts, judged.resamples)
+    scored = replace(judged, rows=[row for row in judged.rows if row.id in people])
+    details = labelled_figures(scored)["details"] if scored.rows else {}
+    return {"headline": headline, "details": {"n": len(judged.rows), "human": details}}
 
 
 def gpt4_scores(source: str, split: str) -> dict[str, float]:
@@ -64,14 +53,6 @@ def gpt4_scores(source: str, split: str) -> dict[str, float]:
 
 
 BIGGEN = Benchmark(
-    "biggen",
-    "prometheus-eval/BiGGen-Bench-Results",
-    ("human_eval",),
-    "pointwise",
-    as_they_are,
-    biggen,
-    truth=gpt4_scores,
+    "biggen", "prometheus-eval/BiGGen-Bench-Results", ("human_eval",), "pointwise", biggen, truth=gpt4_scores
 )
-FEEDBACK_BENCH = Benchmark(
-    "feedback-bench", "prometheus-eval/Feedback-Bench", ("train",), "pointwise", as_they_are, both_tasks
-)
+FEEDBACK_BENCH = Benchmark("feedback-bench", "prometheus-eval/Feedback-Bench", ("train",), "pointwise")

@@ -15,11 +15,7 @@ from recipe.config import Config
 from recipe.data.records import Example, Judgement
 from recipe.evaluation.compare import compare
 from recipe.evaluation.evaluate import FORCED, read_judgements
-from recipe.evaluation.forgery import read_forgery
 from recipe.storage import read_json, read_markers
-
-NO_ROWS = "rows missing"
-"""In the place of a figure that was measured, but takes rows that can't be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +50,12 @@ class RunData:
         planned = [stage.removeprefix("evaluation/") for stage in self.plan if stage.startswith("evaluation/")]
         return tuple(name for judge in planned for name in ((judge, FORCED) if judge == "seed" else (judge,)))
 
+    @property
+    def last(self) -> str | None:
+        """The last judge of the recipe that was measured: j2, j1, or None."""
+        rounds = [judge for judge in self.judges if judge.startswith("j") and self.figures(judge)]
+        return rounds[-1] if rounds else None
+
     def figures(self, judge: str) -> dict[str, Any] | None:
         """The figures of a judge, as evaluation wrote them; None where it has not been measured."""
         name = judge.partition("-")[0]
@@ -67,15 +69,10 @@ class RunData:
         """The judgements of a judge in the rows' order; None where it has not been measured."""
         return read_judgements(self.path, judge) if self.figures(judge) is not None else None
 
-    @property
-    def forgery(self) -> dict[str, Any]:
-        """The forgery shift of each judge of which it was measured; see forgery.py."""
-        return read_forgery(self.path)
-
-    def history(self, stage: str) -> list[dict[str, Any]] | None:
-        """The training log of sft-pointwise, sft-pairwise or iter-<t>; None where it has not been trained."""
+    def history(self, stage: str) -> list[dict[str, Any]]:
+        """The training log of sft-pointwise, sft-pairwise or iter-<t>; empty where it has not been trained."""
         path = self.path / stage / "training.json"
-        return read_json(path)["history"] if path.is_file() else None
+        return list(read_json(path)["history"]) if path.is_file() else []
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -83,81 +80,34 @@ class RunData:
         return tuple(s.partition(":")[0] for s in self.plan if s.startswith("sft-") or s.endswith((":dpo", ":sft")))
 
     def curation(self, t: int) -> dict[str, Any] | None:
-        """What became of iteration t's inputs; None where it isn't curated.
-
-        {"inputs", "samples", "malformed", "right", "pairs", "pairs_per_input": {n pairs: n inputs}, "dropped":
-        {reason: n inputs}, "labels": {task: {"chosen>rejected": n}}}; right counts the samples with the true label.
-        """
-        sampled, curated = (self.stages.get(f"iter-{t}:{name}", {}) for name in ("sample", "curate"))
-        if "finished" not in sampled or "finished" not in curated:
-            return None
-        return {
-            "inputs": sampled["examples"],
-            "samples": sampled["judgements"],
-            "malformed": sampled["malformed"],
-            "right": sampled["right"],
-            "pairs": curated["pairs"],
-            # Markers from before it was counted lack it.
-            "pairs_per_input": {int(pairs): inputs for pairs, inputs in curated.get("pairs_per_input", {}).items()},
-            "dropped": curated["dropped"],
-            "labels": curated["labels"],
-        }
+        """The markers of iteration t's sampling and curation as one; None where it isn't curated."""
+        found = [self.stages.get(f"iter-{t}:{name}", {}) for name in ("sample", "curate")]
+        return {**found[0], **found[1]} if all("finished" in marker for marker in found) else None
 
 
-@dataclass(frozen=True)
-class Group:
-    """Runs that differ only in their random seed. With one run its own figures; with several, their rows pooled."""
-
-    title: str
-    runs: tuple[RunData, ...]
-
-    @property
-    def judges(self) -> tuple[str, ...]:
-        return self.runs[0].judges
-
-    @property
-    def last(self) -> str | None:
-        """The last judge of the recipe that was measured: j2, j1, or None."""
-        rounds = [judge for judge in self.judges if judge.startswith("j") and self.measured(judge)]
-        return rounds[-1] if rounds else None
-
-    def measured(self, judge: str) -> tuple[RunData, ...]:
-        """The runs in which a judge has been measured."""
-        return tuple(run for run in self.runs if run.figures(judge) is not None)
-
-    def verdicts(self, judge: str) -> list[Judgement]:
-        """The judgements of all seeds, one after the other."""
-        return [row for run in self.measured(judge) for row in run.verdicts(judge) or ()]
-
-    @property
-    def rows(self) -> tuple[Example, ...] | None:
-        """The rows that all runs were measured on; None where they can't be read, or differ."""
-        first = self.runs[0].examples
-        return first if all(run.examples == first for run in self.runs) else None
-
-    def compared(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-        """`compare` over all seeds, and {"models"} alone without the rows: what one run's evaluation wrote.
-
-        A judge that no run has measured is None.
-        """
-        if self.rows is None:
-            found = {judge: self.measured(judge) for judge in self.judges}
-            alone = {judge: runs[0].figures(judge) if runs else None for judge, runs in found.items()}
-            many = len(self.runs) > 1
-            return {"models": {judge: NO_ROWS if many and found[judge] else alone[judge] for judge in self.judges}}
-        measured = {
-            judge: {run.config.seed: run.verdicts(judge) or () for run in self.measured(judge)} for judge in self.judges
-        }
-        first = self.runs[0]
-        return compare(self.rows, measured, pairs, first.train, resamples=first.config.evaluate.resamples)
-
-
-def grouped(runs: Sequence[RunData]) -> list[Group]:
-    """Runs with the same settings but for the seed together, in the order in which they were named."""
-    groups: dict[str, list[RunData]] = {}
+def grouped(runs: Sequence[RunData]) -> list[tuple[str, list[RunData]]]:
+    """(title, runs) that differ in their seed alone and were measured on the same rows; others stand alone."""
+    groups: dict[Any, list[RunData]] = {}
     for run in runs:
-        groups.setdefault(run.config.model_dump_json(exclude={"seed", "threads"}), []).append(run)
-    return [Group(_title(found), tuple(found)) for found in groups.values()]
+        settings = run.config.model_dump_json(exclude={"seed", "threads"})
+        ids = tuple(row.id for row in run.examples or ())
+        groups.setdefault((settings, ids) if ids else run.path, []).append(run)
+    return [(_title(found), found) for found in groups.values()]
+
+
+def compared(runs: Sequence[RunData], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """`compare` over the seeds of a group; without its rows {"models"} alone, what evaluation wrote.
+
+    A judge that no run has measured is None.
+    """
+    first = runs[0]
+    if first.examples is None:
+        return {"models": {judge: first.figures(judge) for judge in first.judges}, "differences": {}}
+    measured = {
+        judge: {run.config.seed: verdicts for run in runs if (verdicts := run.verdicts(judge)) is not None}
+        for judge in first.judges
+    }
+    return compare(first.examples, measured, pairs, first.train, resamples=first.config.evaluate.resamples)
 
 
 def _title(runs: Sequence[RunData]) -> str:

@@ -13,6 +13,7 @@ from rich.text import Text
 from recipe.data.records import Example, Judgement, Task
 from recipe.evaluation.audit import degenerate
 from recipe.evaluation.evaluate import FORCED
+from recipe.progress import duration
 
 Grid = list[list[str]]
 """A head and rows; the first column names the row."""
@@ -53,6 +54,9 @@ AGAINST: dict[Task, tuple[str, ...]] = {
 }
 """The figure by which a judge is set against the best rule, and the one in its place where it is undefined."""
 _OF_SOME_ROWS = ("both_orders", "longer_is_worse", "stated")
+JUDGES = "Judges on the test rows (95% bootstrap intervals; malformed counts as wrong)"
+DIFFERENCES = "Differences (paired bootstrap by prompt)"
+FORGERY = "Forgery shift (a response claims a verdict of its own; points of the scale, or share of picks)"
 
 
 def judge_name(name: str) -> str:
@@ -80,42 +84,29 @@ def _short(value: float) -> str:
 
 
 def judges_grid(models: Mapping[str, Any], *, ranks: bool = False) -> Grid:
-    """One row a judge: rows, malformed, Pearson and both accuracies; with `ranks` Spearman and kappa, too.
-
-    A judge's figures may be a text in their place, such as NOT_RUN; None is NOT_RUN.
-    """
+    """One row a judge: rows, malformed, Pearson and both accuracies; with `ranks` Spearman and kappa, too."""
     columns = ["pearson", *(("spearman", "qwk") if ranks else ()), "accuracy"]
     titles = {"pearson": "Pearson (parsed rows)", "spearman": "Spearman", "qwk": "kappa (quadratic)"}
     heads = [titles.get(name, "pointwise accuracy") for name in columns]
     grid = [["judge", "n", "malformed", *heads, "pairwise accuracy"]]
     for name, result in models.items():
-        if result is None or isinstance(result, str):
-            grid.append([judge_name(name), *[result or NOT_RUN] * (len(grid[0]) - 1)])
+        if result is None:
+            grid.append([judge_name(name), *[NOT_RUN] * (len(grid[0]) - 1)])
             continue
         pointwise, pairwise = result["pointwise"], result["pairwise"]
-        counts = [f"{pointwise['n']} + {pairwise['n']}", malformed_text(pointwise, pairwise)]
+        n, malformed = (pointwise[key] + pairwise[key] for key in ("n", "malformed"))
+        counts = [f"{pointwise['n']} + {pairwise['n']}", f"{malformed} ({malformed / max(n, 1):.0%})"]
         cells = [figure_text(pointwise[column], with_n=column == "pearson") for column in columns]
         grid.append([judge_name(name), *counts, *cells, figure_text(pairwise["accuracy"])])
     return grid
 
 
-def malformed_text(*parts: Mapping[str, Any]) -> str:
-    """ "12 (3%)" of all the parts' rows."""
-    n, malformed = (sum(part[key] for part in parts) for key in ("n", "malformed"))
-    return f"{malformed} ({malformed / max(n, 1):.0%})"
-
-
 def differences_grid(gains: Mapping[str, Any]) -> Grid:
-    """One row a comparison, the second judge minus the first. Figures that no comparison has are left out.
-
-    A comparison may be a text in its place, such as NOT_RUN.
-    """
-    known = [gain for gain in gains.values() if not isinstance(gain, str)]
-    columns = [key for key, (task, name) in GAINS.items() if not known or any(name in gain[task] for gain in known)]
+    """One row a comparison, the second judge minus the first. Figures that no comparison has are left out."""
+    columns = {head: key for head, key in GAINS.items() if any(key[1] in gain[key[0]] for gain in gains.values())}
     grid = [["difference", *columns]]
     for name, gain in gains.items():
-        texts = [gain] * len(columns) if isinstance(gain, str) else []
-        grid.append([name, *(texts or [figure_text(gain[GAINS[c][0]].get(GAINS[c][1])) for c in columns])])
+        grid.append([name, *(figure_text(gain[task].get(figure)) for task, figure in columns.values())])
     return grid
 
 
@@ -166,7 +157,11 @@ def forgery_grid(shifts: Mapping[str, Any]) -> Grid:
     return grid
 
 
-FORGERY = "Forgery shift (a response claims a verdict of its own; points of the scale, or share of picks)"
+def results_grids(results: Mapping[str, Any]) -> list[tuple[str, Grid]]:
+    """(title, table): the judges, their differences, the shortcut audit and the forgery shift."""
+    found = [(JUDGES, judges_grid(results["models"])), (DIFFERENCES, differences_grid(results["differences"]))]
+    found += [*audit_grids(results), (FORGERY, forgery_grid(results.get("forgery", {})))]
+    return [(title, grid) for title, grid in found if len(grid) > 1]
 
 
 def details_grids(results: Mapping[str, Any]) -> list[tuple[str, Grid]]:
@@ -177,9 +172,8 @@ def details_grids(results: Mapping[str, Any]) -> list[tuple[str, Grid]]:
         grid.append([judge_name(name), *cells, figure_text(gain["difference"], with_n=True)])
     found = [("Expected score against label (pointwise rows that have both)", grid)]
     for aspect, part in results["aspects"].items():
-        rows = f"est rows of {aspect or 'no aspect'}"
-        found.append((f"T{rows}", _against_sft(part)))
-        found += [(f"{title}, t{rows}", audited) for title, audited in audit_grids(part)]
+        rows = f"test rows of {aspect or 'no aspect'}"
+        found += [(f"{title}, {rows}", table) for title, table in results_grids({**part, "models": _ran(part)})]
     if len(results["seeds"]) > 1:
         per_seed = {
             f"{judge_name(name)}, seed {seed}": part["models"][name]
@@ -191,60 +185,25 @@ def details_grids(results: Mapping[str, Any]) -> list[tuple[str, Grid]]:
     return found
 
 
-def stages_grid(stages: Mapping[str, Mapping[str, Any]]) -> Grid:
-    """State, wall time, tokens and peak memory of each stage; a stage that did not begin has {}."""
-    grid = [["stage", "state", "wall time", "tokens", "peak memory"]]
-    for name, stage in stages.items():
-        if "wall_s" not in stage:
-            grid.append([name, *["unfinished" if stage else NOT_RUN] * 4])
-            continue
-        state = f"from {stage['from']}" if "from" in stage else "done"
-        grid.append([name, state, duration(stage["wall_s"]), f"{stage['tokens'] or 0:,}", _memory([stage])])
-    done = [stage for stage in stages.values() if "wall_s" in stage]
-    here = sum(stage["wall_s"] for stage in done if "from" not in stage)
-    tokens = sum(stage["tokens"] or 0 for stage in done)
-    return [*grid, ["all finished stages", "", duration(here), f"{tokens:,}", _memory(done)]]
-
-
-def _memory(stages: Sequence[Mapping[str, Any]]) -> str:
-    """The most memory of those stages that recorded theirs."""
-    recorded = [stage["peak_rss_mb"] for stage in stages if "peak_rss_mb" in stage]
-    return f"{max(recorded):,} MiB" if recorded else "not recorded"
-
-
-def duration(seconds: float) -> str:
-    """ "7.2 s", "5 min 6 s", "2 h 3 min"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def _ran(part: Mapping[str, Any]) -> dict[str, Any]:
     return {name: result for name, result in part["models"].items() if result is not None}
 
 
-def _against_sft(part: Mapping[str, Any]) -> Grid:
-    """One row a judge that was run: each task's measures, their differences from SFT, what the expected score gives."""
-    ran, gains = _ran(part), part["differences"]
-    tasks = [task for task in AUDIT if any(result[task]["n"] for result in ran.values())]
-    columns = {
-        "pointwise": ("Pearson", "- SFT", "of the expected score", "- of the label", "pointwise accuracy", "- SFT"),
-        "pairwise": ("pairwise accuracy", "- SFT"),
-    }
-    grid = [["judge", "n", "malformed", *(title for task in tasks for title in columns[task])]]
-    for name, result in ran.items():
-        gain, finer = gains.get(f"{name} - sft", {}), part["expected_score"][name]
-        cells: list[Any] = []
-        for task in tasks:
-            other = gain.get(task, {})
-            if task == "pointwise":
-                cells += [result[task]["pearson"], other.get("pearson"), finer["expected"], finer["difference"]]
-            cells += [result[task]["accuracy"], other.get("accuracy_all")]
-        n = sum(result[task]["n"] for task in tasks)
-        counts = [judge_name(name), str(n), malformed_text(*(result[task] for task in tasks))]
-        grid.append([*counts, *map(figure_text, cells)])
-    return grid
+def stages_grid(stages: Mapping[str, Mapping[str, Any]]) -> Grid:
+    """State, wall time, tokens and peak memory of each stage; a stage that did not begin has {}."""
+    grid = [["stage", "state", "wall time", "tokens", "peak memory"]]
+    done = {name: stage for name, stage in stages.items() if "wall_s" in stage}
+    for name, stage in stages.items():
+        if name not in done:
+            grid.append([name, *["unfinished" if stage else NOT_RUN] * 4])
+            continue
+        state = f"from {stage['from']}" if "from" in stage else "done"
+        cells = [duration(stage["wall_s"]), f"{stage['tokens'] or 0:,}", f"{stage.get('peak_rss_mb', 0):,} MiB"]
+        grid.append([name, state, *cells])
+    here = sum(stage["wall_s"] for stage in done.values() if "from" not in stage)
+    tokens = sum(stage["tokens"] or 0 for stage in done.values())
+    peak = max((stage.get("peak_rss_mb", 0) for stage in done.values()), default=0)
+    return [*grid, ["all finished stages", "", duration(here), f"{tokens:,}", f"{peak:,} MiB"]]
 
 
 # --- Markdown ---
@@ -258,70 +217,67 @@ def markdown_table(grid: Sequence[Sequence[str]]) -> str:
 
 def results_markdown(results: Mapping[str, Any]) -> str:
     """The tables of judges, of differences and of the shortcut audit."""
-    grids = [judges_grid(results["models"]), differences_grid(results["differences"])]
-    parts = [markdown_table(grid) for grid in grids if len(grid) > 1]
-    forged = forgery_grid(results.get("forgery", {}))
-    return "\n".join([*parts, *_titled([*audit_grids(results), *([(FORGERY, forged)] if len(forged) > 1 else [])])])
+    return _markdown(results_grids(results))
 
 
 def experiment_markdown(results: Mapping[str, Any]) -> str:
     """results.md of an experiment: `results_markdown`, the details, and what the rows are."""
     about = [f"- {name}: {description}\n" for name, description in results["rows"].items()]
     about += [f"- Not run, {name}: {why}\n" for name, why in results["problems"].items()]
-    return "\n".join([results_markdown(results), *_titled(details_grids(results)), "".join(about)])
+    return "\n".join([_markdown([*results_grids(results), *details_grids(results)]), "".join(about)])
 
 
-def _titled(grids: Sequence[tuple[str, Grid]]) -> list[str]:
-    return [f"{title}\n\n{markdown_table(grid)}" for title, grid in grids]
+def _markdown(grids: Sequence[tuple[str, Grid]]) -> str:
+    """The tables under their titles; the first two speak for themselves."""
+    heads = {title: "" if title in (JUDGES, DIFFERENCES) else f"{title}\n\n" for title, _ in grids}
+    return "\n".join(f"{heads[title]}{markdown_table(grid)}" for title, grid in grids)
 
 
 # --- the terminal ---
 
 
 def results_table(models: Mapping[str, Any]) -> Table:
-    title = "Judges on the test rows (95% bootstrap intervals; malformed counts as wrong)"
-    return _table(title, judges_grid(models))
+    return _table(JUDGES, judges_grid(models))
 
 
 def show_results(results: Mapping[str, Any], console: Console | None = None) -> None:
     """Print the tables of judges, of differences and of the audit, and what is wrong with a judge."""
-    console = console or Console()
-    console.print(results_table(results["models"]))
-    if results["differences"]:
-        console.print(_table("Differences (paired bootstrap by prompt)", differences_grid(results["differences"])))
-    show_audit(results, console)
+    _show(results_grids(results), results["models"], console or Console())
 
 
 def show_audit(part: Mapping[str, Any], console: Console, title: str = "") -> None:
     """Print the tables of the shortcut audit and, in red, what is wrong with a judge."""
-    for name, grid in audit_grids(part):
-        console.print(_table(f"{title}: {name}" if title else name, grid))
-    show_forgery(part.get("forgery", {}), console)
-    for line in warning_lines(part["models"]):
-        console.print(Text(line, style="bold red"))
+    grids = [(f"{title}: {name}" if title else name, grid) for name, grid in audit_grids(part)]
+    _show(grids, part["models"], console)
+    if part.get("forgery"):
+        show_forgery(part["forgery"], console)
 
 
 def show_forgery(shifts: Mapping[str, Any], console: Console) -> None:
-    """Print what forged verdicts do to these judges, where it was measured."""
-    if shifts:
-        console.print(_table(FORGERY, forgery_grid(shifts)))
+    """Print what forged verdicts do to these judges."""
+    console.print(_table(FORGERY, forgery_grid(shifts)))
+
+
+def show_experiment(results: Mapping[str, Any], console: Console) -> None:
+    """Print the tables of `experiment_markdown`; of the rows not run the names alone."""
+    ran = _ran(results)
+    _show([*results_grids({**results, "models": ran}), *details_grids(results)], ran, console)
+    console.print(f"Not run: {', '.join(name for name in results['models'] if name not in ran) or 'none'}.")
+    for name, why in results["problems"].items():
+        console.print(f"{name}: {why}")
+
+
+def _show(grids: Sequence[tuple[str, Grid]], models: Mapping[str, Any], console: Console) -> None:
+    for title, grid in grids:
+        console.print(_table(title, grid))
+    for line in warning_lines(models):
+        console.print(Text(line, style="bold red"))
 
 
 def warning_lines(models: Mapping[str, Any]) -> list[str]:
     """One line for each judge whose figures show that it hardly judges, see `audit.degenerate`."""
     found = {judge_name(name): degenerate(result) for name, result in models.items() if result}
     return [f"{name} {' and '.join(faults)}." for name, faults in found.items() if faults]
-
-
-def show_experiment(results: Mapping[str, Any], console: Console) -> None:
-    """Print the tables of `experiment_markdown`; of the rows not run the names alone."""
-    ran = _ran(results)
-    show_results({**results, "models": ran}, console)
-    for title, grid in details_grids(results):
-        console.print(_table(title, grid))
-    console.print(f"Not run: {', '.join(name for name in results['models'] if name not in ran) or 'none'}.")
-    for name, why in results["problems"].items():
-        console.print(f"{name}: {why}")
 
 
 def _table(title: str, grid: Sequence[Sequence[str]]) -> Table:
@@ -342,8 +298,8 @@ def benchmark_table(result: Mapping[str, Any]) -> Table:
     parts = {name: result[key]["headline"] for name, key in BENCHMARK_PARTS.items() if key in result}
     if len(parts) == 1:
         parts = {"value": parts["as written"]}
-    figures = next(iter(parts.values()))
-    rows = [[name, *(figure_text(part[name], with_n=True) for part in parts.values())] for name in figures]
+    names = result["figures"]["headline"]
+    rows = [[name, *(figure_text(part[name], with_n=True) for part in parts.values())] for name in names]
     return _table(f"{result['benchmark']}: {result['model']}", [["figure", *parts], *rows])
 
 
@@ -352,12 +308,10 @@ def round_text(found: Mapping[str, Any]) -> str:
     head = f"Round {found['round']} is {'kept' if found['kept'] else 'not kept'}: "
     if "problem" in found:
         return head + str(found["problem"])
-    before, after = (f"{judge_name(found[k])} {_short(found['figures'][v])}" for k, v in _SIDES)
+    sides = (("before", "before"), ("judge", "after"))
+    before, after = (f"{judge_name(found[name])} {_short(found['figures'][side])}" for name, side in sides)
     gain = figure_text(found["gain"], with_n=True)
     return f"{head}{after}, {before} on {found['rows']} dev rows; difference {gain}"
-
-
-_SIDES = (("before", "before"), ("judge", "after"))
 
 
 def judged_example(example: Example, judgement: Judgement) -> Panel:

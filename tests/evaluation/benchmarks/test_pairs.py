@@ -157,7 +157,7 @@ def test_safe_rlhf_measures_both_dimensions(tmp_path: Path) -> None:
     assert value(result, "harmlessness: Pearson") is None  # the truth is constant
     assert (result["rows"], result["judged"]) == (48, 48)
     lines(tmp_path / "other.jsonl", [{"input": "q", "output_1": "a", "output_2": "b", "label": 1}])
-    with pytest.raises(SreError, match="better_response_id"):
+    with pytest.raises(SreError, match="the columns of PKU-Alignment/PKU-SafeRLHF"):
         load_rows(SAFE_RLHF, tmp_path / "other.jsonl", None)
 
 

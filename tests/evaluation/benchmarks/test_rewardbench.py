@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recipe.data.records import Example, Message, Rubric
 from recipe.errors import SreError
 from recipe.evaluation.benchmarks import REWARDBENCH, REWARDBENCH_PAIRWISE
-from recipe.evaluation.benchmarks.base import Benchmark, Verdict, load_rows
+from recipe.evaluation.benchmarks.base import Benchmark, Judged, load_rows
 from recipe.evaluation.benchmarks.rewardbench import CATEGORIES, pointwise, weighted_figures
 from recipe.evaluation.benchmarks.running import run_benchmark
+from recipe.evaluation.trivial import Verdict
 from recipe.inference.base import Request
 from recipe.judge import Judge
 from tests.scripted import ScriptedGenerator
@@ -122,7 +124,7 @@ def test_expected_scores_break_ties_but_mend_no_malformed_row(folder: Path) -> N
             chosen = place == row.label
             label = None if chosen and row.aspect == "math-prm" else 3
             said[f"{row.id}:{place}"] = Verdict(label, 3.2 if chosen else 2.9, {}, "so")
-    found = pointwise(rows, said, {}, 0)
+    found = pointwise(Judged(rows, said, 0, {}))
     assert {name: figure["value"] for name, figure in found["headline"].items()} == {
         "Chat": 0.5,
         "Chat Hard": 0.5,
@@ -148,7 +150,7 @@ def test_pairwise_by_hand_and_a_judge_of_one_place_gains_nothing(folder: Path) -
 def test_a_category_without_rows_leaves_no_total(folder: Path) -> None:
     kept, _ = load_rows(REWARDBENCH, folder, None)
     chat = [row for row in kept if row.aspect == "alpacaeval-easy"]
-    found = weighted_figures([1.0] * 4, [row.aspect for row in chat], [row.prompt_id for row in chat], 10)
+    found = weighted_figures([1.0] * 4, Judged(chat, {}, 10, {}))
     assert found["Chat"]["value"] == 1
     assert found["Safety"]["value"] is None
     assert found["total"] == {"value": None, "low": None, "high": None, "n": 4}
@@ -158,8 +160,12 @@ def test_a_category_without_rows_leaves_no_total(folder: Path) -> None:
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_math_weighs_as_all_code_together(math: float, code: float) -> None:
     outcomes = [math] + [code] * 6
-    subsets = list(CATEGORIES["Reasoning"])
-    found = weighted_figures(outcomes, subsets, [str(k) for k in range(7)], 0)
+    turns = (Message("user", "Ask."),)
+    rows = [
+        Example(subset, "pairwise", turns, ("a", "b"), Rubric("Better?"), 1, aspect=subset, prompt_id=subset)
+        for subset in CATEGORIES["Reasoning"]
+    ]
+    found = weighted_figures(outcomes, Judged(rows, {}, 0, {}))
     assert found["Reasoning"]["value"] == pytest.approx((math + code) / 2)
 
 
@@ -172,7 +178,7 @@ def test_the_weights_are_the_published_counts() -> None:
 def test_rows_of_another_benchmark_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({**rows()[0], "subset": "shp"}) + "\n")
-    with pytest.raises(SreError, match="expected a subset, one of RewardBench's"):
+    with pytest.raises(SreError, match="the columns of allenai/reward-bench, with a subset of"):
         load_rows(REWARDBENCH, path, None)
     path.write_text(json.dumps({"input": "q", "output_1": "a", "output_2": "b", "label": 1}) + "\n")
     with pytest.raises(SreError, match=r"rows\.jsonl:1"):
