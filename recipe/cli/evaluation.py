@@ -180,7 +180,7 @@ def experiment(preset: str, rows: tuple[str, ...], tables: bool, seeds: Any, run
 
 @opt.command(
     "sre report runs/quickstart",
-    "sre report runs/seed-data -o seeds.html           all its seeds, pooled",
+    "sre report runs/seed-data -o seeds.html           all its seeds",
     "sre report runs/one runs/margin-2 -o both.html    side by side",
 )
 @click.argument("runs", nargs=-1, required=True, type=opt.EXISTING_FOLDER)
@@ -233,7 +233,7 @@ folder_argument = click.argument("folder", type=opt.EXISTING_FOLDER)
 @click.argument("annotations", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 def import_(folder: Path, annotations: Path) -> None:
     """Compute win rate, agreement and reasons from Label Studio's JSON export of FOLDER's tasks."""
-    from recipe.evaluation.annotation.label_studio import import_annotations
+    from recipe.evaluation.annotation import import_annotations
     from recipe.evaluation.report.tables import show_rationale_votes
 
     show_rationale_votes(import_annotations(folder, annotations), opt.console())
@@ -245,7 +245,7 @@ def import_(folder: Path, annotations: Path) -> None:
 @opt.threads
 def meta_judge(folder: Path, model: Path, threads: int | None) -> None:
     """Let a local model choose between the rationales of FOLDER, each pair in both orders, and compute the win rate."""
-    from recipe.evaluation.annotation.label_studio import meta_judge as ask
+    from recipe.evaluation.annotation import meta_judge as ask
     from recipe.evaluation.report.tables import show_rationale_votes
     from recipe.judge.judge import Judge
 

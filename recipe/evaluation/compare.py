@@ -7,7 +7,6 @@ from typing import Any
 
 from recipe.data.records import Example, Judgement, Task
 from recipe.evaluation.audit import audit, difference, figures_by_task, labelled
-from recipe.evaluation.metrics import correlation, paired_difference
 from recipe.evaluation.trivial import Verdict
 
 Measured = Mapping[str, Mapping[int, Sequence[Judgement]]]
@@ -36,14 +35,13 @@ def compare(
         resamples: Of the bootstrap. Rows of one prompt are one group of it, in whichever seed they were judged.
 
     Returns:
-        {"models": {judge: figures}, "differences": {"second - first": differences}, "expected_score": {judge: what it
-        gains}, "baselines": ..., "against_baselines": ...}; see audit.py.
+        {"models": {judge: figures}, "differences": {"second - first": differences}, "baselines": ...,
+        "against_baselines": ...}; see audit.py.
     """
     ran = {name: _pooled(rows, by_seed, list(by_seed)) for name, by_seed in measured.items() if by_seed}
     found: dict[str, Any] = {
         "models": {name: figures(*ran[name], resamples) if name in ran else None for name in measured},
         "differences": {},
-        "expected_score": {name: expected_score_gain(*both, resamples) for name, both in ran.items()},
     }
     for first, second in pairs:
         seeds = [seed for seed in measured.get(first, ()) if seed in measured.get(second, ())]
@@ -68,19 +66,6 @@ def differences(
     return {
         task: {name: difference(name, *sides[task], resamples=resamples) for name in names}
         for task, names in DIFFERENCES.items()
-    }
-
-
-def expected_score_gain(rows: Sequence[Example], judgements: Sequence[Judgement], resamples: int) -> dict[str, Any]:
-    """Pearson of the scores given, of the expected scores of the same rows, and the second minus the first."""
-    kept, said = labelled("pointwise", rows, judgements)
-    truth, groups = [row.label for row in kept], [row.prompt_id for row in kept]
-    both = [(j.label, j.expected_score) for j in said]
-    labels, expected = ([None if None in pair else pair[side] for pair in both] for side in (0, 1))
-    return {
-        "label": correlation(truth, labels, groups, resamples=resamples),
-        "expected": correlation(truth, expected, groups, resamples=resamples),
-        "difference": paired_difference(truth, labels, expected, groups, "pearson", resamples),
     }
 
 

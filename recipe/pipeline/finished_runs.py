@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from recipe.data.records import SWAPPED
 from recipe.errors import SreError
 from recipe.evaluation.report.collect import RunData
-from recipe.pipeline.results import comparisons, rounds, write_results
+from recipe.pipeline.results import figures_of, results_of, rounds, write_results
 from recipe.pipeline.stage_cache import is_locked
 from recipe.pipeline.steps import open_run, steps
 from recipe.storage import read_markers
@@ -55,16 +54,19 @@ def report(folders: Sequence[Path], out: Path | None) -> tuple[Path, Path]:
     if target.suffix != ".html":
         raise SreError("expected a name that ends in .html; the Markdown file goes beside it", file=target)
     runs = [read_run(run) for folder in folders for run in _runs_in(folder)]
-    judges = list(dict.fromkeys(judge for run in runs for judge in run.judges))
-    return target, write_page(runs, comparisons(judges), target)
+    pairs = [
+        (run, {"models": run.models, "differences": {}} if run.examples is None else results_of(open_run(run.path)))
+        for run in runs
+    ]
+    return target, write_page(pairs, target)
 
 
 def export_annotations(folder: Path, out: Path, *, first: str, second: str | None, n: int, seed: int) -> dict[str, int]:
-    """Write the blind side-by-side of two of a run's judges; returns the counts (evaluation/annotation).
+    """Write the blind side-by-side of two of a run's judges; returns the counts (evaluation/annotation.py).
 
     second: None is the last judge that was measured. Raises SreError when one of the judges was not.
     """
-    from recipe.evaluation.annotation.label_studio import export_tasks
+    from recipe.evaluation.annotation import export_tasks
 
     run = read_run(folder)
     other = second or run.last
@@ -82,17 +84,16 @@ def export_annotations(folder: Path, out: Path, *, first: str, second: str | Non
 def read_run(folder: Path) -> RunData:
     """The run in a folder, with the rows its judges were measured on. Raises SreError where there is no run."""
     context = open_run(folder)
-    config, plan = context.config, tuple(dict(steps(context)))
+    known = (folder, context.config, tuple(dict(steps(context))), figures_of(context))
     try:
         examples = tuple(context.test_rows)
     except SreError as error:  # a run folder may have travelled without its data
-        return RunData(folder, config, plan, None, str(error))
-    run = RunData(folder, config, plan, examples, train=tuple(chain(*context.all_train)))
+        return RunData(*known, None, str(error))
+    run = RunData(*known, examples)
     ids = [row.id for row in examples]
-    for judge in run.judges:
-        verdicts = run.verdicts(judge)
-        if verdicts is not None and [row.example_id for row in verdicts] != ids:
-            return RunData(folder, config, plan, None, f"they have changed since {judge} was measured on them")
+    for judge in run.models:
+        if [row.example_id for row in run.verdicts(judge) or ()] != ids:
+            return RunData(*known, None, f"they have changed since {judge} was measured on them")
     return run
 
 

@@ -13,19 +13,24 @@ from recipe.storage import atomic, read_json, read_markers, write_json
 
 
 def write_results(run: RunContext) -> dict[str, Any]:
-    """Write and return results.json: {"judge", "rounds", "stages"} and what `compare` says of the judges."""
+    """Write results.json and results.md, and return the content of the former: `results_of`."""
+    from recipe.evaluation.report.tables import results_markdown
+
+    content = results_of(run)
+    if run.cache.main:
+        write_json(run.path / "results.json", content)
+        with atomic(run.path / "results.md") as file:
+            file.write(results_markdown(content))
+    return content
+
+
+def results_of(run: RunContext) -> dict[str, Any]:
+    """{"judge", "rounds", "stages"} and what `compare` says of the judges. Raises SreError without their rows."""
     from recipe.evaluation.compare import compare
     from recipe.evaluation.evaluate import read_judgements
     from recipe.evaluation.forgery import read_forgery
-    from recipe.evaluation.report.tables import results_markdown
 
-    stages = costs(run.path)
-    found: dict[str, Any] = {}
-    for judge in run.judges:
-        if f"evaluation/{judge}" in stages:
-            found[judge] = read_json(run.path / "evaluation" / judge / "figures.json")
-            if judge == "seed":
-                found[FORCED] = found[judge]["constrained"]
+    stages, found = costs(run.path), figures_of(run)
     content: dict[str, Any] = {"models": {}, "differences": {}}
     if found:
         measured = {judge: {run.config.seed: read_judgements(run.path, judge)} for judge in found}
@@ -34,12 +39,18 @@ def write_results(run: RunContext) -> dict[str, Any]:
     taken = run.exported if "gguf" in stages else None
     if forgery := read_forgery(run.path):
         content["forgery"] = forgery
-    content |= {"judge": taken, "rounds": rounds(run), "models": found, "stages": stages}
-    if run.cache.main:
-        write_json(run.path / "results.json", content)
-        with atomic(run.path / "results.md") as file:
-            file.write(results_markdown(content))
-    return content
+    return content | {"judge": taken, "rounds": rounds(run), "models": found, "stages": stages}
+
+
+def figures_of(run: RunContext) -> dict[str, Any]:
+    """The figures of each judge that was measured, as its evaluation wrote them."""
+    stages, found = costs(run.path), {}
+    for judge in run.judges:
+        if f"evaluation/{judge}" in stages:
+            found[judge] = read_json(run.path / "evaluation" / judge / "figures.json")
+            if judge == "seed":
+                found[FORCED] = found[judge]["constrained"]
+    return found
 
 
 def rounds(run: RunContext) -> list[dict[str, Any]]:

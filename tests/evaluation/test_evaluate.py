@@ -3,7 +3,7 @@
 import pytest
 
 from recipe.data.records import Example, Message, Rubric
-from recipe.evaluation.compare import differences, expected_score_gain
+from recipe.evaluation.compare import differences
 from recipe.evaluation.evaluate import (
     evaluate,
     first_samples,
@@ -105,11 +105,3 @@ def test_a_label_that_was_asked_for_alone_is_not_malformed(tmp_path):
         found = run(tmp_path / "evaluation" / "sft", always_right, label_only=True, samples=samples)
         assert found["pointwise"]["malformed"] == found["pairwise"]["malformed"] == 0
         assert all(row.label is not None and not row.rationale for row in read_judgements(tmp_path, "sft"))
-
-
-def test_what_the_expected_score_gains_is_over_the_rows_that_have_both(tmp_path):
-    run(tmp_path / "evaluation" / "sft", malformed_on_the_first_ten)
-    found = expected_score_gain(EXAMPLES, read_judgements(tmp_path, "sft"), 200)
-    assert found["label"]["n"] == found["expected"]["n"] == found["difference"]["n"] == 20
-    gain = found["expected"]["value"] - found["label"]["value"]
-    assert found["difference"]["value"] == pytest.approx(gain)

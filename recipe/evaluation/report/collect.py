@@ -1,11 +1,8 @@
-"""What a report reads of run folders, and several seeds of one run taken together. Reads files; runs no model.
-
-Whatever isn't there is None, so that a page can say "not run".
-"""
+"""What a report reads of a run folder. Reads files; runs no model. Whatever isn't there is None or empty."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +10,6 @@ from typing import Any
 
 from recipe.config import Config
 from recipe.data.records import Example, Judgement
-from recipe.evaluation.compare import compare
 from recipe.evaluation.evaluate import FORCED, read_judgements
 from recipe.storage import read_json, read_markers
 
@@ -22,16 +18,16 @@ from recipe.storage import read_json, read_markers
 class RunData:
     """One run folder.
 
-    plan: its stages in order. examples: the rows that its judges were measured on, or None with `problem` saying why
-    they can't be read. train: all training rows.
+    plan: its stages in order. models: the figures of each judge that was measured. examples: the rows that they were
+    measured on, or None with `problem` saying why they can't be read.
     """
 
     path: Path
     config: Config
     plan: tuple[str, ...]
+    models: Mapping[str, Any]
     examples: tuple[Example, ...] | None
     problem: str = ""
-    train: tuple[Example, ...] = ()
 
     @property
     def title(self) -> str:
@@ -53,21 +49,11 @@ class RunData:
     @property
     def last(self) -> str | None:
         """The last judge of the recipe that was measured: j2, j1, or None."""
-        rounds = [judge for judge in self.judges if judge.startswith("j") and self.figures(judge)]
-        return rounds[-1] if rounds else None
-
-    def figures(self, judge: str) -> dict[str, Any] | None:
-        """The figures of a judge, as evaluation wrote them; None where it has not been measured."""
-        name = judge.partition("-")[0]
-        if "finished" not in self.stages.get(f"evaluation/{name}", {}):
-            return None
-        found = read_json(self.path / "evaluation" / name / "figures.json")
-        constrained: dict[str, Any] = found["constrained"]
-        return constrained if judge == FORCED else found
+        return next((judge for judge in reversed(self.judges) if judge[0] == "j" and judge in self.models), None)
 
     def verdicts(self, judge: str) -> list[Judgement] | None:
         """The judgements of a judge in the rows' order; None where it has not been measured."""
-        return read_judgements(self.path, judge) if self.figures(judge) is not None else None
+        return read_judgements(self.path, judge) if judge in self.models else None
 
     def history(self, stage: str) -> list[dict[str, Any]]:
         """The training log of sft-pointwise, sft-pairwise or iter-<t>; empty where it has not been trained."""
@@ -83,34 +69,3 @@ class RunData:
         """The markers of iteration t's sampling and curation as one; None where it isn't curated."""
         found = [self.stages.get(f"iter-{t}:{name}", {}) for name in ("sample", "curate")]
         return {**found[0], **found[1]} if all("finished" in marker for marker in found) else None
-
-
-def grouped(runs: Sequence[RunData]) -> list[tuple[str, list[RunData]]]:
-    """(title, runs) that differ in their seed alone and were measured on the same rows; others stand alone."""
-    groups: dict[Any, list[RunData]] = {}
-    for run in runs:
-        settings = run.config.model_dump_json(exclude={"seed", "threads"})
-        ids = tuple(row.id for row in run.examples or ())
-        groups.setdefault((settings, ids) if ids else run.path, []).append(run)
-    return [(_title(found), found) for found in groups.values()]
-
-
-def compared(runs: Sequence[RunData], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """`compare` over the seeds of a group; without its rows {"models"} alone, what evaluation wrote.
-
-    A judge that no run has measured is None.
-    """
-    first = runs[0]
-    if first.examples is None:
-        return {"models": {judge: first.figures(judge) for judge in first.judges}, "differences": {}}
-    measured = {
-        judge: {run.config.seed: verdicts for run in runs if (verdicts := run.verdicts(judge)) is not None}
-        for judge in first.judges
-    }
-    return compare(first.examples, measured, pairs, first.train, resamples=first.config.evaluate.resamples)
-
-
-def _title(runs: Sequence[RunData]) -> str:
-    if len(runs) == 1:
-        return runs[0].title
-    return f"{runs[0].config.name}, seeds {', '.join(str(run.config.seed) for run in runs)}"

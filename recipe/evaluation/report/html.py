@@ -6,27 +6,21 @@ What wasn't run says "not run". The page's words and style are in report.html.ji
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from recipe.data.records import TASKS, Example, Judgement, Task
+from recipe.data.records import TASKS, Example, Judgement
 from recipe.evaluation.calibration import calibration_figures, error_histogram
-from recipe.evaluation.forgery import read_forgery
-from recipe.evaluation.report.charts import Panel, training_chart
-from recipe.evaluation.report.collect import RunData, compared, grouped
+from recipe.evaluation.report.collect import RunData
 from recipe.evaluation.report.tables import (
-    FORGERY,
     NOT_RUN,
     Grid,
-    audit_grids,
-    differences_grid,
-    forgery_grid,
     judge_name,
-    judges_grid,
     markdown_table,
+    results_grids,
     stages_grid,
     warning_lines,
 )
@@ -35,45 +29,37 @@ from recipe.storage import atomic
 _SIDE_BY_SIDE = 10
 
 
-def write_page(runs: Sequence[RunData], comparisons: Sequence[tuple[str, str]], out: Path) -> Path:
+def write_page(runs: Sequence[tuple[RunData, Mapping[str, Any]]], out: Path) -> Path:
     """Write the page to `out` and its tables to the Markdown file beside it, whose path is returned.
 
-    Runs that differ only in their seed are pooled, others stand side by side. comparisons: (first, second) judges of
-    the differences to report.
+    Several runs stand side by side. Each comes with its results as results.json has them; without its rows they are
+    {"models", "differences"} alone.
     """
-    groups = grouped(runs)
-    sections: dict[str, list[tuple[str, Grid]]] = {
-        name: [] for name in ("results", "audit", "pairs", "labels", "costs")
-    }
-    warnings, charts = [], []
-    for number, (title, group) in enumerate(groups):
-        lead = f"{title}: " if len(groups) > 1 else ""
-        found = compared(group, comparisons)
-        warnings += [lead + line for line in warning_lines(found["models"])]
-        sections["results"].append((f"{lead}Judges", judges_grid(found["models"], ranks=True)))
-        if found["differences"]:
-            sections["results"].append((f"{lead}Differences", differences_grid(found["differences"])))
-        sections["audit"] += [(lead + name, grid) for name, grid in audit_grids(found)]
-        charts += training_charts(title, group, number)
-        sections["labels"] += [(lead + name, grid) for name, grid in judgement_grids(group)]
-        for run in group:
-            name = f"{run.title}: " if len(runs) > 1 else ""
-            if forged := read_forgery(run.path):
-                sections["audit"].append((name + FORGERY, forgery_grid(forged)))
-            sections["pairs"].append((f"{name}Preference pairs", curation_grid(run)))
-            stages = {stage: run.stages.get(stage, {}) for stage in run.plan}
-            sections["costs"].append((f"{name}Time, tokens, memory", stages_grid(stages)))
-    heading = f"Report: {' and '.join(title for title, _ in groups)}"
+    sections: dict[str, list[tuple[str, Grid]]] = defaultdict(list)
+    warnings = []
+    for run, results in runs:
+        lead = f"{run.title}: " if len(runs) > 1 else ""
+        models = {judge: results["models"].get(judge) for judge in run.judges}
+        warnings += [lead + line for line in warning_lines(models)]
+        tables = {
+            "results": results_grids({**results, "models": models}),
+            "training": [("Training", training_grid(run))],
+            "pairs": [("Preference pairs", curation_grid(run))],
+            "labels": judgement_grids(run),
+            "costs": [("Time, tokens, memory", stages_grid({name: run.stages.get(name, {}) for name in run.plan}))],
+        }
+        for name, found in tables.items():
+            sections[name] += [(lead + title, grid) for title, grid in found]
+    heading = f"Report: {' and '.join(run.title for run, _ in runs)}"
     with atomic(out.with_suffix(".md")) as file:
-        tables = [f"{name}\n\n{markdown_table(grid)}" for name, grid in chain(*sections.values())]
-        file.write("\n".join([f"# {heading}\n", *(f"**{line}**\n" for line in warnings), *tables]))
+        shown = [f"{name}\n\n{markdown_table(grid)}" for name, grid in chain(*sections.values())]
+        file.write("\n".join([f"# {heading}\n", *(f"**{line}**\n" for line in warnings), *shown]))
     page = _template().render(
         title=heading,
-        about=[_about(title, group) for title, group in groups],
+        about=[_about(run) for run, _ in runs],
         warnings=warnings,
         sections=sections,
-        charts=charts,
-        rationales=[_rationales(title, group[0]) for title, group in groups],
+        rationales=[_rationales(run) for run, _ in runs],
         not_run=NOT_RUN,
     )
     with atomic(out) as file:
@@ -84,14 +70,11 @@ def write_page(runs: Sequence[RunData], comparisons: Sequence[tuple[str, str]], 
 def _template() -> Any:
     import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # models and data write what they like
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    text = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
+    # Escaped, because models and data write what they like.
+    return jinja2.Template(
+        text, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("report.html.jinja")
 
 
 def curation_grid(run: RunData) -> Grid:
@@ -108,34 +91,29 @@ def curation_grid(run: RunData) -> Grid:
     return grid
 
 
-def training_charts(title: str, runs: Sequence[RunData], number: int) -> list[str]:
-    """Loss per optimiser step of each training stage, dots for the dev loss; DPO's reward accuracy."""
-    losses, rewards = [], []
-    for stage in runs[0].trained:
-        logs = [run.history(stage) for run in runs]
-        dpo = stage.startswith("iter-")
-        name = f"J{stage.removeprefix('iter-')}, DPO" if dpo else stage.replace("sft-", "SFT ")
-        losses.append(Panel(name, _curves(logs, "loss"), _curves(logs, "eval_loss")))
-        if dpo:
-            rewards.append(Panel(name, _curves(logs, "rewards/accuracies")))
-    found = []
-    for y, panels in (("loss", losses), ("reward accuracy", rewards)):
-        if panels:
-            about = f"Training of {title}: {y} per step"
-            found.append(training_chart(panels, name=f"{y.partition(' ')[0]}-{number}", title=about, y=y))
-    return found
+def training_grid(run: RunData) -> Grid:
+    """One row a training stage: its loss over the first and the last tenth of the steps, and what else was logged."""
+    grid = [["stage", "steps", "loss, first tenth", "loss, last tenth", "last dev loss", "reward accuracy, last tenth"]]
+    for stage in run.trained:
+        log = run.history(stage)
+        if not log:
+            grid.append([stage, *[NOT_RUN] * 5])
+            continue
+        losses, dev, rewards = (
+            [entry[key] for entry in log if key in entry] for key in ("loss", "eval_loss", "rewards/accuracies")
+        )
+        part = max(1, len(losses) // 10)
+        cells = [losses[:part], losses[-part:], dev[-1:], rewards[-part:]]
+        means = [f"{sum(cell) / len(cell):.3f}" if cell else "-" for cell in cells]
+        grid.append([stage, str(max(entry["step"] for entry in log)), *means])
+    return grid
 
 
-def _curves(logs: Sequence[Sequence[Mapping[str, Any]]], key: str) -> list[list[tuple[float, float]]]:
-    curves = [[(entry["step"], entry[key]) for entry in log if key in entry] for log in logs]
-    return [curve for curve in curves if curve]
-
-
-def judgement_grids(runs: Sequence[RunData]) -> list[tuple[str, Grid]]:
-    """(title, table) of each task: the labels given, the errors of scores, and the calibration, over all seeds."""
+def judgement_grids(run: RunData) -> list[tuple[str, Grid]]:
+    """(title, table) of each task: the labels given, the errors of scores, and the calibration."""
     found = []
     for task in TASKS:
-        said = {judge_name(judge): _said(runs, judge, task) for judge in runs[0].judges}
+        said = {judge_name(judge): [j for j in run.verdicts(judge) or () if j.task == task] for judge in run.judges}
         said = {name: verdicts for name, verdicts in said.items() if verdicts}
         if not said:
             continue
@@ -161,37 +139,29 @@ def judgement_grids(runs: Sequence[RunData]) -> list[tuple[str, Grid]]:
     return found
 
 
-def _said(runs: Sequence[RunData], judge: str, task: Task) -> list[Judgement]:
-    return [judgement for run in runs for judgement in run.verdicts(judge) or () if judgement.task == task]
-
-
 def _shares(counts: Sequence[int]) -> list[str]:
     return [f"{count / max(sum(counts), 1):.0%}" for count in counts]
 
 
-def _about(title: str, runs: Sequence[RunData]) -> dict[str, Any]:
-    run = runs[0]
+def _about(run: RunData) -> dict[str, Any]:
     config = run.config
     versions: dict[str, dict[str, None]] = {}  # of several machines' stages all, in order
     for marker in run.stages.values():
         for name, version in marker.get("versions", {}).items():
             versions.setdefault(name, {})[version] = None
-    return {
-        "title": title,
-        "facts": {
-            "seed model": config.model.source,
-            "training data": " and ".join(dict.fromkeys(filter(None, map(config.data.source, TASKS)))),
-            "curation": f"{config.curate.method}, margin {config.curate.margin}",
-            "random seeds": ", ".join(str(run.config.seed) for run in runs),
-            "made with": ", ".join(f"{name} {' and '.join(each)}" for name, each in versions.items()) or NOT_RUN,
-        },
-        "problem": run.problem,
+    facts = {
+        "seed model": config.model.source,
+        "training data": " and ".join(dict.fromkeys(filter(None, map(config.data.source, TASKS)))),
+        "curation": f"{config.curate.method}, margin {config.curate.margin}",
+        "random seed": str(config.seed),
+        "made with": ", ".join(f"{name} {' and '.join(each)}" for name, each in versions.items()) or NOT_RUN,
     }
+    return {"title": run.title, "facts": facts, "problem": run.problem}
 
 
-def _rationales(title: str, run: RunData) -> dict[str, Any]:
+def _rationales(run: RunData) -> dict[str, Any]:
     """Ten rows, half of each task, drawn once: what SFT and the last judge wrote about them."""
-    shown: dict[str, Any] = {"title": title, "rows": [], "why": ""}
+    shown: dict[str, Any] = {"title": run.title, "rows": [], "why": ""}
     sides = {judge: run.verdicts(judge) for judge in ("sft", run.last) if judge}
     if run.examples is None or len(sides) < 2 or None in sides.values():
         shown["why"] = run.problem or f"{NOT_RUN}: it takes the evaluation of SFT and of a later judge"
@@ -207,10 +177,8 @@ def _rationales(title: str, run: RunData) -> dict[str, Any]:
 
 
 def _side(example: Example, judge: str, judgement: Judgement) -> dict[str, Any]:
-    right = "right" if judgement.label == example.label else "wrong"
-    return {
-        "judge": judge_name(judge),
-        "text": judgement.rationale or judgement.text,
-        "label": "malformed" if judgement.label is None else str(judgement.label),
-        "state": "malformed" if judgement.label is None else right if example.label is not None else "unknown",
-    }
+    label = "malformed" if judgement.label is None else str(judgement.label)
+    state = "malformed" if judgement.label is None else "right" if judgement.label == example.label else "wrong"
+    if judgement.label is not None and example.label is None:
+        state = "unknown"
+    return {"judge": judge_name(judge), "text": judgement.rationale or judgement.text, "label": label, "state": state}

@@ -83,21 +83,19 @@ def _short(value: float) -> str:
 # --- grids ---
 
 
-def judges_grid(models: Mapping[str, Any], *, ranks: bool = False) -> Grid:
-    """One row a judge: rows, malformed, Pearson and both accuracies; with `ranks` Spearman and kappa, too."""
-    columns = ["pearson", *(("spearman", "qwk") if ranks else ()), "accuracy"]
-    titles = {"pearson": "Pearson (parsed rows)", "spearman": "Spearman", "qwk": "kappa (quadratic)"}
-    heads = [titles.get(name, "pointwise accuracy") for name in columns]
-    grid = [["judge", "n", "malformed", *heads, "pairwise accuracy"]]
+def judges_grid(models: Mapping[str, Any]) -> Grid:
+    """One row a judge: rows, malformed, Pearson and both accuracies."""
+    grid = [["judge", "n", "malformed", "Pearson (parsed rows)", "pointwise accuracy", "pairwise accuracy"]]
     for name, result in models.items():
         if result is None:
-            grid.append([judge_name(name), *[NOT_RUN] * (len(grid[0]) - 1)])
+            grid.append([judge_name(name), *[NOT_RUN] * 5])
             continue
         pointwise, pairwise = result["pointwise"], result["pairwise"]
         n, malformed = (pointwise[key] + pairwise[key] for key in ("n", "malformed"))
         counts = [f"{pointwise['n']} + {pairwise['n']}", f"{malformed} ({malformed / max(n, 1):.0%})"]
-        cells = [figure_text(pointwise[column], with_n=column == "pearson") for column in columns]
-        grid.append([judge_name(name), *counts, *cells, figure_text(pairwise["accuracy"])])
+        cells = [figure_text(pointwise["pearson"], with_n=True)]
+        cells += [figure_text(part["accuracy"]) for part in (pointwise, pairwise)]
+        grid.append([judge_name(name), *counts, *cells])
     return grid
 
 
@@ -165,12 +163,8 @@ def results_grids(results: Mapping[str, Any]) -> list[tuple[str, Grid]]:
 
 
 def details_grids(results: Mapping[str, Any]) -> list[tuple[str, Grid]]:
-    """(title, table) of an experiment: the expected score; each aspect and random seed, where there are several."""
-    grid = [["judge", "Pearson of the label", "of the expected score", "difference"]]
-    for name, gain in results["expected_score"].items():
-        cells = [figure_text(gain[key]) for key in ("label", "expected")]
-        grid.append([judge_name(name), *cells, figure_text(gain["difference"], with_n=True)])
-    found = [("Expected score against label (pointwise rows that have both)", grid)]
+    """(title, table) of each aspect and random seed of an experiment, where there are several."""
+    found: list[tuple[str, Grid]] = []
     for aspect, part in results["aspects"].items():
         rows = f"test rows of {aspect or 'no aspect'}"
         found += [(f"{title}, {rows}", table) for title, table in results_grids({**part, "models": _ran(part)})]

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from recipe.cli.main import main
 from recipe.data.records import Example, Judgement, Message, Rubric
 from recipe.errors import SreError
-from recipe.evaluation.annotation.label_studio import (
+from recipe.evaluation.annotation import (
     CHOICES,
     REASONS,
     export_tasks,

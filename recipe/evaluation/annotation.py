@@ -1,0 +1,301 @@
+"""Which of two judges explains better: a blind side-by-side, rated in Label Studio or by a judge (the
+paper's appendices A.2 and A.1.6).
+
+    DIR/tasks.json    what raters see: criteria, conversation, response(s), the label, two rationales in random order
+    DIR/labels.xml    Label Studio's labelling configuration
+    DIR/key.json      which rationale is whose, with the examples; raters must not see it
+
+Only rows that both judges gave the same label are shown, so that the rationale alone decides. An outcome is the second
+judge's: "win", "loss", "both good", "both bad", or "disagreed" (a meta-judge that prefers one position). Every outcome
+but a win or a loss is a tie, and a tie counts one half.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.sax.saxutils import quoteattr
+
+from recipe.data.records import Example, Judgement
+from recipe.errors import SreError, install
+from recipe.evaluation.metrics import rate_figure
+from recipe.inference.base import Request, Sampling
+from recipe.judge.judge import Judge
+from recipe.progress import bar
+from recipe.storage import atomic, canonical, read_json, write_json
+from recipe.verdict import parse_pick
+
+CHOICES = ("rationale 1 is better", "rationale 2 is better", "both are good", "both are bad")
+REASONS = (
+    "unrelated to the criteria",
+    "irrelevant to the response",
+    "too general",
+    "too pessimistic",
+    "too optimistic",
+    "inconsistent with the score",
+    "none of these",
+)
+OUTCOMES = ("win", "both good", "both bad", "disagreed", "loss")
+_ORDERS = ('["ITEM1", "ITEM2"]', '["ITEM2", "ITEM1"]')
+
+
+class Vote(NamedTuple):
+    """One rater's answer. reasons: (judge, reason) pairs; the judge, 0 or 1, is the one found wanting."""
+
+    item: str
+    rater: str
+    outcome: str
+    reasons: Sequence[tuple[int, str]] = ()
+
+
+# --- export ---
+
+
+def export_tasks(
+    folder: Path,
+    *,
+    examples: Sequence[Example],
+    first: Sequence[Judgement],
+    second: Sequence[Judgement],
+    names: tuple[str, str],
+    n: int,
+    seed: int,
+) -> dict[str, int]:
+    """Write `n` tasks (fewer where there are fewer), drawn and ordered by `seed`, with configuration and key.
+
+    Returns counts: rows, same_label, identical (equal rationales are not shown: there is nothing to choose) and
+    tasks. Raises SreError when nothing can be shown, and when the folder already holds a key: its annotations
+    would no longer fit.
+    """
+    if (folder / "key.json").exists():
+        message = "this folder already holds an export; its annotations need that key. Use another -o"
+        raise SreError(message, file=folder)
+    by_id = [{row.example_id: row for row in side} for side in (first, second)]
+    pairs = [(row, [side[row.id] for side in by_id]) for row in examples if all(row.id in side for side in by_id)]
+    same = [pair for pair in pairs if _same_label(*pair[1])]
+    shown = [(row, (one, two)) for row, (one, two) in same if one.rationale != two.rationale]
+    if not shown:
+        message = f"{' and '.join(names)} gave the same label with different rationales on none of {len(pairs)} rows"
+        raise SreError(message, file=folder)
+    draw = random.Random(seed)
+    items = {}
+    for k, (example, judgements) in enumerate(draw.sample(shown, min(n, len(shown))), 1):
+        order = draw.sample([0, 1], 2)  # the judges (0 first, 1 second) in the order of the rationales
+        items[f"{k:04}"] = {
+            "shown": order,
+            "label": judgements[0].label,
+            "rationales": [judgements[judge].rationale for judge in order],
+            "example": example.to_json(),
+        }
+    counts = {"rows": len(pairs), "same_label": len(same), "identical": len(same) - len(shown), "tasks": len(items)}
+    tasks = ",\n".join(canonical(_task(name, item)) for name, item in items.items())
+    with atomic(folder / "tasks.json") as file:
+        file.write(f"[{tasks}]\n")
+    with atomic(folder / "labels.xml") as file:
+        file.write(labelling_config())
+    write_json(folder / "key.json", {"judges": list(names), "seed": seed, **counts, "items": items})
+    return counts
+
+
+def _same_label(one: Judgement, two: Judgement) -> bool:
+    return one.label is not None and one.label == two.label and bool(one.rationale and two.rationale)
+
+
+def _task(name: str, item: Mapping[str, Any]) -> dict[str, Any]:
+    example = Example.from_json(item["example"])
+    described = [f"{score}: {text}" for score, text in sorted(example.rubric.descriptions.items())]
+    pairwise = example.task == "pairwise"
+    texts = [text or "(empty)" for text in example.responses]
+    responses = [f"RESPONSE {k}\n{text}" for k, text in enumerate(texts, 1)] if pairwise else texts
+    scale = f"{example.labels[0]} to {example.labels[-1]}"
+    return {
+        "data": {
+            "item": name,
+            "criteria": "\n".join([example.rubric.criteria, *described]),
+            "conversation": "\n\n".join(f"{turn.role.upper()}\n{turn.content}" for turn in example.conversation),
+            "response": "\n\n".join(responses),
+            "label": f"response {item['label']} is better" if pairwise else f"{item['label']} (of {scale})",
+            "rationale_1": item["rationales"][0],
+            "rationale_2": item["rationales"][1],
+        }
+    }
+
+
+def labelling_config() -> str:
+    """Label Studio's configuration: one choice of CHOICES and the reasons (REASONS, one or more), both required."""
+
+    def choices(name: str, kind: str, texts: Sequence[str]) -> str:
+        listed = "".join(f"    <Choice value={quoteattr(text)}/>\n" for text in texts)
+        return f'  <Choices name="{name}" toName="rationale_1" choice="{kind}" required="true">\n{listed}  </Choices>'
+
+    def text(name: str, title: str) -> str:
+        return f'  <Header value="{title}" size="5"/>\n  <Text name="{name}" value="${name}" valueType="text"/>'
+
+    return f"""<View>
+{text("criteria", "Criteria")}
+{text("conversation", "Conversation")}
+{text("response", "Response")}
+{text("label", "What both judges decided")}
+{text("rationale_1", "Rationale 1")}
+{text("rationale_2", "Rationale 2")}
+  <Header value="Which rationale explains the decision better?" size="4"/>
+{choices("preference", "single", CHOICES)}
+  <Header value="What is wrong with the worse one (both bad: with both)?" size="4"/>
+{choices("reasons", "multiple", REASONS)}
+</View>
+"""
+
+
+# --- import ---
+
+
+def import_annotations(folder: Path, annotations: Path, *, resamples: int = 2000) -> dict[str, Any]:
+    """Read Label Studio's JSON export against the folder's key; write folder/annotations-summary.json; return it.
+
+    {"judges", "annotations", "skipped", "outcomes", "win_rate", "raters": {rater: {"outcomes", "win_rate"}},
+    "agreement", "reasons": {judge: {reason: n}}}. `win_rate` is the second judge's, over all annotations, with a
+    bootstrap interval over items. Raises SreError for a file that is no such export, or of other tasks.
+    """
+    key = _read_key(folder)
+    judges = key["judges"]
+    votes, skipped = _read_votes(annotations, key["items"])
+    raters = sorted({vote.rater for vote in votes})
+    blamed = [pair for vote in votes for pair in vote.reasons]
+    reasons = {name: Counter(reason for judge, reason in blamed if judge == k) for k, name in enumerate(judges)}
+    summary = {
+        "judges": judges,
+        "annotations": len(votes),
+        "skipped": skipped,
+        **_counted(votes, resamples),
+        "raters": {rater: _counted([vote for vote in votes if vote.rater == rater], resamples) for rater in raters},
+        "agreement": _agreement(votes),
+        "reasons": {name: dict(counts.most_common()) for name, counts in reasons.items()},
+    }
+    write_json(folder / "annotations-summary.json", summary)
+    return summary
+
+
+def _read_key(folder: Path) -> dict[str, Any]:
+    if not (folder / "key.json").is_file():
+        raise SreError("no key.json here; make the folder with `sre annotate export`", file=folder)
+    return read_json(folder / "key.json")
+
+
+def _read_votes(path: Path, items: Mapping[str, Any]) -> tuple[list[Vote], int]:
+    """(votes, number of annotations that raters skipped) of Label Studio's JSON export of these items."""
+    try:
+        tasks = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SreError(f"can't read the annotations: {error}", file=path) from None
+    if not isinstance(tasks, list) or not all(isinstance(t, dict) and "annotations" in t for t in tasks):
+        raise SreError("not Label Studio's export of the type JSON (a list of tasks with annotations)", file=path)
+    votes: dict[tuple[str, str], Vote] = {}
+    skipped = 0
+    for task in tasks:
+        item = str(task.get("data", {}).get("item", ""))
+        if item not in items:
+            raise SreError(f"item {item!r} is not in key.json: these annotations are of another export", file=path)
+        for annotation in task["annotations"]:
+            vote = _vote(item, annotation, items[item]["shown"], path)
+            if vote is None:
+                skipped += 1
+            elif (item, vote.rater) in votes:
+                raise SreError(f"rater {vote.rater} annotated item {item} twice; delete one of them", file=path)
+            else:
+                votes[item, vote.rater] = vote
+    if not votes:
+        raise SreError("no annotation yet: every task is unlabelled or skipped", file=path)
+    return list(votes.values()), skipped
+
+
+def _vote(item: str, annotation: Mapping[str, Any], shown: Sequence[int], path: Path) -> Vote | None:
+    """None where the rater skipped the task."""
+    results = [result for result in annotation.get("result", []) if result.get("type") == "choices"]
+    answers = {str(result["from_name"]): list(result["value"]["choices"]) for result in results}
+    if annotation.get("was_cancelled") or "preference" not in answers:
+        return None
+    preferred, given = answers["preference"], answers.get("reasons", [])
+    if len(preferred) != 1 or not {*preferred} <= {*CHOICES} or not {*given} <= {*REASONS}:
+        message = f"{[*preferred, *given]} are no answers of labels.xml; was the configuration changed?"
+        raise SreError(message, file=path, field=f"item {item}")
+    by = annotation.get("completed_by")
+    rater = str(by.get("email") or by.get("id")) if isinstance(by, Mapping) else str(by)
+    place = CHOICES.index(preferred[0])
+    if place == 2:
+        return Vote(item, rater, "both good")
+    if place == 3:
+        return Vote(item, rater, "both bad", [(judge, reason) for reason in given for judge in (0, 1)])
+    better = shown[place]
+    return Vote(item, rater, ("loss", "win")[better], [(1 - better, reason) for reason in given])
+
+
+def _counted(votes: Iterable[Vote], resamples: int) -> dict[str, Any]:
+    """The outcomes, and the second judge's share of wins. Votes on one item are not independent: items are drawn."""
+    votes = list(votes)
+    counts = Counter(vote.outcome for vote in votes)
+    wins = [{"win": 1.0, "loss": 0.0}.get(vote.outcome, 0.5) for vote in votes]
+    return {
+        "outcomes": {outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]},
+        "win_rate": rate_figure(wins, [vote.item for vote in votes], resamples),
+    }
+
+
+def _agreement(votes: Sequence[Vote]) -> float | None:
+    """Krippendorff's alpha (nominal) of the raters' outcomes; None where no two raters share an item, or all votes
+    are alike (chance agreement is then undefined)."""
+    try:
+        import krippendorff
+    except ImportError:
+        message = f"agreement needs krippendorff: {install('eval')}"
+        raise SreError(message) from None
+    given = {(vote.item, vote.rater): OUTCOMES.index(vote.outcome) for vote in votes}
+    raters = sorted({vote.rater for vote in votes})
+    raters_of = Counter(vote.item for vote in votes)
+    shared = sorted(item for item, count in raters_of.items() if count > 1)
+    if len({outcome for (item, _), outcome in given.items() if item in shared}) < 2:
+        return None
+    table = [[given.get((item, rater), float("nan")) for item in shared] for rater in raters]
+    return float(krippendorff.alpha(reliability_data=table, level_of_measurement="nominal"))
+
+
+# --- a judge as the rater ---
+
+
+def meta_judge(folder: Path, judge: Judge, *, resamples: int = 2000) -> dict[str, Any]:
+    """Let a judge pick the more effective rationale of every item; write folder/meta-judge-<name>.json; return it.
+
+    Each pair is asked in both orders; where they disagree the outcome is "disagreed", a tie. {"meta_judge", "judges",
+    "items": {item: outcome}, "not_judged": {item: why}, "outcomes", "win_rate"}: items without two readable answers
+    are no outcome. Raises SreError when no item could be judged.
+    """
+    key = _read_key(folder)
+    requests, picked_from = [], {}
+    for name, item in key["items"].items():
+        for step in (1, -1):
+            example, rationales = Example.from_json(item["example"]), item["rationales"][::step]
+            messages = judge.prompts.meta_judge(example, rationales)
+            requests.append(Request(f"{name}|{step}", messages, choices=_ORDERS))
+            picked_from[f"{name}|{step}"] = item["shown"][::step]
+    picks: dict[str, list[int]] = {name: [] for name in key["items"]}
+    problems: dict[str, str] = {}
+    with bar(f"meta-judge {judge.name}", len(requests), "answers") as advance:
+        for completion in judge.generator.generate(requests, Sampling(0.0, 1, 32)):
+            name, pick = completion.request_id.partition("|")[0], parse_pick(completion.text, 2)
+            if pick is None:
+                problems[name] = completion.error or "malformed answer"
+            else:
+                picks[name].append(picked_from[completion.request_id][pick[0]])
+            advance()
+    both = {name: found for name, found in picks.items() if len(found) == 2}
+    if not both:
+        raise SreError(f"no item could be judged, e.g. {next(iter(problems.values()))}", file=folder)
+    outcomes = {name: ("loss", "win")[one] if one == two else "disagreed" for name, (one, two) in both.items()}
+    counted = _counted((Vote(name, judge.name, outcome) for name, outcome in outcomes.items()), resamples)
+    about = {"meta_judge": judge.name, "judges": key["judges"]}
+    summary = {**about, **counted, "not_judged": problems, "items": outcomes}
+    write_json(folder / f"meta-judge-{judge.name}.json", summary)
+    return summary

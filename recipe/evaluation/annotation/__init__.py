@@ -1,1 +1,0 @@
-"""People compare rationales: out to Label Studio and back."""
