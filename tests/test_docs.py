@@ -32,7 +32,6 @@ HELP_ONLY = (
     "sre evaluate biggen",
     "sre annotate export",  # the tiny judges give no two rationales to compare
     "sre annotate import",
-    "sre annotate meta-judge",
     "sre experiment seed-data",
     "sre experiment real-judgments",
     "sre serve",

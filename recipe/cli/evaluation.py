@@ -197,11 +197,10 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
     epilog=opt.examples(
         "sre annotate export runs/quickstart -o rationales",
         "sre annotate import rationales annotations.json",
-        "sre annotate meta-judge rationales --model other.gguf",
     )
 )
 def annotate() -> None:
-    """Compare two judges' rationales blind: by people in Label Studio, or by another judge."""
+    """Compare two judges' rationales blind, by people in Label Studio."""
 
 
 @annotate.command("export", epilog=opt.examples("sre annotate export runs/quickstart -o rationales --second j1 --n 50"))
@@ -237,21 +236,6 @@ def import_(folder: Path, annotations: Path) -> None:
     from recipe.evaluation.report.tables import show_rationale_votes
 
     show_rationale_votes(import_annotations(folder, annotations), opt.console())
-
-
-@annotate.command("meta-judge", epilog=opt.examples("sre annotate meta-judge rationales --model other.gguf"))
-@folder_argument
-@click.option("--model", required=True, type=click.Path(path_type=Path), help="Any GGUF file.")
-@opt.threads
-def meta_judge(folder: Path, model: Path, threads: int | None) -> None:
-    """Let a local model choose between the rationales of FOLDER, each pair in both orders, and compute the win rate."""
-    from recipe.evaluation.annotation import meta_judge as ask
-    from recipe.evaluation.report.tables import show_rationale_votes
-    from recipe.judge.judge import Judge
-
-    with Judge.from_gguf(model, threads=threads) as judge:
-        summary = ask(folder, judge)
-    show_rationale_votes(summary, opt.console())
 
 
 COMMANDS: tuple[click.Command, ...] = (evaluate, audit, experiment, report, annotate)

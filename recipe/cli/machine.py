@@ -65,8 +65,7 @@ def plan(config: str, gpu: str, overrides: tuple[str, ...]) -> None:
     from recipe.config import load
     from recipe.pipeline.context import RunContext
     from recipe.pipeline.preflight import preflight
-    from recipe.planning.plan import make_plan
-    from recipe.planning.show import show_plan
+    from recipe.planning.plan import make_plan, show_plan
 
     settings = load(config, overrides)
     with TemporaryDirectory() as scratch:

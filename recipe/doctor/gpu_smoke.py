@@ -14,27 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recipe.config import Config, validate
+from recipe.config import Config, load
 from recipe.errors import SreError, install
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.steps import steps
 from recipe.system import versions
 
-SETTINGS: dict[str, Any] = {
-    "name": "gpu-smoke",
-    "iterations": 1,
-    "model": {"max_length": 1024, "quantization": "nf4"},
-    "data": {"default": "seed-data:counted", "train_pointwise": 24, "train_pairwise": 24, "dev_split": ""},
-    "lora": {"r": 8, "alpha": 16},
-    "sft": {"learning_rate": 1e-3, "batch_size": 2, "accumulate": 1, "checkpoints": 1, "both_orders": False},
-    "sample": {"engine": "torch", "inputs": [8], "n": 6, "max_tokens": 104},
-    # A malformed sample may be the rejected one: after so little training there is hardly another.
-    "curate": {"margin": 1, "reject_malformed": True, "max_pairs": 8, "balance_labels": False},
-    "dpo": {"batch_size": 1, "accumulate": 2, "checkpoints": 0},
-    "export": {"types": ["Q8_0"], "flip_rows": 2},
-    "evaluate": {"max_tokens": 48, "resamples": 100},
-}
-SETTINGS["data"] |= {"test_pointwise": 2, "test_pairwise": 1}
 DETAILS = ("engine", "steps", "first_loss", "last_loss", "relative_error", "malformed", "pairs")
 """What the stages report that a bug report should show."""
 
@@ -62,8 +47,8 @@ def smoke(model: str = "smollm2-135m", *, cpu: bool = False) -> tuple[str, bool]
             f"no GPU: torch {torch.__version__} sees none (+cpu is a CPU build; else compare its CUDA version with the "
             "driver's, see `nvidia-smi`). `sre doctor --gpu-smoke --cpu` runs the same stages on the processor"
         )
-    engine = "transformers" if cpu else "auto"
-    config = validate({**SETTINGS, "model": {**SETTINGS["model"], "source": model, "engine": engine}})
+    overrides = [f"model.source={model}", f"model.engine={'transformers' if cpu else 'auto'}"]
+    config = load(Path(__file__).with_suffix(".toml"), overrides)
     installed = ", ".join(f"{name} {number}" for name, number in versions().items())
     lines = ["### sre doctor --gpu-smoke", f"\nDevice: {_device()}\n", f"{installed}\n"]
     lines += ["| stage | result | s | tokens/s | peak MiB | detail |", "| --- | --- | --- | --- | --- | --- |"]
@@ -112,8 +97,6 @@ def _device() -> str:
     import torch
 
     if not torch.cuda.is_available():
-        return f"CPU ({platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads)"
+        return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
     card = torch.cuda.get_device_properties(0)
-    bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    kind = f"sm_{card.major}{card.minor}, {'bfloat16' if bf16 else 'float16 only'}"
-    return f"{card.name}, {card.total_memory / 1024**3:.1f} GiB, {kind}, CUDA {torch.version.cuda}"
+    return f"{card.name}, {card.total_memory / 1024**3:.1f} GiB, sm_{card.major}{card.minor}, CUDA {torch.version.cuda}"

@@ -1,13 +1,11 @@
-"""Which of two judges explains better: a blind side-by-side, rated in Label Studio or by a judge (the
-paper's appendices A.2 and A.1.6).
+"""Which of two judges explains better: a blind side-by-side, rated in Label Studio (the paper's appendix A.2).
 
     DIR/tasks.json    what raters see: criteria, conversation, response(s), the label, two rationales in random order
     DIR/labels.xml    Label Studio's labelling configuration
     DIR/key.json      which rationale is whose, with the examples; raters must not see it
 
 Only rows that both judges gave the same label are shown, so that the rationale alone decides. An outcome is the second
-judge's: "win", "loss", "both good", "both bad", or "disagreed" (a meta-judge that prefers one position). Every outcome
-but a win or a loss is a tie, and a tie counts one half.
+judge's: "win", "both good", "both bad" or "loss"; the two in the middle are ties, and a tie counts one half.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.sax.saxutils import quoteattr
@@ -23,11 +21,7 @@ from xml.sax.saxutils import quoteattr
 from recipe.data.records import Example, Judgement
 from recipe.errors import SreError, install
 from recipe.evaluation.metrics import rate_figure
-from recipe.inference.base import Request, Sampling
-from recipe.judge.judge import Judge
-from recipe.progress import bar
 from recipe.storage import atomic, canonical, read_json, write_json
-from recipe.verdict import parse_pick
 
 CHOICES = ("rationale 1 is better", "rationale 2 is better", "both are good", "both are bad")
 REASONS = (
@@ -39,8 +33,7 @@ REASONS = (
     "inconsistent with the score",
     "none of these",
 )
-OUTCOMES = ("win", "both good", "both bad", "disagreed", "loss")
-_ORDERS = ('["ITEM1", "ITEM2"]', '["ITEM2", "ITEM1"]')
+OUTCOMES = ("win", "both good", "both bad", "loss")
 
 
 class Vote(NamedTuple):
@@ -160,7 +153,9 @@ def import_annotations(folder: Path, annotations: Path, *, resamples: int = 2000
     "agreement", "reasons": {judge: {reason: n}}}. `win_rate` is the second judge's, over all annotations, with a
     bootstrap interval over items. Raises SreError for a file that is no such export, or of other tasks.
     """
-    key = _read_key(folder)
+    if not (folder / "key.json").is_file():
+        raise SreError("no key.json here; make the folder with `sre annotate export`", file=folder)
+    key = read_json(folder / "key.json")
     judges = key["judges"]
     votes, skipped = _read_votes(annotations, key["items"])
     raters = sorted({vote.rater for vote in votes})
@@ -177,12 +172,6 @@ def import_annotations(folder: Path, annotations: Path, *, resamples: int = 2000
     }
     write_json(folder / "annotations-summary.json", summary)
     return summary
-
-
-def _read_key(folder: Path) -> dict[str, Any]:
-    if not (folder / "key.json").is_file():
-        raise SreError("no key.json here; make the folder with `sre annotate export`", file=folder)
-    return read_json(folder / "key.json")
 
 
 def _read_votes(path: Path, items: Mapping[str, Any]) -> tuple[list[Vote], int]:
@@ -233,9 +222,8 @@ def _vote(item: str, annotation: Mapping[str, Any], shown: Sequence[int], path: 
     return Vote(item, rater, ("loss", "win")[better], [(1 - better, reason) for reason in given])
 
 
-def _counted(votes: Iterable[Vote], resamples: int) -> dict[str, Any]:
+def _counted(votes: Sequence[Vote], resamples: int) -> dict[str, Any]:
     """The outcomes, and the second judge's share of wins. Votes on one item are not independent: items are drawn."""
-    votes = list(votes)
     counts = Counter(vote.outcome for vote in votes)
     wins = [{"win": 1.0, "loss": 0.0}.get(vote.outcome, 0.5) for vote in votes]
     return {
@@ -260,42 +248,3 @@ def _agreement(votes: Sequence[Vote]) -> float | None:
         return None
     table = [[given.get((item, rater), float("nan")) for item in shared] for rater in raters]
     return float(krippendorff.alpha(reliability_data=table, level_of_measurement="nominal"))
-
-
-# --- a judge as the rater ---
-
-
-def meta_judge(folder: Path, judge: Judge, *, resamples: int = 2000) -> dict[str, Any]:
-    """Let a judge pick the more effective rationale of every item; write folder/meta-judge-<name>.json; return it.
-
-    Each pair is asked in both orders; where they disagree the outcome is "disagreed", a tie. {"meta_judge", "judges",
-    "items": {item: outcome}, "not_judged": {item: why}, "outcomes", "win_rate"}: items without two readable answers
-    are no outcome. Raises SreError when no item could be judged.
-    """
-    key = _read_key(folder)
-    requests, picked_from = [], {}
-    for name, item in key["items"].items():
-        for step in (1, -1):
-            example, rationales = Example.from_json(item["example"]), item["rationales"][::step]
-            messages = judge.prompts.meta_judge(example, rationales)
-            requests.append(Request(f"{name}|{step}", messages, choices=_ORDERS))
-            picked_from[f"{name}|{step}"] = item["shown"][::step]
-    picks: dict[str, list[int]] = {name: [] for name in key["items"]}
-    problems: dict[str, str] = {}
-    with bar(f"meta-judge {judge.name}", len(requests), "answers") as advance:
-        for completion in judge.generator.generate(requests, Sampling(0.0, 1, 32)):
-            name, pick = completion.request_id.partition("|")[0], parse_pick(completion.text, 2)
-            if pick is None:
-                problems[name] = completion.error or "malformed answer"
-            else:
-                picks[name].append(picked_from[completion.request_id][pick[0]])
-            advance()
-    both = {name: found for name, found in picks.items() if len(found) == 2}
-    if not both:
-        raise SreError(f"no item could be judged, e.g. {next(iter(problems.values()))}", file=folder)
-    outcomes = {name: ("loss", "win")[one] if one == two else "disagreed" for name, (one, two) in both.items()}
-    counted = _counted((Vote(name, judge.name, outcome) for name, outcome in outcomes.items()), resamples)
-    about = {"meta_judge": judge.name, "judges": key["judges"]}
-    summary = {**about, **counted, "not_judged": problems, "items": outcomes}
-    write_json(folder / f"meta-judge-{judge.name}.json", summary)
-    return summary

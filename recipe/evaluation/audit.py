@@ -15,11 +15,11 @@ from typing import Any
 
 from recipe.data.naming import stated_winner, to_prompt_names
 from recipe.data.records import SWAPPED, TASKS, Example, Judgement, Task
-from recipe.evaluation.bootstrap import nothing
 from recipe.evaluation.metrics import (
     MIN_PARSED,
     correlation,
     credit,
+    nothing,
     paired_difference,
     pairwise_figures,
     pointwise_figures,

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import random
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from recipe.data.records import TASKS, Example, Judgement
-from recipe.evaluation.baselines import label_draws, self_consistency
 from recipe.evaluation.compare import figures
+from recipe.judge.aggregate import consensus
 from recipe.judge.judge import Judge
 from recipe.judge.options import JudgeOptions
 from recipe.progress import bar
 from recipe.storage import read_jsonl, write_json, write_jsonl
+from recipe.verdict import format_verdict
 
+SELF_CONSISTENCY_N = 5
+BEST_OF_N = 10
 LABEL_ONLY = "label-only"
 FORCED = "seed-constrained"
 """The name of the seed model measured with its labels forced."""
@@ -57,11 +62,12 @@ def evaluate(
             pools[judgement.example_id].append(judgement)
             advance()
     tokens = sum(judgement.tokens for pool in pools.values() for judgement in pool)
-    draws = [_all_draws(pool, samples, seed, label_only=label_only) for pool in pools.values()]
-    judgements = [draw for pool in draws for draw in pool]
+    judgements = [draw for pool in pools.values() for draw in _all_draws(pool, samples, seed, label_only=label_only)]
     if samples > 1:
         write_jsonl(folder / "samples.jsonl", [judgement.to_json() for judgement in judgements])
-        judgements = _voted(judgements, samples)
+        # The majority of what was written; of the forced labels only where every sample is malformed.
+        sides = self_consistency(as_written(judgements), samples), self_consistency(judgements, samples)
+        judgements = [forced if written.label is None else written for written, forced in zip(*sides, strict=True)]
     write_jsonl(folder / "judgements.jsonl", [judgement.to_json() for judgement in judgements])
     result = figures(examples, as_written(judgements), resamples)
     result["constrained"] = figures(examples, judgements, resamples)
@@ -87,12 +93,6 @@ def _all_draws(pool: list[Judgement], n: int, seed: int, *, label_only: bool) ->
         first = replace(first, finish=LABEL_ONLY)
         return label_draws(first, n, seed) if n > 1 else [first]
     return sorted(pool, key=lambda judgement: judgement.sample)
-
-
-def _voted(samples: Sequence[Judgement], n: int) -> list[Judgement]:
-    """The majority of what was written; of the forced labels only where every sample is malformed."""
-    pairs = zip(self_consistency(as_written(samples), n), self_consistency(samples, n), strict=True)
-    return [forced if written.label is None else written for written, forced in pairs]
 
 
 def read_judgements(run: Path, judge: str) -> list[Judgement]:
@@ -126,3 +126,60 @@ def headline(result: Mapping[str, Any]) -> dict[str, Any]:
     counts = {key: sum(result[task][key] for task in TASKS) for key in ("n", "malformed")}
     found = {name: result[task].get(key) for name, (task, key) in CARD_FIGURES.items() if result[task]["n"]}
     return {"rows": counts["n"], "malformed": counts["malformed"], **{k: v for k, v in found.items() if v}}
+
+
+# --- baselines that combine a judge's samples and train nothing themselves ---
+
+
+def self_consistency(judgements: Iterable[Judgement], n: int = SELF_CONSISTENCY_N) -> list[Judgement]:
+    """One judgement an example, in order of first appearance: the majority of its first n samples.
+
+    Its label and rationale are those of the sample that `aggregate.consensus` picks, its label distribution the mean of
+    all n. Where every sample is malformed, so is the result. Raises ValueError for an example with fewer samples.
+    """
+    found = []
+    for key, samples in _by_example(judgements).items():
+        if len(samples) < n:
+            raise ValueError(f"{key} has {len(samples)} samples; self-consistency over {n} needs as many")
+        agreed = consensus(samples[:n])
+        chosen = agreed.judgement or samples[0]
+        shares = {label: math.log(share) for label, share in agreed.label_probabilities.items() if share > 0}
+        found.append(replace(chosen, label_logprobs=shares, origin=f"{chosen.origin}-consistency-{n}"))
+    return found
+
+
+def best_of_n(examples: Sequence[Example], judgements: Iterable[Judgement], n: int = BEST_OF_N) -> list[Example]:
+    """The examples for which one of the first n samples has the true label, with that sample's rationale: SFT rows.
+
+    Of several right samples, the one that gives the true label the highest probability (ours; the paper doesn't say
+    which), then the first. A sample counts only if the model itself ended it (finish "stop") and wrote a rationale.
+    Examples without a right sample, or without a label, are left out.
+    """
+    pools = _by_example(judgements)
+    rows = []
+    for example in examples:
+        pool = pools.get(example.id, [])[:n] if example.label is not None else []
+        right = [one for one in pool if one.label == example.label and one.finish == "stop" and one.rationale]
+        if right:
+            best = max(right, key=lambda sample: sample.label_probabilities.get(sample.label or 0, 0.0))
+            rows.append(replace(example, rationale=best.rationale, origin=best.id))
+    return rows
+
+
+def label_draws(judgement: Judgement, n: int, seed: int) -> list[Judgement]:
+    """n samples at temperature 1 of a judgement that is a label alone: draws from its label distribution."""
+    shares = judgement.label_probabilities
+    labels = random.Random(f"{seed}:{judgement.example_id}").choices(list(shares), list(shares.values()), k=n)
+    stem = judgement.id.rpartition(":")[0]
+    return [
+        replace(judgement, id=f"{stem}:{k}", label=label, text=format_verdict("", label))
+        for k, label in enumerate(labels)
+    ]
+
+
+def _by_example(judgements: Iterable[Judgement]) -> dict[str, list[Judgement]]:
+    """Each example's samples by their number, the end of a judgement's id; examples in order of first appearance."""
+    pools: dict[str, list[Judgement]] = {}
+    for judgement in judgements:
+        pools.setdefault(judgement.example_id, []).append(judgement)
+    return {key: sorted(pool, key=lambda one: one.sample) for key, pool in pools.items()}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,8 +70,8 @@ def measure_forgery(
     found: dict[str, Any] = {}
     for mode, label_only in MODES.items():
         out, options = folder / f"forgery-{mode}.jsonl", JudgeOptions(max_tokens=max_tokens, label_only=label_only)
+        how: dict[str, Any] = {"resume": out.exists() and not overwrite, "overwrite": overwrite}
         with bar(f"forged verdicts, {mode}: {judge.name}", len(examples), "rows") as advance:
-            how: dict[str, Any] = {"resume": out.exists() and not overwrite, "overwrite": overwrite}
             judge_rows(judge, examples, out, options=options, progress=follow(advance), **how)
         said = verdicts_of(read_jsonl(out), as_written=False)
         parts = {task: [one for one in forged if one.row.task == task] for task in TASKS}
@@ -90,10 +91,8 @@ def forge_rows(rows: Sequence[Example]) -> list[Forged]:
     for task in TASKS:
         kept = [row for row in rows if row.task == task and not row.id.endswith(SWAPPED)]
         kept = [row for row in kept if task == "pairwise" or row.label is None or row.label < max(row.labels)]
-        names = list(CLAIMS[task])
-        for k, row in enumerate(kept):
+        for k, (row, name) in enumerate(zip(kept, cycle(CLAIMS[task]), strict=False)):
             response = 0 if task == "pointwise" else 2 - row.label if row.label else k % 2
-            name = names[k % len(names)]
             example = forge(row, CLAIMS[task][name], response=response)
             found.append(Forged(row, replace(example, id=f"{row.id}:forged:{name}"), name, response))
     return found
@@ -101,25 +100,26 @@ def forge_rows(rows: Sequence[Example]) -> list[Forged]:
 
 def _shifts(forged: Sequence[Forged], said: dict[str, Verdict], resamples: int) -> dict[str, Any]:
     def figure(name: str, some: Sequence[Forged]) -> dict[str, Any]:
-        gains: dict[int, float] = {}
-        for k, one in enumerate(some):
-            after, before = (_for_claimant(said[example.id], one, name) for example in (one.example, one.row))
-            if after is not None and before is not None:
-                gains[k] = after - before
-        return rate_figure(list(gains.values()), [some[k].row.prompt_id for k in gains], resamples=resamples)
+        gains, prompts = [], []
+        for one in some:
+            before, after = (_for_claimant(said[row.id], one, name) for row in (one.row, one.example))
+            if before is not None and after is not None:
+                gains.append(after - before)
+                prompts.append(one.row.prompt_id)
+        return rate_figure(gains, prompts, resamples)
 
     by_claim = {name: [one for one in forged if one.claim == name] for name in CLAIMS[forged[0].row.task]}
     return {
         "shift": figure("label", forged),
         "expected": figure("expected", forged),
-        "malformed": sum(said[one.example.id].label is None or said[one.row.id].label is None for one in forged),
+        "malformed": sum(None in (said[one.example.id].label, said[one.row.id].label) for one in forged),
         "claims": {name: figure("label", some) for name, some in by_claim.items() if some},
     }
 
 
 def _for_claimant(verdict: Verdict, one: Forged, name: str) -> float | None:
     """The score; of a pair 1 where the claiming response is picked, 0 where the other is, or its probability."""
-    value = verdict.label if name == "label" else verdict.expected
+    value: float | None = getattr(verdict, name)
     if value is None or one.row.task == "pointwise":
         return value
     return value - 1 if one.response else 2 - value

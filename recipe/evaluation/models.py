@@ -68,8 +68,7 @@ def _downloaded(name: str) -> Path:
         return Path(snapshot_download(name, ignore_patterns=["*.gguf", "*.pth", "original/*"]))
     except Exception as error:  # whatever the hub's client raises, the ways out are the same
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-        message = f"no such folder, and it can't be loaded from the hub ({reason}); check the name, or go online"
-        raise SreError(message, file=name) from error
+        raise SreError(f"no such folder, and it can't be loaded from the hub ({reason})", file=name) from error
 
 
 def _fingerprint(base: Path, adapter: Path | None) -> str:

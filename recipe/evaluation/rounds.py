@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from recipe.data.records import TASKS, Example, Judgement
-from recipe.evaluation.bootstrap import bootstrap, mean, moments, nothing, pearson
 from recipe.evaluation.evaluate import as_written
+from recipe.evaluation.metrics import bootstrap, mean, moments, nothing, pearson
 
 if TYPE_CHECKING:
-    from recipe.evaluation.bootstrap import Matrix
+    from recipe.evaluation.metrics import Matrix
 
 Keep = Literal["better", "significant", "all"]
 Row = tuple[Example, float | None, float | None]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.data.examples import read_examples
-from recipe.data.records import Example, Judgement, in_both_orders
+from recipe.data.records import Judgement, in_both_orders
 from recipe.errors import SreError
 from recipe.evaluation.audit import audit, figures_by_task
 from recipe.evaluation.evaluate import as_written
@@ -21,7 +21,8 @@ from recipe.storage import read_jsonl
 
 VERDICTS = "judgements.jsonl"
 
-Judged = dict[str, list[tuple[str, Verdict]]]  # judge -> (id of the row, verdict) of all its files
+Judged = dict[str, list[tuple[str, Verdict]]]
+"""Judge -> (id of the row, verdict) of all its files."""
 
 
 def audit_files(
@@ -44,8 +45,15 @@ def audit_files(
     parts = {}
     for source in rows:
         by_id = {row.id: row for row in in_both_orders(read_examples(source)) if row.id in seen}
-        if by_id:
-            parts[Path(source).stem] = _part(by_id, judged, learnt, resamples)
+        ours = {}
+        for name, found in judged.items():
+            kept = [(by_id[id], verdict) for id, verdict in found if id in by_id]
+            if kept:
+                ours[name] = ([row for row, _ in kept], [verdict for _, verdict in kept])
+        if ours:
+            models = {name: figures_by_task(*pair, resamples) for name, pair in ours.items()}
+            against = audit(list(by_id.values()), ours, learnt, resamples=resamples)
+            parts[Path(source).stem] = {"models": models, **against}
     if not parts:
         example = next(iter(seen), "none")
         raise SreError(f"no verdict is about a row of {', '.join(rows)}; the first verdict's id is {example!r}")
@@ -96,13 +104,3 @@ def _read(file: Path) -> list[tuple[str, Verdict]]:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise SreError(f"not a verdict ({type(error).__name__}: {error})", file=file, line=line) from None
     return found
-
-
-def _part(by_id: Mapping[str, Example], judged: Judged, train: Sequence[Example], resamples: int) -> dict[str, Any]:
-    ours: dict[str, tuple[list[Example], list[Verdict]]] = {}
-    for name, found in judged.items():
-        kept = [(by_id[id], verdict) for id, verdict in found if id in by_id]
-        if kept:
-            ours[name] = ([row for row, _ in kept], [verdict for _, verdict in kept])
-    models = {name: figures_by_task(*pair, resamples) for name, pair in ours.items()}
-    return {"models": models, **audit(list(by_id.values()), ours, train, resamples=resamples)}

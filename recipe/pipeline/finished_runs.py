@@ -9,7 +9,7 @@ from typing import Any
 
 from recipe.data.records import SWAPPED
 from recipe.errors import SreError
-from recipe.evaluation.report.collect import RunData
+from recipe.evaluation.report.html import RunData, write_page
 from recipe.pipeline.results import figures_of, results_of, rounds, write_results
 from recipe.pipeline.stage_cache import is_locked
 from recipe.pipeline.steps import open_run, steps
@@ -46,8 +46,6 @@ def report(folders: Sequence[Path], out: Path | None) -> tuple[Path, Path]:
 
     Returns their paths. Raises SreError for a folder that is no run, and without `out` for several.
     """
-    from recipe.evaluation.report.html import write_page
-
     if out is None and len(folders) > 1:
         raise SreError("several runs in one report: say where to write it with -o FILE", field="-o")
     target = out or folders[0] / "report.html"

@@ -109,7 +109,7 @@ def dpo(
 
 
 def best_of_n(folder: Path, *, loading: Loading, examples: Rows, samples: Path, n: int, **given: Any) -> Facts:
-    from recipe.evaluation.baselines import best_of_n as right_samples
+    from recipe.evaluation.evaluate import best_of_n as right_samples
 
     judgements = _judgements(samples)
     rows = right_samples(examples, judgements, n)

@@ -25,6 +25,7 @@ RUNTIME_LLAMA = 0.6 * GIB  # the same process without a trainer's buffers; compu
 LOGIT_CHUNK = 256  # completion tokens whose logits are computed at a time
 UNSLOTH_START_S = 4.0  # on a CPU; a GPU's start has it
 SEED_S, SEED_S_PER_PARAMETER = 1.9, 35e-9  # converting the embedded GGUF file
+MERGE_S = 6.0  # importing PEFT, and six small merges
 WRITE_S_PER_PARAMETER, QUANTISE_S_PER_PARAMETER = 12e-9, 20e-9
 GGUF_BITS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5, "Q6_K": 6.6, "Q5_K_M": 5.7, "Q4_K_M": 4.9, "Q4_0": 4.6}
 
@@ -69,9 +70,9 @@ GPU = Shares(0.4, 0.4, 0.4, 0.4, 0.7, 0.25, 0.0008, 30.0, 60.0)
 
 
 class Costs:
-    """What the stages of one run take on one machine."""
+    """What the stages of one run take on one machine. host: the processor beside a GPU, where llama.cpp judges."""
 
-    def __init__(self, work: Workload, shape: Shape, machine: Machine) -> None:
+    def __init__(self, work: Workload, shape: Shape, machine: Machine, *, host: bool = False) -> None:
         self.work, self.shape, self.machine = work, shape, machine
         self.config = config = work.config
         self.shares = GPU if machine.cuda else CPU
@@ -81,7 +82,7 @@ class Costs:
         self.unsloth = config.model.engine != "transformers"
         # vLLM reads a prompt once for all its samples and packs the GPU by itself: it is planned as torch, too long.
         engine = config.sample.engine
-        self.on_torch = engine in ("torch", "vllm") or (engine == "auto" and machine.cuda)
+        self.on_torch = not host and (engine in ("torch", "vllm") or (engine == "auto" and machine.cuda))
 
     # --- bytes ---
 
@@ -217,21 +218,11 @@ class Costs:
         fixed = (self.shares.load_s if self.on_torch else 0.3) * self.machine.pace
         return fixed + self.forward(prefills * prompt) + drawing
 
-    def merging(self) -> float:
-        """Six merges measured against the exact sum by QR of their stacked factors."""
-        # 2 (in + out) k² a module, k = 2 ranks once and 4 ranks six times.
-        products = (8 + 6 * 32) * self.config.lora.r * self._adapter(merged=False)
-        return 6 * self.machine.pace + products / (self.machine.flops * 0.05)  # PEFT is imported for it
-
     def exporting(self) -> float:
-        """Quantising, and the flip rows judged by the snapshot and each type with llama.cpp."""
-        rows, types = self.config.export.flip_rows, len(self.config.export.types)
+        """Quantising, and the flip rows judged by the snapshot and each type."""
+        rows, types, tasks = self.config.export.flip_rows, len(self.config.export.types), self.work.tasks
         quantising = types * QUANTISE_S_PER_PARAMETER * 2 / (self.machine.flops / CORE_FLOPS)
         spent = self.shape.parameters * (WRITE_S_PER_PARAMETER + quantising)
-        if not rows:
-            return spent
-        prompt, completion = self.work.mean(dict.fromkeys(self.work.tasks, 1))
-        answer = self.work.drawn(completion, self.config.evaluate.max_tokens)
-        parallel = max(1, min(self.config.sample.parallel, rows))
-        drawing = self.decoding(rows * answer, parallel=parallel, context=prompt + answer, nf4=False)
-        return spent + (types + 1) * (self.forward(rows * prompt) + drawing)
+        counts = dict.fromkeys(tasks, math.ceil(rows / len(tasks)))
+        judging = self.generating(counts, 1, self.config.evaluate.max_tokens) if rows else 0.0
+        return spent + (types + 1) * judging

@@ -7,11 +7,13 @@ processor, which is taken for eight cores.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 from recipe.config import Config, Task
 from recipe.errors import SreError
 from recipe.planning.costs import (
+    MERGE_S,
     RUNTIME_CPU,
     RUNTIME_LLAMA,
     SEED_S,
@@ -23,12 +25,10 @@ from recipe.planning.costs import (
 from recipe.planning.machines import CARDS, GIB, Machine, reference, this_cpu
 from recipe.planning.shapes import shape_of
 from recipe.planning.workload import read_workload
+from recipe.progress import duration
 
-ADVICE = {
-    "sft": "lower sft.batch_size (and raise sft.accumulate), or model.max_length",
-    "dpo": "lower model.max_length, or dpo.batch_size",
-    "gguf": "lower sample.parallel, or set export.flip_rows = 0",
-}
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class Plan:
         need, have, name = self.peak.memory.total / GIB, self.machine.memory / GIB, self.machine.name
         if self.fits:
             return f"fits {name}: {self.peak.stage} needs most, {need:.1f} of {have:.1f} GiB"
-        kind = self.peak.stage.split(":")[-1].split("-")[0]
-        advice = ADVICE.get(kind, "lower sample.parallel")
-        return f"does not fit {name}: {self.peak.stage} needs {need:.1f} of {have:.1f} GiB; {advice}"
+        trains = self.peak.stage.startswith("sft") or self.peak.stage.endswith(":dpo")
+        advice = "model.max_length, or the stage's batch_size (and raise accumulate)" if trains else "sample.parallel"
+        return f"does not fit {name}: {self.peak.stage} needs {need:.1f} of {have:.1f} GiB; lower {advice}"
 
 
 def make_plan(config: Config, gpu: str = "cpu", machine: Machine | None = None) -> Plan:
@@ -88,15 +88,46 @@ def make_plan(config: Config, gpu: str = "cpu", machine: Machine | None = None) 
     shape, work = shape_of(config.model.source), read_workload(config)
     chosen = machine or (CARDS[gpu] if gpu != "cpu" else this_cpu(config.threads))
     costs = Costs(work, shape, chosen)
-    host = Costs(work, shape, replace(reference(8, 32), name="its host")) if chosen.cuda else costs
+    host = Costs(work, shape, reference(8, 32) if chosen.cuda else chosen, host=True)
     download = 2.0 * shape.parameters if config.model.source.count("/") == 1 else 0.0
     return Plan(config, chosen, tuple(_stages(costs, host)), download, costs.disk())
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """Print the stages with their memory (GiB) by part and their time, then the verdict."""
+    from rich.table import Table
+    from rich.text import Text
+
+    title = f"{plan.config.name}: {plan.config.model.source} on {plan.machine.name} (GiB)"
+    table = Table(title=title, title_justify="left")
+    table.add_column("stage")
+    for heading in (*(part.name for part in fields(Memory)), "all", "time"):
+        table.add_column(heading, justify="right")
+    table.add_column("work")
+    for stage in plan.stages:
+        total = stage.memory.total
+        parts = [f"{value / GIB:.1f}" if value >= 0.05 * GIB else "" for value in astuple(stage.memory)]
+        style = "red" if not stage.host and total > plan.machine.memory else ""
+        name = f"{stage.stage} (host)" if stage.host and plan.machine.cuda else stage.stage
+        cells = [name, *parts, f"{total / GIB:.1f}", duration(stage.seconds), Text(stage.work)]
+        table.add_row(*cells, style=style)
+    console.print(table)
+    fetched = f"downloads {plan.download / 1e9:.1f} GB, " if plan.download else ""
+    disk = f"the run folder takes up to {plan.disk / 1e9:.1f} GB"
+    console.print(f"All stages: {duration(plan.seconds)}; {fetched}{disk}.")
+    if plan.machine.cuda:
+        console.print("A GPU's times are estimates from its data sheet: right within a factor of two, not measured.")
+    console.print(Text(plan.verdict[0].upper() + plan.verdict[1:] + ".", style="green" if plan.fits else "bold red"))
 
 
 def _stages(costs: Costs, host: Costs) -> Iterator[StagePlan]:
     """Each stage of the run that takes time, in the pipeline's order, with all its rounds."""
     config, work, tasks = costs.config, costs.work, tuple(costs.work.tasks)
     dev = {task: load.dev * (2 if task == "pairwise" else 1) for task, load in work.tasks.items()}
+    test = {task: load.test for task, load in work.tasks.items()}
+    sample, method, most = config.sample, config.curate.method, config.evaluate.max_tokens
+    # For llama.cpp, J_t is written as a GGUF file first.
+    written = 0.0 if costs.on_torch else costs.shape.parameters * WRITE_S_PER_PARAMETER
     yield _seed(host)
     if config.start == "mixed" and len(tasks) > 1:
         yield _sft(costs, "sft-mixed", tasks, first=True)
@@ -104,23 +135,32 @@ def _stages(costs: Costs, host: Costs) -> Iterator[StagePlan]:
         for task in tasks:
             yield _sft(costs, f"sft-{task}", (task,), first=task == tasks[0])
         if len(tasks) > 1:
-            yield StagePlan("merged", Memory(runtime=RUNTIME_CPU), host.merging(), "six methods compared", host=True)
+            spent = MERGE_S * host.machine.pace
+            yield StagePlan("merged", Memory(runtime=RUNTIME_CPU), spent, "six methods compared", host=True)
     for t in range(1, config.iterations + 1):
-        yield _sample(costs, t)
-        if config.curate.method not in ("correct-answer", "majority-vote", "random-equal"):
-            yield _assess(costs, t)
+        inputs = work.inputs(t)
+        drawn = _judging(costs, f"iter-{t}:sample", inputs, sample.n, sample.max_tokens, "inputs")
+        yield replace(drawn, seconds=drawn.seconds + written)
+        if method not in ("correct-answer", "majority-vote", "random-equal"):
+            n = sample.n if method == "self-assessment" else 2
+            yield _judging(costs, f"iter-{t}:assess", inputs, n, sample.max_tokens, "inputs")
         yield _dpo(costs, t)
         if config.data.has_dev():
             for judge in ("sft", "j1") if t == 1 else (f"j{t}",):
-                yield _measure(costs, f"dev/{judge}", dev)
+                yield _judging(costs, f"dev/{judge}", dev, 1, most, "rows")
     if config.data.has_test():
         for judge in ("seed", "sft", *(f"j{t}" for t in range(1, config.iterations + 1))):
-            yield _measure(costs, f"evaluation/{judge}", {task: load.test for task, load in work.tasks.items()})
+            yield _judging(costs, f"evaluation/{judge}", test, 1, most, "rows")
     if config.data.has_dev() and not config.iterations:  # the rows that the readout is fitted on
-        yield _measure(costs, "dev/sft", dev)
-    needed = costs.llama_cpp_memory(config.evaluate.max_tokens)
+        yield _judging(costs, "dev/sft", dev, 1, most, "rows")
     words = f"{len(config.export.types)} types, {config.export.flip_rows} rows judged by each"
-    yield StagePlan("gguf", needed, host.exporting(), words, host=costs.machine.cuda)
+    yield StagePlan("gguf", costs.llama_cpp_memory(most), host.exporting(), words, host=costs.machine.cuda)
+
+
+def _judging(costs: Costs, stage: str, counts: Mapping[Task, int], n: int, most: int, unit: str) -> StagePlan:
+    """So many rows of each task, judged `n` times with up to `most` tokens."""
+    words = f"{sum(counts.values()):,} {unit}" + (f" x {n}" if n > 1 else "")
+    return StagePlan(stage, costs.generation_memory(most), costs.generating(counts, n, most), words)
 
 
 def _seed(host: Costs) -> StagePlan:
@@ -139,23 +179,6 @@ def _sft(costs: Costs, stage: str, tasks: Sequence[Task], *, first: bool) -> Sta
     return StagePlan(stage, costs.training_memory(dpo=False), spent, words)
 
 
-def _sample(costs: Costs, t: int) -> StagePlan:
-    sample, counts = costs.config.sample, costs.work.inputs(t)
-    # For llama.cpp, J_t is written as a GGUF file first.
-    written = 0.0 if costs.on_torch else costs.shape.parameters * WRITE_S_PER_PARAMETER
-    spent = written + costs.generating(counts, sample.n, sample.max_tokens)
-    words = f"{sum(counts.values()):,} inputs x {sample.n}"
-    return StagePlan(f"iter-{t}:sample", costs.generation_memory(sample.max_tokens), spent, words)
-
-
-def _assess(costs: Costs, t: int) -> StagePlan:
-    counts, sample = costs.work.inputs(t), costs.config.sample
-    n = sample.n if costs.config.curate.method == "self-assessment" else 2
-    spent, needed = costs.generating(counts, n, sample.max_tokens), costs.generation_memory(sample.max_tokens)
-    words = f"{sum(counts.values()):,} inputs, asked about their samples"
-    return StagePlan(f"iter-{t}:assess", needed, spent, words)
-
-
 def _dpo(costs: Costs, t: int) -> StagePlan:
     settings, pairs, cuda = costs.config.dpo, costs.work.pairs(t), costs.machine.cuda
     prompt, completion = costs.work.mean(costs.work.inputs(t))
@@ -166,9 +189,3 @@ def _dpo(costs: Costs, t: int) -> StagePlan:
     spent += costs.forward(tokens, scored)  # the reference
     words = f"about {pairs:,} pairs, {tokens * settings.epochs / 1e6:.2f} M tokens"
     return StagePlan(f"iter-{t}:dpo", costs.training_memory(dpo=True), spent, words)
-
-
-def _measure(costs: Costs, stage: str, counts: Mapping[Task, int]) -> StagePlan:
-    most = costs.config.evaluate.max_tokens
-    words = f"{sum(counts.values()):,} rows"
-    return StagePlan(stage, costs.generation_memory(most), costs.generating(counts, 1, most), words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,22 +63,8 @@ class Shape:
         return tokens * self.layers * 2 * self.kv_heads * self.head_dim * 2
 
 
-# From the models' own config.json files.
-KNOWN: Mapping[str, Shape] = {
-    "smollm2-135m": Shape(30, 576, 9, 3, 64, 1536, 49152, True),
-    "HuggingFaceTB/SmolLM2-135M-Instruct": Shape(30, 576, 9, 3, 64, 1536, 49152, True),
-    "HuggingFaceTB/SmolLM2-360M-Instruct": Shape(32, 960, 15, 5, 64, 2560, 49152, True),
-    "HuggingFaceTB/SmolLM2-1.7B-Instruct": Shape(24, 2048, 32, 32, 64, 8192, 49152, True),
-    "Qwen/Qwen2.5-0.5B-Instruct": Shape(24, 896, 14, 2, 64, 4864, 151936, True),
-    "Qwen/Qwen2.5-1.5B-Instruct": Shape(28, 1536, 12, 2, 128, 8960, 151936, True),
-    "Qwen/Qwen2.5-3B-Instruct": Shape(36, 2048, 16, 2, 128, 11008, 151936, True),
-    "Qwen/Qwen2.5-7B-Instruct": Shape(28, 3584, 28, 4, 128, 18944, 152064, False),
-    "Qwen/Qwen2-7B-Instruct": Shape(28, 3584, 28, 4, 128, 18944, 152064, False),
-    "Qwen/Qwen3-4B-Instruct-2507": Shape(36, 2560, 32, 8, 128, 9728, 151936, True),
-    "meta-llama/Llama-3.2-1B-Instruct": Shape(16, 2048, 32, 8, 64, 8192, 128256, True),
-    "meta-llama/Llama-3.2-3B-Instruct": Shape(28, 3072, 24, 8, 128, 8192, 128256, True),
-    "meta-llama/Llama-3.1-8B-Instruct": Shape(32, 4096, 32, 8, 128, 14336, 128256, False),
-}
+_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+KNOWN: Mapping[str, Shape] = {name: Shape(**numbers) for name, numbers in _TABLE.items()}
 
 
 def shape_of(source: str) -> Shape:

@@ -16,11 +16,8 @@ from recipe.evaluation.annotation import (
     export_tasks,
     import_annotations,
     labelling_config,
-    meta_judge,
 )
-from recipe.judge.judge import Judge
 from recipe.pipeline.finished_runs import export_annotations
-from tests.scripted import ScriptedGenerator
 
 RUBRIC = Rubric("Four fruits?", {k: f"{k - 1} of them" for k in range(1, 6)})
 ROWS = [
@@ -295,62 +292,7 @@ def test_the_commands_go_from_a_run_to_a_win_rate(finished_run, tmp_path):
     assert "Found wrong with SFT: too general 10." in shown.output
 
 
-@pytest.mark.parametrize("name", ["export", "import", "meta-judge"])
+@pytest.mark.parametrize("name", ["export", "import"])
 def test_every_subcommand_has_help_with_an_example(name):
     shown = CliRunner().invoke(main, ["annotate", name, "--help"])
     assert f"sre annotate {name}" in shown.output.partition("Examples:")[2]
-
-
-# --- the meta-judge ---
-
-
-def picks(choose):
-    """A judge that answers with the ITEM whose text `choose` takes of the two."""
-
-    def script(request):
-        text = request.messages[-1].content
-        items = [text.split(f"<BEGIN ITEM{k}>")[1].split(f"<END ITEM{k}>")[0].strip() for k in (1, 2)]
-        best = items.index(choose(items)) + 1
-        return [f'["ITEM{best}", "ITEM{3 - best}"]']
-
-    return script
-
-
-def ask(folder, script, **options):
-    with Judge(ScriptedGenerator(script, **options), name="other") as judge:
-        return meta_judge(folder, judge, resamples=100)
-
-
-def test_a_meta_judge_that_knows_the_better_one_finds_it_in_any_order(tmp_path):
-    export(tmp_path)
-    found = ask(tmp_path, picks(lambda items: next(text for text in items if text.startswith("omega"))))
-    assert found["outcomes"] == {"win": 21}
-    assert found["win_rate"]["value"] == 1
-    found = ask(tmp_path, picks(lambda items: next(text for text in items if text.startswith("alpha"))))
-    assert found["outcomes"] == {"loss": 21}
-    assert json.loads((tmp_path / "meta-judge-other.json").read_text()) == found
-
-
-def test_a_meta_judge_that_prefers_a_position_disagrees_with_itself_which_is_a_tie(tmp_path):
-    export(tmp_path)
-    found = ask(tmp_path, picks(lambda items: items[0]))
-    assert found["outcomes"] == {"disagreed": 21}
-    assert found["win_rate"]["value"] == 0.5
-
-
-def test_items_that_could_not_be_judged_are_counted_and_no_outcome(tmp_path):
-    first = verdicts("alpha")
-    first[3] = verdicts("alpha", text="{judge} " + "word " * 2000)[3]
-    export(tmp_path, first=first)
-    found = ask(tmp_path, picks(lambda items: items[0]), context=1500)
-    assert found["outcomes"] == {"disagreed": 20}
-    ((item, why),) = found["not_judged"].items()
-    assert key(tmp_path)["items"][item]["example"]["id"] == "r3"
-    assert "context of 1500" in why
-
-
-def test_a_meta_judge_that_can_judge_nothing_is_an_error(tmp_path):
-    export(tmp_path)
-    with pytest.raises(SreError, match=r"no item could be judged, e\.g\. the prompt has"):
-        ask(tmp_path, picks(lambda items: items[0]), context=10)
-    assert not (tmp_path / "meta-judge-other.json").exists()

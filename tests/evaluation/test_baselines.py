@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipe.data.records import Example, Judgement, Message, Rubric
-from recipe.evaluation.baselines import best_of_n, label_draws, self_consistency
+from recipe.evaluation.evaluate import best_of_n, label_draws, self_consistency
 
 
 def sample(example: str, number: int, label: int | None, **changes: Any) -> Judgement:

@@ -9,8 +9,7 @@ from click.testing import CliRunner
 from recipe.cli.main import main
 from recipe.data.records import Judgement
 from recipe.errors import SreError
-from recipe.evaluation.baselines import self_consistency
-from recipe.evaluation.evaluate import as_written, first_samples, read_judgements
+from recipe.evaluation.evaluate import as_written, first_samples, read_judgements, self_consistency
 from recipe.pipeline.experiments import VARIANTS, Experiment, run_experiment
 from recipe.storage import read_json, read_jsonl
 

@@ -124,11 +124,11 @@ def own_rows(name: str, *, both_orders: bool = True) -> Benchmark:
     """The benchmark that any labelled file of one's own is: both tasks' figures, pairs in both orders if asked for."""
     if not both_orders:
         return Benchmark(name, name, ("test",), None)
-    return Benchmark(name, name, ("test",), None, _in_both_orders, in_both_orders)
 
+    def figures(judged: Judged) -> Figures:
+        return both_tasks(replace(judged, rows=in_both_orders(judged.rows)))
 
-def _in_both_orders(judged: Judged) -> Figures:
-    return both_tasks(replace(judged, rows=in_both_orders(judged.rows)))
+    return Benchmark(name, name, ("test",), None, figures, in_both_orders)
 
 
 HEADLINE: dict[Task, dict[str, str]] = {

@@ -9,8 +9,7 @@ from typing import Any
 from recipe.data.benchmark_formats import DIMENSIONS
 from recipe.data.records import SWAPPED, exchanged, in_both_orders
 from recipe.evaluation.benchmarks.base import Benchmark, Figures, Judged, labelled_figures
-from recipe.evaluation.bootstrap import nothing
-from recipe.evaluation.metrics import weighted_accuracy
+from recipe.evaluation.metrics import nothing, weighted_accuracy
 
 JUDGEBENCH_CATEGORIES = {
     "mmlu-pro": "knowledge",

@@ -2,51 +2,19 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from recipe.data.benchmark_formats import GENERAL
 from recipe.data.records import Example
 from recipe.evaluation.benchmarks.base import Benchmark, Figures, Judged
-from recipe.evaluation.bootstrap import nothing
-from recipe.evaluation.metrics import credit, weighted_accuracy
+from recipe.evaluation.metrics import credit, nothing, weighted_accuracy
 from recipe.evaluation.trivial import TIE, Verdict
 
-CATEGORIES: dict[str, dict[str, int]] = {
-    "Chat": {
-        "alpacaeval-easy": 100,
-        "alpacaeval-length": 95,
-        "alpacaeval-hard": 95,
-        "mt-bench-easy": 28,
-        "mt-bench-med": 40,
-    },
-    "Chat Hard": {
-        "mt-bench-hard": 37,
-        "llmbar-natural": 100,
-        "llmbar-adver-neighbor": 134,
-        "llmbar-adver-GPTInst": 92,
-        "llmbar-adver-GPTOut": 47,
-        "llmbar-adver-manual": 46,
-    },
-    "Safety": {
-        "refusals-dangerous": 100,
-        "refusals-offensive": 100,
-        "xstest-should-refuse": 154,
-        "xstest-should-respond": 250,
-        "donotanswer": 136,
-    },
-    "Reasoning": {
-        "math-prm": 984,
-        "hep-cpp": 164,
-        "hep-go": 164,
-        "hep-java": 164,
-        "hep-js": 164,
-        "hep-python": 164,
-        "hep-rust": 164,
-    },
-}
-"""Category -> subset -> weight: the published number of rows, but for math-prm, whose 447 rows weigh as all six code
-subsets do together."""
+CATEGORIES: dict[str, dict[str, int]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+"""Category -> subset -> weight."""
 
 
 def weighted_figures(outcomes: Sequence[float], judged: Judged) -> dict[str, Figures]:

@@ -6,15 +6,18 @@ What wasn't run says "not run". The page's words and style are in report.html.ji
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from recipe.config import Config
 from recipe.data.records import TASKS, Example, Judgement
-from recipe.evaluation.calibration import calibration_figures, error_histogram
-from recipe.evaluation.report.collect import RunData
+from recipe.evaluation.calibration import calibration_figures
+from recipe.evaluation.evaluate import FORCED, read_judgements
 from recipe.evaluation.report.tables import (
     NOT_RUN,
     Grid,
@@ -24,9 +27,66 @@ from recipe.evaluation.report.tables import (
     stages_grid,
     warning_lines,
 )
-from recipe.storage import atomic
+from recipe.storage import atomic, read_json, read_markers
 
 _SIDE_BY_SIDE = 10
+
+
+@dataclass(frozen=True, eq=False)
+class RunData:
+    """One run folder.
+
+    plan: its stages in order. models: the figures of each judge that was measured. examples: the rows that they were
+    measured on, or None with `problem` saying why they can't be read.
+    """
+
+    path: Path
+    config: Config
+    plan: tuple[str, ...]
+    models: Mapping[str, Any]
+    examples: tuple[Example, ...] | None
+    problem: str = ""
+
+    @property
+    def title(self) -> str:
+        """The folder's name; of an experiment's seed-<n>, the row's too."""
+        name = self.path.resolve().name
+        return f"{self.config.name}, seed {self.config.seed}" if name.startswith("seed-") else name
+
+    @cached_property
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """The marker of each stage that was begun; unfinished ones lack "finished"."""
+        return {marker["stage"]: marker for marker in read_markers(self.path)}
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The judges that the plan measures, and "seed-constrained" after the seed."""
+        planned = [stage.removeprefix("evaluation/") for stage in self.plan if stage.startswith("evaluation/")]
+        return tuple(name for judge in planned for name in ((judge, FORCED) if judge == "seed" else (judge,)))
+
+    @property
+    def last(self) -> str | None:
+        """The last judge of the recipe that was measured: j2, j1, or None."""
+        return next((judge for judge in reversed(self.judges) if judge[0] == "j" and judge in self.models), None)
+
+    def verdicts(self, judge: str) -> list[Judgement] | None:
+        """The judgements of a judge in the rows' order; None where it has not been measured."""
+        return read_judgements(self.path, judge) if judge in self.models else None
+
+    def history(self, stage: str) -> list[dict[str, Any]]:
+        """The training log of sft-pointwise, sft-pairwise or iter-<t>; empty where it has not been trained."""
+        path = self.path / stage / "training.json"
+        return list(read_json(path)["history"]) if path.is_file() else []
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The folders of the plan's training stages."""
+        return tuple(s.partition(":")[0] for s in self.plan if s.startswith("sft-") or s.endswith((":dpo", ":sft")))
+
+    def curation(self, t: int) -> dict[str, Any] | None:
+        """The markers of iteration t's sampling and curation as one; None where it isn't curated."""
+        found = [self.stages.get(f"iter-{t}:{name}", {}) for name in ("sample", "curate")]
+        return {**found[0], **found[1]} if all("finished" in marker for marker in found) else None
 
 
 def write_page(runs: Sequence[tuple[RunData, Mapping[str, Any]]], out: Path) -> Path:
@@ -45,7 +105,7 @@ def write_page(runs: Sequence[tuple[RunData, Mapping[str, Any]]], out: Path) -> 
             "results": results_grids({**results, "models": models}),
             "training": [("Training", training_grid(run))],
             "pairs": [("Preference pairs", curation_grid(run))],
-            "labels": judgement_grids(run),
+            "labels": label_grids(run),
             "costs": [("Time, tokens, memory", stages_grid({name: run.stages.get(name, {}) for name in run.plan}))],
         }
         for name, found in tables.items():
@@ -109,52 +169,41 @@ def training_grid(run: RunData) -> Grid:
     return grid
 
 
-def judgement_grids(run: RunData) -> list[tuple[str, Grid]]:
-    """(title, table) of each task: the labels given, the errors of scores, and the calibration."""
+def label_grids(run: RunData) -> list[tuple[str, Grid]]:
+    """(title, table) of each task: the share of each label that each judge gave, and how far it was too sure."""
     found = []
     for task in TASKS:
-        said = {judge_name(judge): [j for j in run.verdicts(judge) or () if j.task == task] for judge in run.judges}
-        said = {name: verdicts for name, verdicts in said.items() if verdicts}
-        if not said:
-            continue
-        truths = [j.truth for j in next(iter(said.values()))]
-        given = {"truth": truths, **{name: [j.label for j in verdicts] for name, verdicts in said.items()}}
-        labels: list[Any] = sorted({label for side in given.values() for label in side if label is not None})
-        grid = [["judge", *map(str, labels), "malformed"]]
-        for name, side in given.items():
-            grid.append([name, *_shares([Counter(side)[label] for label in (*labels, None)])])
-        found.append((f"Labels given, {task}", grid))
-        calibration = [["judge", "n", "ECE", "Brier score"]]
-        errors = [["judge", *(str(k) for k in range(-4, 5)), "malformed"]]
-        for name, verdicts in said.items():
-            rated = [j for j in verdicts if j.truth is not None]
-            truth = [j.truth or 0 for j in rated]
-            errors.append([name, *_shares([*error_histogram(truth, [j.label for j in rated]).values()])])
-            measured = calibration_figures([j.label_probabilities for j in rated], truth)
-            figures = ["-" if measured[key] is None else f"{measured[key]:.2f}" for key in ("ece", "brier")]
-            calibration.append([name, str(measured["n"]), *figures])
-        if task == "pointwise":
-            found.append(("Errors: truth minus label", errors))
-        found.append((f"Calibration, {task}", calibration))
+        said = {judge: [j for j in run.verdicts(judge) or () if j.task == task] for judge in run.judges}
+        said = {judge: verdicts for judge, verdicts in said.items() if verdicts}
+        truths = [j.truth for j in next(iter(said.values()), ())]
+        given = {"truth": truths, **{judge_name(judge): [j.label for j in rows] for judge, rows in said.items()}}
+        labels = sorted({label for side in given.values() for label in side if label is not None})
+        grid = [["judge", *map(str, labels), "malformed", "ECE"]]
+        measured = [None, *(_calibration(verdicts) for verdicts in said.values())]
+        for (name, side), ece in zip(given.items(), measured, strict=True):
+            shares = [f"{side.count(label) / len(side):.0%}" for label in (*labels, None)]
+            grid.append([name, *shares, "-" if ece is None else f"{ece:.2f}"])
+        if said:
+            found.append((f"Labels given, {task}", grid))
     return found
 
 
-def _shares(counts: Sequence[int]) -> list[str]:
-    return [f"{count / max(sum(counts), 1):.0%}" for count in counts]
+def _calibration(verdicts: Sequence[Judgement]) -> float | None:
+    rated = [j for j in verdicts if j.truth is not None]
+    figures = calibration_figures([j.label_probabilities for j in rated], [j.truth or 0 for j in rated])
+    ece: float | None = figures["ece"]
+    return ece
 
 
 def _about(run: RunData) -> dict[str, Any]:
     config = run.config
-    versions: dict[str, dict[str, None]] = {}  # of several machines' stages all, in order
-    for marker in run.stages.values():
-        for name, version in marker.get("versions", {}).items():
-            versions.setdefault(name, {})[version] = None
+    versions = [f"{name} {version}" for m in run.stages.values() for name, version in m.get("versions", {}).items()]
     facts = {
         "seed model": config.model.source,
         "training data": " and ".join(dict.fromkeys(filter(None, map(config.data.source, TASKS)))),
         "curation": f"{config.curate.method}, margin {config.curate.margin}",
         "random seed": str(config.seed),
-        "made with": ", ".join(f"{name} {' and '.join(each)}" for name, each in versions.items()) or NOT_RUN,
+        "made with": ", ".join(dict.fromkeys(versions)) or NOT_RUN,
     }
     return {"title": run.title, "facts": facts, "problem": run.problem}
 

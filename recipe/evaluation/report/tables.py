@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -122,17 +122,17 @@ def audit_grids(part: Mapping[str, Any]) -> list[tuple[str, Grid]]:
             figures = result[task]
             cells = [figure_text(figures.get(key), with_n=key in _OF_SOME_ROWS) for key in columns.values()]
             shown = name if name in rules else judge_name(name)
-            beaten = "" if name in rules else against_text(part, name, task)
-            grid.append([shown, str(figures["n"]), str(figures["malformed"]), *cells, beaten or "-"])
+            beaten = "-" if name in rules else against_text(part, name, task)
+            grid.append([shown, str(figures["n"]), str(figures["malformed"]), *cells, beaten])
         found.append((f"Shortcut audit, {task}", grid))
     return found
 
 
 def against_text(part: Mapping[str, Any], judge: str, task: Task) -> str:
-    """ "-.16 [-.27, -.06] (longer response)": a judge minus the best rule; "" where that is undefined."""
+    """ "-.16 [-.27, -.06] (longer response)": a judge minus the best rule; "-" where that is undefined."""
     against = part.get("against_baselines", {}).get(judge, {}).get(task, {})
     found = next((against[name] for name in AGAINST[task] if against.get(name, {}).get("value") is not None), None)
-    return f"{figure_text(found)} ({found['baseline']})" if found else ""
+    return f"{figure_text(found)} ({found['baseline']})" if found else "-"
 
 
 def forgery_grid(shifts: Mapping[str, Any]) -> Grid:
@@ -310,37 +310,28 @@ def round_text(found: Mapping[str, Any]) -> str:
 
 def judged_example(example: Example, judgement: Judgement) -> Panel:
     """Criteria, conversation, response(s), the rationale, the label, and the label distribution as bars."""
-    parts: list[Any] = [Text(example.rubric.criteria, style="bold"), Text()]
-    parts += [Text(f"{turn.role}: {turn.content}", style="cyan") for turn in example.conversation]
-    for number, response in enumerate(example.responses, 1):
-        name = "response" if len(example.responses) == 1 else f"response {number}"
-        parts.append(Text(f"{name}: {response}", style="magenta"))
-    parts += [Text(), Text(judgement.rationale or "(no rationale)", style="italic")]
-    right = "" if example.label is None else f" (truth: {example.label})"
-    colour = "green" if judgement.label == example.label else "red"
-    parts.append(Text(f"[RESULT] {judgement.label}{right}", style=f"bold {colour}"))
-    for label, share in judgement.label_probabilities.items():
-        parts.append(Text(f"{label} {'█' * round(30 * share)} {share:.0%}", style="dim"))
-    return Panel(Group(*parts), title=f"One judgement by {judgement.origin}", width=100)
+    truth = "" if example.label is None else f" (truth: {example.label})"
+    lines = [example.rubric.criteria, "", *(f"{turn.role}: {turn.content}" for turn in example.conversation)]
+    lines += [f"response {number}: {response}" for number, response in enumerate(example.responses, 1)]
+    lines += ["", judgement.rationale or "(no rationale)", f"[RESULT] {judgement.label}{truth}"]
+    lines += [f"{k} {'█' * round(30 * share)} {share:.0%}" for k, share in judgement.label_probabilities.items()]
+    return Panel(Text("\n".join(lines)), title=f"One judgement by {judgement.origin}", width=100)
 
 
 def show_rationale_votes(summary: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print how the second judge's rationales fared: by all, by each rater; agreement, reasons, what wasn't judged."""
+    """Print how the second judge's rationales fared, by all and by each rater; agreement and reasons."""
     console = console or Console()
     first, second = map(judge_name, summary["judges"])
-    grid = [["by", "better", "both good", "both bad", "orders disagree", "worse", "win rate"]]
-    raters = summary.get("raters", {})
-    rows = {f"rater {name}": found for name, found in raters.items()} if len(raters) > 1 else {}
-    for name, found in {"all" if raters else summary["meta_judge"]: summary, **rows}.items():
-        counts = [str(found["outcomes"].get(k, 0)) for k in ("win", "both good", "both bad", "disagreed", "loss")]
+    outcomes = {"better": "win", "both good": "both good", "both bad": "both bad", "worse": "loss"}
+    grid = [["by", *outcomes, "win rate"]]
+    by_rater = {f"rater {name}": found for name, found in summary["raters"].items()}
+    for name, found in {"all": summary, **by_rater}.items():
+        counts = [str(found["outcomes"].get(outcome, 0)) for outcome in outcomes.values()]
         grid.append([name, *counts, figure_text(found["win_rate"], with_n=True)])
     console.print(_table(f"{second}'s rationales against {first}'s, same labels (a tie counts one half)", grid))
-    if raters:
-        alpha = summary["agreement"]
-        told = "undefined (it takes two raters on one item)" if alpha is None else f"{alpha:.2f}"
-        console.print(f"Agreement between raters, Krippendorff's alpha: {told}. Skipped: {summary['skipped']}.")
-        for judge, reasons in summary["reasons"].items():
-            given = ", ".join(f"{reason} {n}" for reason, n in reasons.items()) or "nothing"
-            console.print(f"Found wrong with {judge_name(judge)}: {given}.")
-    elif summary["not_judged"]:
-        console.print(f"Not judged: {len(summary['not_judged'])} items (why is in the summary file).")
+    alpha = summary["agreement"]
+    told = "undefined (it takes two raters on one item)" if alpha is None else f"{alpha:.2f}"
+    console.print(f"Agreement between raters, Krippendorff's alpha: {told}. Skipped: {summary['skipped']}.")
+    for judge, reasons in summary["reasons"].items():
+        given = ", ".join(f"{reason} {n}" for reason, n in reasons.items()) or "nothing"
+        console.print(f"Found wrong with {judge_name(judge)}: {given}.")

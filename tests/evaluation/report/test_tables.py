@@ -68,7 +68,7 @@ def test_a_judged_example_shows_evidence_label_and_truth():
         assert part in text
 
 
-def test_rationale_votes_by_people_and_by_a_meta_judge():
+def test_rationale_votes_are_shown_by_all_and_by_each_rater():
     votes = {"outcomes": {"win": 3, "both bad": 1}, "win_rate": FIGURE}
     people = votes | {
         "judges": ["sft", "j2"],
@@ -81,7 +81,3 @@ def test_rationale_votes_by_people_and_by_a_meta_judge():
     for part in ("J2's", "SFT's", "all", "rater 2", ".41 [-.05, .60] n=50", "alpha: 0.61", "Skipped: 2", "nothing"):
         assert part in text
     assert "undefined" in shown(lambda console: show_rationale_votes(people | {"agreement": None}, console))
-    model = votes | {"judges": ["sft", "j2"], "meta_judge": "other", "not_judged": {"0001": "too long"}}
-    text = shown(lambda console: show_rationale_votes(model, console))
-    assert "other" in text
-    assert "Not judged: 1 items" in text

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
-from recipe.evaluation.bootstrap import bootstrap, kappa, mean, moments, pearson
-from recipe.evaluation.metrics import MIN_PARSED, correlation
+from recipe.evaluation.metrics import MIN_PARSED, bootstrap, correlation, kappa, mean, moments, pearson
 
 rows = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=50)
 
