@@ -175,7 +175,9 @@ def label_grids(run: RunData) -> list[tuple[str, Grid]]:
     for task in TASKS:
         said = {judge: [j for j in run.verdicts(judge) or () if j.task == task] for judge in run.judges}
         said = {judge: verdicts for judge, verdicts in said.items() if verdicts}
-        truths = [j.truth for j in next(iter(said.values()), ())]
+        if not said:
+            continue
+        truths = [j.truth for j in next(iter(said.values()))]
         given = {"truth": truths, **{judge_name(judge): [j.label for j in rows] for judge, rows in said.items()}}
         labels = sorted({label for side in given.values() for label in side if label is not None})
         grid = [["judge", *map(str, labels), "malformed", "ECE"]]
@@ -183,8 +185,7 @@ def label_grids(run: RunData) -> list[tuple[str, Grid]]:
         for (name, side), ece in zip(given.items(), measured, strict=True):
             shares = [f"{side.count(label) / len(side):.0%}" for label in (*labels, None)]
             grid.append([name, *shares, "-" if ece is None else f"{ece:.2f}"])
-        if said:
-            found.append((f"Labels given, {task}", grid))
+        found.append((f"Labels given, {task}", grid))
     return found
 
 
