@@ -66,8 +66,9 @@ def _run(config: Config, folder: Path) -> tuple[list[list[str]], Exception | Non
 
     from recipe.inference.pytorch.loading import free_memory
 
-    run, rows = RunContext(config, folder), []
+    run = RunContext(config, folder)
     run.keep_config()
+    rows: list[list[str]] = []
     for name, step in steps(run):
         free_memory()
         if torch.cuda.is_available():

@@ -44,7 +44,8 @@ def results_of(run: RunContext) -> dict[str, Any]:
 
 def figures_of(run: RunContext) -> dict[str, Any]:
     """The figures of each judge that was measured, as its evaluation wrote them."""
-    stages, found = costs(run.path), {}
+    stages = costs(run.path)
+    found: dict[str, Any] = {}
     for judge in run.judges:
         if f"evaluation/{judge}" in stages:
             found[judge] = read_json(run.path / "evaluation" / judge / "figures.json")

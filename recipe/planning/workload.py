@@ -124,7 +124,8 @@ def _load(config: Config, task: Task, count: Callable[[str], int]) -> TaskLoad:
 
 def _held_out(config: Config, task: Task, load: TaskLoad) -> TaskLoad:
     """A published collection, which has training rows only, with dev and test rows split off as the settings say."""
-    train, kept = load.train, {}
+    train = load.train
+    kept: dict[str, int] = {}
     for split in HELD_OUT:
         share = getattr(config.data, f"{split}_share") if getattr(config.data, f"{split}_split") else 0.0
         limit = getattr(config.data, f"{split}_{task}")

@@ -84,7 +84,7 @@ def run_benchmark(
     forced = options.constrain and not options.label_only
     written = verdicts_of(judged, as_written=forced)
     failed = sum(row["finish"] == "error" for row in judged)
-    content = {
+    content: dict[str, Any] = {
         "benchmark": benchmark.name,
         "source": str(data or benchmark.hub),
         "model": judge.name,

@@ -96,7 +96,7 @@ def write_page(runs: Sequence[tuple[RunData, Mapping[str, Any]]], out: Path) -> 
     {"models", "differences"} alone.
     """
     sections: dict[str, list[tuple[str, Grid]]] = defaultdict(list)
-    warnings = []
+    warnings: list[str] = []
     for run, results in runs:
         lead = f"{run.title}: " if len(runs) > 1 else ""
         models = {judge: results["models"].get(judge) for judge in run.judges}
