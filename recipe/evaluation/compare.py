@@ -62,11 +62,11 @@ def differences(
 ) -> dict[str, Any]:
     """The second judge minus the first: {task: {each of DIFFERENCES: a figure with its paired interval}}."""
     one, two = ([Verdict.of(judgement) for judgement in side] for side in (first, second))
-    sides = {task: labelled(task, rows, one, two) for task in DIFFERENCES}
-    return {
-        task: {name: difference(name, *sides[task], resamples=resamples) for name in names}
-        for task, names in DIFFERENCES.items()
-    }
+    found = {}
+    for task, names in DIFFERENCES.items():
+        kept, before, after = labelled(task, rows, one, two)
+        found[task] = {name: difference(name, kept, before, after, resamples) for name in names}
+    return found
 
 
 def by_aspect(rows: Sequence[Example], measured: Measured) -> Iterator[tuple[str, list[Example], Measured]]:

@@ -93,10 +93,9 @@ class Costs:
         adapter = self._adapter(merged=dpo)
         longest_answer = 2 * max(load.completion for load in self.work.tasks.values())
         # On a CPU a pair's prompt is run once (training/pair_batch.py), on a GPU once per completion.
-        if dpo and cuda:
-            tokens = size * 2 * self.work.longest
-        else:
-            tokens = size * (self.work.longest + (longest_answer if dpo else 0))
+        tokens: float = size * self.work.longest
+        if dpo:
+            tokens = 2 * tokens if cuda else tokens + size * longest_answer
         logits = tokens / 2
         if dpo or cuda:
             logits = min(LOGIT_CHUNK, size * longest_answer * (2 if dpo else 1))

@@ -109,8 +109,7 @@ def show_plan(plan: Plan, console: Console) -> None:
         parts = [f"{value / GIB:.1f}" if value >= 0.05 * GIB else "" for value in astuple(stage.memory)]
         style = "red" if not stage.host and total > plan.machine.memory else ""
         name = f"{stage.stage} (host)" if stage.host and plan.machine.cuda else stage.stage
-        cells = [name, *parts, f"{total / GIB:.1f}", duration(stage.seconds), Text(stage.work)]
-        table.add_row(*cells, style=style)
+        table.add_row(name, *parts, f"{total / GIB:.1f}", duration(stage.seconds), Text(stage.work), style=style)
     console.print(table)
     fetched = f"downloads {plan.download / 1e9:.1f} GB, " if plan.download else ""
     disk = f"the run folder takes up to {plan.disk / 1e9:.1f} GB"
