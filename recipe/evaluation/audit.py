@@ -49,7 +49,7 @@ def task_figures(task: Task, rows: Sequence[Example], verdicts: Sequence[Verdict
 
 def figures_by_task(rows: Sequence[Example], verdicts: Sequence[Verdict], resamples: int) -> dict[str, Any]:
     """{"pointwise": {...}, "pairwise": {...}}: `task_figures` of the rows of each task that have a label."""
-    found = {}
+    found: dict[str, Any] = {}
     for task in TASKS:
         kept, said = labelled(task, rows, verdicts)
         found[task] = task_figures(task, kept, said, resamples)

@@ -62,7 +62,7 @@ def differences(
 ) -> dict[str, Any]:
     """The second judge minus the first: {task: {each of DIFFERENCES: a figure with its paired interval}}."""
     one, two = ([Verdict.of(judgement) for judgement in side] for side in (first, second))
-    found = {}
+    found: dict[str, Any] = {}
     for task, names in DIFFERENCES.items():
         kept, before, after = labelled(task, rows, one, two)
         found[task] = {name: difference(name, kept, before, after, resamples) for name in names}
