@@ -10,7 +10,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -55,14 +55,30 @@ def _fingerprint(path: Path, size: int, changed: int) -> str:
 _RESTORE = "restore the file, or remove it to make it again"
 
 
+# What a reader meets in a damaged file.
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
+
+@contextlib.contextmanager
+def intact(path: Path, line: int | None = None) -> Iterator[None]:
+    """Whatever a damaged file makes its reader raise is an SreError that names the file and what to do."""
+    try:
+        yield
+    except DAMAGE as error:
+        message = f"can't be read ({type(error).__name__}: {error}); {_RESTORE}"
+        raise SreError(message, file=path, line=line) from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises SreError, naming the file and what to do, for anything else in it."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # JSON's and Unicode's errors are ValueErrors
-        raise SreError(f"not valid JSON ({error}); {_RESTORE}", file=path) from None
+    with intact(path):
+        return _object(path.read_text(encoding="utf-8"))
+
+
+def _object(text: str | bytes) -> dict[str, Any]:
+    content = json.loads(text)
     if not isinstance(content, dict):
-        raise SreError(f"expected a JSON object, not {type(content).__name__}; {_RESTORE}", file=path)
+        raise TypeError(f"expected a JSON object, not {type(content).__name__}")
     return content
 
 
@@ -79,7 +95,8 @@ def read_marker(path: Path) -> dict[str, Any] | None:
         return None
     needed = _MARKER | (_FINISHED if path.name.endswith("done.json") else {})
     wrong = [key for key, kind in needed.items() if not isinstance(content.get(key), kind)]
-    wrong += [key for key in ("settings", "inputs", "made") if not isinstance(content.get(key, {}), dict)]
+    optional = {**dict.fromkeys(("settings", "inputs", "made"), dict), "peak_rss_mb": int}
+    wrong += [key for key, kind in optional.items() if not isinstance(content.get(key, kind()), kind)]
     made = () if wrong else content.get("made", {}).values()
     if wrong or not all(isinstance(facts, dict) and {"bytes", "hash"} <= facts.keys() for facts in made):
         message = "not the marker of a stage; remove the file to run its stage again"
@@ -102,7 +119,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[IO[str]]:
     """Write a text file beside `path`, then rename it there: `path` is whole or untouched. No space is an SreError."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    # A file's name can hold bytes that aren't UTF-8: escaped, they are valid JSON.
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
@@ -189,18 +207,13 @@ def append_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
         raise explain(error, path) from error
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All rows of a file this project wrote. Raises SreError naming the line that is no JSON object."""
+def read_jsonl(path: Path, make: Callable[[dict[str, Any]], Any] = dict) -> list[Any]:
+    """`make` of every row of a file this project wrote. Raises SreError naming a line that is no such row."""
     rows = []
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise SreError(f"not valid JSON: {error}", file=path, line=number) from None
-            if not isinstance(row, dict):
-                raise SreError("expected a JSON object, as this program writes them", file=path, line=number)
-            rows.append(row)
+            with intact(path, number):
+                rows.append(make(_object(line)))
     return rows
 
 

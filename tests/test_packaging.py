@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import email.message
 import re
 import subprocess
 import sys
@@ -37,10 +38,31 @@ def names(wheel: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def requirements(wheel: Path) -> list[str]:
+def metadata(wheel: Path) -> email.message.Message:
     archive = zipfile.ZipFile(wheel)
-    (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
-    return email.message_from_bytes(archive.read(metadata)).get_all("Requires-Dist", [])
+    (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    return email.message_from_bytes(archive.read(name))
+
+
+@pytest.fixture(scope="module")
+def requirements(metadata: email.message.Message) -> list[str]:
+    return metadata.get_all("Requires-Dist", [])
+
+
+def test_links_and_the_picture_work_on_a_package_page(metadata: email.message.Message) -> None:
+    text = bytes(metadata.get_payload(decode=True) or b"").decode("utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)\s]+)", text)
+    assert len(links) == len(re.findall(r"\]\(([^)\s]+)", readme)) > 10
+    assert [link for link in links if not link.startswith("https://")] == []
+    repository = "https://github.com/self-rationalizing-evaluators/self-rationalizing-evaluators/blob/main/"
+    raw = repository.replace("github.com", "raw.githubusercontent.com").replace("/blob", "")
+    assert f"]({raw}docs/judgement.svg)" in text
+    pages = {link.removeprefix(repository).partition("#")[0] for link in links if link.startswith(repository)}
+    assert {"docs/results.md", "CONTRIBUTING.md"} <= pages
+    assert [page for page in pages if not (ROOT / page).exists()] == []
+    assert text.startswith("# Self-Rationalizing Evaluators")
+    assert metadata["Description-Content-Type"] == "text/markdown"
 
 
 def test_every_prompt_travels(names: set[str]) -> None:

@@ -12,7 +12,7 @@ import click
 
 from recipe import __version__
 from recipe.cli import evaluation, judging, machine, training
-from recipe.errors import SreError
+from recipe.errors import SreError, printable
 from recipe.system import process
 
 SECTIONS = {"Train": training, "Judge": judging, "Measure": evaluation, "Machine": machine}
@@ -34,8 +34,13 @@ class _Group(click.Group):
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if process()[0] else sys.stdout):
                 return super().invoke(ctx)
         except SreError as error:
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(2)
+            said = str(error)
+        except OSError as error:  # e.g. a folder that may not be looked into; a broken pipe names no file
+            if error.filename is None:
+                raise
+            said = printable(f"{error.filename}: {error.strerror}")
+        click.echo(f"error: {said}", err=True)
+        ctx.exit(2)
 
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}

@@ -78,8 +78,10 @@ def split(rows: tuple[str, ...], out: Path, numbers: tuple[int, ...], rubric: st
 
 
 def _named(source: str) -> tuple[str, str]:
+    from recipe.data.values import writable
+
     name, equals, path = source.partition("=")
-    return (name, path) if equals else (Path(source).stem, source)
+    return (name, path) if equals else (writable(Path(source).stem), source)
 
 
 @opt.command(

@@ -25,6 +25,7 @@ from typing import Any
 
 from recipe.config import SEED_DATA
 from recipe.data.records import TASKS, Task
+from recipe.data.values import writable
 from recipe.errors import SreError
 from recipe.system import resource
 
@@ -136,7 +137,7 @@ def _suffix(path: Path) -> str:
 
 
 def _stem(path: Path) -> str:
-    return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
+    return str(writable(Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem))
 
 
 def _read(path: Path, stem: str) -> Iterator[RawRow]:

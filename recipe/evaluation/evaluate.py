@@ -98,15 +98,15 @@ def _all_draws(pool: list[Judgement], n: int, seed: int, *, label_only: bool) ->
 def read_judgements(run: Path, judge: str) -> list[Judgement]:
     """The verdicts of a judge of a run folder, in the examples' order; "seed-constrained": with forced labels."""
     name, _, constrained = judge.partition("-")
-    judgements = [Judgement.from_json(row) for row in read_jsonl(run / "evaluation" / name / "judgements.jsonl")]
+    judgements = read_jsonl(run / "evaluation" / name / "judgements.jsonl", Judgement.from_json)
     return judgements if constrained else as_written(judgements)
 
 
 def first_samples(run: Path, judge: str) -> list[Judgement]:
     """The first of the samples that a judge was measured with, as written, in the examples' order."""
     first: dict[str, Judgement] = {}
-    for row in read_jsonl(run / "evaluation" / judge / "samples.jsonl"):
-        first.setdefault(row["example_id"], Judgement.from_json(row))
+    for judgement in read_jsonl(run / "evaluation" / judge / "samples.jsonl", Judgement.from_json):
+        first.setdefault(judgement.example_id, judgement)
     return as_written(list(first.values()))
 
 

@@ -18,8 +18,8 @@ def open_judge(model: str, *, threads: int | None = None, context: int = 4096, p
     """The judge that `model` names.
 
     A .gguf file, or a run folder with its judge.gguf: llama.cpp. A folder with adapter_config.json (its base is
-    where that file says) or config.json, or the hub name of either: PyTorch, with this package's prompts. Raises
-    SreError for anything else, a base that is missing, or a hub that can't be reached.
+    where that file says, seen from the folder) or config.json, or the hub name of either: PyTorch, with this package's
+    prompts. Raises SreError for anything else, a base that is missing, or a hub that can't be reached.
     """
     path = Path(model)
     if path.is_file() or path.suffix.lower() == ".gguf" or (path / "config.toml").is_file():
@@ -51,8 +51,9 @@ def _parts(folder: Path) -> tuple[Path, Path | None]:
             return folder, None
         raise SreError(f"no model here; expected {_EXPECTED}", file=folder)
     named = read_json(file).get("base_model_name_or_path") or ""
-    if (Path(named) / "config.json").is_file():
-        return Path(named), folder
+    for base in (folder / named, Path(named)):
+        if (base / "config.json").is_file():
+            return base, folder
     if Path(named).is_absolute() or not _HUB_NAME.fullmatch(named):
         message = f"the adapter's base model is not at {named!r}; put it there, or change base_model_name_or_path"
         raise SreError(message, file=file)

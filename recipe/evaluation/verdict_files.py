@@ -17,7 +17,7 @@ from recipe.errors import SreError
 from recipe.evaluation.audit import audit, figures_by_task
 from recipe.evaluation.evaluate import as_written
 from recipe.evaluation.trivial import Verdict
-from recipe.storage import read_jsonl
+from recipe.storage import intact, read_jsonl
 
 VERDICTS = "judgements.jsonl"
 
@@ -91,16 +91,14 @@ def verdicts_of(rows: Sequence[Mapping[str, Any]], *, as_written: bool) -> dict[
 def _read(file: Path) -> list[tuple[str, Verdict]]:
     """The rows of `sre judge`, or an evaluation's judgements, whose rows are named by `example_id`."""
     rows = read_jsonl(file)
+    found: list[tuple[str, Verdict]] = []
     # Where no row has a rationale, none was asked for.
     explained = any(row.get("rationale") or row.get("finish") == "forced" for row in rows)
-    found: list[tuple[str, Verdict]] = []
     for line, row in enumerate(rows, 1):
-        try:
+        with intact(file, line):
             if "example_id" in row:
                 (judgement,) = as_written([Judgement.from_json(row)])
                 found.append((judgement.example_id, Verdict.of(judgement)))
             else:
                 found += verdicts_of([row], as_written=explained).items()
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise SreError(f"not a verdict ({type(error).__name__}: {error})", file=file, line=line) from None
     return found

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
-from recipe.gguf.weights import read_json
+from recipe.storage import read_json
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"

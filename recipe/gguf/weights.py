@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
+from recipe.storage import read_json
 
 _FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 # PEFT's settings under which an adapter is more than alpha / r * B @ A, the same for every module.
@@ -32,19 +32,6 @@ _REFUSED = (
 )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from `path`. Raises SreError when it is missing or no JSON object."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SreError("this file is missing", file=path) from error
-    except (OSError, ValueError) as error:
-        raise SreError(f"can't be read as JSON: {error}", file=path) from error
-    if not isinstance(value, dict):
-        raise SreError("expected a JSON object", file=path)
-    return value
-
-
 class Checkpoint:
     """A model folder's config.json and safetensors. `shapes` maps each tensor's name to its shape.
 
@@ -53,6 +40,8 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        if not (folder / "config.json").is_file():
+            raise SreError("this file is missing", file=folder / "config.json")
         self.config = read_json(folder / "config.json")
         if self.config.get("quantization_config"):
             raise SreError("the weights are quantised; give the model's full-precision folder", file=folder)

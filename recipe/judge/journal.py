@@ -21,7 +21,7 @@ from typing import IO, Any
 from recipe.errors import SreError
 from recipe.judge.judge import Closing
 from recipe.judge.tables import TABLES, need_writer, write_table
-from recipe.storage import append_jsonl, canonical, explain, replacing
+from recipe.storage import DAMAGE, append_jsonl, canonical, explain, replacing
 
 STDOUT = "-"
 BLOCK = 16
@@ -124,7 +124,7 @@ class Journal(Closing):
         try:
             made = json.loads(self.sidecar.read_text(encoding="utf-8"))
             old, new = ({**one, **one["options"]} for one in (made, header))
-        except (ValueError, TypeError, KeyError):
+        except DAMAGE:
             message = "not what sre judge writes beside an output; use --overwrite, or another output"
             raise SreError(message, file=self.sidecar) from None
         differing = [key for key in new if key != "options" and old.get(key) != new[key]]
@@ -142,7 +142,9 @@ class Journal(Closing):
             try:
                 row = json.loads(data)
                 key, digest, failed = str(row["id"]), row["input_hash"], row["finish"] == "error"
-            except (ValueError, KeyError, TypeError):
+                if not failed:
+                    count(row)
+            except DAMAGE:
                 message = "expected a row of an earlier run; use --overwrite, or another output"
                 raise SreError(message, file=self.path, line=line) from None
             if key in self._kept:
@@ -151,7 +153,6 @@ class Journal(Closing):
             if not failed:
                 self._kept[key] = len(starts), digest
                 starts.append(start)
-                count(row)
         self._rewrite(starts)
         self._places = [_LAST] * len(starts)
 

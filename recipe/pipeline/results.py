@@ -9,7 +9,7 @@ from typing import Any
 
 from recipe.evaluation.evaluate import FORCED
 from recipe.pipeline.context import RunContext
-from recipe.storage import atomic, read_json, read_markers, write_json
+from recipe.storage import atomic, intact, read_json, read_markers, write_json
 
 
 def write_results(run: RunContext) -> dict[str, Any]:
@@ -48,9 +48,11 @@ def figures_of(run: RunContext) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for judge in run.judges:
         if f"evaluation/{judge}" in stages:
-            found[judge] = read_json(run.path / "evaluation" / judge / "figures.json")
+            path = run.path / "evaluation" / judge / "figures.json"
+            found[judge] = read_json(path)
             if judge == "seed":
-                found[FORCED] = found[judge]["constrained"]
+                with intact(path):
+                    found[FORCED] = found[judge]["constrained"]
     return found
 
 

@@ -104,7 +104,7 @@ def dpo(
     from recipe.training.dpo import run_dpo
 
     by_id = {row.id: row for row in examples}
-    pairs = [Preference.from_json(row) for row in read_jsonl(preferences)]
+    pairs = read_jsonl(preferences, Preference.from_json)
     return run_dpo(folder, setup, examples=by_id, preferences=pairs, **given)
 
 
@@ -173,4 +173,4 @@ def export(
 
 
 def _judgements(path: Path) -> list[Judgement]:
-    return [Judgement.from_json(row) for row in read_jsonl(path)]
+    return read_jsonl(path, Judgement.from_json)

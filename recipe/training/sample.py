@@ -102,7 +102,7 @@ def run_sample(
         return {}
     for left_over in folder.glob("samples-*-of-*"):
         left_over.unlink()
-    return count([Judgement.from_json(row) for row in read_jsonl(path)])
+    return count(read_jsonl(path, Judgement.from_json))
 
 
 def join_shards(path: Path, shards: Sequence[Path], sizes: Sequence[int]) -> None:

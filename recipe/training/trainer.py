@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import math
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from recipe.inference.pytorch.loading import TrainingEngine
 from recipe.inference.special_tokens import PromptEncoder, added_tokens
 from recipe.progress import Advance, bar
 from recipe.prompts import Prompts, neutralise
-from recipe.storage import atomic_folder, write_json
+from recipe.storage import atomic_folder, read_json, write_json
 from recipe.system import process
 
 ROWS_IN_MEMORY = 1000  # tokenised rows that are held before they are written
@@ -307,9 +308,20 @@ def run_trainer(trainer: Any, folder: Path, settings: TrainConfig, setup: Traini
         raise SreError("the training loss became NaN; lower the learning rate", field="learning_rate")
     trainer.accelerator.wait_for_everyone()  # all have read the best checkpoint
     if trainer.is_world_process_zero():
-        with atomic_folder(folder / "adapter") as temporary:
-            trainer.model.save_pretrained(temporary, selected_adapters=["default"])
+        save_adapter(trainer.model, folder / "adapter")
         write_json(folder / "training.json", {"history": history})
         shutil.rmtree(checkpoints(folder), ignore_errors=True)
     steps = int(done.global_step)
     return {"processes": process()[1], "steps": steps, "first_loss": losses[0], "last_loss": losses[-1]}
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Save the adapter "default" as PEFT does, whole or not at all. It names its base by the way from `folder`."""
+    with atomic_folder(folder) as temporary:
+        model.save_pretrained(temporary, selected_adapters=["default"])
+        (temporary / "README.md").unlink(missing_ok=True)  # PEFT's, which says nothing but the base's folder
+        settings = read_json(temporary / "adapter_config.json")
+        base = Path(settings.get("base_model_name_or_path") or "")
+        if base.is_dir():
+            settings["base_model_name_or_path"] = os.path.relpath(base, folder)
+            write_json(temporary / "adapter_config.json", settings)

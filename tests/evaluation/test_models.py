@@ -75,6 +75,12 @@ def test_an_adapter_is_opened_on_the_base_that_it_names(tmp_path: Path, torch_ge
     assert torch_generator[1][1]["adapter"] is None
 
 
+def test_an_adapters_base_is_looked_for_from_the_adapters_folder(tmp_path: Path, torch_generator: list[Any]) -> None:
+    base = model_folder(tmp_path / "seed" / "model")
+    open_judge(str(adapter_folder(tmp_path / "iter-1" / "adapter", "../../seed/model")))
+    assert torch_generator[0][0].resolve() == base
+
+
 def test_other_weights_under_the_same_name_are_told_apart(tmp_path: Path, torch_generator: list[Any]) -> None:
     base = model_folder(tmp_path / "model")
     adapter = adapter_folder(tmp_path / "adapter", str(base))

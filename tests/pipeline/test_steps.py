@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from recipe.cli.main import main
 from recipe.config import load
 from recipe.errors import SreError
+from recipe.gguf.header import read_header
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.steps import open_run, run_pipeline, run_stage
 from recipe.storage import read_jsonl
@@ -79,6 +80,20 @@ def test_every_stage_leaves_its_files_and_no_half_written_ones(finished):
     ):
         assert name in found
     assert not [name for name in found if ".tmp" in name or "started" in name or "checkpoint" in name]
+
+
+def test_what_people_take_from_a_run_names_no_folder_of_this_machine(finished, tiny_model):
+    run = finished[0]
+    adapters = sorted(run.rglob("adapter_config.json"))
+    assert len(adapters) == 5
+    for path in adapters:
+        base = json.loads(path.read_text())["base_model_name_or_path"]
+        assert (path.parent / base).resolve() == run / "seed" / "model"
+    taken = [*adapters, *run.rglob("README.md"), *run.rglob("Modelfile*"), *run.glob("seed/model/*.json")]
+    texts = {path: path.read_text() for path in taken}
+    texts |= {path: str(read_header(path).strings) for path in run.rglob("*.gguf")}
+    for path, text in texts.items():
+        assert not [part for part in (run, tiny_model) if str(part.parent) in text], path
 
 
 def test_results_hold_every_judge_and_the_cost_of_every_stage(finished):

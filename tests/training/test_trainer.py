@@ -1,13 +1,15 @@
 """What SFT and DPO share: shares of an optimiser step, rows on disk, checkpoints, chat templates, reporters."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from recipe.config import TrainConfig
 from recipe.errors import SreError
-from recipe.training.trainer import WHOLE, last_checkpoint, per_process
+from recipe.training.trainer import WHOLE, last_checkpoint, per_process, save_adapter
 
 
 @pytest.mark.parametrize(
@@ -70,3 +72,23 @@ def test_the_rows_of_the_full_collections_take_little_memory(tmp_path, count):
     assert tokens == sum(700 + k % 600 for k in range(count))
     assert read == sum(700 + k % 600 for k in range(0, count, 50))
     assert gibibytes < 4 * 1e9 / 2**30
+
+
+def test_an_adapter_names_its_base_by_the_way_there_and_a_hub_name_as_it_is(tmp_path, monkeypatch):
+    base = tmp_path / "run" / "seed" / "model"
+    base.mkdir(parents=True)
+
+    class Model:
+        def __init__(self, name):
+            self.name = name
+
+        def save_pretrained(self, folder, **_):
+            (folder / "README.md").write_text(f"base_model: {self.name}")
+            (folder / "adapter_config.json").write_text(json.dumps({"r": 4, "base_model_name_or_path": self.name}))
+
+    monkeypatch.chdir(tmp_path)
+    adapter = Path("run/iter-1/adapter")  # as typed: a relative folder
+    for name, expected in ((str(base), "../../seed/model"), ("run/seed/model", "../../seed/model"), ("a/b", "a/b")):
+        save_adapter(Model(name), adapter)
+        assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == expected
+        assert [path.name for path in adapter.iterdir()] == ["adapter_config.json"]

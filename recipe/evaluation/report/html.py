@@ -27,7 +27,7 @@ from recipe.evaluation.report.tables import (
     stages_grid,
     warning_lines,
 )
-from recipe.storage import atomic, read_json, read_markers
+from recipe.storage import atomic, intact, read_json, read_markers
 
 _SIDE_BY_SIDE = 10
 
@@ -76,7 +76,8 @@ class RunData:
     def history(self, stage: str) -> list[dict[str, Any]]:
         """The training log of sft-pointwise, sft-pairwise or iter-<t>; empty where it has not been trained."""
         path = self.path / stage / "training.json"
-        return list(read_json(path)["history"]) if path.is_file() else []
+        with intact(path):
+            return list(read_json(path)["history"]) if path.is_file() else []
 
     @property
     def trained(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""One llama.cpp model with its KV cache, behind plain numpy. Except for grammars, only this file calls llama.cpp.
+"""One llama.cpp model with its KV cache, behind plain numpy. Only tokenization.py and grammar.py call llama.cpp too.
 
 It knows nothing of requests, prompts or sampling. A *cell* holds the keys and values of one token. Several *sequences*
 may own the same cell, so sequences share a beginning without a copy.
@@ -11,7 +11,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe.errors import SreError
+from recipe.inference.llamacpp.tokenization import token_ids
 from recipe.inference.llamacpp.trial import ERROR
 from recipe.inference.llamacpp.untrusted import check_model, reason
 from recipe.inference.special_tokens import is_structure
@@ -200,16 +201,17 @@ class KVCache:
 
     # --- vocabulary ---
 
+    @cached_property
+    def _longest_token(self) -> int:
+        """In characters, special tokens included."""
+        return max(len(_C.llama_vocab_get_text(self._vocab, token)) for token in range(self.vocab_size))
+
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of `text`. Special tokens spelt in it are recognised, none are added."""
+        """`token_ids` of `text`. Raises SreError, and doesn't begin, where no context of this size can hold it."""
         self._check_open()
-        raw = text.encode("utf-8")
-        ids = (ctypes.c_int32 * (len(raw) + 8))()
-        count = int(_C.llama_tokenize(self._vocab, raw, len(raw), ids, len(ids), False, True))
-        if count < 0:
-            ids = (ctypes.c_int32 * -count)()
-            count = int(_C.llama_tokenize(self._vocab, raw, len(raw), ids, len(ids), False, True))
-        return list(ids[:count])
+        if len(text) > self.context and len(text) > self.context * self._longest_token:
+            raise SreError(f"the text has {len(text):,} characters, more than the context of {self.context} can hold")
+        return token_ids(self._vocab, text)
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token writes; a control token writes none."""

@@ -1,0 +1,163 @@
+"""How commands end where something is in the way: bad rows, Ctrl-C, an odd terminal, a folder that can't be written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from recipe.cli.main import main
+from recipe.evaluation import models
+from recipe.inference.base import Request
+from recipe.judge import Judge
+from tests.scripted import ScriptedGenerator, any_judgement
+
+ROOT = Path(__file__).parents[2]
+ROW = {"question": "Où?", "answer": "Là-bas.", "criteria": "Très court ? ▸", "score": 4}
+COMMANDS = {
+    "judge": "judge {rows} -o {folder}/out.jsonl --model m.gguf",
+    "judge a table": "judge {rows} -o {folder}/out.csv --model m.gguf",
+    "evaluate": "evaluate {rows} --model m.gguf -o {folder}/figures",
+    "split": "split {rows} -o {folder}/data --test 0.5",
+}
+SCRIPTED = """
+import sys
+from recipe.cli.main import main
+from recipe.evaluation import models
+from recipe.judge import Judge
+from tests.scripted import ScriptedGenerator
+
+def opened(*_, **__):
+    return Judge(ScriptedGenerator(), name="scripted")
+
+Judge.from_gguf = models.open_judge = opened
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Its last entry is what the model that every command opens answers by."""
+    scripts: list[Any] = [any_judgement]
+
+    def opened(*_: Any, **__: Any) -> Judge:
+        return Judge(ScriptedGenerator(scripts[-1]), name="scripted")
+
+    monkeypatch.setattr(Judge, "from_gguf", opened)
+    monkeypatch.setattr(models, "open_judge", opened)
+    return scripts
+
+
+def sre(command: str, **places: Path) -> Result:
+    return CliRunner().invoke(main, [part.format(**places) for part in command.split()])
+
+
+def write(path: Path, *rows: dict[str, Any]) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def ids(path: Path) -> list[str]:
+    return [json.loads(line)["id"] for line in path.read_text().splitlines()]
+
+
+def test_allow_errors_is_what_makes_bad_rows_end_in_0(tmp_path: Path, script: list[Any]) -> None:
+    rows = write(tmp_path / "rows.jsonl", ROW, {**ROW, "answer": {"odd": [1]}})
+    command = "judge {rows} -o {rows}.out.jsonl --model m.gguf --overwrite"
+    assert sre(command, rows=rows).exit_code == 1
+    allowed = sre(f"{command} --allow-errors", rows=rows)
+    assert (allowed.exit_code, allowed.exception) == (0, None)
+    assert [json.loads(line)["finish"] for line in Path(f"{rows}.out.jsonl").read_text().splitlines()] == [
+        "stop",
+        "error",
+    ]
+
+
+@pytest.mark.parametrize(("option", "judged"), [("", ["b", "c"]), ("--split train", ["a"]), ("--split dev", [])])
+def test_split_says_which_part_of_a_folder_is_judged(
+    tmp_path: Path, script: list[Any], option: str, judged: list[str]
+) -> None:
+    for split, names in {"train": ["a"], "test": ["b", "c"]}.items():
+        (tmp_path / "data" / split).mkdir(parents=True)
+        write(tmp_path / "data" / split / "pointwise.jsonl", *({**ROW, "id": name} for name in names))
+    result = sre("judge {data} -o {out} --model m.gguf " + option, data=tmp_path / "data", out=tmp_path / "out.jsonl")
+    if judged:
+        assert result.exit_code == 0, result.output
+        assert ids(tmp_path / "out.jsonl") == judged
+    else:
+        assert result.exit_code == 2
+        assert "dev" in result.stderr
+
+
+def test_ctrl_c_keeps_the_rows_and_says_that_resume_goes_on(tmp_path: Path, script: list[Any]) -> None:
+    rows = write(tmp_path / "rows.jsonl", *({**ROW, "id": f"r{k}", "answer": f"Number {k}."} for k in range(5)))
+    out, command = tmp_path / "out.jsonl", "judge {rows} -o {out} --model m.gguf"
+
+    def interrupted(request: Request) -> list[str]:
+        if "Number 3." in request.messages[-1].content:
+            signal.raise_signal(signal.SIGINT)
+        return any_judgement(request)
+
+    script.append(interrupted)
+    stopped = sre(command, rows=rows, out=out)
+    assert stopped.exit_code == 130
+    assert stopped.stderr.splitlines()[-1] == f"stopped; what was judged is kept in {out}. Add --resume to go on"
+    assert ids(out) == ["r0", "r1", "r2"]
+    script.append(any_judgement)
+    assert sre(f"{command} --resume", rows=rows, out=out).exit_code == 0
+    assert ids(out) == [f"r{k}" for k in range(5)]
+
+
+@pytest.mark.parametrize(
+    "command", ["judge {rows} -o - --model m.gguf", COMMANDS["evaluate"], "rubrics helpfulness", "judge --help"]
+)
+def test_a_terminal_that_is_not_utf_8_ends_no_command(tmp_path: Path, command: str) -> None:
+    rows = write(tmp_path / "rows.jsonl", {**ROW, "id": "é▸"})
+    arguments = [part.format(rows=rows, folder=tmp_path) for part in command.split()]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPTED, *arguments], capture_output=True, cwd=ROOT, env=environment, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    if "-o -" in command:  # data is UTF-8, whatever the terminal is
+        judged = json.loads(done.stdout.decode("utf-8"))
+        assert (judged["question"], judged["id"]) == ("Où?", "é▸")
+    else:
+        assert done.stdout.isascii()
+
+
+@pytest.mark.parametrize("command", [*COMMANDS.values(), "judge {rows} -o - --model m.gguf"])
+def test_a_file_name_that_is_not_utf_8_ends_no_command(tmp_path: Path, script: list[Any], command: str) -> None:
+    rows = write(tmp_path / os.fsdecode(b"caf\xe9.jsonl"), ROW, ROW)
+    result = sre(command, rows=rows, folder=tmp_path / "folder")
+    assert (result.exit_code, result.exception) == (0, None), result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+@pytest.mark.parametrize("obstacle", ["a file in the folder's place", "read-only", "closed"])
+def test_a_folder_that_can_not_be_written_is_one_line(
+    tmp_path: Path, script: list[Any], command: str, obstacle: str
+) -> None:
+    rows, folder = write(tmp_path / "rows.jsonl", ROW, ROW), tmp_path / "folder"
+    if obstacle.startswith("a file"):
+        folder.write_text("")
+    else:
+        folder.mkdir(mode=0o500 if obstacle == "read-only" else 0)
+        if os.access(folder, os.W_OK):
+            pytest.skip("this user may write everywhere")
+    result = sre(command, rows=rows, folder=folder)
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    said = [line for line in result.stderr.splitlines() if not line.startswith(("reading the columns", "judging"))]
+    assert len(said) == 1, result.stderr
+    assert said[0].startswith("error: ")
+    assert str(folder) in said[0]
