@@ -55,8 +55,7 @@ def _fingerprint(path: Path, size: int, changed: int) -> str:
 _RESTORE = "restore the file, or remove it to make it again"
 
 
-# What a reader meets in a damaged file.
-DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # what readers of damaged files raise
 
 
 @contextlib.contextmanager

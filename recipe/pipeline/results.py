@@ -48,10 +48,9 @@ def figures_of(run: RunContext) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for judge in run.judges:
         if f"evaluation/{judge}" in stages:
-            path = run.path / "evaluation" / judge / "figures.json"
-            found[judge] = read_json(path)
-            if judge == "seed":
-                with intact(path):
+            with intact(path := run.path / "evaluation" / judge / "figures.json"):
+                found[judge] = read_json(path)
+                if judge == "seed":
                     found[FORCED] = found[judge]["constrained"]
     return found
 

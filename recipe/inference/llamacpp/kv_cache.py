@@ -203,7 +203,6 @@ class KVCache:
 
     @cached_property
     def _longest_token(self) -> int:
-        """In characters, special tokens included."""
         return max(len(_C.llama_vocab_get_text(self._vocab, token)) for token in range(self.vocab_size))
 
     def tokenize(self, text: str) -> list[int]:
