@@ -146,10 +146,29 @@ class TrainConfig(_Section):
 
 class SftConfig(TrainConfig):
     label_only: bool = False  # ablation: train without rationales
+    # Of rows that have labels alone. given: they are left out. bootstrap: a model writes them, see BootstrapConfig.
+    rationales: Literal["given", "bootstrap"] = "given"
     both_orders: bool = True  # each training pair also with its responses exchanged
     # by-length: a batch's rows are of like length, so little of it is padding. padding-free: they are laid end to end,
     # which takes FlashAttention to pay off; Unsloth does so by itself on a GPU.
     batching: Literal["shuffled", "by-length", "padding-free"] = "shuffled"
+
+
+class BootstrapConfig(_Section):
+    """Rationales for training rows that have none, under sft.rationales = "bootstrap".
+
+    A row is judged n times, and n times more with its label as a hint if no judgement had that label.
+    """
+
+    # Who writes them: a GGUF file, or the address (http://…/v1) of a server that speaks OpenAI's API, whose key is in
+    # the variable OPENAI_API_KEY. "" is the seed model, which is held to a form in English on llama.cpp.
+    teacher: str = ""
+    teacher_model: str | None = None  # on that server; null: the only one that it has
+    n: int = Field(4, ge=1)
+    keep: int = Field(1, ge=1)  # rationales of a row at most; each is a row of SFT
+    temperature: float = Field(0.8, gt=0)
+    max_tokens: int = Field(128, ge=16)
+    block: int = Field(16, ge=1)  # rows judged together and appended together
 
 
 class MergeConfig(_Section):
@@ -240,6 +259,7 @@ class Config(_Section):
     data: DataConfig = DataConfig()
     lora: LoraConfig = LoraConfig()
     sft: SftConfig = SftConfig()
+    bootstrap: BootstrapConfig = BootstrapConfig()
     merge: MergeConfig = MergeConfig()
     sample: SampleConfig = SampleConfig()
     curate: CurateConfig = CurateConfig()
@@ -254,6 +274,8 @@ class Config(_Section):
             raise ValueError("sample.inputs needs at least one number")
         if self.export.judge not in (*self.export.types, self.export.snapshot):
             raise ValueError(f"export.judge {self.export.judge!r} is not among export.types or export.snapshot")
+        if self.sft.label_only and self.sft.rationales == "bootstrap":
+            raise ValueError("sft.label_only trains without rationales: there is nothing to bootstrap")
         if not self.data.tasks:
             raise ValueError("data.pointwise and data.pairwise are both empty; name rows for one of them")
         return self

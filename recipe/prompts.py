@@ -22,7 +22,7 @@ from recipe.system import resource
 from recipe.templates import LimitedEnvironment
 
 _JUDGING = ("pointwise", "pairwise", "pointwise_label_only", "pairwise_label_only")
-NAMES = (*_JUDGING, "self_assessment", "meta_judge", "preference_reversal")
+NAMES = (*_JUDGING, "self_assessment", "meta_judge", "preference_reversal", "hint")
 _SEPARATOR = "\n---\n"
 
 # A capital, then letters of other scripts that look like it; a small letter is found by its capital.
@@ -165,6 +165,12 @@ class Prompts:
     def preference_reversal(self, example: Example) -> tuple[Message, ...]:
         """Ask a child-like reader, who sees no criteria, for a poor rationale (A.1.5)."""
         return self._render("preference_reversal", example)
+
+    def hinted(self, example: Example) -> tuple[Message, ...]:
+        """The prompt of a judgement that is told its label and is to give the reasons."""
+        *before, asked = self.judge(example)
+        (hint,) = self._render("hint", example, label=example.label)
+        return (*before, Message(asked.role, f"{asked.content}\n{hint.content}"))
 
     def _render(self, name: str, example: Example, **more: Any) -> tuple[Message, ...]:
         context = _context(example) | more

@@ -22,8 +22,8 @@ def tags(text):
     return re.findall(r"<BEGIN ([A-Z0-9 ]+)>", text)
 
 
-def test_seven_prompts_are_shipped():
-    assert len(NAMES) == 7
+def test_eight_prompts_are_shipped():
+    assert len(NAMES) == 8
     assert set(NAMES) < set(Prompts().sources)
 
 

@@ -113,8 +113,9 @@ def read_examples(
     for what, count in told.items():
         _log.warning("%s: %d %s", source, count, what)
     if not examples and unexplained_in:
-        why = "no row has a rationale, from which SFT learns; without any, take sft.label_only = true"
-        raise SreError(why, file=source, field=unexplained_in)
+        why = "no row has a rationale, from which SFT learns"
+        advice = 'sft.rationales = "bootstrap" lets a model write them, sft.label_only = true does without'
+        raise SreError(f"{why}; {advice}", file=source, field=unexplained_in)
     if not examples:
         cause = f"all {len(bad)} rows are bad, see {skip_bad_rows}" if bad else "no rows; expected one or more"
         raise SreError(cause, file=source)

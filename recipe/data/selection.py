@@ -7,15 +7,16 @@ The prompt alone decides which: they are the same for both tasks, every seed and
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from recipe.config import DataConfig
+from recipe.config import DataConfig, SftConfig
 from recipe.data.examples import read_examples
 from recipe.data.files import has_split
 from recipe.data.forgery import with_forged
 from recipe.data.pairs import pairs_from_scores
-from recipe.data.records import Example, Task, with_references
+from recipe.data.records import Example, Task, contradicts_itself, with_references
 from recipe.data.split import spread
 from recipe.errors import SreError
 
@@ -55,6 +56,20 @@ def select_rows(
     if split != "train":
         return rows if data.reference_share else with_references(rows, 0, seed)
     return with_forged(with_references(rows, data.reference_share, seed), data.forged_share, seed)
+
+
+def select_sft_rows(
+    data: DataConfig, sft: SftConfig, task: Task, *, seed: int = 0, rejects: Path | None = None
+) -> list[Example]:
+    """The training rows of SFT. Where rationales are bootstrapped, those of rows that need one are empty."""
+    bootstrapped = sft.rationales == "bootstrap"
+    need_rationale = not (sft.label_only or bootstrapped)
+    if bootstrapped and data.pairs_from_scores == "inputs":
+        data = data.model_copy(update={"pairs_from_scores": "off"})
+    rows = select_rows(data, task, "train", seed=seed, need_rationale=need_rationale, rejects=rejects)
+    if not bootstrapped:
+        return rows
+    return [replace(row, rationale="") if contradicts_itself(row) else row for row in rows]
 
 
 def _read(

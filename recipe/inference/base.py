@@ -70,6 +70,7 @@ class Request:
         choices: The answer is one of these texts, written token by token with the most probable one that leads to a
             choice. No choice may begin with another.
         prompt: A text, or token ids, to go on from in place of `messages`.
+        grammar: The answer's, in llama.cpp's form (GBNF). Only llama.cpp follows it.
     """
 
     id: str
@@ -79,6 +80,7 @@ class Request:
     label_only: bool = False
     choices: tuple[str, ...] = ()
     prompt: str | tuple[int, ...] | None = None
+    grammar: str = ""
 
 
 @dataclass(frozen=True)

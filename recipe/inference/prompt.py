@@ -72,7 +72,7 @@ class PromptReader:
         tokenizer: The vocabulary.
         encode: A request -> the prompt's token ids, and the tag of reasoning that it ends with.
         context: The most tokens of a prompt with its answer.
-        grammar: A JSON schema -> what makes a grammar of it; None where the engine has none.
+        grammar: A JSON schema, or GBNF -> what makes a grammar of it; None where the engine has none.
     """
 
     tokenizer: Tokenizer
@@ -135,6 +135,7 @@ class PromptReader:
             left = max(1, self.context - len(ids) - lead_out)
             sampling = replace(sampling, max_tokens=min(sampling.max_tokens, left))
         reserve = sampling.max_tokens + lead_out
-        grammar = self.grammar(sampling.schema) if sampling.schema and self.grammar else None
+        rules = request.grammar or sampling.schema
+        grammar = self.grammar(rules) if rules and self.grammar else None
         all_ids = np.array(ids, np.int32)
         return Prompt(request, sampling, all_ids, reserve, places, opened=opened, grammar=grammar)

@@ -14,10 +14,10 @@ from typing import Any
 from recipe.config import Config, dump, load
 from recipe.data.columns import ADD
 from recipe.data.records import TASKS, Example, Task, in_both_orders
-from recipe.data.selection import Split, select_rows
+from recipe.data.selection import Split, select_rows, select_sft_rows
 from recipe.errors import SreError
 from recipe.pipeline.judge_model import JudgeModel, Loading
-from recipe.pipeline.stage_cache import Made, RunFolder
+from recipe.pipeline.stage_cache import Content, Made, RunFolder
 from recipe.prompts import Prompts
 from recipe.storage import atomic
 from recipe.system import process
@@ -156,7 +156,23 @@ class RunContext:
             return "torch" if torch.cuda.is_available() else "llamacpp"
         return "torch" if engine == "vllm" and not sampling else engine
 
+    @property
+    def teacher(self) -> Content | str | None:
+        """Who writes rationales: a GGUF file or a server's address; None for the seed model."""
+        named = self.config.bootstrap.teacher
+        if not named or named.startswith(("http://", "https://")):
+            return named or None
+        path = Path(named).expanduser()
+        if not path.is_file():
+            raise SreError("no such file; expected a GGUF file, or http://…/v1", file=path, field="bootstrap.teacher")
+        return Content(path, (path,))
+
     # --- rows ---
+
+    def sft_rows(self, task: Task) -> list[Example]:
+        """The training rows of SFT; see `select_sft_rows`."""
+        rejects = self.path / f"rejects-train-{task}.jsonl"
+        return select_sft_rows(self.config.data, self.config.sft, task, seed=self.config.seed, rejects=rejects)
 
     def rows(self, split: Split, task: Task, *, need_rationale: bool = False, limited: bool = True) -> list[Example]:
         """The rows of a split, as many as the settings say; [] where they take none of it."""

@@ -18,7 +18,7 @@ def preflight(run: RunContext, *, offline: bool = False) -> list[str]:
     takes a download or a model library. Raises SreError for what would otherwise end a stage, hours later perhaps.
     """
     config = run.config
-    _ = run.exported  # refuses a judge that the run does not make
+    _ = run.exported, run.teacher  # refuse a judge that the run does not make, a file that isn't there
     model = Path(config.model.source).expanduser()
     if model.is_dir():
         check_model(config, model, template=not offline)
@@ -57,8 +57,7 @@ def _rows_of(run: RunContext, task: Task, ids: set[str], *, remote: bool) -> str
         return f"{task}: no rows, so the judge does not learn it (data.{task})"
     if remote:
         return f"{task}: {source}; rows on the hub are checked when the run starts"
-    explained = config.start != "seed" and not config.sft.label_only
-    train = run.rows("train", task, need_rationale=explained) if config.start != "seed" else []
+    train = run.sft_rows(task) if config.start != "seed" else []
     every = run.rows("train", task, limited=False) if config.iterations or not train else train
     if not every or (config.start != "seed" and not train):
         raise SreError(f"no {task} row to train on; see data.{task}", file=source)
@@ -66,5 +65,8 @@ def _rows_of(run: RunContext, task: Task, ids: set[str], *, remote: bool) -> str
     if not found.isdisjoint(ids):
         raise SreError("pointwise and pairwise rows share an id; ids must differ over both files", field="id")
     ids |= found
+    unexplained = sum(not row.rationale.strip() for row in train) if config.sft.rationales == "bootstrap" else 0
+    writer = config.bootstrap.teacher or "the seed model"
+    without = f" ({unexplained} without a rationale, for {writer} to write)" if unexplained else ""
     held = [f"{len(run.rows(split, task))} {split}" for split in ("dev", "test")]
-    return f"{task}: {source}, {len(train)} of {len(every)} training rows for SFT, {', '.join(held)}"
+    return f"{task}: {source}, {len(train)} of {len(every)} training rows for SFT{without}, {', '.join(held)}"

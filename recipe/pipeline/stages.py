@@ -6,6 +6,7 @@ What a stage is given is what its hash covers (stage_cache.py), so a setting tha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from recipe.config import only
@@ -33,18 +34,36 @@ def seed(run: RunContext) -> Facts:
     return facts
 
 
+def bootstrap(run: RunContext, task: Task) -> Facts:
+    """Rationales for the rows of a task that have none."""
+    settings, seed = run.config.bootstrap, run.judge_model("seed")
+    return run.cache.do(
+        f"bootstrap-{task}",
+        work.bootstrap,
+        makes=("rationales.jsonl",),
+        together=True,
+        judge=replace(seed, context=run.config.model.max_length + settings.max_tokens),
+        teacher=run.teacher,
+        teacher_model=settings.teacher_model,
+        examples=[row for row in run.sft_rows(task) if not row.rationale.strip()],
+        settings=only(settings, "n", "keep", "temperature", "max_tokens", "block"),
+        seed=run.config.seed,
+    )
+
+
 def sft(run: RunContext, *tasks: Task) -> Facts:
     """One adapter: on the rows of one task, or of both mixed."""
     settings = run.config.sft
-    need_rationale = not settings.label_only
-    rows = [row for task in tasks for row in run.rows("train", task, need_rationale=need_rationale)]
+    rows = [row for task in tasks for row in run.sft_rows(task)]
     # A held-back row without a rationale serves as an input of evaluations; it has no loss to measure here.
-    dev = [row for task in tasks for row in run.rows("dev", task) if row.rationale.strip() or not need_rationale]
+    dev = [row for task in tasks for row in run.rows("dev", task) if row.rationale.strip() or settings.label_only]
     if settings.both_orders:
         rows, dev = in_both_orders(rows), in_both_orders(dev)
     name = f"sft-{tasks[0] if len(tasks) == 1 else 'mixed'}"
-    lora = run.config.lora
-    return _train(run, name, work.sft, adapter=None, examples=rows, dev=dev, settings=settings, lora=lora)
+    given: dict[str, Any] = {"adapter": None, "examples": rows, "dev": dev, "settings": settings}
+    if settings.rationales == "bootstrap":
+        given["rationales"] = [run.made(f"bootstrap-{task}", "rationales.jsonl") for task in tasks]
+    return _train(run, name, work.sft, lora=run.config.lora, **given)
 
 
 def _train(run: RunContext, stage: str, training: Callable[..., Facts], **given: Any) -> Facts:

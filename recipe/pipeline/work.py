@@ -13,8 +13,9 @@ from recipe.config import CurateConfig, EvaluateConfig
 from recipe.data.records import Example, Judgement, Preference
 from recipe.errors import NothingToTrainError
 from recipe.pipeline.judge_model import JudgeModel, Loading
+from recipe.pipeline.stage_cache import Made
 from recipe.prompts import Prompts
-from recipe.storage import read_json, read_jsonl
+from recipe.storage import read_json, read_jsonl, write_jsonl
 from recipe.system import in_own_process
 
 if TYPE_CHECKING:
@@ -31,11 +32,48 @@ def seed(folder: Path, *, source: str, revision: str | None, content: Path | Non
     return run_seed(source, folder, revision=revision)
 
 
-def sft(folder: Path, *, loading: Loading, model: Path, prompts: Prompts, seed: int, **given: Any) -> Facts:
+def bootstrap(
+    folder: Path,
+    *,
+    judge: JudgeModel,
+    teacher: Path | str | None,
+    teacher_model: str | None,
+    examples: Rows,
+    **given: Any,
+) -> Facts:
+    from recipe.training.bootstrap import run_bootstrap
+
+    if not examples:
+        write_jsonl(folder / "rationales.jsonl", [])
+        return {"rows": 0}
+    held = teacher is None and judge.engine == "llamacpp"
+    with judge.open_teacher(teacher, teacher_model) if teacher else judge.open() as generator:
+        return run_bootstrap(folder, generator=generator, examples=examples, prompts=judge.prompts, held=held, **given)
+
+
+def sft(
+    folder: Path,
+    *,
+    loading: Loading,
+    model: Path,
+    prompts: Prompts,
+    seed: int,
+    examples: Rows,
+    rationales: Sequence[Made] = (),
+    **given: Any,
+) -> Facts:
+    """`rationales`: those that a model wrote for the examples that have none."""
+    if rationales:
+        from recipe.training.bootstrap import with_rationales
+
+        written = [judgement for made in rationales for judgement in _judgements(made.path)]
+        examples = list(with_rationales(examples, written))
+        if not examples:
+            raise NothingToTrainError("no row got a rationale; raise bootstrap.n, or name a better bootstrap.teacher")
     setup = _setup(loading, model, prompts, seed)  # first: Unsloth must be imported before TRL
     from recipe.training.sft import run_sft
 
-    return run_sft(folder, setup, **given)
+    return run_sft(folder, setup, examples=examples, **given)
 
 
 def _setup(loading: Loading, model: Path, prompts: Prompts, seed: int) -> TrainingSetup:

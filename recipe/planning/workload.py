@@ -12,7 +12,7 @@ from typing import Any
 from recipe.config import Config
 from recipe.data.files import SEED_PARTS
 from recipe.data.records import Example, Task
-from recipe.data.selection import Split, select_rows
+from recipe.data.selection import Split, select_rows, select_sft_rows
 from recipe.errors import SreError
 from recipe.prompts import Prompts
 from recipe.verdict import format_verdict
@@ -28,6 +28,7 @@ class TaskLoad:
     """One task's rows, and their tokens.
 
     sft: how many of the training rows SFT takes. prompt, completion: mean tokens. longest: tokens of the longest row.
+    unexplained: how many of SFT's rows a model has to write a rationale for.
     """
 
     train: int
@@ -37,6 +38,7 @@ class TaskLoad:
     prompt: float
     completion: float
     longest: int
+    unexplained: int = 0
 
 
 # Not on this machine, so taken from their data cards (the rows) and from samples (the tokens, estimated).
@@ -114,12 +116,16 @@ def _load(config: Config, task: Task, count: Callable[[str], int]) -> TaskLoad:
     train = rows("train", limited=False)
     if not train:
         raise SreError(f"no training rows in {source!r}", field=f"data.{task}")
-    sft = len(rows("train", need_rationale=not config.sft.label_only))
+    sft = select_sft_rows(config.data, config.sft, task, seed=config.seed)
+    unexplained = config.sft.rationales == "bootstrap" and sum(not row.rationale.strip() for row in sft)
     prompts = Prompts()
     sizes = [_size(prompts, row, count) for row in train[:: max(1, len(train) // MEASURED_ROWS)]]
     prompt, completion = (sum(side) / len(sizes) for side in zip(*sizes, strict=True))
+    if unexplained:
+        completion += unexplained / len(sft) * config.bootstrap.max_tokens / 2
     dev, test = (len(rows(split)) for split in HELD_OUT)
-    return TaskLoad(len(train), sft, dev, test, prompt, completion, longest=max(map(sum, sizes)))
+    longest = max(map(sum, sizes))
+    return TaskLoad(len(train), len(sft), dev, test, prompt, completion, longest, int(unexplained))
 
 
 def _held_out(config: Config, task: Task, load: TaskLoad) -> TaskLoad:

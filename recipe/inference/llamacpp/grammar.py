@@ -1,4 +1,4 @@
-"""llama.cpp's grammars: which tokens may come next in an answer that must follow a JSON schema."""
+"""llama.cpp's grammars: which tokens may come next in an answer that must follow a JSON schema or a grammar."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Grammar:
     """The state of one text under a grammar. Raises SreError where llama.cpp can't read the grammar."""
 
     def __init__(self, vocabulary: Any, size: int, schema: str) -> None:
-        """vocabulary: llama.cpp's, of `size` tokens. schema: JSON."""
+        """vocabulary: llama.cpp's, of `size` tokens. schema: JSON, or a grammar in GBNF."""
         self._sampler = _C.llama_sampler_init_grammar(vocabulary, gbnf_of(schema).encode(), b"root")
         if not self._sampler:
             raise SreError("llama.cpp can't make a grammar of this schema", field="response_format")
@@ -55,7 +55,12 @@ class Grammar:
 
 @lru_cache(maxsize=64)
 def gbnf_of(schema: str) -> str:
-    """llama.cpp's grammar for JSON of a schema. Raises SreError for a schema that can't be followed."""
+    """llama.cpp's grammar for JSON of a schema; a text that is such a grammar (`root ::= …`) stays as it is.
+
+    Raises SreError for a schema that can't be followed.
+    """
+    if schema.startswith("root ::="):
+        return schema
     try:
         if len(schema) > MOST_CHARACTERS:
             raise ValueError(f"it has more than {MOST_CHARACTERS} characters")
