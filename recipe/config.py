@@ -153,6 +153,11 @@ class SftConfig(TrainConfig):
     # which takes FlashAttention to pay off; Unsloth does so by itself on a GPU.
     batching: Literal["shuffled", "by-length", "padding-free"] = "shuffled"
 
+    @property
+    def bootstraps(self) -> bool:
+        """Whether a model writes rationales for training rows that have none."""
+        return self.rationales == "bootstrap" and not self.label_only
+
 
 class BootstrapConfig(_Section):
     """Rationales for training rows that have none, under sft.rationales = "bootstrap".
@@ -274,8 +279,6 @@ class Config(_Section):
             raise ValueError("sample.inputs needs at least one number")
         if self.export.judge not in (*self.export.types, self.export.snapshot):
             raise ValueError(f"export.judge {self.export.judge!r} is not among export.types or export.snapshot")
-        if self.sft.label_only and self.sft.rationales == "bootstrap":
-            raise ValueError("sft.label_only trains without rationales: there is nothing to bootstrap")
         if not self.data.tasks:
             raise ValueError("data.pointwise and data.pairwise are both empty; name rows for one of them")
         return self

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from recipe.config import CONFIGS, Config, SftConfig, load
+from recipe.config import CONFIGS, Config, load
 from recipe.data.columns import ADD
 from recipe.data.examples import read_examples
 from recipe.data.records import TASKS, Example, Rubric
@@ -37,11 +37,7 @@ Ask = Callable[[str, str], str]
 """(question, likeliest answer) -> answer."""
 TOPS = (1, 3, 5, 7, MOST_SCORE)  # of the scales that are recognised; they begin at 0 or 1
 CPU_TOKENS, CPU_INPUTS = 2048, 160  # of a row, and of round 1, at most: more takes a laptop too long
-NO_RATIONALES = (
-    'rationales = "bootstrap"  # few rows bring one, so the seed model writes them'
-    if "rationales" in SftConfig.model_fields
-    else "label_only = true  # too few rows bring a rationale to learn from"
-)
+NO_RATIONALES = 'rationales = "bootstrap"  # few rows bring one, so the seed model writes them'
 
 
 def new_project(

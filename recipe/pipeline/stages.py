@@ -61,7 +61,7 @@ def sft(run: RunContext, *tasks: Task) -> Facts:
         rows, dev = in_both_orders(rows), in_both_orders(dev)
     name = f"sft-{tasks[0] if len(tasks) == 1 else 'mixed'}"
     given: dict[str, Any] = {"adapter": None, "examples": rows, "dev": dev, "settings": settings}
-    if settings.rationales == "bootstrap":
+    if settings.bootstraps:
         given["rationales"] = [run.made(f"bootstrap-{task}", "rationales.jsonl") for task in tasks]
     return _train(run, name, work.sft, lora=run.config.lora, **given)
 

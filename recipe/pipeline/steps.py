@@ -29,7 +29,7 @@ def steps(run: RunContext, *, every: bool = False) -> Iterator[Step]:
     """The stages in order. A round that gave no pairs or was not kept is the last one, unless `every` is asked for."""
     config, tasks = run.config, run.config.data.tasks
     yield "seed", partial(stages.seed, run)
-    if config.start != "seed" and config.sft.rationales == "bootstrap":
+    if config.start != "seed" and config.sft.bootstraps:
         for task in tasks:
             yield f"bootstrap-{task}", partial(stages.bootstrap, run, task)
     if config.start == "mixed" and len(tasks) > 1:

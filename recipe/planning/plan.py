@@ -128,7 +128,7 @@ def _stages(costs: Costs, host: Costs) -> Iterator[StagePlan]:
     # For llama.cpp, J_t is written as a GGUF file first.
     written = 0.0 if costs.on_torch else costs.shape.parameters * WRITE_S_PER_PARAMETER
     yield _seed(host)
-    for task in tasks if config.sft.rationales == "bootstrap" else ():
+    for task in tasks if config.sft.bootstraps else ():
         settings, unexplained = config.bootstrap, {task: work.tasks[task].unexplained}
         asked = _judging(costs, f"bootstrap-{task}", unexplained, settings.n, settings.max_tokens, "rows")
         # By the seed model; half of the rows are taken to be asked again, with their label.

@@ -117,7 +117,7 @@ def _load(config: Config, task: Task, count: Callable[[str], int]) -> TaskLoad:
     if not train:
         raise SreError(f"no training rows in {source!r}", field=f"data.{task}")
     sft = select_sft_rows(config.data, config.sft, task, seed=config.seed)
-    unexplained = config.sft.rationales == "bootstrap" and sum(not row.rationale.strip() for row in sft)
+    unexplained = config.sft.bootstraps and sum(not row.rationale.strip() for row in sft)
     prompts = Prompts()
     sizes = [_size(prompts, row, count) for row in train[:: max(1, len(train) // MEASURED_ROWS)]]
     prompt, completion = (sum(side) / len(sizes) for side in zip(*sizes, strict=True))

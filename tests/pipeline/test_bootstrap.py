@@ -148,8 +148,8 @@ def test_settings_that_can_not_work_are_refused_before_anything_is_made(tiny_mod
     given = settings(tiny_model, data)
     with pytest.raises(SreError, match=r"bootstrap\.teacher.*no such file"):
         run_pipeline(load("tiny", [*given, "bootstrap.teacher=none.gguf"]), tmp_path)
-    with pytest.raises(SreError, match="nothing to bootstrap"):
-        load("tiny", [*given, "sft.label_only=true"])
+    labels = load("tiny", [*given, "sft.label_only=true"])
+    assert "bootstrap-pointwise" not in dict(steps(RunContext(labels, tmp_path)))
 
 
 def test_where_no_rationale_is_kept_sft_says_what_to_change(tiny_model: Path, tmp_path: Path) -> None:
@@ -158,8 +158,9 @@ def test_where_no_rationale_is_kept_sft_says_what_to_change(tiny_model: Path, tm
     class Nothing:
         path = tmp_path / "rationales.jsonl"
 
+    given = {"loading": None, "model": None, "prompts": None, "seed": 0}
     with pytest.raises(SreError, match=r"raise bootstrap\.n, or name a better bootstrap\.teacher"):
-        work.sft(tmp_path, loading=None, examples=[], rationales=[Nothing])
+        work.sft(tmp_path, examples=[], rationales=[Nothing], **given)
 
 
 def test_the_plan_has_the_stages_of_the_run(tiny_model: Path, data: Path, tmp_path: Path) -> None:

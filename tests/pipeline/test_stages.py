@@ -41,6 +41,8 @@ OTHER = {
     "export.source": "sft",
     "lora.target_modules": ("q_proj",),
     "sample.inputs": (4,),
+    "bootstrap.teacher": "http://127.0.0.1:8000/v1",
+    "bootstrap.teacher_model": "large",
     "data.reference_share": 1.0,
     "data.pairs_per_prompt": 1,
 }
@@ -97,6 +99,7 @@ def config(model, data) -> Config:
     """Every kind of stage takes part."""
     sources = [f"model.source={model}", f"data.pointwise={data}", f"data.pairwise={data}"]
     settings = ["curate.method=meta-judge", "evaluate.samples=2", "data.pairs_from_scores=inputs", "iterations=2"]
+    settings.append("sft.rationales=bootstrap")
     return load("tiny", [*sources, *settings, "data.forged_share=0.2", "data.train_pairwise=8"])
 
 
