@@ -90,7 +90,7 @@ def run_bootstrap(
         draw_in_blocks(path, list(left.values()), judge, n=settings.n, block=settings.block, label=label)
         if process()[0]:  # what the main process has not joined yet would be missing below
             wait_for(lambda path=path: not list(path.parent.glob(f"{path.stem}-*-of-*")))
-        for judgement in map(Judgement.from_json, read_jsonl(path) if path.exists() else ()):
+        for judgement in read_jsonl(path, Judgement.from_json) if path.exists() else ():
             fault = _fault(judgement, left[judgement.example_id], seen)
             found = kept.get(judgement.example_id, [])
             if not fault and len(found) == settings.keep:
