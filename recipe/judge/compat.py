@@ -8,7 +8,8 @@ feedback, score = judge.single_absolute_grade(instruction="...", response="...",
 
 A judge carries its own prompts, so a template only says whether the reference answer is shown. It judges greedily and
 always gives a label unless told otherwise, so nothing is tried again. What could not be judged is (None, None) in its
-place, with the reason in a warning of the logger "recipe.judge". Every error is a ValueError.
+place, with the reason in a warning of the logger "recipe.judge". A model that litellm reaches is asked with the same
+prompts, and can't be held to a label. Every error is a ValueError.
 """
 
 from __future__ import annotations
@@ -16,15 +17,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from recipe.data.records import Example, Judgement, Rubric
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Generator, Request, Sampling
-from recipe.inference.openai import OpenAIGenerator
 from recipe.judge.judge import Closing, Judge, to_example
 from recipe.judge.options import JudgeOptions
 from recipe.judge.rubrics import read_rubric, ready_rubrics
@@ -66,10 +66,14 @@ Texts = str | Iterable[Any]
 Graded = tuple[list[str | None], list[Any]]
 
 
+class ModeError(ValueError, AssertionError):
+    """Neither "absolute" nor "relative"; prometheus-eval's parse_output asserts that."""
+
+
 def get_prompt_template(grading_format: str, include_reference: bool) -> str:
     """The template for "absolute" or "relative" grading, with a place for a reference answer or without."""
     if grading_format not in _TEMPLATES:
-        raise ValueError(f"expected absolute or relative, not {grading_format!r}")
+        raise ModeError(f"expected absolute or relative, not {grading_format!r}")
     return _TEMPLATES[grading_format][bool(include_reference)]
 
 
@@ -120,32 +124,56 @@ def VLLM(model: str | Path = "", *, name: str | Path = "", max_model_len: int = 
         return Judge.from_gguf(model or name, context=max_model_len)
 
 
-def LiteLLM(name: str, api_base: str = "https://api.openai.com/v1", *, batch_size: int = 1, **ignored: object) -> Judge:
-    """A model behind a server with OpenAI's API (such as `sre serve`), asked with this project's prompts.
-    `batch_size`: requests at once. The key is read from OPENAI_API_KEY."""
-    with _value_errors():
-        return Judge(OpenAIGenerator(api_base, model=name.removeprefix("openai/"), parallel=batch_size))
+class _Writer(Closing, Generator):
+    """A model that only writes texts: `write` makes one from messages, `parallel` at a time."""
 
-
-AsyncLiteLLM = partial(LiteLLM, batch_size=100)
-
-
-class _Mock(Closing, Generator):
-    name = "mock"
-
-    def __init__(self, text: str) -> None:
-        self._text = text
+    def __init__(self, name: str, write: Callable[[list[dict[str, str]], Sampling], str], parallel: int = 1) -> None:
+        self.name, self._write, self._parallel = name, write, parallel
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
-        return (Completion(request.id, 0, self._text, (), "stop", 0) for request in requests)
+        def complete(request: Request) -> Completion:
+            messages = [{"role": message.role, "content": message.content} for message in request.messages]
+            try:
+                return Completion(request.id, 0, self._write(messages, sampling), (), "stop", 0)
+            except Exception as error:  # this row's own
+                return Completion(request.id, 0, "", (), "error", 0, error=str(error) or type(error).__name__)
+
+        with ThreadPoolExecutor(self._parallel) as pool:
+            yield from pool.map(complete, requests)
 
     def close(self) -> None: ...
+
+
+def LiteLLM(name: str, api_base: str | None = None, *, parallel: int = 1) -> Judge:
+    """A model that the package litellm reaches, e.g. OpenAI's or that of a server at `api_base`."""
+    try:
+        import litellm  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        raise ValueError("this model needs the package litellm: pip install litellm") from None
+
+    def write(messages: list[dict[str, str]], how: Sampling) -> str:
+        options = {"api_base": api_base, "max_tokens": how.max_tokens, "temperature": how.temperature}
+        reply = litellm.completion(model=name, messages=messages, **options)
+        return reply.choices[0].message.content or ""
+
+    return Judge(_Writer(name, write, parallel))
+
+
+def AsyncLiteLLM(
+    name: str, batch_size: int = 100, requests_per_minute: int = 100, api_base: str | None = None
+) -> Judge:
+    """`LiteLLM` with `batch_size` requests at a time; `requests_per_minute` is ignored."""
+    return LiteLLM(name, api_base, parallel=batch_size)
 
 
 def MockLLM(mode: str | None = None) -> Judge:
     """Always gives the same answer: a stand-in for a model in tests."""
     label = {"absolute": 5, "relative": 1}.get(str(mode))
-    return Judge(_Mock(f"Hello [RESULT] {label}" if label else "Hello World!"))
+    text = f"Hello [RESULT] {label}" if label else "Hello World!"
+    return Judge(_Writer("mock", lambda messages, how: text))
+
+
+AsyncMockLLM = MockLLM
 
 
 class PrometheusEval(Closing):

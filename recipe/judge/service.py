@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -63,6 +64,24 @@ class _Job:
     read: Callable[[list[Completion]], Any]
     future: Future[Any] = field(default_factory=Future)
     completions: list[Completion] = field(default_factory=list)
+    alone: bool = False  # it ran when the engine failed: it runs again with nothing beside it
+    # Characters written and characters passed on, by (request id, sample): they differ while a job runs again.
+    written: Counter[tuple[str, int]] = field(default_factory=Counter)
+    shown: Counter[tuple[str, int]] = field(default_factory=Counter)
+
+    def run_alone(self) -> None:
+        self.alone = True
+        self.completions.clear()
+        self.written.clear()
+
+    def show(self, piece: Piece) -> None:
+        """Pass on what the caller has not seen yet."""
+        key = piece.request_id, piece.sample
+        self.written[key] += len(piece.text)
+        fresh = self.written[key] - self.shown[key]
+        if self.on_piece and fresh > 0:
+            self.shown[key] += fresh
+            self.on_piece(replace(piece, text=piece.text[-fresh:]))
 
     def end(self, error: BaseException | None, result: Any = None) -> None:
         with contextlib.suppress(RuntimeError):  # ended already
@@ -75,8 +94,9 @@ class Service(Closing):
 
     Use as a context manager, or call `close`; the judge stays open. `queue`: requests that may be unfinished at once;
     one more raises QueueFull. Cancelling a future frees its places at once, and its sequences before the next decode.
-    When the engine fails, the futures under way raise its error, and those that wait go on. When it can't be opened
-    again, every future raises its error; `error` keeps it.
+    When the engine fails while it works on several jobs, each runs again alone: the one that fails then raises the
+    error, the others get their answers. When the engine can't be opened again, every future raises its error, which
+    `error` keeps.
     """
 
     def __init__(self, judge: Judge, *, queue: int = QUEUE) -> None:
@@ -97,7 +117,7 @@ class Service(Closing):
         # The thread's own: jobs held back, and those under way by the ids of their requests.
         self._held: list[_Job] = []
         self._running: dict[str, _Job] = {}
-        self._failures = 0  # of the engine since its last answer
+        self._failures = 0  # of jobs that ran alone, since the last answer
         # A daemon, so that a program that forgets to close the service can end.
         self._thread = threading.Thread(target=self._run, args=[open_session], name="judge-service", daemon=True)
         self._thread.start()
@@ -190,10 +210,7 @@ class Service(Closing):
                         pass
                 except Exception as error:
                     _log.warning("the engine failed and begins anew: %r", error)
-                    self._failures += 1
-                    for job in self._jobs():
-                        job.end(Refused(str(error)) if isinstance(error, SreError) else error)
-                    self._running.clear()
+                    self._find_guilty(error)
                 finally:
                     session.close()
         except BaseException as error:
@@ -203,6 +220,21 @@ class Service(Closing):
             left = [*self._jobs(), *self._held, *self._arrived]
         for job in left:
             job.end(self.error or Stopped("the service was closed before this was answered"))
+
+    def _find_guilty(self, error: Exception) -> None:
+        """Give the engine's error to the job that ran alone. Of several, each runs again alone, the newest first."""
+        jobs = self._jobs()
+        self._running.clear()
+        if len(jobs) > 1:
+            for job in jobs:
+                job.run_alone()
+            self._held = jobs[::-1] + self._held
+            return
+        self._failures += 1
+        for job in jobs:
+            job.end(Refused(str(error)) if isinstance(error, SreError) else error)
+        for job in self._held:  # found, so that the others need not wait for each other
+            job.alone = False
 
     def _jobs(self) -> list[_Job]:
         """Those under way: each once, however many requests it has."""
@@ -221,6 +253,8 @@ class Service(Closing):
             if job.future.cancelled():
                 self._forget(job, session)
         for job in tuple(self._held):
+            if self._running and (job.alone or any(other.alone for other in self._jobs())):
+                break
             if not any(request.id in self._running for request in job.requests):
                 self._held.remove(job)
                 self._begin(job, session)
@@ -248,8 +282,7 @@ class Service(Closing):
             return
         try:
             if isinstance(event, Piece):
-                if job.on_piece:
-                    job.on_piece(event)
+                job.show(event)
                 return
             if event.finish == "error":
                 raise Refused(event.error)

@@ -243,24 +243,52 @@ def test_a_caller_whose_callback_fails_hurts_only_itself(start: Callable[..., Se
     assert service.submit([chat("b")], Sampling()).result(WAIT)[0].text.startswith("I saw")
 
 
-def test_when_the_engine_fails_what_is_under_way_gets_its_error_and_what_waits_goes_on(
+def test_a_request_that_fails_in_the_engine_fails_alone_and_the_others_get_their_answers(
     start: Callable[..., Service],
 ) -> None:
     def script(request: Request) -> list[str]:
-        if request.messages[-1].content == "bad":
+        if "bad" in request.id:
             raise ZeroDivisionError("it divides by nothing")
-        return [f"{request.id} " * 400]
+        return [f"{request.id} " * 40]
 
     service = start(script, pace=0.001)
-    first = service.submit([chat("a")], Sampling(max_tokens=400))
-    waiting = service.submit([chat("a")], Sampling(max_tokens=3))  # of the same id
-    bad = service.submit([chat("bad", "bad")], Sampling())
-    for future in (first, bad):
-        with pytest.raises(ZeroDivisionError):
-            future.result(WAIT)
-    assert waiting.result(WAIT)[0].text.split() == ["a"] * 3
+    shown: dict[str, list[str]] = {}
+
+    def ask(name: str) -> Future[Any]:
+        pieces = shown.setdefault(name, [])
+        return service.submit([chat(name)], Sampling(), on_piece=lambda piece: pieces.append(piece.text))
+
+    first = [ask(name) for name in ("a", "b")]
+    until(lambda: all(len(shown[name]) > 3 for name in ("a", "b")))
+    rest = [ask(name) for name in ("bad-1", "c", "bad-2", "d")]
+    for future, name in zip((*first, *rest), ("a", "b", "bad-1", "c", "bad-2", "d"), strict=True):
+        if "bad" in name:
+            with pytest.raises(ZeroDivisionError):
+                future.result(WAIT)
+        else:
+            (done,) = future.result(WAIT)
+            # Nothing is shown twice, although it was written twice.
+            assert done.text == "".join(shown[name]) == f"{name} " * 40
     assert service.healthy
     assert service.unfinished == 0
+    assert ask("e").result(WAIT)[0].text == "e " * 40
+
+
+def test_a_request_that_always_fails_costs_the_callers_beside_it_nothing(start: Callable[..., Service]) -> None:
+    def script(request: Request) -> list[str]:
+        if "bad" in request.id:
+            raise ValueError("whatever it raises")
+        return [f"{request.id} " * 20]
+
+    service = start(script, pace=0.001)
+    futures = {name: service.submit([chat(name)], Sampling()) for k in range(8) for name in (f"good-{k}", f"bad-{k}")}
+    for name, future in futures.items():
+        if "bad" in name:
+            with pytest.raises(ValueError, match="whatever"):
+                future.result(WAIT)
+        else:
+            assert future.result(WAIT)[0].text == f"{name} " * 20
+    until(lambda: service.healthy and not service.unfinished)
 
 
 def test_a_request_that_the_engine_can_not_take_is_refused_whatever_it_raises(start: Callable[..., Service]) -> None:

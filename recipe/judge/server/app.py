@@ -103,7 +103,7 @@ async def _answer(body: Judging, example: Example, http: HttpRequest) -> Any:
 
     if body.stream:
         return Streamed(
-            lambda on_piece: submit(on_piece=on_piece),
+            submit,
             http.app.state.timeout,
             piece=piece,
             end=lambda answer: [event(reply(answer), "result")],

@@ -1,4 +1,4 @@
-"""The model behind the judge as OpenAI's chat API: the same engine, the same queue, without the judge's prompts.
+"""The model behind the judge as OpenAI's API: the same engine, the same queue, without the judge's prompts.
 
 Unknown fields of a request are ignored; what would change the answer and isn't offered is refused. Clients send many
 fields with the value that changes nothing (null, [], 0, "text"): those are accepted.
@@ -6,10 +6,13 @@ fields with the value that changes nothing (null, [], 0, "text"): those are acce
 
 from __future__ import annotations
 
+import itertools
 import json
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -18,16 +21,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from recipe.data.records import Message
 from recipe.errors import SreError
-from recipe.inference.base import Completion, Piece, Request, Sampling
+from recipe.inference.base import Completion, Piece, Request, Sampling, Token
 from recipe.judge.options import MAX_TOKENS
 from recipe.judge.server.bodies import MOST_SAMPLES, Text, without_nulls
 from recipe.judge.server.errors import Problem
 from recipe.judge.server.waiting import Streamed, event, whole
-from recipe.judge.service import OnPiece
 from recipe.storage import hash_object
 
 MOST_ALTERNATIVES = 20
+MOST_PROMPTS = 64
 MOST_STOPS = 16
+_OPEN = {"logprobs": None, "finish_reason": None}  # of a choice that goes on
 router = APIRouter()
 
 
@@ -64,11 +68,11 @@ class StreamOptions(Loose):
     include_usage: bool = False
 
 
-class ChatBody(Loose):
+class CommonBody(Loose):
+    """What chats and completions take."""
+
     model: Text
-    messages: Annotated[list[ChatTurn], Field(min_length=1)]
-    max_tokens: int = Field(default=0, ge=0, description="512 if left out; cut to what the context leaves.")
-    max_completion_tokens: int = Field(default=0, ge=0, description="The newer name of max_tokens.")
+    max_tokens: int = Field(default=0, ge=0, description="512 (chat) or 16; cut to what the context leaves.")
     temperature: float = Field(default=1.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
@@ -76,38 +80,46 @@ class ChatBody(Loose):
     stop: Text | Annotated[list[Text], Field(max_length=MOST_STOPS)] = []
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    logprobs: bool = False
-    top_logprobs: int = Field(default=0, ge=0, le=MOST_ALTERNATIVES)
-    response_format: dict[str, Any] = {}
-    tools: list[Any] = []
-    tool_choice: str | dict[str, Any] = "auto"
     presence_penalty: Nothing = 0
     frequency_penalty: Nothing = 0
     logit_bias: Nothing = None
-    functions: Nothing = None
-    audio: Nothing = None
 
-    def request(self) -> Request:
-        """Its id is the same for the same content where a seed must give the same draws again."""
-        messages = tuple(turn.message() for turn in self.messages)
-        name = secrets.token_hex(12)
-        if self.seed is not None and self.temperature != 0:
-            name = hash_object([[message.role, message.content] for message in messages])[:16]
-        return Request(f"chat-{name}", messages)
+    def name(self, content: object) -> str:
+        """A request's id: the same for the same content where a seed must give the same draws again."""
+        reproducible = self.seed is not None and self.temperature != 0
+        return f"chat-{hash_object(content)[:16] if reproducible else secrets.token_hex(12)}"
 
     def sampling(self) -> Sampling:
         stops = [self.stop] if isinstance(self.stop, str) else self.stop
         return Sampling(
             temperature=self.temperature,
             n=self.n,
-            max_tokens=self.max_completion_tokens or self.max_tokens or MAX_TOKENS,
             seed=(secrets.randbits(31) if self.seed is None else self.seed) % 2**63,
             top_p=self.top_p,
             stop=tuple(text for text in stops if text),
-            alternatives=self.top_logprobs if self.logprobs else None,
-            schema=self._schema(),
             fit=True,
         )
+
+
+class ChatBody(CommonBody):
+    messages: Annotated[list[ChatTurn], Field(min_length=1)]
+    max_completion_tokens: int = Field(default=0, ge=0, description="The newer name of max_tokens.")
+    logprobs: bool = False
+    top_logprobs: int = Field(default=0, ge=0, le=MOST_ALTERNATIVES)
+    response_format: dict[str, Any] = {}
+    tools: list[Any] = []
+    tool_choice: str | dict[str, Any] = "auto"
+    functions: Nothing = None
+    audio: Nothing = None
+
+    def requests(self) -> list[Request]:
+        messages = tuple(turn.message() for turn in self.messages)
+        return [Request(self.name([[message.role, message.content] for message in messages]), messages)]
+
+    def sampling(self) -> Sampling:
+        most = self.max_completion_tokens or self.max_tokens or MAX_TOKENS
+        alternatives = self.top_logprobs if self.logprobs else None
+        return replace(super().sampling(), max_tokens=most, alternatives=alternatives, schema=self._schema())
 
     def _schema(self) -> str:
         if self.tools and self.tool_choice != "none":
@@ -120,6 +132,57 @@ class ChatBody(Loose):
         if self.response_format.get("type", "text") == "text":
             return ""
         raise SreError("expected text, json_object, or json_schema with a schema", field="response_format")
+
+    @staticmethod
+    def content(text: str, key: str = "delta", **role: str) -> dict[str, Any]:
+        return {key: {**role, "content": text}}
+
+    @staticmethod
+    def told(tokens: Sequence[Token]) -> dict[str, Any]:
+        """The log-probabilities, as chats have them."""
+        shown = [
+            {**_token(one.piece, one.logprob), "top_logprobs": [_token(piece, value) for piece, value in one.top]}
+            for one in tokens
+        ]
+        return {"content": shown, "refusal": None}
+
+
+class CompletionBody(CommonBody):
+    prompt: Text | list[int] | list[Text | list[int]]
+    logprobs: int | None = Field(default=None, ge=0, le=MOST_ALTERNATIVES)
+    echo: Nothing = False
+    suffix: Nothing = None
+
+    def requests(self) -> list[Request]:
+        """One for each text, or list of token ids, to go on from."""
+        given: list[Any] = self.prompt if isinstance(self.prompt, list) else [self.prompt]
+        if all(isinstance(one, int) for one in given):
+            given = [given]
+        if len(given) > MOST_PROMPTS:
+            raise SreError(f"expected at most {MOST_PROMPTS} texts, not {len(given)}", field="prompt")
+        prompts = [tuple(one) if isinstance(one, list) else one for one in given]
+        name = self.name(given)
+        return [Request(f"{name}-{number}", (), prompt=prompt) for number, prompt in enumerate(prompts)]
+
+    def sampling(self) -> Sampling:
+        return replace(super().sampling(), max_tokens=self.max_tokens or 16, alternatives=self.logprobs)
+
+    @staticmethod
+    def content(text: str, key: str = "", **role: str) -> dict[str, Any]:
+        return {"text": text}
+
+    @staticmethod
+    def told(tokens: Sequence[Token]) -> dict[str, Any]:
+        """The log-probabilities, as completions have them."""
+        shown = [_token(one.piece, one.logprob) for one in tokens]
+        tops = [[_token(piece, value) for piece, value in one.top] for one in tokens]
+        lengths = [len(one["token"]) for one in shown]
+        return {
+            "tokens": [one["token"] for one in shown],
+            "token_logprobs": [one["logprob"] for one in shown],
+            "top_logprobs": [{one["token"]: one["logprob"] for one in top} for top in tops],
+            "text_offset": list(itertools.accumulate(lengths[:-1], initial=0)),
+        }
 
 
 @router.get("/v1/models")
@@ -140,56 +203,60 @@ async def model(name: str, http: HttpRequest) -> dict[str, Any]:
 @router.post("/v1/chat/completions")
 async def chat(body: ChatBody, http: HttpRequest) -> Any:
     """Chat with the model as it stands; temperature 1 and at most 512 new tokens unless asked otherwise."""
+    return await _answer(body, http, "chatcmpl", "chat.completion.chunk" if body.stream else "chat.completion")
+
+
+@router.post("/v1/completions")
+async def complete(body: CompletionBody, http: HttpRequest) -> Any:
+    """Let the model go on from a text, or from each of several, without its chat template."""
+    return await _answer(body, http, "cmpl", "text_completion")
+
+
+async def _answer(body: ChatBody | CompletionBody, http: HttpRequest, prefix: str, kind: str) -> Any:
     await model(body.model, http)
-    request, sampling = body.request(), body.sampling()
+    requests, sampling = body.requests(), body.sampling()
+    submit = partial(http.app.state.service.submit, requests, sampling)
     timeout = http.app.state.timeout
-
-    def submit(on_piece: OnPiece | None = None) -> Any:
-        return http.app.state.service.submit([request], sampling, on_piece=on_piece)
-
-    head = {
-        "id": f"chatcmpl-{secrets.token_hex(12)}",
-        "object": "chat.completion.chunk" if body.stream else "chat.completion",
-        "created": int(time.time()),
-        "model": body.model,
-    }
+    name = f"{prefix}-{secrets.token_hex(12)}"
+    head = {"id": name, "object": kind, "created": int(time.time()), "model": body.model}
     if body.stream:
-        return _streamed(submit, timeout, body, head)
+        first = {request.id: number * body.n for number, request in enumerate(requests)}
+        return _streamed(submit, timeout, body, head, first)
     done = await whole(http, submit(), timeout)
-    choices = [{**_finish(one), "message": {"role": "assistant", "content": one.text}} for one in done]
+    choices = [
+        {"index": index, **body.content(one.text, "message", role="assistant"), **_end(body, one)}
+        for index, one in enumerate(done)
+    ]
     return {**head, "choices": choices, "usage": _usage(done)}
 
 
-def _streamed(submit: Any, timeout: float, body: ChatBody, head: Mapping[str, Any]) -> Streamed:
+def _streamed(
+    submit: Any, timeout: float, body: ChatBody | CompletionBody, head: Mapping[str, Any], first: Mapping[str, int]
+) -> Streamed:
+    """first: request id -> the index of its first choice."""
     # With usage asked for, every other chunk has it as null.
     usage: dict[str, Any] = {"usage": None} if body.stream_options.include_usage else {}
 
-    def chunk(delta: Mapping[str, str], **more: Any) -> str:
-        choice = {"delta": delta, "logprobs": None, "finish_reason": None, **more}
-        return event({**head, "choices": [choice], **usage})
+    def chunk(index: int, content: Mapping[str, Any], end: Mapping[str, Any] = _OPEN) -> str:
+        return event({**head, "choices": [{"index": index, **content, **end}], **usage})
 
     def piece(written: Piece) -> str:
-        return chunk({"content": written.text}, index=written.sample)
+        return chunk(first[written.request_id] + written.sample, body.content(written.text))
 
     def end(done: Sequence[Completion]) -> Iterator[str]:
-        for one in done:
-            yield chunk({}, **_finish(one))
+        for index, one in enumerate(done):
+            yield chunk(index, body.content(""), _end(body, one))
         if usage:
             yield event({**head, "choices": [], "usage": _usage(done)})
         yield event("[DONE]")
 
-    begin = [chunk({"role": "assistant", "content": ""}, index=index) for index in range(body.n)]
+    begin = [chunk(index, body.content("", role="assistant")) for index in range(body.n * len(first))]
     return Streamed(submit, timeout, begin=begin, piece=piece, end=end)
 
 
-def _finish(done: Completion) -> dict[str, Any]:
-    tokens = [
-        {**_token(one.piece, one.logprob), "top_logprobs": [_token(piece, value) for piece, value in one.top]}
-        for one in done.tokens
-    ]
-    logprobs = {"content": tokens, "refusal": None} if tokens else None
+def _end(body: ChatBody | CompletionBody, done: Completion) -> dict[str, Any]:
     finish = "length" if done.finish == "length" else "stop"
-    return {"index": done.sample, "logprobs": logprobs, "finish_reason": finish}
+    return {"logprobs": body.told(done.tokens) if done.tokens else None, "finish_reason": finish}
 
 
 def _token(piece: bytes, logprob: float) -> dict[str, Any]:
@@ -198,6 +265,7 @@ def _token(piece: bytes, logprob: float) -> dict[str, Any]:
 
 
 def _usage(completions: Sequence[Completion]) -> dict[str, int]:
-    """The prompt counts once, however many choices it has."""
-    prompt, new = completions[0].prompt_tokens, sum(len(completion.token_ids) for completion in completions)
+    """A prompt counts once, however many choices it has."""
+    prompt = sum({one.request_id: one.prompt_tokens for one in completions}.values())
+    new = sum(len(one.token_ids) for one in completions)
     return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}

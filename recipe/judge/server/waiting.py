@@ -18,7 +18,6 @@ from starlette.requests import ClientDisconnect
 
 from recipe.inference.base import Piece
 from recipe.judge.server.errors import problem
-from recipe.judge.service import OnPiece
 
 # A proxy must not hold the events back.
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -45,13 +44,13 @@ async def _gone(http: HttpRequest) -> None:
 class Streamed(StreamingResponse):
     """The events of a job: those of `begin`, one for each piece as it is written, and those of its result (`end`).
 
-    `submit` gives the job to the service. It is called at once, so its errors (a full queue) come before the response
-    begins. `timeout`: seconds for all of it.
+    `submit` gives the job to the service, with `on_piece`. It is called at once, so its errors (a full queue) come
+    before the response begins. `timeout`: seconds for all of it.
     """
 
     def __init__(
         self,
-        submit: Callable[[OnPiece], Future[Any]],
+        submit: Callable[..., Future[Any]],
         timeout: float,
         *,
         begin: Iterable[str] = (),
@@ -62,7 +61,7 @@ class Streamed(StreamingResponse):
         self._until = self._loop.time() + timeout
         self._pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
         self._begin, self._piece, self._end = begin, piece, end
-        self._future = submit(self._push)
+        self._future = submit(on_piece=self._push)
         self._future.add_done_callback(lambda _: self._push(None))
         super().__init__(self._events(), media_type="text/event-stream", headers=_HEADERS)
 

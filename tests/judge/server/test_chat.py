@@ -1,4 +1,4 @@
-"""OpenAI's own client on the chat routes, and the calls that other clients make, as plain requests."""
+"""OpenAI's own client on the chat and completion routes, and the calls that other clients make, as plain requests."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from recipe.inference.base import Request
 from recipe.inference.openai import OpenAIGenerator
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
 from recipe.judge.server.guard import Settings
 
 WAIT = 30
-CHAT = "/v1/chat/completions"
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 ASKED = {"model": "scripted", "messages": [{"role": "user", "content": "Say mark-7"}]}
 SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"]}
 TOOL = {"type": "function", "function": {"name": "grade", "description": "d", "parameters": SCHEMA}}
@@ -29,7 +30,10 @@ REPLY = "I saw mark-7. [RESULT] 1"
 
 @pytest.fixture(scope="module")
 def shared(running: Callable[..., Any], echo: Any) -> Iterator[tuple[str, Any]]:
-    with running(echo) as (address, app):
+    def script(request: Request) -> list[str]:
+        return ["I saw mark-7. [RESULT] 1"] if request.prompt is not None else echo(request)
+
+    with running(script) as (address, app):
         yield address, app
 
 
@@ -81,6 +85,21 @@ def test_openais_client_gets_log_probabilities_and_a_stop_text(client: Any) -> N
     last = choice.logprobs.content[-1]
     assert (last.token, bytes(last.bytes), len(last.top_logprobs)) == (" 1", b" 1", 5)
     assert sum(math.exp(one.logprob) for one in last.top_logprobs) == pytest.approx(1)
+
+
+def test_openais_client_completes_texts_and_token_ids(client: Any) -> None:
+    reply = client.completions.create(model="scripted", prompt="Say", max_tokens=50, logprobs=2)
+    (choice,) = reply.choices
+    assert (choice.text, choice.finish_reason, choice.logprobs.text_offset[:3]) == (REPLY, "stop", [0, 1, 5])
+    assert choice.logprobs.top_logprobs[-1][" 1"] == choice.logprobs.token_logprobs[-1]
+    reply = client.completions.create(model="scripted", prompt=["a", "b", "c"], n=2)
+    assert [(choice.index, choice.text) for choice in reply.choices] == [(index, REPLY) for index in range(6)]
+    assert client.completions.create(model="scripted", prompt=[1, 2, 3]).choices[0].text == REPLY
+    chunks = list(client.completions.create(model="scripted", prompt=[[1], [2]], stream=True))
+    for index in (0, 1):
+        parts = [choice for chunk in chunks for choice in chunk.choices if choice.index == index]
+        assert "".join(part.text for part in parts) == REPLY
+        assert parts[-1].finish_reason == "stop"
 
 
 def test_openais_client_raises_the_errors_it_knows(client: Any) -> None:
@@ -169,22 +188,33 @@ SENT: dict[str, dict[str, Any]] = {
     "an empty bias": {"logit_bias": {}, "functions": []},
     "more tokens than there are": {"max_tokens": 1_000_000},
 }
-REFUSED: dict[str, tuple[dict[str, Any], str | None]] = {
-    "penalties": ({"frequency_penalty": 0.5}, "frequency_penalty"),
-    "bias": ({"logit_bias": {"50256": -100}}, "logit_bias"),
-    "tools to choose from": ({"tools": [TOOL]}, "tools"),
-    "a tool that must be called": ({"tools": [TOOL], "tool_choice": "required"}, "tools"),
-    "functions": ({"functions": [{"name": "f"}]}, "functions"),
+COMPLETED: dict[str, dict[str, Any]] = {
+    "LangChain, OpenAI": {"prompt": ["a", "b"], "temperature": 0.7, "max_tokens": 256, "n": 1, "logit_bias": {}},
+    "lm-eval, local-completions": {"prompt": ["Q: 1+1"], "max_tokens": 64, "temperature": 0, "stop": ["Q:"], "seed": 1},
+    "lm-eval, token ids": {"prompt": [[1, 2, 3]], "max_tokens": 64, "temperature": 0, "seed": 1234},
+    "promptfoo, openai:completion": {"prompt": "a", "best_of": 1, "presence_penalty": 0, "frequency_penalty": 0},
+    "guidance": {"prompt": "a", "stream": True, "logprobs": 5, "echo": False, "suffix": None},
+}
+REFUSED: dict[str, tuple[str, dict[str, Any], str | None]] = {
+    "penalties": (CHAT, {"frequency_penalty": 0.5}, "frequency_penalty"),
+    "bias": (CHAT, {"logit_bias": {"50256": -100}}, "logit_bias"),
+    "tools to choose from": (CHAT, {"tools": [TOOL]}, "tools"),
+    "a tool that must be called": (CHAT, {"tools": [TOOL], "tool_choice": "required"}, "tools"),
+    "functions": (CHAT, {"functions": [{"name": "f"}]}, "functions"),
     "pictures": (
+        CHAT,
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
         "messages.0.content.0.type",
     ),
-    "a tool's turn": ({"messages": [{"role": "tool", "content": "4"}]}, "messages.0.role"),
-    "no turns": ({"messages": []}, "messages"),
-    "sound": ({"audio": {"voice": "x"}}, "audio"),
-    "an odd format": ({"response_format": {"type": "xml"}}, "response_format"),
-    "a format without schema": ({"response_format": {"type": "json_schema"}}, "response_format"),
-    "too many stops": ({"stop": ["x"] * 99}, "stop"),
+    "a tool's turn": (CHAT, {"messages": [{"role": "tool", "content": "4"}]}, "messages.0.role"),
+    "no turns": (CHAT, {"messages": []}, "messages"),
+    "sound": (CHAT, {"audio": {"voice": "x"}}, "audio"),
+    "an odd format": (CHAT, {"response_format": {"type": "xml"}}, "response_format"),
+    "a format without schema": (CHAT, {"response_format": {"type": "json_schema"}}, "response_format"),
+    "too many stops": (CHAT, {"stop": ["x"] * 99}, "stop"),
+    "echo": (TEXT, {"prompt": "a", "echo": True}, "echo"),
+    "a suffix": (TEXT, {"prompt": "a", "suffix": "z"}, "suffix"),
+    "too many prompts": (TEXT, {"prompt": ["a"] * 999}, "prompt"),
 }
 
 
@@ -200,18 +230,25 @@ def test_what_clients_send_is_answered(shared: Any, fields: dict[str, Any]) -> N
     assert choices[0]["message"]["content"].startswith("I saw mark-7.")
 
 
-@pytest.mark.parametrize(("fields", "param"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("fields", COMPLETED.values(), ids=COMPLETED)
+def test_what_clients_send_to_be_completed_is_answered(shared: Any, fields: dict[str, Any]) -> None:
+    reply = httpx.post(f"{shared[0]}{TEXT}", json={"model": "scripted", **fields}, timeout=WAIT)
+    assert reply.status_code == 200, reply.text
+
+
+@pytest.mark.parametrize(("path", "fields", "param"), REFUSED.values(), ids=REFUSED)
 def test_what_is_not_offered_is_refused_in_one_line_that_names_the_field(
-    shared: Any, fields: dict[str, Any], param: str | None
+    shared: Any, path: str, fields: dict[str, Any], param: str | None
 ) -> None:
-    reply = httpx.post(f"{shared[0]}{CHAT}", json={**ASKED, **fields}, timeout=WAIT)
+    body = {**(ASKED if path == CHAT else {"model": "scripted"}), **fields}
+    reply = httpx.post(f"{shared[0]}{path}", json=body, timeout=WAIT)
     error = reply.json()["error"]
     assert (reply.status_code in (400, 422), error["type"]) == (True, "invalid_request_error")
     assert error["param"] == param
     assert "\n" not in error["message"]
 
 
-@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/completions", "/v1/responses", "/v1/audio/speech"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/responses", "/v1/audio/speech"])
 def test_what_is_no_route_is_one_clear_line(shared: Any, path: str) -> None:
     reply = httpx.post(f"{shared[0]}{path}", json={"model": "scripted", "input": "x"})
     assert reply.status_code == 404
@@ -254,11 +291,13 @@ json_values = st.recursive(
 )
 NAMES = {
     CHAT: ["messages", "max_tokens", "temperature", "stop", "stream", "n", "response_format", "tools", "tool_choice"],
+    TEXT: ["prompt", "max_tokens", "logprobs", "stop", "stream", "n", "seed", "echo"],
     "/v1/judge/score": ["conversation", "response", "rubric", "samples", "temperature", "max_tokens", "stream", "seed"],
     "/v1/judge/compare": ["conversation", "response_a", "response_b", "rubric", "swap", "tie", "samples", "reference"],
 }
 GOOD: dict[str, dict[str, Any]] = {
     CHAT: ASKED,
+    TEXT: {"model": "scripted", "prompt": "a"},
     "/v1/judge/score": {"conversation": "mark-7", "response": "x", "rubric": "c"},
     "/v1/judge/compare": {"conversation": "mark-7", "response_a": "x", "response_b": "y", "rubric": "c"},
 }

@@ -128,7 +128,7 @@ def test_a_page_of_another_site_can_not_ask(
     with running(echo) as (address, app):
         sent = {name: value.format(address=address) for name, value in headers.items()}
         posted = [path for path, methods in app.openapi()["paths"].items() if "post" in methods]
-        assert len(posted) == 3
+        assert len(posted) == 4
         for path in posted:
             # As a form of another page sends it: without a type that would need the server's consent.
             response = httpx.post(f"{address}{path}", content=json.dumps(SCORE).encode(), headers=sent)
