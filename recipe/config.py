@@ -112,15 +112,7 @@ class LoraConfig(_Section):
     r: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: tuple[str, ...] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    )
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class TrainConfig(_Section):
@@ -284,18 +276,6 @@ class Config(_Section):
         return self
 
 
-# (section, key, default) of settings that are gone: run folders of older versions have them.
-RETIRED: tuple[tuple[str, str, Any], ...] = (
-    ("data", "aspects", []),
-    ("sft", "label_weight", 1.0),
-    ("dpo", "label_weight", 1.0),
-    ("dpo", "loss", "sigmoid"),
-    ("dpo", "length_normalise", False),
-    ("dpo", "reference", "auto"),
-    ("dpo", "reference", "pass"),
-)
-
-
 def key_of(value: object) -> str | None:
     """The name in the file ("sft") of a section of the settings; None for any other value."""
     sections = Config.model_fields.items() if isinstance(value, _Section) else ()
@@ -315,9 +295,6 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise SreError(f"not valid TOML: {error}", file=path) from None
     for override in overrides:
         _apply(raw, override)
-    for section, key, default in RETIRED:
-        if isinstance(raw.get(section), dict) and raw[section].get(key) == default:
-            del raw[section][key]
     return validate(raw, file=path)
 
 

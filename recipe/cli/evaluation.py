@@ -51,11 +51,13 @@ def evaluate(target: str, name: str | None, model: str | None, forgery: bool, **
     """
     if (name is None) == (model is None):
         raise SreError("expected either --judge NAME (of a run folder) or --model M (on a benchmark or file)")
-    if forgery and name is None:
-        raise SreError("--forgery needs --judge NAME, of a run folder")
     if model is not None:
+        opt.refuse(["forgery"], "needs --judge NAME, of a run folder")
         _evaluate_model(target, model, **options)
-    elif forgery:
+        return
+    unfit = options.keys() - ({"limit"} if forgery else set())
+    opt.refuse(unfit, "needs --model: the judges of a run are measured by its own settings")
+    if forgery:
         _measure_forgery(Path(target), str(name), options["limit"])
     else:
         _evaluate_run(Path(target), str(name))

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from recipe.cli import options as opt
 from recipe.errors import printable
 
 # The options that open a judge, and those that say how its rows are read and written; the others are JudgeOptions.
 _OPENING = ("engine", "base_url", "workers", "threads", "memory", "context", "parallel", "calibrated")
-_READING = ("resume", "overwrite", "limit", "task", "split", "columns", "override_rubric")
+_READING = ("resume", "overwrite", "limit", "task", "split", "columns")
 # A server has settled these itself.
 _SERVERS = ("workers", "threads", "memory", "context", "calibrated", "constrain")
 _NOT_WITH = {"llamacpp": ("base_url",), "ray": ("base_url",), "openai": _SERVERS}
@@ -54,7 +53,6 @@ _NOT_WITH = {"llamacpp": ("base_url",), "ray": ("base_url",), "openai": _SERVERS
 @click.option(
     "--task", type=click.Choice(["pointwise", "pairwise"]), help="What the rows are. [default: told by the columns]"
 )
-@click.option("--override-rubric", is_flag=True, help="Use --rubric for all rows, also those with criteria.")
 @click.option("--samples", type=opt.POSITIVE, default=1, help="Judgements per row; majority wins.")
 @click.option(
     "--temperature", type=click.FloatRange(min=0), help="Sampling temperature. [default: 0; 1 with --samples]"
@@ -97,9 +95,13 @@ def judge(rows: str, out: str, model: Path | None, rubric: str | None, allow_err
     from recipe.judge.rubrics import read_rubric
     from recipe.progress import bar, follow
 
-    _refuse_what_does_not_fit(click.get_current_context())
+    engine, needed = options["engine"], "base_url" if options["engine"] == "openai" else "model"
+    unfit = [name for name in _NOT_WITH[engine] if options[name]]
+    opt.refuse(unfit, f"can't be combined with --engine {engine}")
+    if click.get_current_context().params[needed] is None:
+        raise click.UsageError(f"--engine {engine} needs --{needed.replace('_', '-')}")
     opening, reading = ({name: options.pop(name) for name in names} for names in (_OPENING, _READING))
-    if opening["engine"] == "openai":
+    if engine == "openai":
         options["constrain"] = False
     reading |= {"options": JudgeOptions(**options), "rubric": read_rubric(rubric) if rubric else None}
     reading["tell"] = partial(click.echo, err=True)
@@ -113,18 +115,6 @@ def judge(rows: str, out: str, model: Path | None, rubric: str | None, allow_err
     click.echo(summary, err=True)
     if summary.errors and not allow_errors:
         raise SystemExit(1)
-
-
-def _refuse_what_does_not_fit(context: click.Context) -> None:
-    """Raises UsageError for options that the engine can't follow, and for those that it needs."""
-    options = context.params
-    engine = options["engine"]
-    for name in _NOT_WITH[engine]:
-        if options[name] and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            raise click.UsageError(f"--{name.replace('_', '-')} can't be combined with --engine {engine}")
-    needed = "base_url" if engine == "openai" else "model"
-    if options[needed] is None:
-        raise click.UsageError(f"--engine {engine} needs --{needed.replace('_', '-')}")
 
 
 @opt.command("sre rubrics", "sre rubrics helpfulness", "sre rubrics helpfulness > mine.toml    # to edit")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -72,6 +73,15 @@ def _columns(pairs: tuple[str, ...]) -> dict[str, str]:
     if not all(found) or not all(found.values()):
         raise click.BadParameter("expected OURS=YOURS, e.g. response=answer")
     return found
+
+
+def refuse(names: Container[str], why: str) -> None:
+    """Raises UsageError where the user gave one of these options to the command that runs."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = context.get_parameter_source(str(option.name)) is not ParameterSource.DEFAULT
+        if given and option.name in names:
+            raise click.UsageError(f"{max(option.opts, key=len)} {why}")
 
 
 def console() -> Any:

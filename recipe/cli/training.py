@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,19 +118,11 @@ def _run_and_show(config: Config, run_dir: Path | None, until: str | None) -> Pa
 
     folder = run_dir or Path("runs") / config.name
     results = run_pipeline(config, folder, until=until, say=click.echo)
-    from recipe.evaluation.report.tables import show_results, stages_table
+    from recipe.evaluation.report.tables import judge_name, round_text, show_results, stages_table
 
     opt.console().print(stages_table(results["stages"]))
     if results["models"]:
         show_results(results, opt.console())
-    _summarise(results, folder)
-    return folder
-
-
-def _summarise(results: Mapping[str, Any], folder: Path) -> None:
-    """What the dev rows said of each round, which judge was taken, and how to use it."""
-    from recipe.evaluation.report.tables import judge_name, round_text
-
     for found in results["rounds"]:
         click.echo(round_text(found))
     if results["judge"]:
@@ -140,6 +130,7 @@ def _summarise(results: Mapping[str, Any], folder: Path) -> None:
         click.echo(f"Judge a file with it: sre judge rows.jsonl -o judged.jsonl --model {folder / 'judge.gguf'}")
     else:
         click.echo(f"Not finished: run the same command again to go on, or see `sre status {folder}`")
+    return folder
 
 
 @opt.command(
@@ -165,29 +156,17 @@ def stage(name: str, run: Path, overrides: tuple[str, ...], again: bool) -> None
     opt.console().print_json(data={key: value for key, value in facts.items() if key not in hidden})
 
 
-@opt.command("sre status runs/quickstart", "sre status runs/quickstart --watch")
+@opt.command("sre status runs/quickstart")
 @opt.run
-@click.option("--watch", is_flag=True, help="Show it anew every two seconds until the run ends.")
-def status(run: Path, watch: bool) -> None:
-    """Show what of a run is done, how long it took, what is running, and which rounds were kept."""
-    from rich.console import Group
-    from rich.live import Live
-
+def status(run: Path) -> None:
+    """Show what of a run is done, how long it took, what has begun, and which rounds were kept."""
     from recipe.evaluation.report.tables import round_text, stages_table
-    from recipe.pipeline.finished_runs import Status, read_status
+    from recipe.pipeline.finished_runs import read_status
 
-    def view(found: Status) -> Group:
-        return Group(stages_table(found.stages), *map(round_text, found.rounds), *found.notes)
-
-    found = read_status(run)
-    if not watch:
-        opt.console().print(view(found))
-        return
-    with Live(view(found), console=opt.console(), auto_refresh=False) as live:
-        while found.running:
-            time.sleep(2)
-            found = read_status(run)
-            live.update(view(found), refresh=True)
+    stages, rounds = read_status(run)
+    opt.console().print(stages_table(stages))
+    for found in rounds:
+        click.echo(round_text(found))
 
 
 @opt.command("sre config", "sre config cpu-smollm2-135m", "sre config my.toml --set sample.n=4")

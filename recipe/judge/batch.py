@@ -10,7 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -53,7 +53,6 @@ def judge_file(
     split: str = "train",
     columns: Mapping[str, str] | None = None,
     rubric: NamedRubric | None = None,
-    override_rubric: bool = False,
     progress: Progress | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Summary:
@@ -74,7 +73,6 @@ def judge_file(
         split: which files of a folder, or which split of a data set.
         columns: our name -> the source's column, for columns that aren't recognised.
         rubric: for rows that bring none.
-        override_rubric: use it for all rows. Their own labels are then no truth, and left out.
         progress: called with (rows done, rows in all or None) after each row.
         tell: called with a line that says which columns are read as what.
 
@@ -82,12 +80,8 @@ def judge_file(
         SreError: no row can be read; `out` is the source, or exists and neither flag is given; a resume with another
             model, other prompts, options or rows; no space on the disk.
     """
-    if override_rubric and rubric is None:
-        raise SreError("override-rubric needs a rubric")
     rubrics = by_task(rubric)
     rows = read_rows(source, task=task, split=split, limit=limit, columns=columns, rubrics=rubrics)
-    if override_rubric:
-        rows = (_overridden(row, rubrics) for row in rows)
     journal = Journal(out, resume=resume, overwrite=overwrite, sources=source_files(source, task, split))
     begun, total = _begun(rows, source, options, tell)
     if total is None:
@@ -133,13 +127,6 @@ def _begun(
     if used:
         tell(printable(f"reading the columns {', '.join(used)}"))
     return itertools.chain(first, stream), len(first) if ended else None
-
-
-def _overridden(row: ReadRow, rubrics: Mapping[Task, Rubric]) -> ReadRow:
-    example = row.example
-    if example is None or example.task not in rubrics:
-        return row
-    return replace(row, example=replace(example, rubric=rubrics[example.task], label=None, label_note=""))
 
 
 def _judge_all(

@@ -6,7 +6,8 @@ A judge is named "seed", "sft" (J_SFT), or "j1", "j2", … after the round that 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class RunContext:
     def __init__(self, config: Config, path: Path, lenders: Sequence[Path] = ()) -> None:
         self.config = config
         self.path = path
-        self.cache = RunFolder(path, lenders=lenders)
+        self.cache = RunFolder(path, lenders=lenders, begin=self.keep_config)
         self.prompts = Prompts()
 
     # --- the judges and the rounds that make them ---
@@ -210,17 +211,26 @@ class RunContext:
 
         return choose_inputs(*self.all_train, self.config.sample, iteration=t, seed=self.config.seed)
 
-    def keep_config(self) -> None:
-        """Write the resolved config (one of several processes does).
+    # --- the folder ---
 
-        Raises SreError when the folder is another run's (another name or seed).
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Hold the run folder; its config.toml is that of this run from the first stage that runs, or else at the end.
+
+        A run that a finished stage refuses leaves the config as it was. Raises SreError when another process holds the
+        folder, or when it is another run's (another name or seed).
         """
         path = self.path / "config.toml"
-        if path.exists():
-            before = load(path)
+        with self.cache.locked():
+            before = load(path) if path.exists() else self.config
             if (before.name, before.seed) != (self.config.name, self.config.seed):
                 theirs = f"{before.name!r} with seed {before.seed}"
                 raise SreError(f"this folder is of the run {theirs}; use another --run-dir", file=path)
+            yield
+            self.keep_config()
+
+    def keep_config(self) -> None:
+        """Write the resolved config (one of several processes does)."""
         if self.cache.main:
-            with atomic(path) as file:
+            with atomic(self.path / "config.toml") as file:
                 file.write(dump(self.config))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +10,18 @@ from recipe.data.records import SWAPPED
 from recipe.errors import SreError
 from recipe.evaluation.report.html import RunData, write_page
 from recipe.pipeline.results import figures_of, results_of, rounds, write_results
-from recipe.pipeline.stage_cache import is_locked
 from recipe.pipeline.steps import open_run, steps
 from recipe.storage import read_markers
 
 
-@dataclass(frozen=True)
-class Status:
-    """A run as it is now. stages: each stage's marker, {} for one that hasn't begun. rounds: see `results.rounds`."""
+def read_status(folder: Path) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """The marker of each stage of a run, {} for one that hasn't begun; and its rounds (`results.rounds`).
 
-    stages: Mapping[str, Mapping[str, Any]]
-    rounds: Sequence[Mapping[str, Any]]
-    running: bool
-    notes: Sequence[str] = ()
-
-
-def read_status(folder: Path) -> Status:
-    """What of a run is done. Raises SreError where there is no run, and for a marker that is damaged."""
-    if not (folder / "config.toml").is_file():
-        raise SreError("not a run folder (no config.toml)", file=folder)
-    found: dict[str, Mapping[str, Any]] = {marker["stage"]: marker for marker in read_markers(folder)}
-    running = is_locked(folder)
-    try:
-        context = open_run(folder)
-        planned: dict[str, Mapping[str, Any]] = {name: {} for name, _ in steps(context)}
-        decided = rounds(context)
-    except SreError as error:  # a run of another version: its settings mean nothing here, its markers still do
-        return Status(found, (), running, (f"Only the finished stages can be shown: {error}",))
-    return Status({**planned, **found}, decided, running)
+    Raises SreError where there is no run, and for a marker that is damaged.
+    """
+    run = open_run(folder)
+    planned: dict[str, dict[str, Any]] = {name: {} for name, _ in steps(run)}
+    return planned | {marker["stage"]: marker for marker in read_markers(folder)}, rounds(run)
 
 
 def report(folders: Sequence[Path], out: Path | None) -> tuple[Path, Path]:

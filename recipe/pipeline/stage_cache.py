@@ -60,14 +60,15 @@ class Content:
 
 class RunFolder:
     """One run. `do` runs a stage unless its marker says it is done, here or in one of the `lenders`: other run folders
-    whose stages of the same name and input hash are taken over.
+    whose stages of the same name and input hash are taken over. `begin` is called before a stage is made here.
 
     Several processes of one launch may share it. `main`: this is the one that writes what all share.
     """
 
-    def __init__(self, path: Path, *, lenders: Sequence[Path] = ()) -> None:
+    def __init__(self, path: Path, *, lenders: Sequence[Path] = (), begin: Callable[[], None] = lambda: None) -> None:
         self.path = path
         self.lenders = tuple(lenders)
+        self._begin = begin
         self._process = process()[0]
         self.main = self._process == 0
 
@@ -104,6 +105,7 @@ class RunFolder:
         if not self.main:
             return self._follow(stage, digest, partial(work, folder, **given) if together else None)
         self._make_way(stage, head)
+        self._begin()
         if (lender := self._lender(stage, digest)) is not None:
             content = self._take_over(lender, stage, makes)
         else:
@@ -235,18 +237,6 @@ class RunFolder:
             except OSError:
                 raise SreError("another process is working in this run folder", file=self.path) from None
             yield
-
-
-def is_locked(run: Path) -> bool:
-    """Whether a process works in a run folder at this moment."""
-    try:
-        with (run / ".lock").open("r") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _made(folder: Path, makes: Sequence[str]) -> dict[str, dict[str, Any]]:

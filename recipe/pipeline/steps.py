@@ -74,8 +74,7 @@ def run_pipeline(
     _known(run, until or "seed", "--until")
     for line in preflight(run):
         say(line)
-    with run.cache.locked():
-        run.keep_config()
+    with run.working():
         for name, step in steps(run):
             step()
             if name == until:
@@ -93,8 +92,7 @@ def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path])
     if not config.data.has_test() or not (best or judge in judges_of(config)):
         made = ", ".join(judges_of(config))
         raise SreError(f"nothing measures a judge {judge!r}: this run has {made}, and takes test rows")
-    with run.cache.locked():
-        run.keep_config()
+    with run.working():
         for name, step in steps(run, every=not best):
             if name.startswith("evaluation/"):
                 break
@@ -119,11 +117,10 @@ def run_stage(folder: Path, name: str, overrides: Sequence[str] = (), *, again: 
     """
     run = open_run(folder, overrides)
     step = _known(run, name, None)
-    with run.cache.locked():
+    with run.working():
         if again or run.config != load(folder / "config.toml"):
             _ = run.exported  # refused before anything is forgotten
             run.cache.forget(name)
-            run.keep_config()
         facts = step()
         write_results(run)
         return facts

@@ -108,7 +108,6 @@ def test_swap_samples_and_the_rest_reach_the_judge(tmp_path: Path, opened: dict[
         (["--samples", "3", "--temperature", "0"], "all samples are equal"),
         (["--rubric", "nope"], "no ready rubric 'nope'"),
         (["--rubric", "helpfulnes"], "did you mean 'helpfulness'"),
-        (["--override-rubric"], "needs a rubric"),
         (["--map", "answer=x"], "no column 'answer' to map onto"),
         (["--map", "response"], "OURS=YOURS"),
         (["--memory", "much"], "such as 2GB"),

@@ -211,6 +211,17 @@ def test_evaluate_wants_a_judge_of_a_run_or_a_model_and_not_both(tmp_path):
     refused(sre("evaluate", "rewardbench"), "--judge", "--model")
     refused(sre("evaluate", tmp_path, "--judge", "j2", "--model", "judge.gguf"), "--judge", "--model")
     refused(sre("evaluate", tmp_path, "--judge", "j2"), "not a run folder")
+    for *option, named in (
+        ("--no-constrain", "--constrain"),
+        ("--context", 99, "--context"),
+        ("--max-tokens", 9, "--max-tokens"),
+        ("--map", "response=text", "--map"),
+        ("--limit", 2, "--limit"),
+    ):
+        result = sre("evaluate", tmp_path, "--judge", "j2", *option)
+        assert (result.exit_code, f"{named} needs --model" in result.stderr) == (2, True), result.stderr
+    assert "--forgery needs --judge" in sre("evaluate", "rewardbench", "--model", "judge.gguf", "--forgery").stderr
+    refused(sre("evaluate", tmp_path, "--judge", "j2", "--forgery", "--limit", 2), "not a run folder")
     refused(sre("evaluate", "rewardbank", "--model", "judge.gguf"), "no benchmark", "rewardbench-pairwise", "llmbar")
     refused(sre("evaluate", "rewardbench", "--model", tmp_path / "gone.gguf"), "gone.gguf", "no such model file")
 

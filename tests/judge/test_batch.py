@@ -405,7 +405,7 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         judge_file(Judge(Fake()), source(tmp_path, row("a")), "-", options=JudgeOptions(swap=True))
 
 
-def test_a_rubric_is_for_rows_without_one_or_for_all(tmp_path: Path) -> None:
+def test_a_rubric_is_for_rows_without_one(tmp_path: Path) -> None:
     bare = {k: v for k, v in row("bare").items() if k != "orig_criteria"}
     rows, tone = source(tmp_path, bare, row("own", orig_score="2")), read_rubric("tone")
     script = ScriptedGenerator()
@@ -413,10 +413,7 @@ def test_a_rubric_is_for_rows_without_one_or_for_all(tmp_path: Path) -> None:
     asked = {request.id: request.messages[-1].content for request in script.seen}
     assert tone.rubric.criteria in asked["bare"]
     assert "Are both items fruits?" in asked["own"]
-    judge_file(Judge(script), rows, tmp_path / "all.jsonl", rubric=tone, override_rubric=True)
-    assert tone.rubric.criteria in script.seen[-1].messages[-1].content
-    truths = [[line.get("truth") for line in lines(tmp_path / name)] for name in ("one.jsonl", "all.jsonl")]
-    assert truths == [[None, 2], [None, None]]
+    assert [line.get("truth") for line in lines(tmp_path / "one.jsonl")] == [None, 2]
 
 
 def test_a_resume_with_another_rubric_is_refused(tmp_path: Path) -> None:

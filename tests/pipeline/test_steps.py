@@ -192,6 +192,7 @@ def test_a_run_folder_of_another_config_is_refused(finished, tiny_model, tiny_da
     changed = [*settings(tiny_model, tiny_data), "sft.learning_rate=1e-3"]
     with pytest.raises(SreError, match=r"differs in: sft\.learning_rate"):
         run_pipeline(load("tiny", changed), finished[0])
+    assert load(finished[0] / "config.toml") == load("tiny", settings(tiny_model, tiny_data))
     with pytest.raises(SreError, match="another --run-dir"):
         run_pipeline(load("tiny", [*settings(tiny_model, tiny_data), "seed=9"]), finished[0])
 
