@@ -170,17 +170,23 @@ class RunContext:
 
     # --- rows ---
 
+    def rows(self, split: Split, task: Task, *, limited: bool = True) -> list[Example]:
+        """The rows of a split, as many as the settings say; [] where they take none of it."""
+        data, seed, rejects = self.config.data, self.config.seed, self.path / f"rejects-{split}-{task}.jsonl"
+        with self._naming_a_command(task):
+            return select_rows(data, task, split, seed=seed, rejects=rejects, limited=limited)
+
     def sft_rows(self, task: Task) -> list[Example]:
         """The training rows of SFT; see `select_sft_rows`."""
-        rejects = self.path / f"rejects-train-{task}.jsonl"
-        return select_sft_rows(self.config.data, self.config.sft, task, seed=self.config.seed, rejects=rejects)
+        data, seed, rejects = self.config.data, self.config.seed, self.path / f"rejects-train-{task}.jsonl"
+        with self._naming_a_command(task):
+            return select_sft_rows(data, self.config.sft, task, seed=seed, rejects=rejects)
 
-    def rows(self, split: Split, task: Task, *, need_rationale: bool = False, limited: bool = True) -> list[Example]:
-        """The rows of a split, as many as the settings say; [] where they take none of it."""
-        rejects = self.path / f"rejects-{split}-{task}.jsonl"
-        how = {"need_rationale": need_rationale, "limited": limited}
+    @contextmanager
+    def _naming_a_command(self, task: Task) -> Iterator[None]:
+        """What is wrong with a task's rows, with the command that mends it."""
         try:
-            return select_rows(self.config.data, task, split, seed=self.config.seed, rejects=rejects, **how)
+            yield
         except SreError as error:
             problem, add, options = str(error).partition(ADD)
             if add:  # options of `sre judge` and `sre split`, which a run does not have
