@@ -152,16 +152,13 @@ class SftConfig(TrainConfig):
 
 
 class BootstrapConfig(_Section):
-    """Rationales for training rows that have none, under sft.rationales = "bootstrap".
-
-    A row is judged n times, and n times more with its label as a hint if no judgement had that label.
-    """
+    """Rationales for training rows that have none, under sft.rationales = "bootstrap"."""
 
     # Who writes them: a GGUF file, or the address (http://…/v1) of a server that speaks OpenAI's API, whose key is in
     # the variable OPENAI_API_KEY. "" is the seed model, which is held to a form in English on llama.cpp.
     teacher: str = ""
     teacher_model: str | None = None  # on that server; null: the only one that it has
-    n: int = Field(4, ge=1)
+    n: int = Field(4, ge=1)  # judgements of a row, and as many more with its label as a hint where none had it
     keep: int = Field(1, ge=1)  # rationales of a row at most; each is a row of SFT
     temperature: float = Field(0.8, gt=0)
     max_tokens: int = Field(128, ge=16)

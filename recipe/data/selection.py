@@ -62,12 +62,10 @@ def select_sft_rows(
     data: DataConfig, sft: SftConfig, task: Task, *, seed: int = 0, rejects: Path | None = None
 ) -> list[Example]:
     """The training rows of SFT. Where rationales are bootstrapped, those of rows that need one are empty."""
-    need_rationale = not (sft.label_only or sft.bootstraps)
-    if sft.bootstraps:
-        data = data.model_copy(update={"pairs_from_scores": "off"})
-    rows = select_rows(data, task, "train", seed=seed, need_rationale=need_rationale, rejects=rejects)
     if not sft.bootstraps:
-        return rows
+        return select_rows(data, task, "train", seed=seed, need_rationale=not sft.label_only, rejects=rejects)
+    own = data.model_copy(update={"pairs_from_scores": "off"})
+    rows = select_rows(own, task, "train", seed=seed, rejects=rejects)
     return [replace(row, rationale="") if contradicts_itself(row) else row for row in rows]
 
 

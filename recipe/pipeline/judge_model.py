@@ -92,14 +92,6 @@ class JudgeModel:
 
         return LlamaCppGenerator(path, threads=self.loading.threads, context=self.context, parallel=self.parallel)
 
-    def open_teacher(self, named: Path | str, model: str | None) -> Any:
-        """The generator of another model: a GGUF file, or one that the server at an address has."""
-        if isinstance(named, Path):
-            return self.open_gguf(named)
-        from recipe.inference.openai import OpenAIGenerator
-
-        return OpenAIGenerator(named, model=model, parallel=self.parallel)
-
     def write_snapshot(self) -> Path:
         """The judge as one GGUF file, written when first asked for and again when its weights have changed."""
         from recipe.gguf.header import read_metadata

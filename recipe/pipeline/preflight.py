@@ -66,7 +66,6 @@ def _rows_of(run: RunContext, task: Task, ids: set[str], *, remote: bool) -> str
         raise SreError("pointwise and pairwise rows share an id; ids must differ over both files", field="id")
     ids |= found
     unexplained = sum(not row.rationale.strip() for row in train) if config.sft.bootstraps else 0
-    writer = config.bootstrap.teacher or "the seed model"
-    without = f" ({unexplained} without a rationale, for {writer} to write)" if unexplained else ""
+    without = f" ({unexplained} without a rationale, which is bootstrapped)" if unexplained else ""
     held = [f"{len(run.rows(split, task))} {split}" for split in ("dev", "test")]
     return f"{task}: {source}, {len(train)} of {len(every)} training rows for SFT{without}, {', '.join(held)}"

@@ -60,10 +60,11 @@ def sft(run: RunContext, *tasks: Task) -> Facts:
     if settings.both_orders:
         rows, dev = in_both_orders(rows), in_both_orders(dev)
     name = f"sft-{tasks[0] if len(tasks) == 1 else 'mixed'}"
-    given: dict[str, Any] = {"adapter": None, "examples": rows, "dev": dev, "settings": settings}
-    if settings.bootstraps:
-        given["rationales"] = [run.made(f"bootstrap-{task}", "rationales.jsonl") for task in tasks]
-    return _train(run, name, work.sft, lora=run.config.lora, **given)
+    given = {"adapter": None, "examples": rows, "dev": dev, "settings": settings, "lora": run.config.lora}
+    if not settings.bootstraps:
+        return _train(run, name, work.sft, **given)
+    written = [run.made(f"bootstrap-{task}", "rationales.jsonl") for task in tasks]
+    return _train(run, name, work.bootstrapped_sft, rationales=written, **given)
 
 
 def _train(run: RunContext, stage: str, training: Callable[..., Facts], **given: Any) -> Facts:

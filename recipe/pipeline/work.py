@@ -15,7 +15,7 @@ from recipe.errors import NothingToTrainError
 from recipe.pipeline.judge_model import JudgeModel, Loading
 from recipe.pipeline.stage_cache import Made
 from recipe.prompts import Prompts
-from recipe.storage import read_json, read_jsonl, write_jsonl
+from recipe.storage import read_json, read_jsonl
 from recipe.system import in_own_process
 
 if TYPE_CHECKING:
@@ -33,47 +33,35 @@ def seed(folder: Path, *, source: str, revision: str | None, content: Path | Non
 
 
 def bootstrap(
-    folder: Path,
-    *,
-    judge: JudgeModel,
-    teacher: Path | str | None,
-    teacher_model: str | None,
-    examples: Rows,
-    **given: Any,
+    folder: Path, *, judge: JudgeModel, teacher: Path | str | None, teacher_model: str | None, **given: Any
 ) -> Facts:
+    from recipe.inference.openai import OpenAIGenerator
     from recipe.training.bootstrap import run_bootstrap
 
-    if not examples:
-        write_jsonl(folder / "rationales.jsonl", [])
-        return {"rows": 0}
     held = teacher is None and judge.engine == "llamacpp"
-    with judge.open_teacher(teacher, teacher_model) if teacher else judge.open() as generator:
-        return run_bootstrap(folder, generator=generator, examples=examples, prompts=judge.prompts, held=held, **given)
+    if isinstance(teacher, str):
+        opened: Any = OpenAIGenerator(teacher, model=teacher_model, parallel=judge.parallel)
+    else:
+        opened = judge.open_gguf(teacher) if teacher else judge.open()
+    with opened as generator:
+        return run_bootstrap(folder, generator=generator, prompts=judge.prompts, held=held, **given)
 
 
-def sft(
-    folder: Path,
-    *,
-    loading: Loading,
-    model: Path,
-    prompts: Prompts,
-    seed: int,
-    examples: Rows,
-    rationales: Sequence[Made] = (),
-    **given: Any,
-) -> Facts:
-    """`rationales`: those that a model wrote for the examples that have none."""
-    if rationales:
-        from recipe.training.bootstrap import with_rationales
+def bootstrapped_sft(folder: Path, *, examples: Rows, rationales: Sequence[Made], **given: Any) -> Facts:
+    """SFT where a model wrote the rationales of the examples that have none."""
+    from recipe.training.bootstrap import with_rationales
 
-        written = [judgement for made in rationales for judgement in _judgements(made.path)]
-        examples = list(with_rationales(examples, written))
-        if not examples:
-            raise NothingToTrainError("no row got a rationale; raise bootstrap.n, or name a better bootstrap.teacher")
+    rows = list(with_rationales(examples, [judgement for made in rationales for judgement in _judgements(made.path)]))
+    if not rows:
+        raise NothingToTrainError("no row got a rationale; raise bootstrap.n, or name a better bootstrap.teacher")
+    return sft(folder, examples=rows, **given)
+
+
+def sft(folder: Path, *, loading: Loading, model: Path, prompts: Prompts, seed: int, **given: Any) -> Facts:
     setup = _setup(loading, model, prompts, seed)  # first: Unsloth must be imported before TRL
     from recipe.training.sft import run_sft
 
-    return run_sft(folder, setup, examples=examples, **given)
+    return run_sft(folder, setup, **given)
 
 
 def _setup(loading: Loading, model: Path, prompts: Prompts, seed: int) -> TrainingSetup:

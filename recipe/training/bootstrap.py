@@ -9,19 +9,18 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from recipe.config import BootstrapConfig
 from recipe.data.records import SWAPPED, Example, Judgement, contradicts_itself, exchanged, in_prompt_names
-from recipe.inference.base import Generator, Request, Sampling, completions_by_request
-from recipe.inference.conversion import to_judgement
+from recipe.inference.base import Generator, Request
 from recipe.prompts import Prompts, neutralise
-from recipe.storage import hash_object, read_jsonl, write_jsonl
+from recipe.storage import read_jsonl, write_jsonl
 from recipe.system import process, wait_for
-from recipe.training.blocks import draw_in_blocks
+from recipe.training.sample import run_sample
 from recipe.verdict import MARKER
 
 # A small model writes no rationale unless it is held to one: whole sentences about the response, then the label.
@@ -32,9 +31,7 @@ label ::= {labels}
 _OPENINGS = {"pointwise": '"The response"', "pairwise": '"Response " [12]'}
 _SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？", "।", '"', "”", ")")
 _SHORTEST = 12  # characters
-_REPEATING = (
-    0.45  # zlib makes ordinary sentences about two thirds as long, and a text that goes round in circles shorter
-)
+_REPEATING = 0.45  # of its length; zlib leaves two thirds of ordinary sentences, less where they go round in circles
 
 
 def run_bootstrap(
@@ -49,10 +46,8 @@ def run_bootstrap(
 ) -> dict[str, Any]:
     """Write rationales.jsonl: the judgements whose rationales are kept, whose `origin` is their maker.
 
-    All judgements are in unhinted.jsonl and hinted.jsonl, which grow in whole blocks.
-
     Args:
-        folder: The stage's folder.
+        folder: The stage's folder; unhinted/ and hinted/ in it keep all judgements.
         generator: The seed model or the teacher.
         examples: Labelled rows without a rationale.
         settings: The section `bootstrap`.
@@ -64,48 +59,36 @@ def run_bootstrap(
         Facts for the done marker.
     """
     kept: dict[str, list[Judgement]] = {}
-    why = Counter[str]()
-    counts = {"maker": generator.name, "rows": len(examples), "unhinted": 0, "hinted": 0, "tokens": 0}
-    seen: set[str] = set()
-    for name in ("unhinted", "hinted"):
+    dropped, texts, tokens, unhinted = Counter[str](), set[str](), 0, 0
+    for hinted in (False, True):
+        unhinted = len(kept)
         left = {row.id: row for row in examples if row.id not in kept}
-        origin = generator.name + (", told the label" if name == "hinted" else "")
+        if not left:
+            break
 
-        def judge(block: Sequence[Example], origin: str = origin, hinted: bool = name == "hinted") -> list[Judgement]:
-            requests = []
-            for row in block:
-                messages = prompts.hinted(row) if hinted else prompts.judge(row)
-                grammar = _grammar(row) if held else ""
-                requests.append(Request(row.id, messages, row.labels, force_label=True, grammar=grammar))
-            draw = int(hash_object([seed, "bootstrap", origin])[:12], 16)
-            sampling = Sampling(settings.temperature, settings.n, settings.max_tokens, draw, stop_at_label=True)
-            found = completions_by_request(generator.generate(requests, sampling))
-            # A request that failed as a whole may have come once.
-            return [
-                to_judgement(row, (found[row.id] * settings.n)[k], origin) for row in block for k in range(settings.n)
-            ]
+        def ask(row: Example, show: Callable[..., Any] = prompts.hinted if hinted else prompts.judge) -> Request:
+            return Request(row.id, show(row), row.labels, force_label=True, grammar=_grammar(row) if held else "")
 
-        path = folder / f"{name}.jsonl"
-        label = f"rationales by {origin}"
-        draw_in_blocks(path, list(left.values()), judge, n=settings.n, block=settings.block, label=label)
-        if process()[0]:  # what the main process has not joined yet would be missing below
-            wait_for(lambda path=path: not list(path.parent.glob(f"{path.stem}-*-of-*")))
-        for judgement in read_jsonl(path, Judgement.from_json) if path.exists() else ():
-            fault = _fault(judgement, left[judgement.example_id], seen)
+        part = folder / ("hinted" if hinted else "unhinted")
+        part.mkdir(exist_ok=True)
+        origin = generator.name + ", told the label" * hinted
+        given: dict[str, Any] = {"settings": settings, "prompts": prompts, "origin": origin, "seed": seed, "ask": ask}
+        run_sample(part, generator=generator, examples=list(left.values()), **given)
+        wait_for(lambda part=part: not list(part.glob("samples-*-of-*")))  # until the main process has joined them
+        for judgement in read_jsonl(part / "samples.jsonl", Judgement.from_json):
+            tokens += judgement.tokens
             found = kept.get(judgement.example_id, [])
-            if not fault and len(found) == settings.keep:
-                fault = "more than bootstrap.keep of a row"
-            if fault:
-                why[fault] += 1
+            fault = _fault(judgement, left[judgement.example_id], texts)
+            if fault or len(found) == settings.keep:
+                dropped[fault or "more than bootstrap.keep of a row"] += 1
             else:
-                seen.add(judgement.rationale)
                 kept[judgement.example_id] = [*found, judgement]
-                counts[name] += not found
-            counts["tokens"] += judgement.tokens
+                texts.add(judgement.rationale)
     if process()[0] == 0:
         rows = [judgement.to_json() for row in examples for judgement in kept.get(row.id, ())]
         write_jsonl(folder / "rationales.jsonl", rows)
-    return {**counts, "without": len(examples) - len(kept), "dropped": dict(sorted(why.items()))}
+    counts = {"rows": len(examples), "unhinted": unhinted, "hinted": len(kept) - unhinted, "tokens": tokens}
+    return {"maker": generator.name, **counts, "without": len(examples) - len(kept), "dropped": dict(dropped)}
 
 
 def _grammar(row: Example) -> str:
@@ -148,7 +131,4 @@ def with_rationales(examples: Sequence[Example], judgements: Sequence[Judgement]
         swapped = example.id.endswith(SWAPPED) and example.id not in found
         row = exchanged(example) if swapped else example
         made = [_explained(row, judgement) for judgement in found[row.id]]
-        if example.rationale.strip():
-            yield example
-        else:
-            yield from (exchanged(row) if swapped else row for row in made)
+        yield from [example] if example.rationale.strip() else map(exchanged, made) if swapped else made

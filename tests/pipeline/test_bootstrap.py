@@ -54,7 +54,7 @@ def test_a_judge_is_trained_from_scored_rows_alone(finished: Path) -> None:
     kept = read_jsonl(finished / "bootstrap-pointwise" / "rationales.jsonl")
     assert facts["rows"] == 23
     assert facts["unhinted"] + facts["hinted"] == len(kept) == 23 - facts["without"] > 0
-    drawn = sum(len(read_jsonl(finished / "bootstrap-pointwise" / f"{n}.jsonl")) for n in ("unhinted", "hinted"))
+    drawn = sum(len(read_jsonl(finished / "bootstrap-pointwise" / n / "samples.jsonl")) for n in ("unhinted", "hinted"))
     assert sum(facts["dropped"].values()) + len(kept) == drawn
     assert "malformed" not in facts["dropped"]
     for row in kept:
@@ -68,9 +68,9 @@ def test_a_judge_is_trained_from_scored_rows_alone(finished: Path) -> None:
 def test_killed_in_its_midst_and_resumed_equals_uninterrupted(
     finished: Path, tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from recipe.training import blocks
+    from recipe.training import sample
 
-    append, config, calls = blocks.append_jsonl, load("tiny", settings(tiny_model, data)), []
+    append, config, calls = sample.append_jsonl, load("tiny", settings(tiny_model, data)), []
 
     def killed(*given):
         append(*given)
@@ -78,13 +78,13 @@ def test_killed_in_its_midst_and_resumed_equals_uninterrupted(
         if len(calls) in (2, 5, 9):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(blocks, "append_jsonl", killed)
+    monkeypatch.setattr(sample, "append_jsonl", killed)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             run_pipeline(config, tmp_path, until="bootstrap-pointwise")
-    monkeypatch.setattr(blocks, "append_jsonl", append)
+    monkeypatch.setattr(sample, "append_jsonl", append)
     run_pipeline(config, tmp_path, until="bootstrap-pointwise")
-    for name in ("unhinted", "hinted", "rationales"):
+    for name in ("unhinted/samples", "hinted/samples", "rationales"):
         path = Path("bootstrap-pointwise") / f"{name}.jsonl"
         assert (tmp_path / path).read_bytes() == (finished / path).read_bytes()
     assert marker(tmp_path, "bootstrap-pointwise")["hash"] == marker(finished, "bootstrap-pointwise")["hash"]
@@ -141,7 +141,7 @@ def test_the_refusal_of_rows_without_rationales_names_the_setting(tiny_model: Pa
     with pytest.raises(SreError, match=r'sft\.rationales = "bootstrap"'):
         run_pipeline(load("tiny", [*given, "sft.rationales=given"]), tmp_path / "run")
     (said, _) = preflight.preflight(RunContext(load("tiny", given), tmp_path / "run"))
-    assert "without a rationale, for the seed model to write" in said
+    assert "24 without a rationale, which is bootstrapped" in said
 
 
 def test_settings_that_can_not_work_are_refused_before_anything_is_made(tiny_model: Path, data: Path, tmp_path: Path):
@@ -160,7 +160,7 @@ def test_where_no_rationale_is_kept_sft_says_what_to_change(tiny_model: Path, tm
 
     given = {"loading": None, "model": None, "prompts": None, "seed": 0}
     with pytest.raises(SreError, match=r"raise bootstrap\.n, or name a better bootstrap\.teacher"):
-        work.sft(tmp_path, examples=[], rationales=[Nothing], **given)
+        work.bootstrapped_sft(tmp_path, examples=[], rationales=[Nothing], **given)
 
 
 def test_the_plan_has_the_stages_of_the_run(tiny_model: Path, data: Path, tmp_path: Path) -> None:

@@ -128,16 +128,16 @@ def test_rows_with_a_rationale_of_their_own_keep_it(tmp_path):
     assert all(r.rationale for r in rows)
 
 
-@pytest.mark.parametrize("name", ["unhinted", "hinted"])
+@pytest.mark.parametrize("name", ["unhinted/samples", "hinted/samples"])
 @pytest.mark.parametrize("kept", [0, 40, 99])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, name, kept):
     write(tmp_path / "whole")
     write(tmp_path / "cut")
-    names = ("unhinted", "hinted", "rationales")
+    names = ("unhinted/samples", "hinted/samples", "rationales")
     whole = {n: (tmp_path / "whole" / f"{n}.jsonl").read_bytes() for n in names}
     (tmp_path / "cut" / "rationales.jsonl").unlink()
-    if name == "unhinted":
-        (tmp_path / "cut" / "hinted.jsonl").unlink()
+    if name == "unhinted/samples":
+        (tmp_path / "cut" / "hinted" / "samples.jsonl").unlink()
     path = tmp_path / "cut" / f"{name}.jsonl"
     path.write_bytes(whole[name][: len(whole[name]) * kept // 100])
     write(tmp_path / "cut")

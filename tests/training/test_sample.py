@@ -9,8 +9,7 @@ from recipe.data.records import Example, Message, Rubric
 from recipe.errors import SreError
 from recipe.prompts import Prompts
 from recipe.storage import read_jsonl
-from recipe.training.blocks import join_shards
-from recipe.training.sample import choose_inputs, run_sample
+from recipe.training.sample import choose_inputs, join_shards, run_sample
 from tests.scripted import ScriptedGenerator
 
 
