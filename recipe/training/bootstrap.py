@@ -11,6 +11,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def run_bootstrap(
         origin = generator.name + ", told the label" * hinted
         given: dict[str, Any] = {"settings": settings, "prompts": prompts, "origin": origin, "seed": seed, "ask": ask}
         run_sample(part, generator=generator, examples=list(left.values()), **given)
-        wait_for(lambda part=part: not list(part.glob("samples-*-of-*")))  # until the main process has joined them
+        wait_for(partial(_joined, part))
         for judgement in read_jsonl(part / "samples.jsonl", Judgement.from_json):
             tokens += judgement.tokens
             found = kept.get(judgement.example_id, [])
@@ -89,6 +90,10 @@ def run_bootstrap(
         write_jsonl(folder / "rationales.jsonl", rows)
     counts = {"rows": len(examples), "unhinted": unhinted, "hinted": len(kept) - unhinted, "tokens": tokens}
     return {"maker": generator.name, **counts, "without": len(examples) - len(kept), "dropped": dict(dropped)}
+
+
+def _joined(folder: Path) -> bool:
+    return not list(folder.glob("samples-*-of-*"))  # the main process has taken what the others drew
 
 
 def _grammar(row: Example) -> str:

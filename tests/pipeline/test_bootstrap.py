@@ -141,7 +141,7 @@ def test_the_refusal_of_rows_without_rationales_names_the_setting(tiny_model: Pa
     with pytest.raises(SreError, match=r'sft\.rationales = "bootstrap"'):
         run_pipeline(load("tiny", [*given, "sft.rationales=given"]), tmp_path / "run")
     (said, _) = preflight.preflight(RunContext(load("tiny", given), tmp_path / "run"))
-    assert "24 without a rationale, which is bootstrapped" in said
+    assert "20 without a rationale, which is bootstrapped" in said
 
 
 def test_settings_that_can_not_work_are_refused_before_anything_is_made(tiny_model: Path, data: Path, tmp_path: Path):
