@@ -66,13 +66,12 @@ def evaluate(target: str, name: str | None, model: str | None, forgery: bool, **
 def _evaluate_run(run: Path, name: str) -> None:
     from recipe.pipeline.steps import run_stage
 
-    facts = run_stage(run, f"evaluation/{name}")
-    from recipe.evaluation.report.tables import results_table, show_audit
+    run_stage(run, f"evaluation/{name}")
+    from recipe.evaluation.report.tables import results_grids, show
     from recipe.storage import read_json
 
-    figures = facts["figures"]
-    opt.console().print(results_table({name: figures, f"{name}, label forced": figures["constrained"]}))
-    show_audit(read_json(run / "results.json"), opt.console())
+    results = read_json(run / "results.json")
+    show(results_grids(results), results["models"], opt.console())
 
 
 def _evaluate_model(
@@ -81,7 +80,7 @@ def _evaluate_model(
     from recipe.data.examples import read_examples
     from recipe.evaluation.benchmarks.running import find_benchmark, run_benchmark
     from recipe.evaluation.models import label_of, open_judge
-    from recipe.evaluation.report.tables import benchmark_table, show_audit
+    from recipe.evaluation.report.tables import audit_grids, benchmark_table, show
     from recipe.judge.options import JudgeOptions
     from recipe.judge.rubrics import by_task, read_rubric
 
@@ -93,16 +92,16 @@ def _evaluate_model(
     with open_judge(model, **opening) as judge:
         result = run_benchmark(judge, benchmark, folder, options=JudgeOptions(**options), **how)
     opt.console().print(benchmark_table(result))
-    show_audit(result["audit"], opt.console())
+    show(audit_grids(result["audit"]), result["audit"]["models"], opt.console())
     click.echo("{rows} rows; {judged} judgements, {malformed} malformed, {not_judged} not judged".format(**result))
     click.echo(f"All figures: {folder / 'figures.json'}")
 
 
 def _measure_forgery(run: Path, name: str, limit: int | None) -> None:
-    from recipe.evaluation.report.tables import show_forgery
+    from recipe.evaluation.report.tables import FORGERY, forgery_grid, show
     from recipe.pipeline.finished_runs import forgery_of
 
-    show_forgery({name: forgery_of(run, name, limit=limit)}, opt.console())
+    show([(FORGERY, forgery_grid({name: forgery_of(run, name, limit=limit)}))], {}, opt.console())
     click.echo(f"All figures: {run / 'evaluation' / name / 'forgery.json'}")
 
 
@@ -123,13 +122,13 @@ def audit(
     VERDICTS are files that `sre judge` or `sre evaluate` wrote, or folders that hold files named judgements.jsonl. No
     model is loaded. Files whose paths differ only in a folder seed-0, seed-1, ... are pooled.
     """
-    from recipe.evaluation.report.tables import show_audit
+    from recipe.evaluation.report.tables import audit_grids, show
     from recipe.evaluation.verdict_files import audit_files
     from recipe.storage import write_json
 
     found = audit_files(verdicts, rows, train, resamples=resamples)
     for name, part in found["parts"].items():
-        show_audit(part, opt.console(), name)
+        show([(f"{name}: {title}", grid) for title, grid in audit_grids(part)], part["models"], opt.console())
     if out:
         write_json(out, found)
 

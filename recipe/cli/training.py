@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,15 +27,12 @@ if TYPE_CHECKING:
 def init(folder: Path, files: tuple[str, ...], **options: Any) -> None:
     """Make a project of labelled files: split rows and a commented config for this machine, ready to run.
 
-    The rows have a prompt, a response and a score, or two responses and which is better. At a terminal it asks for what
-    the files don't tell.
+    The rows have a prompt, a response and a score, or two responses and which is better. Where that can't be told, the
+    error says what to add.
     """
     from recipe.pipeline.new_project import new_project
 
-    def ask(question: str, likeliest: str) -> str:
-        return str(click.prompt(question, default=likeliest or None))
-
-    for line in new_project(folder, files, ask=ask if sys.stdin.isatty() else None, **options):
+    for line in new_project(folder, files, **options):
         click.echo(line)
 
 
@@ -118,11 +114,11 @@ def _run_and_show(config: Config, run_dir: Path | None, until: str | None) -> Pa
 
     folder = run_dir or Path("runs") / config.name
     results = run_pipeline(config, folder, until=until, say=click.echo)
-    from recipe.evaluation.report.tables import judge_name, round_text, show_results, stages_table
+    from recipe.evaluation.report.tables import judge_name, results_grids, round_text, show, stages_table
 
     opt.console().print(stages_table(results["stages"]))
     if results["models"]:
-        show_results(results, opt.console())
+        show(results_grids(results), results["models"], opt.console())
     for found in results["rounds"]:
         click.echo(round_text(found))
     if results["judge"]:

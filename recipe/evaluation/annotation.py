@@ -16,23 +16,23 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.sax.saxutils import quoteattr
+from xml.etree import ElementTree
 
 from recipe.data.records import Example, Judgement
 from recipe.errors import SreError, install
 from recipe.evaluation.metrics import rate_figure
 from recipe.storage import atomic, canonical, read_json, write_json
 
-CHOICES = ("rationale 1 is better", "rationale 2 is better", "both are good", "both are bad")
-REASONS = (
-    "unrelated to the criteria",
-    "irrelevant to the response",
-    "too general",
-    "too pessimistic",
-    "too optimistic",
-    "inconsistent with the score",
-    "none of these",
-)
+_CONFIG = Path(__file__).with_name("labels.xml").read_text(encoding="utf-8")
+
+
+def _answers(name: str) -> tuple[str, ...]:
+    """The answers that labels.xml offers to a question."""
+    (question,) = ElementTree.fromstring(_CONFIG).iterfind(f"Choices[@name='{name}']")
+    return tuple(choice.attrib["value"] for choice in question)
+
+
+CHOICES, REASONS = _answers("preference"), _answers("reasons")
 OUTCOMES = ("win", "both good", "both bad", "loss")
 
 
@@ -89,7 +89,7 @@ def export_tasks(
     with atomic(folder / "tasks.json") as file:
         file.write(f"[{tasks}]\n")
     with atomic(folder / "labels.xml") as file:
-        file.write(labelling_config())
+        file.write(_CONFIG)
     write_json(folder / "key.json", {"judges": list(names), "seed": seed, **counts, "items": items})
     return counts
 
@@ -116,31 +116,6 @@ def _task(name: str, item: Mapping[str, Any]) -> dict[str, Any]:
             "rationale_2": item["rationales"][1],
         }
     }
-
-
-def labelling_config() -> str:
-    """Label Studio's configuration: one choice of CHOICES and the reasons (REASONS, one or more), both required."""
-
-    def choices(name: str, kind: str, texts: Sequence[str]) -> str:
-        listed = "".join(f"    <Choice value={quoteattr(text)}/>\n" for text in texts)
-        return f'  <Choices name="{name}" toName="rationale_1" choice="{kind}" required="true">\n{listed}  </Choices>'
-
-    def text(name: str, title: str) -> str:
-        return f'  <Header value="{title}" size="5"/>\n  <Text name="{name}" value="${name}" valueType="text"/>'
-
-    return f"""<View>
-{text("criteria", "Criteria")}
-{text("conversation", "Conversation")}
-{text("response", "Response")}
-{text("label", "What both judges decided")}
-{text("rationale_1", "Rationale 1")}
-{text("rationale_2", "Rationale 2")}
-  <Header value="Which rationale explains the decision better?" size="4"/>
-{choices("preference", "single", CHOICES)}
-  <Header value="What is wrong with the worse one (both bad: with both)?" size="4"/>
-{choices("reasons", "multiple", REASONS)}
-</View>
-"""
 
 
 # --- import ---

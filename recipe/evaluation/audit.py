@@ -196,7 +196,7 @@ def difference(
     one, two = ([verdict.label for verdict in side] for side in (first, second))
     if figure.startswith("pearson"):
         strata = [row.rubric.criteria for row in rows] if figure == "pearson_within" else None
-        return paired_difference(truth, one, two, groups, "pearson", resamples, strata)
+        return paired_difference(truth, one, two, groups, resamples, strata)
     places: Iterable[int] = range(len(rows))
     if figure == "both_orders":
         before, after = both_orders(rows, first), both_orders(rows, second)

@@ -109,19 +109,14 @@ def paired_difference(
     first: Sequence[float | None],
     second: Sequence[float | None],
     groups: Sequence[str],
-    figure: str = "accuracy",
     resamples: int = 2000,
     strata: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """The figure of the second judge minus that of the first on the same rows: {"value", "low", "high", "n"}.
+    """Pearson's r of the second judge minus that of the first, over the rows that both parsed.
 
-    Both come from the same resample of groups. "accuracy" uses all rows (malformed is wrong on either side), "pearson"
-    the rows that both parsed; a side may be expected scores; strata: see `correlation`. Raises ValueError for lengths
-    that differ.
+    Both come from the same resample of groups. A side may be expected scores; strata: see `correlation`. Raises
+    ValueError for lengths that differ.
     """
-    if figure == "accuracy":
-        gains = [credit(t, s) - credit(t, f) for t, f, s in zip(truth, first, second, strict=True)]
-        return rate_figure(gains, groups, resamples)
     (t, f, s), kept = _complete((truth, first, second), groups, strata)
     if not _can_correlate(t, f, s):
         return nothing(len(kept))

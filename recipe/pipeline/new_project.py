@@ -1,7 +1,7 @@
 """`sre init`: people's own labelled files -> a folder with the split rows and the settings of a run.
 
-All rows are checked and the run is planned before the folder appears. What the files don't tell is asked for at a
-terminal; elsewhere it is an error that says what to add to the command.
+All rows are checked and the run is planned before the folder appears. Where the files don't tell something, the error
+says what to add to the command.
 """
 
 from __future__ import annotations
@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 import math
 import re
-import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from recipe.config import CONFIGS, Config, load
-from recipe.data.columns import ADD
 from recipe.data.examples import read_examples
 from recipe.data.records import TASKS, Example, Rubric
 from recipe.data.split import split_rows, write_splits
@@ -33,8 +31,6 @@ from recipe.prompts import Prompts
 from recipe.storage import atomic_folder
 from recipe.system import nvidia_gpus
 
-Ask = Callable[[str, str], str]
-"""(question, likeliest answer) -> answer."""
 TOPS = (1, 3, 5, 7, MOST_SCORE)  # of the scales that are recognised; they begin at 0 or 1
 CPU_TOKENS, CPU_INPUTS = 2048, 160  # of a row, and of round 1, at most: more takes a laptop too long
 NO_RATIONALES = 'rationales = "bootstrap"  # few rows bring one, so the seed model writes them'
@@ -47,7 +43,6 @@ def new_project(
     columns: Mapping[str, str],
     rubric: str | None = None,
     preset: str | None = None,
-    ask: Ask | None = None,
 ) -> list[str]:
     """Write `folder`/data and `folder`/config.toml; returns what to tell the user, a line each.
 
@@ -56,7 +51,6 @@ def new_project(
         files: labelled rows; columns: see `read_examples`.
         rubric: the rubric of rows that bring none, as a user names it.
         preset: where this machine's card is not to decide it.
-        ask: asks for what the files don't tell.
 
     Raises:
         SreError: a bad row, something that can't be told, or a folder that is there. Nothing is written then.
@@ -66,9 +60,12 @@ def new_project(
     preset, machine = _preset_and_machine(preset)
     model = load(preset).model.source
     named = read_rubric(rubric) if rubric else None
+    given = by_task(named)
+    if "pointwise" in given:  # its scale is not that of the scores until all are read
+        given["pointwise"] = Rubric(given["pointwise"].criteria)
     sources: dict[str, list[Example]] = {}
     for file in files:
-        rows, named = _read(file, dict(columns), named, ask)
+        rows = read_examples(file, columns=columns, rubrics=given, scale=range(MOST_SCORE + 1))
         sources.setdefault(Path(file).stem, []).extend(rows)
     sources, scale = _on_one_scale(sources, named, model)
     splits = split_rows(sources, dev=0.1, test=0.1, seed=0)
@@ -107,68 +104,42 @@ def _preset_and_machine(preset: str | None) -> tuple[str, Machine]:
     return preset, CARDS[meant] if meant else this_cpu()
 
 
-def _read(
-    file: str, columns: dict[str, str], rubric: NamedRubric | None, ask: Ask | None
-) -> tuple[list[Example], NamedRubric | None]:
-    """The rows of a file, scores as they stand where the rubric brings no scale, and the rubric if it is asked for."""
-    while True:
-        given = by_task(rubric)
-        if "pointwise" in given:
-            given["pointwise"] = Rubric(given["pointwise"].criteria)
-        try:
-            return read_examples(file, columns=columns, rubrics=given, scale=range(MOST_SCORE + 1)), rubric
-        except SreError as error:
-            problem, add, options = str(error).partition(ADD)
-            if not (ask and add):
-                raise
-            for option in shlex.split(options)[1::2]:  # --map response=text --rubric helpfulness
-                name, equals, guess = option.partition("=")
-                if equals:
-                    columns[name] = ask(f"{problem}\nWhich column is the {name}?", guess)
-                elif rubric is None:
-                    question = "What do the scores judge? A rubric of `sre rubrics`, or a sentence"
-                    rubric = read_rubric(ask(question, option))
-
-
 def _on_one_scale(
-    sources: dict[str, list[Example]], rubric: NamedRubric | None, model: str
+    sources: dict[str, list[Example]], named: NamedRubric | None, model: str
 ) -> tuple[dict[str, list[Example]], list[str]]:
     """The rows, those whose rubric brings no scale on the one that their scores have; and a line that says which.
 
-    A label must be one token, which 10 is in Llama 3 alone: for other models its scales are halved.
+    A label must be one token, which 10 is in Llama 3 alone.
     """
-    one_token = "llama-3" in model.lower()
     every = [row for rows in sources.values() for row in rows if row.task == "pointwise"]
     found = {row.label or 0 for row in every if not row.rubric.descriptions}
-    given = rubric.rubric if rubric and found <= set(rubric.rubric.descriptions) else None
-    if not one_token and any(MOST_SCORE in row.rubric.descriptions for row in every):
-        raise SreError(f"{model} has no token for the score 10; describe 0 to 9, or take --preset 24gb-llama3.1-8b")
+    described = {score for row in every for score in row.rubric.descriptions}
+    given = named.rubric if named and found <= set(named.rubric.descriptions) else None
+    scale: Sequence[int] = given.scores if given and found else ()
+    if found and not given:
+        low = min(1, *found)
+        scale = range(low, next(top for top in TOPS if top > low and top >= max(found)) + 1)
+    if MOST_SCORE in described.union(scale) and "llama-3" not in model.lower():
+        raise SreError(f"{model} has no token for the score 10; use 0 to 9, or take --preset 24gb-llama3.1-8b")
     if not found:
         return sources, []
-    low = min(1, *found)
-    scale = given.scores if given else range(low, next(top for top in TOPS if top > low and top >= max(found)) + 1)
-    part = 2 if scale[-1] == MOST_SCORE and not one_token else 1
-    labels = tuple(range(math.ceil(scale[0] / part), scale[-1] // part + 1))
 
     def placed(row: Example) -> Example:
         if row.task == "pairwise" or row.rubric.descriptions:
             return row
-        own = _with_scale(row.rubric.criteria, labels, rubric)
-        return replace(row, rubric=own, label=math.ceil((row.label or 0) / part))
+        fits = given is not None and given.criteria == row.rubric.criteria
+        return replace(row, rubric=given if given and fits else _described(row.rubric.criteria, scale))
 
-    halved = f", halved to {labels[0]}-{labels[-1]}: {model} has no token for 10" if part == 2 else ""
-    note = f"scores: {scale[0]}-{scale[-1]}{halved}; if that is wrong, describe each score in --rubric"
+    note = f"scores: {scale[0]}-{scale[-1]}; if that is wrong, describe each score in --rubric"
     return {name: [placed(row) for row in rows] for name, rows in sources.items()}, [note]
 
 
-def _with_scale(criteria: str, scores: tuple[int, ...], given: NamedRubric | None) -> Rubric:
-    if given and (criteria, scores) == (given.rubric.criteria, given.rubric.scores):
-        return given.rubric
-    if scores == Rubric(criteria).scores:
+def _described(criteria: str, scale: Sequence[int]) -> Rubric:
+    if tuple(scale) == Rubric(criteria).scores:
         return Rubric(criteria)
+    between = {score: f"The response meets the criteria in part: {score} of {scale[-1]}." for score in scale[1:-1]}
     lowest, highest = "The response does not meet the criteria.", "The response meets the criteria fully."
-    between = {score: f"The response meets the criteria in part: {score} of {scores[-1]}." for score in scores[1:-1]}
-    return Rubric(criteria, {scores[0]: lowest, **between, scores[-1]: highest})
+    return Rubric(criteria, {scale[0]: lowest, **between, scale[-1]: highest})
 
 
 def _settings(preset: str, folder: Path, train: Sequence[Example]) -> str:

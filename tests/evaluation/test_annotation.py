@@ -10,13 +10,7 @@ from click.testing import CliRunner
 from recipe.cli.main import main
 from recipe.data.records import Example, Judgement, Message, Rubric
 from recipe.errors import SreError
-from recipe.evaluation.annotation import (
-    CHOICES,
-    REASONS,
-    export_tasks,
-    import_annotations,
-    labelling_config,
-)
+from recipe.evaluation.annotation import CHOICES, REASONS, export_tasks, import_annotations
 from recipe.pipeline.finished_runs import export_annotations
 
 RUBRIC = Rubric("Four fruits?", {k: f"{k - 1} of them" for k in range(1, 6)})
@@ -142,7 +136,7 @@ def test_judges_with_nothing_to_compare_are_refused(tmp_path):
 def test_the_configuration_is_well_formed_and_names_only_what_the_tasks_have(tmp_path):
     """Label Studio's own rules, as far as they concern this configuration: see its documentation of tags."""
     _, tasks = export(tmp_path)
-    root = ElementTree.fromstring(labelling_config())
+    root = ElementTree.parse(tmp_path / "labels.xml").getroot()
     tags = list(root.iter())
     assert {tag.tag for tag in tags} == {"View", "Header", "Text", "Choices", "Choice"}
     variables = {tag.get("value").removeprefix("$") for tag in tags if tag.get("value", "").startswith("$")}

@@ -15,7 +15,6 @@ from recipe.cli.main import main
 from recipe.config import load
 from recipe.data.examples import read_examples
 from recipe.pipeline import new_project as module
-from recipe.pipeline.new_project import new_project
 
 
 @pytest.fixture(autouse=True)
@@ -124,11 +123,11 @@ def test_a_ready_rubric_lends_its_descriptions_where_they_fit() -> None:
     assert mine != other == "The response meets the criteria fully."
 
 
-def test_scores_to_10_are_halved_but_for_llama() -> None:
+def test_scores_to_10_need_a_token_for_10() -> None:
     file = scored([float(1 + k % 10) for k in range(40)])
     result = sre("init", "mine", file, "--rubric", "helpfulness")
-    assert "scores: 1-10, halved to 1-5: smollm2-135m has no token for 10" in result.output
-    assert {row.label for row in written()} == {1, 2, 3, 4, 5}
+    assert result.exit_code == 2
+    assert "smollm2-135m has no token for the score 10; use 0 to 9" in result.stderr
     large = sre("init", "large", file, "--rubric", "helpfulness", "--preset", "24gb-llama3.1-8b")
     assert large.exit_code == 0
     assert "RTX 4090" in large.output
@@ -152,21 +151,6 @@ def test_an_odd_column_gives_a_ready_line() -> None:
     assert "--map score=stars" in result.stderr
     line = ("--map", "response=said by it", "--rubric", "helpfulness", "--map", "score=stars")
     assert sre("init", "mine", file, *line).exit_code == 0
-
-
-def test_at_a_terminal_it_asks() -> None:
-    file = scored([1.0, 5.0] * 12, answer="said", score="stars")
-    asked = []
-
-    def ask(question: str, likeliest: str) -> str:
-        asked.append(question)
-        return likeliest
-
-    new_project(Path("mine"), [file], columns={}, ask=ask)
-    assert len(asked) == 3
-    assert "columns found: question, said, stars" in asked[0]
-    assert "Which column is the response?" in asked[0]
-    assert len(written()) == 24
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from recipe.data.examples import read_examples
 from recipe.data.records import TASKS, Example, Task, in_both_orders
 from recipe.errors import SreError
 from recipe.evaluation.audit import task_figures
-from recipe.evaluation.calibration import calibration_figures, error_histogram
+from recipe.evaluation.calibration import calibration_figures
 from recipe.evaluation.metrics import correlation, rate_figure
 from recipe.evaluation.trivial import Verdict
 
@@ -24,12 +24,11 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Judged:
-    """Rows of a benchmark, and the verdicts by the ids of what was judged. truths: a second truth by the row's id."""
+    """Rows of a benchmark, and the verdicts by the ids of what was judged."""
 
     rows: Sequence[Example]
     verdicts: Mapping[str, Verdict]
     resamples: int
-    truths: Mapping[str, float]
 
     @property
     def prompts(self) -> list[str]:
@@ -68,8 +67,8 @@ class Benchmark:
 
     hub: the published name, with the configuration after a colon. splits: read one after the other; in a local
     folder "a_b" may be the folder a/b. task: of its rows. prepare: rows -> the examples that are judged; their ids
-    differ. truth: a second truth, read from (source, split): row id -> value. aspects: those that its rows may have
-    (none: any). audited: the rows' own verdicts for the shortcut audit, where what was judged are not the rows.
+    differ. aspects: those that its rows may have (none: any). audited: the rows' own verdicts for the shortcut audit,
+    where what was judged are not the rows.
     """
 
     name: str
@@ -78,39 +77,37 @@ class Benchmark:
     task: Task | None
     figures: Callable[[Judged], Figures] = both_tasks
     prepare: Callable[[Sequence[Example]], list[Example]] = list
-    truth: Callable[[str, str], dict[str, float]] | None = None
     aspects: Collection[str] = ()
     audited: Callable[[Sequence[Example], Mapping[str, Verdict]], list[Verdict]] | None = None
 
 
-def load_rows(
-    benchmark: Benchmark, data: str | Path | None, limit: int | None, **reading: Any
-) -> tuple[list[Example], dict[str, float]]:
-    """The rows, with the second truths by id (empty without any). limit: so many rows, evenly spread over all.
+def load_rows(benchmark: Benchmark, data: str | Path | None, limit: int | None, **reading: Any) -> list[Example]:
+    """The labelled rows of a benchmark.
 
-    data: a folder in the published layout, or one file with all rows; None is the hub. With several splits a row's
-    `aspect` is its split, unless it has one, and its id begins with it. reading: `columns` and `rubrics` of
-    `read_examples`. Raises SreError for what can't be read, and for rows of something else.
+    Args:
+        benchmark: What is read. With several splits a row's id begins with its split, which is its `aspect` unless it
+            has one.
+        data: A folder in the published layout, or one file with all rows. [default: the hub]
+        limit: So many rows, evenly spread over all.
+        **reading: `columns` and `rubrics` of `read_examples`.
+
+    Raises:
+        SreError: What can't be read, and rows of something else.
     """
     source = str(data or benchmark.hub)
     splits = ("",) if Path(source).is_file() else benchmark.splits
     rows: list[Example] = []
-    truths: dict[str, float] = {}
     for split in splits:
         place = split.replace("_", "/") if (Path(source) / split.replace("_", "/")).is_dir() else split
-        # A second truth is a label too: then the first may be missing.
-        need_label = benchmark.truth is None
-        found = read_examples(source, task=benchmark.task, split=place, need_label=need_label, **reading)
+        found = read_examples(source, task=benchmark.task, split=place, **reading)
         if len(splits) > 1:
             found = [replace(row, id=f"{split}:{row.id}", aspect=row.aspect or split) for row in found]
         rows += found
-        if benchmark.truth:
-            truths |= benchmark.truth(source, place)
     for row in rows:
         if benchmark.aspects and row.aspect not in benchmark.aspects:
             expected = f"the columns of {benchmark.hub}, with a subset of {', '.join(sorted(benchmark.aspects))}"
             raise SreError(f"{row.origin}: expected {expected}; not {row.aspect!r}", field="subset")
-    return spread(rows, limit), truths
+    return spread(rows, limit)
 
 
 def spread(rows: Sequence[Example], limit: int | None) -> list[Example]:
@@ -147,21 +144,16 @@ HEADLINE: dict[Task, dict[str, str]] = {
 
 
 def labelled_figures(judged: Judged) -> Figures:
-    """Of labelled rows of one task: agreement with the truth, calibration, and of scores the errors.
+    """Of labelled rows of one task: agreement with the truth, and calibration.
 
     Of pairs there is Pearson of the preference, too, as the paper prints it.
     """
     rows, task = judged.rows, judged.rows[0].task
     said = [judged.verdicts[row.id] for row in rows]
-    truth, labels = [row.label for row in rows if row.label is not None], [verdict.label for verdict in said]
-    if len(truth) < len(rows):
-        raise SreError("rows without a label can't be measured")
+    truth, labels = [row.label or 0 for row in rows], [verdict.label for verdict in said]
     details = task_figures(task, rows, said, judged.resamples)
     details["calibration"] = calibration_figures([verdict.probabilities for verdict in said], truth)
-    if task == "pointwise":
-        low, high = min(row.labels[0] for row in rows), max(row.labels[-1] for row in rows)
-        details["errors"] = error_histogram(truth, labels, high - low)
-    else:
+    if task == "pairwise":
         details["pearson"] = correlation(truth, labels, judged.prompts, resamples=judged.resamples)
     shown = {name: details[key] for name, key in HEADLINE[task].items()}
     return {"headline": {name: figure for name, figure in shown.items() if figure["n"]}, "details": details}

@@ -1,4 +1,4 @@
-"""Benchmarks of pairs: Safe-RLHF, Preference Bench, and, each pair judged in both orders, JudgeBench and LLMBar."""
+"""Benchmarks of pairs: Safe-RLHF and, each pair judged in both orders, JudgeBench and LLMBar."""
 
 from __future__ import annotations
 
@@ -88,4 +88,3 @@ LLMBAR = Benchmark("llmbar", "princeton-nlp/LLMBar:LLMBar", LLMBAR_SUBSETS, "pai
 SAFE_RLHF = Benchmark(
     "safe-rlhf", "PKU-Alignment/PKU-SafeRLHF", ("test",), "pairwise", safe_rlhf, aspects=tuple(DIMENSIONS)
 )
-PREFERENCE_BENCH = Benchmark("preference-bench", "prometheus-eval/Preference-Bench", ("train",), "pairwise")

@@ -68,7 +68,7 @@ def run_benchmark(
     Raises:
         SreError: Rows that can't be read, or a folder made with another model, other prompts or options.
     """
-    rows, truths = load_rows(benchmark, data, limit, **reading)
+    rows = load_rows(benchmark, data, limit, **reading)
     examples = benchmark.prepare(rows)
     if options.swap or options.samples > 1:
         raise SreError("a benchmark says itself in which order to judge; samples and swap don't go with it")
@@ -92,11 +92,10 @@ def run_benchmark(
         "judged": len(judged) - failed,
         "not_judged": failed,
         "malformed": sum(verdict.label is None for verdict in written.values()) - failed,
-        "figures": benchmark.figures(Judged(rows, written, resamples, truths)),
+        "figures": benchmark.figures(Judged(rows, written, resamples)),
     }
     if forced:
-        constrained = verdicts_of(judged, as_written=False)
-        content["constrained"] = benchmark.figures(Judged(rows, constrained, resamples, truths))
+        content["constrained"] = benchmark.figures(Judged(rows, verdicts_of(judged, as_written=False), resamples))
     audited = rows if benchmark.audited else examples
     said = benchmark.audited(rows, written) if benchmark.audited else [written[example.id] for example in examples]
     models = {judge.name: figures_by_task(audited, said, resamples)}

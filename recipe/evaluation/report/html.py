@@ -16,7 +16,6 @@ from typing import Any
 
 from recipe.config import Config
 from recipe.data.records import TASKS, Example, Judgement
-from recipe.evaluation.calibration import calibration_figures
 from recipe.evaluation.evaluate import FORCED, read_judgements
 from recipe.evaluation.report.tables import (
     NOT_RUN,
@@ -106,7 +105,6 @@ def write_page(runs: Sequence[tuple[RunData, Mapping[str, Any]]], out: Path) -> 
             "results": results_grids({**results, "models": models}),
             "training": [("Training", training_grid(run))],
             "pairs": [("Preference pairs", curation_grid(run))],
-            "labels": label_grids(run),
             "costs": [("Time, tokens, memory", stages_grid({name: run.stages.get(name, {}) for name in run.plan}))],
         }
         for name, found in tables.items():
@@ -170,33 +168,6 @@ def training_grid(run: RunData) -> Grid:
     return grid
 
 
-def label_grids(run: RunData) -> list[tuple[str, Grid]]:
-    """(title, table) of each task: the share of each label that each judge gave, and how far it was too sure."""
-    found = []
-    for task in TASKS:
-        said = {judge: [j for j in run.verdicts(judge) or () if j.task == task] for judge in run.judges}
-        said = {judge: verdicts for judge, verdicts in said.items() if verdicts}
-        if not said:
-            continue
-        truths = [j.truth for j in next(iter(said.values()))]
-        given = {"truth": truths, **{judge_name(judge): [j.label for j in rows] for judge, rows in said.items()}}
-        labels = sorted({label for side in given.values() for label in side if label is not None})
-        grid = [["judge", *map(str, labels), "malformed", "ECE"]]
-        measured = [None, *(_calibration(verdicts) for verdicts in said.values())]
-        for (name, side), ece in zip(given.items(), measured, strict=True):
-            shares = [f"{side.count(label) / len(side):.0%}" for label in (*labels, None)]
-            grid.append([name, *shares, "-" if ece is None else f"{ece:.2f}"])
-        found.append((f"Labels given, {task}", grid))
-    return found
-
-
-def _calibration(verdicts: Sequence[Judgement]) -> float | None:
-    rated = [j for j in verdicts if j.truth is not None]
-    figures = calibration_figures([j.label_probabilities for j in rated], [j.truth or 0 for j in rated])
-    ece: float | None = figures["ece"]
-    return ece
-
-
 def _about(run: RunData) -> dict[str, Any]:
     config = run.config
     versions = [f"{name} {version}" for m in run.stages.values() for name, version in m.get("versions", {}).items()]
@@ -230,6 +201,4 @@ def _rationales(run: RunData) -> dict[str, Any]:
 def _side(example: Example, judge: str, judgement: Judgement) -> dict[str, Any]:
     label = "malformed" if judgement.label is None else str(judgement.label)
     state = "malformed" if judgement.label is None else "right" if judgement.label == example.label else "wrong"
-    if judgement.label is not None and example.label is None:
-        state = "unknown"
     return {"judge": judge_name(judge), "text": judgement.rationale or judgement.text, "label": label, "state": state}

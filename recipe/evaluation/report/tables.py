@@ -209,63 +209,38 @@ def markdown_table(grid: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
-def results_markdown(results: Mapping[str, Any]) -> str:
-    """The tables of judges, of differences and of the shortcut audit."""
-    return _markdown(results_grids(results))
+def results_markdown(results: Mapping[str, Any], details: Sequence[tuple[str, Grid]] = ()) -> str:
+    """The tables of judges, of differences and of the shortcut audit, and `details`; the first two need no title."""
+    grids = [*results_grids(results), *details]
+    heads = {title: "" if title in (JUDGES, DIFFERENCES) else f"{title}\n\n" for title, _ in grids}
+    return "\n".join(f"{heads[title]}{markdown_table(grid)}" for title, grid in grids)
 
 
 def experiment_markdown(results: Mapping[str, Any]) -> str:
-    """results.md of an experiment: `results_markdown`, the details, and what the rows are."""
+    """results.md of an experiment: `results_markdown` with the details, and what the rows are."""
     about = [f"- {name}: {description}\n" for name, description in results["rows"].items()]
     about += [f"- Not run, {name}: {why}\n" for name, why in results["problems"].items()]
-    return "\n".join([_markdown([*results_grids(results), *details_grids(results)]), "".join(about)])
-
-
-def _markdown(grids: Sequence[tuple[str, Grid]]) -> str:
-    """The tables under their titles; the first two speak for themselves."""
-    heads = {title: "" if title in (JUDGES, DIFFERENCES) else f"{title}\n\n" for title, _ in grids}
-    return "\n".join(f"{heads[title]}{markdown_table(grid)}" for title, grid in grids)
+    return "\n".join([results_markdown(results, details_grids(results)), "".join(about)])
 
 
 # --- the terminal ---
 
 
-def results_table(models: Mapping[str, Any]) -> Table:
-    return _table(JUDGES, judges_grid(models))
-
-
-def show_results(results: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print the tables of judges, of differences and of the audit, and what is wrong with a judge."""
-    _show(results_grids(results), results["models"], console or Console())
-
-
-def show_audit(part: Mapping[str, Any], console: Console, title: str = "") -> None:
-    """Print the tables of the shortcut audit and, in red, what is wrong with a judge."""
-    grids = [(f"{title}: {name}" if title else name, grid) for name, grid in audit_grids(part)]
-    _show(grids, part["models"], console)
-    if part.get("forgery"):
-        show_forgery(part["forgery"], console)
-
-
-def show_forgery(shifts: Mapping[str, Any], console: Console) -> None:
-    """Print what forged verdicts do to these judges."""
-    console.print(_table(FORGERY, forgery_grid(shifts)))
+def show(grids: Sequence[tuple[str, Grid]], models: Mapping[str, Any], console: Console) -> None:
+    """Print the tables and, in red, what is wrong with a judge."""
+    for title, grid in grids:
+        console.print(_table(title, grid))
+    for line in warning_lines(models):
+        console.print(Text(line, style="bold red"))
 
 
 def show_experiment(results: Mapping[str, Any], console: Console) -> None:
     """Print the tables of `experiment_markdown`; of the rows not run the names alone."""
     ran = _ran(results)
-    _show([*results_grids({**results, "models": ran}), *details_grids(results)], ran, console)
+    show([*results_grids({**results, "models": ran}), *details_grids(results)], ran, console)
     console.print(f"Not run: {', '.join(name for name in results['models'] if name not in ran) or 'none'}.")
     for name, why in results["problems"].items():
         console.print(f"{name}: {why}")
-
-
-def _show(grids: Sequence[tuple[str, Grid]], models: Mapping[str, Any], console: Console) -> None:
-    for title, grid in grids:
-        console.print(_table(title, grid))
-    for line in warning_lines(models):
-        console.print(Text(line, style="bold red"))
 
 
 def warning_lines(models: Mapping[str, Any]) -> list[str]:

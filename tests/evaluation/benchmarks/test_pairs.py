@@ -122,7 +122,7 @@ def test_llmbar_reads_splits_as_files_and_one_file_alone(llmbar: Path, tmp_path:
     folder = tmp_path / "exported"
     for subset in LLMBAR_SUBSETS:
         lines(folder / f"{subset}.jsonl", json.loads((llmbar / subset.replace("_", "/") / "dataset.json").read_text()))
-    rows, _ = load_rows(LLMBAR, folder, None)
+    rows = load_rows(LLMBAR, folder, None)
     assert [row.aspect for row in rows[::4]] == list(LLMBAR_SUBSETS)
     result = run(LLMBAR, llmbar / "Natural" / "dataset.json", better)
     assert value(result, "all") == 1

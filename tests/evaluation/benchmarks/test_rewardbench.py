@@ -117,14 +117,14 @@ def test_forced_labels_are_kept_apart(folder: Path) -> None:
 
 
 def test_expected_scores_break_ties_but_mend_no_malformed_row(folder: Path) -> None:
-    rows, _ = load_rows(REWARDBENCH, folder, None)
+    rows = load_rows(REWARDBENCH, folder, None)
     said = {}
     for row in rows:
         for place in (1, 2):
             chosen = place == row.label
             label = None if chosen and row.aspect == "math-prm" else 3
             said[f"{row.id}:{place}"] = Verdict(label, 3.2 if chosen else 2.9, {}, "so")
-    found = pointwise(Judged(rows, said, 0, {}))
+    found = pointwise(Judged(rows, said, 0))
     assert {name: figure["value"] for name, figure in found["headline"].items()} == {
         "Chat": 0.5,
         "Chat Hard": 0.5,
@@ -148,9 +148,9 @@ def test_pairwise_by_hand_and_a_judge_of_one_place_gains_nothing(folder: Path) -
 
 
 def test_a_category_without_rows_leaves_no_total(folder: Path) -> None:
-    kept, _ = load_rows(REWARDBENCH, folder, None)
+    kept = load_rows(REWARDBENCH, folder, None)
     chat = [row for row in kept if row.aspect == "alpacaeval-easy"]
-    found = weighted_figures([1.0] * 4, Judged(chat, {}, 10, {}))
+    found = weighted_figures([1.0] * 4, Judged(chat, {}, 10))
     assert found["Chat"]["value"] == 1
     assert found["Safety"]["value"] is None
     assert found["total"] == {"value": None, "low": None, "high": None, "n": 4}
@@ -165,7 +165,7 @@ def test_math_weighs_as_all_code_together(math: float, code: float) -> None:
         Example(subset, "pairwise", turns, ("a", "b"), Rubric("Better?"), 1, aspect=subset, prompt_id=subset)
         for subset in CATEGORIES["Reasoning"]
     ]
-    found = weighted_figures(outcomes, Judged(rows, {}, 0, {}))
+    found = weighted_figures(outcomes, Judged(rows, {}, 0))
     assert found["Reasoning"]["value"] == pytest.approx((math + code) / 2)
 
 

@@ -15,7 +15,7 @@ from recipe.pipeline.finished_runs import report
 
 from ..conftest import HOSTILE, write_run
 
-SECTIONS = ("results", "training", "pairs", "labels", "rationales", "costs")
+SECTIONS = ("results", "training", "pairs", "rationales", "costs")
 
 
 class Page(HTMLParser):
@@ -88,7 +88,6 @@ def test_the_tables_show_what_was_measured(finished):
     assert page.row("seed", "24 + 48")[2] == "72 (100%)"
     assert page.row("seed, label forced")[2] == "0 (0%)"
     assert page.row("j2 - sft")[1:].count("-") == 2  # SFT's few parsed scores give no correlation
-    assert page.row("truth")[-2:] == ["0%", "-"]
     assert page.row("sft-pointwise", "done")[3] == "1,234"
     assert "| J2 | 24 + 48 | 0 (0%) |" in markdown
     assert "| sft-pointwise |" in markdown
@@ -114,11 +113,10 @@ def test_ten_rationales_of_either_judge_stand_side_by_side_with_right_and_wrong(
 
 
 def test_every_stage_and_judge_has_its_row(finished):
-    page, _, markdown = finished
+    page, _, _ = finished
     assert page.row("sft-pointwise", "2") == ["sft-pointwise", "2", "2.000", "0.500", "-", "-"]
     assert page.row("iter-1", "2")[-1] == "0.750"
-    assert {"truth", "SFT", "J1", "J2"} <= {row[0] for row in page.rows}
-    assert "Labels given, pairwise" in markdown
+    assert {"SFT", "J1", "J2"} <= {row[0] for row in page.rows}
 
 
 def test_what_was_not_run_says_so(begun_run, tmp_path):

@@ -8,8 +8,9 @@ from recipe.data.records import Example, Judgement, Message, Rubric
 from recipe.evaluation.report.tables import (
     figure_text,
     judged_example,
+    results_grids,
+    show,
     show_rationale_votes,
-    show_results,
     stages_table,
     warning_lines,
 )
@@ -36,7 +37,7 @@ def test_the_table_names_every_judge_and_difference():
     models = {name: {"pointwise": {**task, "pearson": NOTHING}, "pairwise": task} for name in ("seed", "sft", "j2")}
     accuracies = {"accuracy": FIGURE, "accuracy_all": FIGURE}
     gains = {"j2 - sft": {"pointwise": {**accuracies, "pearson": FIGURE}, "pairwise": accuracies}}
-    text = shown(lambda console: show_results({"models": models, "differences": gains}, console))
+    text = shown(lambda console: show(results_grids({"models": models, "differences": gains}), models, console))
     for part in ("seed", "SFT", "J2", "50 + 50", "10 (10%)", "- n=7", "j2 - sft", ".41 [-.05, .60]"):
         assert part in text
 
@@ -47,7 +48,7 @@ def test_a_judge_that_hardly_judges_is_announced_in_red():
     scores = {"n": 0, "malformed": 0, "accuracy": NOTHING, "pearson": NOTHING}
     models = {"j2": {"pointwise": scores, "pairwise": {"n": 60, "malformed": 0, "accuracy": chance, "top_label": top}}}
     console = Console(width=160, record=True, file=io.StringIO())
-    show_results({"models": models, "differences": {}}, console)
+    show(results_grids({"models": models, "differences": {}}), models, console)
     text = console.export_text(styles=True)
     assert "31m" in text[: text.index("J2 picks response 2 in 95%")][-12:]
     assert warning_lines({"j2": None}) == []
