@@ -29,7 +29,7 @@ from recipe.judge.ray_pool import RayPool
 from recipe.judge.rubrics import NamedRubric, by_task
 from recipe.judge.summary import Summary
 from recipe.judge.workers import Pool, Workers, identity
-from recipe.system import peak_rss_mb, usable_cores
+from recipe.system import usable_cores
 
 STDOUT_WINDOW = 128
 """Examples given to the engine at once where their rows are printed in order: how many a row may wait for."""
@@ -166,15 +166,14 @@ def _judge_all(
             results: Iterator[JudgedRow]
             if isinstance(judge, Judge):
                 windows = in_windows(examples(), STDOUT_WINDOW if journal.stdout else WINDOW)
-                results = (row for window in windows for row in result_rows(judge, window, options, summary.usage))
+                results = (row for window in windows for row in result_rows(judge, window, options))
             else:
-                results = judge.rows(examples(), options, summary.usage)
+                results = judge.rows(examples(), options)
             for result in results:
                 keep(*waiting.pop(result["id"]), result)
         finally:
             journal.flush()
             summary.seconds = time.monotonic() - start
-            summary.usage["peak_mb"] += peak_rss_mb()
         journal.finish()
     return summary
 

@@ -7,9 +7,9 @@ rubric = SCORE_RUBRIC_TEMPLATE.format(criteria="Is it short?", score1_descriptio
 feedback, score = judge.single_absolute_grade(instruction="...", response="...", rubric=rubric)
 
 A judge carries its own prompts, so a template only says whether the reference answer is shown. It judges greedily and
-always gives a label unless told otherwise, so nothing is tried again. What could not be judged is (None, None) in its
-place, with the reason in a warning of the logger "recipe.judge". A model that litellm reaches is asked with the same
-prompts, and can't be held to a label. Every error is a ValueError.
+always gives a label, so nothing is tried again. A model that litellm reaches is asked with the same prompts, and can't
+be held to a label. What could not be judged is (None, None) in its place, with the reason in a warning of the logger
+"recipe.judge". Every error is a ValueError.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from recipe.data.records import Example, Judgement, Rubric
+from recipe.data.records import Example, Judgement
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Generator, Request, Sampling
 from recipe.judge.judge import Closing, Judge, to_example
@@ -93,12 +93,6 @@ HELPFULNESS_RUBRIC, HARMLESSNESS_RUBRIC, HONESTY_RUBRIC, FACTUAL_VALIDITY_RUBRIC
     load_rubric(name, "absolute")
     for name in ("helpfulness", "harmlessness", "honesty", "factual_validity", "reasoning")
 )
-
-
-def parse_rubric(text: str) -> Rubric:
-    """A Rubric from SCORE_RUBRIC_TEMPLATE's shape, from criteria alone, or from a ready rubric's name."""
-    with _value_errors():
-        return read_rubric(text, files=False).rubric
 
 
 def parse_output(output: str | None, mode: str) -> tuple[str | None, Any]:
@@ -176,13 +170,12 @@ def MockLLM(mode: str | None = None) -> Judge:
 AsyncMockLLM = MockLLM
 
 
-class PrometheusEval(Closing):
-    """Grades with a judge. Use as a context manager, or call `close`, to free a judge that was opened here.
+class PrometheusEval:
+    """Grades with a judge.
 
     Args:
-        model: a GGUF file's path, or a Judge (which stays its owner's to close), as VLLM and LiteLLM give.
+        model: a GGUF file's path, or a Judge, as VLLM and LiteLLM give.
         absolute_grade_template: one of this module's constants; None shows a reference answer wherever one is given.
-        constrain: False lets a judge leave out the score; that row is (None, None).
     """
 
     def __init__(
@@ -191,18 +184,15 @@ class PrometheusEval(Closing):
         absolute_grade_template: str | None = None,
         relative_grade_template: str | None = None,
         *,
-        constrain: bool = True,
         model_id: str | None = None,
         **ignored: object,
     ) -> None:
         model = model_id if model is None else model
-        self._opened = isinstance(model, str | Path)
-        self.model: Any = VLLM(model) if self._opened else model
+        self.model: Any = VLLM(model) if isinstance(model, str | Path) else model
         if not isinstance(self.model, Judge):
             raise ValueError("model: expected a GGUF file or a Judge")
         self.absolute_grade_template = absolute_grade_template
         self.relative_grade_template = relative_grade_template
-        self.constrain = constrain
         given = (absolute_grade_template, "absolute"), (relative_grade_template, "relative")
         if any(template not in (None, *_TEMPLATES[mode]) for template, mode in given):
             raise ValueError("a judge carries its own prompts; expected a template of recipe.judge.compat, or None")
@@ -261,11 +251,6 @@ class PrometheusEval(Closing):
         (feedback,), (label,) = self._grade("relative", columns, [rubric], [reference_answer], params)
         return feedback, label
 
-    def close(self) -> None:
-        """Free the model, if this object opened it."""
-        if self._opened:
-            self.model.close()
-
     def _grade(self, mode: str, columns: Mapping[str, Any], rubric: Any, references: Any, params: Any) -> Graded:
         rows = _rows({**columns, "rubric": rubric, "reference_answers": references})
         template = self.absolute_grade_template if mode == "absolute" else self.relative_grade_template
@@ -276,7 +261,7 @@ class PrometheusEval(Closing):
             _log.warning("ignored, because a judge samples without them: %s", ", ".join(ignored))
         with _value_errors():
             examples = [_example(row, number) for number, row in enumerate(rows)]
-            judgements = self.model.judge(examples, JudgeOptions(**taken, constrain=self.constrain))
+            judgements = self.model.judge(examples, JudgeOptions(**taken))
             found = {judgement.example_id: judgement for judgement in judgements}
         graded = [_graded(example, found[example.id]) for example in examples]
         return [feedback for feedback, _ in graded], [score for _, score in graded]
@@ -314,7 +299,7 @@ def _text(value: Any, field: str) -> str:
 
 def _example(row: Mapping[str, str], number: int) -> Example:
     responses = [text for name, text in row.items() if name.startswith("response")]
-    rubric = parse_rubric(row["rubric"])
+    rubric = read_rubric(row["rubric"], files=False).rubric
     return to_example(row["instruction"], responses, rubric, row["reference_answer"], id=str(number))
 
 

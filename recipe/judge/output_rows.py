@@ -16,7 +16,6 @@ the row could not be read or judged (`finish` is then "error"), `malformed_text`
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -24,15 +23,12 @@ from recipe.data.benchmark_formats import KEPT, ORDERS, RESULTS, SAMPLES
 from recipe.data.examples import ReadRow
 from recipe.data.records import Example, Judgement, Rubric
 from recipe.data.values import writable
-from recipe.inference.base import Stats
 from recipe.judge.aggregate import Answer, BothOrders, Consensus, judgements_of
 from recipe.judge.judge import Judge
 from recipe.judge.options import JudgeOptions
 from recipe.storage import hash_object
 
 JudgedRow = dict[str, Any]
-Usage = Counter[str]
-"""The fields of `inference.base.Stats`, summed over the calls of the generator, and the peak memory as `peak_mb`."""
 WINDOW = 1024
 """Examples that the engine is given at once: what they have in common is read once. Memory doesn't grow beyond."""
 
@@ -44,12 +40,11 @@ def in_windows(examples: Iterable[Example], size: int = WINDOW) -> Iterator[list
         yield window
 
 
-def result_rows(judge: Judge, examples: Sequence[Example], options: JudgeOptions, usage: Usage) -> Iterator[JudgedRow]:
-    """Judge every example; yield one row each, as they finish, in any order. Adds to `usage` at the end."""
+def result_rows(judge: Judge, examples: Sequence[Example], options: JudgeOptions) -> Iterator[JudgedRow]:
+    """Judge every example; yield one row each, as they finish, in any order."""
     by_id = {example.id: example for example in examples}
     for answer in judge.answers(examples, options):
         yield _row(by_id[answer.example_id], answer, judge)
-    usage.update(vars(getattr(judge.generator, "stats", Stats())))
 
 
 def _row(example: Example, answer: Answer, judge: Judge) -> JudgedRow:

@@ -13,9 +13,8 @@ from recipe.data.records import Example
 from recipe.errors import SreError, install
 from recipe.judge.judge import Judge
 from recipe.judge.options import JudgeOptions
-from recipe.judge.output_rows import Usage, result_rows
+from recipe.judge.output_rows import result_rows
 from recipe.judge.workers import Message, OpenJudge, Pool, identity
-from recipe.system import peak_rss_mb
 
 RESTARTS = 3
 """Of one worker, and of one share."""
@@ -81,13 +80,12 @@ class _Worker:
         self._judge: Judge | None = None
 
     def judge(self, examples: list[Example], options: JudgeOptions) -> Message | str:
-        """The rows and what they took, or why they can't be judged."""
-        usage = Usage()
+        """The rows of all examples, or why they can't be judged."""
         try:
-            rows = list(result_rows(self._opened(), examples, options, usage)) if examples else []
+            rows = list(result_rows(self._opened(), examples, options)) if examples else []
         except SreError as error:
             return str(error)
-        return rows, usage + Usage(share=len(examples), peak_mb=peak_rss_mb())
+        return rows, len(examples)
 
     def _opened(self) -> Judge:
         if self._judge is None:

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from recipe.judge.output_rows import Usage
-
 
 @dataclass
 class Summary:
@@ -24,7 +22,6 @@ class Summary:
         seconds: wall time of this run.
         labels: how often each label was given.
         truths: task -> how often each (label or None, given label) came together.
-        usage: what the engine did in this run.
     """
 
     rows: int = 0
@@ -38,7 +35,6 @@ class Summary:
     seconds: float = 0.0
     labels: Counter[int] = field(default_factory=Counter)
     truths: dict[str, Counter[tuple[int | None, int]]] = field(default_factory=dict)
-    usage: Usage = field(default_factory=Usage)
 
     def count(self, row: Mapping[str, Any]) -> None:
         self.rows += 1
@@ -74,12 +70,6 @@ class Summary:
         if self.truth_ties or self.odd_truths:
             found["left out of it"] = f"{self.truth_ties:,} ties, {self.odd_truths:,} labels that can't be read"
         found["speed"] = f"{self.rows_per_second:,.1f} rows/s"
-        if total := self.usage["prompt_tokens_total"]:
-            found["prompt tokens"] = f"{total:,}, {total - self.usage['prompt_tokens_decoded']:,} of them reused"
-        if self.usage["new_tokens"]:
-            found["new tokens"] = f"{self.usage['new_tokens']:,}"
-        if self.usage["peak_mb"]:
-            found["peak memory"] = f"{self.usage['peak_mb']:,} MiB"
         found["labels"] = ", ".join(f"{label}: {count:,}" for label, count in sorted(self.labels.items())) or "none"
         return found
 

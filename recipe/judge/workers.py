@@ -19,12 +19,11 @@ from recipe.data.records import Example
 from recipe.errors import SreError
 from recipe.judge.judge import Closing, Judge
 from recipe.judge.options import JudgeOptions
-from recipe.judge.output_rows import WINDOW, JudgedRow, Usage, in_windows, result_rows
-from recipe.system import peak_rss_mb
+from recipe.judge.output_rows import WINDOW, JudgedRow, in_windows, result_rows
 
 OpenJudge = Callable[[], Judge]
-Message = tuple[list[JudgedRow], Usage | None]
-"""Rows, and at the end of a share what it took: with `share`, how many rows it had, and the worker's `peak_mb`."""
+Message = tuple[list[JudgedRow], int | None]
+"""Rows, and at the end of a share how many examples it had."""
 
 
 class Pool(Closing, ABC):
@@ -41,26 +40,23 @@ class Pool(Closing, ABC):
     def _receive(self) -> tuple[int, Message]:
         """The next message of any worker. Raises SreError when one fails or dies."""
 
-    def rows(self, examples: Iterable[Example], options: JudgeOptions, usage: Usage) -> Iterator[JudgedRow]:
+    def rows(self, examples: Iterable[Example], options: JudgeOptions) -> Iterator[JudgedRow]:
         """Like `result_rows`, reading on as workers get done. Raises SreError when one fails or dies; what came before
         it is good."""
         windows = in_windows(examples, self.count * self.share)
         parts = (part for window in windows for part in shares(window, self.count) if part)
         for worker in range(self.count):
             self._send(worker, [], options)  # it answers once it is up; one that never is gets no rows
-        part, under_way, peaks = next(parts, None), 0, dict[int, int]()
+        part, under_way = next(parts, None), 0
         while part or under_way:
-            worker, (rows, took) = self._receive()
-            if took is not None:
-                under_way -= took.pop("share", 0)
-                peaks[worker] = took.pop("peak_mb")
-                usage.update(took)
+            worker, (rows, ended) = self._receive()
+            if ended is not None:
+                under_way -= ended
                 if part:
                     self._send(worker, part, options)
                     under_way += len(part)
                     part = next(parts, None)
             yield from rows
-        usage["peak_mb"] += sum(peaks.values())
 
 
 class Workers(Pool):
@@ -128,10 +124,9 @@ def _work(link: Connection, open_judge: OpenJudge) -> None:
                 link.send(identity(judge))
                 while True:
                     examples, options = link.recv()
-                    usage = Usage()
-                    for row in result_rows(judge, examples, options, usage):
+                    for row in result_rows(judge, examples, options):
                         link.send(([row], None))
-                    link.send(([], usage + Usage(share=len(examples), peak_mb=peak_rss_mb())))
+                    link.send(([], len(examples)))
         except SreError as error:
             link.send(error)
 

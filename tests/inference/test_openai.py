@@ -153,7 +153,6 @@ def test_a_file_judged_by_our_own_server(tmp_path: Path) -> None:
     with our_server(lambda request: ["It is so. [RESULT] 4"]) as address, Judge(OpenAIGenerator(address)) as judge:
         summary = judge_file(judge, write_rows(tmp_path / "rows.jsonl", 20), tmp_path / "out.jsonl")
     assert (summary.rows, summary.labels, summary.errors) == (20, {4: 20}, 0)
-    assert summary.usage["prompt_tokens_total"] > summary.usage["new_tokens"] > 20
     row = lines(tmp_path / "out.jsonl")["r7"]
     assert row["rationale"] == "It is so."
     assert row["label_probabilities"] == pytest.approx({"4": 0.8, **dict.fromkeys("1235", 0.05)})

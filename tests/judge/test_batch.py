@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -500,14 +499,3 @@ def test_a_full_standard_output_is_a_users_error(tmp_path: Path, monkeypatch: py
         monkeypatch.undo()
         with contextlib.suppress(OSError):
             full.close()
-
-
-def test_the_prompt_tokens_that_were_reused_are_counted(tmp_path: Path) -> None:
-    judge = Judge(Fake())
-    judge.generator.stats = SimpleNamespace(  # type: ignore[attr-defined]
-        prompt_tokens_total=100, prompt_tokens_decoded=30, new_tokens=8
-    )
-    summary = judge_file(judge, source(tmp_path, row("a")), tmp_path / "out.jsonl")
-    assert summary.usage["new_tokens"] == 8
-    assert summary.usage["peak_mb"] > 0
-    assert "100, 70 of them reused" in str(summary)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from recipe.judge.output_rows import Usage
 from recipe.judge.summary import Summary
 
 
@@ -37,15 +36,12 @@ def test_an_empty_summary_divides_by_nothing() -> None:
 
 
 def test_the_summary_has_a_line_for_each_fact() -> None:
-    usage = Usage(prompt_tokens_total=9, prompt_tokens_decoded=3, new_tokens=4, peak_mb=7)
-    summary = Summary(rows=5, resumed=1, malformed=1, seconds=2.0, labels=Counter({3: 3, 1: 1}), usage=usage)
+    summary = Summary(rows=5, resumed=1, malformed=1, seconds=2.0, labels=Counter({3: 3, 1: 1}))
     assert [line.split(maxsplit=1)[0] for line in str(summary).splitlines()] == [
-        *("rows", "malformed", "errors", "speed", "prompt", "new", "peak", "labels")
+        *("rows", "malformed", "errors", "speed", "labels")
     ]
     assert summary.facts["rows"] == "5 (1 kept from before)"
     assert summary.facts["speed"] == "2.0 rows/s"
-    assert summary.facts["prompt tokens"] == "9, 6 of them reused"
-    assert summary.facts["peak memory"] == "7 MiB"
     assert summary.facts["labels"] == "1: 1, 3: 3"
 
 

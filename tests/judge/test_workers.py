@@ -19,7 +19,6 @@ from recipe.errors import SreError
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
 from recipe.judge.options import JudgeOptions
-from recipe.judge.output_rows import Usage
 from recipe.judge.workers import Workers, identity, shares
 from tests.scripted import ScriptedGenerator
 
@@ -64,7 +63,7 @@ def test_workers_give_what_one_judge_gives(tmp_path: Path) -> None:
 def test_workers_can_be_asked_again_also_where_some_had_nothing_to_do() -> None:
     with Workers(OPEN, 2) as workers:
         for count in (1, 3, 2):
-            found = list(workers.rows([example(str(k)) for k in range(count)], JudgeOptions(), Usage()))
+            found = list(workers.rows([example(str(k)) for k in range(count)], JudgeOptions()))
             assert sorted(row["id"] for row in found) == [str(k) for k in range(count)]
 
 
@@ -77,7 +76,7 @@ def test_a_worker_that_dies_is_an_error_that_says_how_to_go_on() -> None:
     with Workers(OPEN, 1) as workers:
         os.kill(workers._processes[0].pid or 0, signal.SIGKILL)
         with pytest.raises(SreError, match=r"ended early \(exit code -9\).*--resume"):
-            list(workers.rows([example("a")], JudgeOptions(), Usage()))
+            list(workers.rows([example("a")], JudgeOptions()))
 
 
 SCRIPT = """

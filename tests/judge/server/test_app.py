@@ -33,6 +33,25 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     return dict(body["error"])
 
 
+def test_a_request_that_the_engine_fails_at_leaves_the_others_alone(running: Callable[..., Any], echo: Any) -> None:
+    def script(request: Request) -> list[str]:
+        if "mark-bad" in request.messages[-1].content:
+            raise ZeroDivisionError("it divides by nothing")
+        return ["w " * 24 + text for text in echo(request)]
+
+    async def ask(address: str) -> list[httpx.Response]:
+        marks = [f"mark-{'bad' if k % 4 == 3 else k}" for k in range(12)]
+        async with httpx.AsyncClient(base_url=address, timeout=WAIT) as client:
+            bodies = [{**SCORE, "conversation": f"Say {mark} now"} for mark in marks]
+            return await asyncio.gather(*(client.post("/v1/judge/score", json=body) for body in bodies))
+
+    with running(script, pace=0.002) as (address, _):
+        for k, reply in enumerate(asyncio.run(ask(address))):
+            assert reply.status_code == (500 if k % 4 == 3 else 200)
+            assert k % 4 == 3 or f"I saw mark-{k}." in reply.json()["rationale"]
+        assert httpx.get(f"{address}/health").status_code == 200
+
+
 # The judge.
 
 
