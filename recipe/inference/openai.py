@@ -19,7 +19,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from recipe.errors import SreError, install
-from recipe.inference.base import Completion, Generator, Request, Sampling, Stats, Token
+from recipe.inference.base import Completion, Generator, Request, Sampling, Token
 from recipe.inference.chat_template import folded
 from recipe.verdict import find_verdict
 
@@ -63,7 +63,6 @@ class OpenAIGenerator(Generator):
         except ImportError:
             raise SreError(f"this engine needs the extra: {install('openai')}") from None
         self.base_url = _address(base_url)
-        self.stats = Stats()
         self._openai = openai
         self._parallel = parallel
         self._connection = {"base_url": self.base_url, "api_key": api_key or os.environ.get(KEY_VARIABLE) or "none"}
@@ -74,12 +73,11 @@ class OpenAIGenerator(Generator):
         self.name = self._find_model(model)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
-        """Stream completions, in any order. Raises SreError when the server is gone; `stats` counts while it runs."""
+        """Stream completions, in any order. Raises SreError when the server is gone."""
         if self._closed:
             raise SreError(f"the connection to {self.base_url} has been closed")
         if sampling.ignore_end or any(request.choices for request in requests):
             raise SreError("a server can't read choices or write past the end; use a GGUF file")
-        self.stats = Stats()
         pool = ThreadPoolExecutor(self._parallel)
         with self._openai.OpenAI(**self._connection, max_retries=RETRIES) as client:
             try:
@@ -125,7 +123,7 @@ class OpenAIGenerator(Generator):
                 reply = self._ask(client, request, sampling, len(found), count - len(found))
                 if not isinstance(getattr(reply, "choices", None), list) or not reply.choices:
                     raise ValueError(f"expected a chat completion, not {str(reply)[:80]!r}")
-                size = self._count(reply.usage)
+                size = getattr(reply.usage, "prompt_tokens", None) or 0
                 for choice in reply.choices:
                     found.append(_completion(request, len(found), choice, size, sampling))
         except self._openai.APIStatusError as refusal:
@@ -172,16 +170,6 @@ class OpenAIGenerator(Generator):
                 _log.warning("%s tells no log-probabilities: judgements have a label alone", self.base_url)
             self._tells_logprobs = False
         return True
-
-    def _count(self, usage: Any) -> int:
-        """Add the tokens that the server counted, if it did, to `stats`. Returns those of the prompt."""
-        prompt, new = (getattr(usage, f"{kind}_tokens", None) or 0 for kind in ("prompt", "completion"))
-        cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None) or 0
-        with self._lock:
-            self.stats.prompt_tokens_total += prompt
-            self.stats.prompt_tokens_decoded += prompt - cached
-            self.stats.new_tokens += new
-        return int(prompt)
 
 
 def _address(url: str) -> str:
