@@ -182,9 +182,6 @@ def _read(base: Completion, text: str, labels: Sequence[int], sampling: Sampling
         base,
         text=text,
         token_ids=tuple(ids),
-        token_logprobs=tuple(-(1 + token % 7) / 8 for token in ids)
-        if sampling.logprobs and (end or base.finish != "forced")
-        else (),
         label_logprobs=_label_logprobs(labels, verdict.label) if verdict else {},
         tokens=tuple(map(_token, _WORD.findall(text))) if sampling.alternatives is not None else (),
     )

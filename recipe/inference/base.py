@@ -16,20 +16,18 @@ Quantization = Literal["none", "nf4"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw. The last five settings are for servers, and only llama.cpp follows them.
+    """How to draw. The last four settings are for servers, and only llama.cpp follows them.
 
     Attributes:
         temperature: 0 takes the most probable token.
         n: Samples of each prompt, which is read once.
         max_tokens: The most tokens of one answer.
         seed: The draws of a sample follow from (seed, request id, sample index).
-        logprobs: Record each drawn token's log-softmax at temperature 1 (nats), the end token's too.
         stop_at_label: Stop right after a complete label.
         ignore_end: Every answer has exactly max_tokens tokens, for measurements of speed.
         top_p: Draw among the most probable tokens that have this share of the probability together.
         stop: Texts that end the answer; they are not part of it.
         alternatives: Record each drawn token as a Token with so many alternatives; None records none.
-        schema: A JSON schema (as text) that the answer must follow.
         fit: Cut max_tokens to what the context leaves.
     """
 
@@ -37,13 +35,11 @@ class Sampling:
     n: int = 1
     max_tokens: int = 256
     seed: int = 0
-    logprobs: bool = False
     stop_at_label: bool = False
     ignore_end: bool = False
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     alternatives: int | None = None
-    schema: str = ""
     fit: bool = False
 
 
@@ -70,7 +66,7 @@ class Request:
         choices: The answer is one of these texts, written token by token with the most probable one that leads to a
             choice. No choice may begin with another.
         prompt: A text, or token ids, to go on from in place of `messages`.
-        grammar: The answer's, in llama.cpp's form (GBNF). Only llama.cpp follows it.
+        grammar: A JSON schema as text, or a grammar in llama.cpp's form (GBNF), that the answer follows on llama.cpp.
     """
 
     id: str
@@ -94,7 +90,6 @@ class Completion:
         token_ids: The drawn tokens, the end token included.
         finish: "stop" (end token, stop text or label), "length", "forced" or "error".
         prompt_tokens: Tokens of the prompt.
-        token_logprobs: One for each of `token_ids`, where Sampling.logprobs asks for them.
         label_logprobs: The log-probability (nats) of each allowed label where the label stands; {} without a label.
         error: Why it failed, e.g. because the prompt is longer than the context.
         tokens: The drawn tokens without the end token, where Sampling.alternatives asks for them.
@@ -106,7 +101,6 @@ class Completion:
     token_ids: tuple[int, ...]
     finish: Literal["stop", "length", "forced", "error"]
     prompt_tokens: int
-    token_logprobs: tuple[float, ...] = ()
     label_logprobs: dict[int, float] = field(default_factory=dict)
     error: str = ""
     tokens: tuple[Token, ...] = ()

@@ -32,7 +32,5 @@ def to_judgement(example: Example, completion: Completion, origin: str, *, need_
         finish=completion.finish,
         tokens=len(completion.token_ids),
         label_logprobs=dict(completion.label_logprobs),
-        logprob=sum(completion.token_logprobs) if completion.token_logprobs else None,
-        token_ids=completion.token_ids,
         origin=origin,
     )

@@ -7,7 +7,7 @@ the tokenizer splits numbers into digits.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -132,22 +132,19 @@ def whole_characters(text: bytes) -> str:
     return codecs.getincrementaldecoder("utf-8")("replace").decode(text)
 
 
-def last_well_formed(
-    text: bytes, found: list[tuple[int, int, dict[int, float]]], labels: Sequence[int]
-) -> dict[int, float]:
+def last_well_formed(text: bytes, found: Mapping[int, dict[int, float]], labels: Sequence[int]) -> dict[int, float]:
     """The log-probabilities of the label that `parse_verdict` reads in `text`; {} where it reads none.
 
     Args:
         text: The answer.
-        found: Labels met while drawing: (begin of the label's token, its end, log-probabilities).
+        found: The labels met while drawing: where each ends in `text` -> log-probabilities.
         labels: The allowed labels.
     """
     written = text.decode("utf-8", "surrogateescape")
     verdict = find_verdict(written, labels)
     if verdict is None:
         return {}
-    place = len(written[: verdict.end("label")].encode("utf-8", "surrogateescape"))
-    return next((logprobs for _, end, logprobs in reversed(found) if end == place), {})
+    return found.get(len(written[: verdict.end("label")].encode("utf-8", "surrogateescape")), {})
 
 
 def _close(tag: str) -> str:

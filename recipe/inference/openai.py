@@ -149,7 +149,7 @@ class OpenAIGenerator(Generator):
                 "seed": sampling.seed + begin,
                 "n": min(count, _SAMPLES),
             }
-            if self._tells_logprobs and (request.labels or sampling.logprobs):
+            if self._tells_logprobs and request.labels:
                 asked |= {"logprobs": True, "top_logprobs": _ALTERNATIVES}
             try:
                 return client.chat.completions.create(**asked)
@@ -198,14 +198,12 @@ def _completion(request: Request, sample: int, choice: Any, size: int, sampling:
     text = (content or "").encode("utf-8", "replace").decode()
     if choice.finish_reason == "content_filter":
         return Completion(request.id, sample, "", (), "error", size, error="the server's content filter withheld it")
-    tokens = _tokens(choice)
     finish: Literal["stop", "length"] = "length" if choice.finish_reason == "length" else "stop"
     verdict = find_verdict(text, request.labels)
-    labels = _label_logprobs(tokens, text, verdict.span("label"), request.labels) if verdict else {}
+    labels = _label_logprobs(_tokens(choice), text, verdict.span("label"), request.labels) if verdict else {}
     if verdict and sampling.stop_at_label:
         text, finish = text[: verdict.end("label")], "stop"
-    drawn = tuple(token.logprob for token in tokens) if sampling.logprobs else ()
-    return Completion(request.id, sample, text, (), finish, size, drawn, labels)
+    return Completion(request.id, sample, text, (), finish, size, labels)
 
 
 def _tokens(choice: Any) -> list[Token]:

@@ -51,12 +51,7 @@ class Prompt:
 
     def failed(self, index: int, why: str) -> Completion:
         """The completion of a sample that can't go on."""
-        return failed(self.request, index, why, self.size)
-
-
-def failed(request: Request, index: int, why: str, size: int = 0) -> Completion:
-    """The completion of a sample that could not be made."""
-    return Completion(request.id, index, "", (), "error", size, error=why)
+        return Completion(self.request.id, index, "", (), "error", self.size, error=why)
 
 
 def count_samples(request: Request, sampling: Sampling) -> int:
@@ -94,7 +89,8 @@ class PromptReader:
                 found = self.read(request, sampling)
             except Exception as error:
                 why = str(error) if isinstance(error, SreError) else f"{type(error).__name__}: {error}"
-                found = [failed(request, k, why) for k in range(count_samples(request, sampling))]
+                numbers = range(count_samples(request, sampling))
+                found = [Completion(request.id, k, "", (), "error", 0, error=why) for k in numbers]
             if isinstance(found, Prompt):
                 prompts.append(found)
             else:
@@ -121,11 +117,7 @@ class PromptReader:
         if request.choices:
             choices = tuple(self.tokenizer.tokenize(choice) for choice in request.choices)
             return Prompt(request, sampling, np.array(ids, np.int32), max(map(len, choices)), choices=choices)
-        places = None
-        if request.labels:
-            if request.labels not in self._places:
-                self._places[request.labels] = LabelPlaces(request.labels, self.tokenizer)
-            places = self._places[request.labels]
+        places = self._label_places(request.labels) if request.labels else None
         if request.label_only and places:
             lead, label_tokens = places.lead_in(opened) if ids else ([], {})
             all_ids = np.array([*ids, *lead], np.int32)
@@ -134,8 +126,12 @@ class PromptReader:
         if sampling.fit:
             left = max(1, self.context - len(ids) - lead_out)
             sampling = replace(sampling, max_tokens=min(sampling.max_tokens, left))
+        grammar = self.grammar(request.grammar) if request.grammar and self.grammar else None
         reserve = sampling.max_tokens + lead_out
-        rules = request.grammar or sampling.schema
-        grammar = self.grammar(rules) if rules and self.grammar else None
         all_ids = np.array(ids, np.int32)
         return Prompt(request, sampling, all_ids, reserve, places, opened=opened, grammar=grammar)
+
+    def _label_places(self, labels: tuple[int, ...]) -> LabelPlaces:
+        if labels not in self._places:
+            self._places[labels] = LabelPlaces(labels, self.tokenizer)
+        return self._places[labels]

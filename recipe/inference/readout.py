@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from recipe.errors import SreError
+from recipe.errors import SreError, install
 
 if TYPE_CHECKING:
     from recipe.data.records import Judgement
@@ -99,15 +98,12 @@ def fit_readout(judgements: Sequence[Judgement], prompts: Sequence[str]) -> tupl
     Raises:
         SreError: scikit-learn isn't installed.
     """
+    try:
+        from sklearn.model_selection import GroupKFold
+    except ImportError:
+        raise SreError(f"fitting a readout needs scikit-learn: {install('eval')}") from None
     import numpy as np
 
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import GroupKFold, cross_val_predict
-    except ImportError:
-        from recipe.errors import install
-
-        raise SreError(f"fitting a readout needs scikit-learn: {install('eval')}") from None
     pairs = list(zip(judgements, prompts, strict=True))
     pairs = [(j, prompt) for j, prompt in pairs if j.truth in j.label_logprobs and len(j.label_logprobs) > 1]
     labels = tuple(sorted(pairs[0][0].label_logprobs)) if pairs else ()
@@ -118,39 +114,46 @@ def fit_readout(judgements: Sequence[Judgement], prompts: Sequence[str]) -> tupl
     x = np.array([_centred(j.label_logprobs) for j, _ in pairs])
     y = np.array([labels.index(j.truth or 0) for j, _ in pairs])
     folds = list(GroupKFold(_FOLDS).split(x, y, groups))
-    cooled = np.empty_like(x)
-    for fitted, held in folds:
-        cooled[held] = x[held] / _temperature(x[fitted], y[fitted])
-    losses = {"before": _surprise(x, y), "temperature": _surprise(cooled, y)}
-    model = LogisticRegression(C=STRENGTH, max_iter=1000)
-    counts = Counter(y.tolist())
-    if min(counts[place] for place in range(len(labels))) >= MIN_PER_LABEL:
-        said = cross_val_predict(model, x, y, cv=folds, method="predict_proba")
-        losses["regression"] = _surprise(np.log(np.maximum(said, 1e-9)), y)
-    facts: dict[str, Any] = {
-        "rows": len(pairs),
-        "log_loss": {name: float(loss.mean()) for name, loss in losses.items()},
-    }
-    kind = min(losses.keys() - {"before"}, key=lambda name: facts["log_loss"][name])
+    kinds = {"temperature": _fit_temperature}
+    every_label = all(len(set(y[fitted])) == len(labels) for fitted, _ in folds)
+    if every_label and np.bincount(y).min() >= MIN_PER_LABEL:
+        kinds["regression"] = _fit_regression
+    losses = {"before": float(_surprise(x, y).mean())}
+    for name, fit in kinds.items():
+        lost = np.empty(len(y))
+        for fitted, held in folds:
+            weights, bias = fit(x[fitted], y[fitted])
+            lost[held] = _surprise(x[held] @ weights.T + bias, y[held])
+        losses[name] = float(lost.mean())
+    fits = {name: fit(x, y) for name, fit in kinds.items()}
     # A pair's readout may take off a preference for a position; it must not exchange the responses.
-    if kind == "regression" and len(labels) == 2 and model.fit(x, y).coef_[0] @ (-1, 1) <= 0:
-        kind = "temperature"
-    if kind == "regression":
-        model.fit(x, y)
-        weights, bias = model.coef_, model.intercept_
-        if len(labels) == 2:  # scikit-learn keeps the second label's scores alone
-            weights, bias = np.vstack([0 * weights, weights]), np.array([0.0, bias[0]])
-    else:
-        weights, bias = np.eye(len(labels)) / _temperature(x, y), np.zeros(len(labels))
-    rows = tuple(tuple(row) for row in weights.round(6).tolist())
-    return Readout(labels, rows, tuple(bias.round(6).tolist()), len(pairs)), {**facts, "kind": kind}
+    if len(labels) == 2 and "regression" in fits and fits["regression"][0][1] @ (-1, 1) <= 0:
+        del fits["regression"]
+    kind = min(fits, key=lambda name: losses[name])
+    weights, bias = (values.round(6).tolist() for values in fits[kind])
+    readout = Readout(labels, tuple(map(tuple, weights)), tuple(bias), len(pairs))
+    return readout, {"rows": len(pairs), "kind": kind, "log_loss": losses}
 
 
-def _temperature(x: Any, y: Any) -> float:
-    """The temperature, from 1/4 to 64, under which the truth is most probable."""
+def _fit_temperature(x: Any, y: Any) -> tuple[Any, Any]:
+    """The weights and biases of the temperature, from 1/4 to 64, under which the truth is most probable."""
+    import numpy as np
     from scipy.optimize import minimize_scalar
 
-    return float(2 ** minimize_scalar(lambda power: _surprise(x / 2**power, y).mean(), bounds=(-2, 6)).x)
+    power = minimize_scalar(lambda power: _surprise(x / 2**power, y).mean(), bounds=(-2, 6)).x
+    return np.eye(x.shape[1]) / 2**power, np.zeros(x.shape[1])
+
+
+def _fit_regression(x: Any, y: Any) -> tuple[Any, Any]:
+    """The weights and biases of a multinomial logistic regression."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=STRENGTH, max_iter=1000).fit(x, y)
+    if x.shape[1] > 2:
+        return model.coef_, model.intercept_
+    # Of two labels scikit-learn keeps the second's scores alone.
+    return np.vstack([0 * model.coef_, model.coef_]), np.array([0.0, model.intercept_[0]])
 
 
 def _surprise(scores: Any, y: Any) -> Any:

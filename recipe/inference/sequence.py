@@ -14,14 +14,7 @@ from numpy.typing import NDArray
 from recipe.inference.base import Completion, Stats, Token
 from recipe.inference.labels import LabelTokens, Tokenizer, label_logprobs, last_well_formed, whole_characters
 from recipe.inference.prompt import Prompt
-from recipe.inference.token_sampling import (
-    NO_TOKEN,
-    NOT_FINITE,
-    draw,
-    log_total,
-    most_probable_tokens,
-    stream,
-)
+from recipe.inference.token_sampling import NO_TOKEN, NOT_FINITE, draw, log_total, most_probable_tokens, stream
 from recipe.verdict import parse_verdict
 
 _STUCK = "the text can't go on in the form that was asked for"
@@ -38,7 +31,7 @@ class Sample:
         index: Its number among the prompt's samples.
         pending: The tokens to decode next. The last one's logits give the next token.
         tokens: All tokens so far, the pending ones included.
-        found: Labels met so far as (begin, end, log-probabilities): byte offsets of the label's token in `written`.
+        found: The labels met so far: the byte offset in `written` where each ends -> its log-probabilities.
         recorded: The drawn tokens, where they are asked for.
         forced: The label tokens to choose among once `pending` is decoded.
     """
@@ -48,9 +41,8 @@ class Sample:
     tokenizer: Tokenizer
     pending: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
     written: bytearray = field(default_factory=bytearray)
-    found: list[tuple[int, int, dict[int, float]]] = field(default_factory=list)
+    found: dict[int, dict[int, float]] = field(default_factory=dict)
     recorded: list[Token] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -76,13 +68,10 @@ class Sample:
         """The place of the first pending token in the sequence."""
         return self.prompt.size + len(self.tokens) - len(self.pending)
 
-    def advance(self, token: int, logprob: list[float], logits: Logits) -> Completion | None:
+    def advance(self, token: int, logits: Logits) -> Completion | None:
         """Go on with `token`, or with what is forced; the completion, if this ends the answer.
 
-        Args:
-            token: drawn from the logits after `pending`; NO_TOKEN where none could be.
-            logprob: the token's log-probability, where it is recorded.
-            logits: fetches those logits.
+        `token` was drawn from the logits after `pending`; it is NO_TOKEN where none could be.
         """
         if self.prompt.choices:
             return self._choose(logits())
@@ -92,7 +81,6 @@ class Sample:
             return self._end("length", logits)
         if token == NO_TOKEN:
             return self.prompt.failed(self.index, _STUCK if self.grammar else NOT_FINITE)
-        self.logprobs += logprob
         return self._take(token, logits)
 
     def shown(self) -> str:
@@ -115,7 +103,6 @@ class Sample:
             token_ids=tuple(self.tokens),
             finish=finish,
             prompt_tokens=self.prompt.size,
-            token_logprobs=tuple(self.logprobs),
             label_logprobs=last_well_formed(bytes(self.written), self.found, request.labels),
             tokens=tuple(token for token, end in zip(self.recorded, sizes, strict=True) if end <= len(self.written)),
         )
@@ -128,10 +115,9 @@ class Sample:
             return self._end("stop", logits)
         piece = self.tokenizer.piece(token)
         labels = places.at(self.written, piece) if places else None
-        if labels:
-            begin = len(self.written)
-            self.found.append((begin, begin + len(piece), label_logprobs(logits(), labels)))
         self.written += piece
+        if labels:
+            self.found[len(self.written)] = label_logprobs(logits(), labels)
         self.pending = [token]
         if sampling.alternatives is not None:
             self.recorded.append(self._record(token, logits(), sampling.alternatives))
@@ -189,10 +175,8 @@ class Sample:
             return self.prompt.failed(self.index, NOT_FINITE)
         logprobs = label_logprobs(row, labels)
         token = labels[max(logprobs, key=lambda label: (logprobs[label], -label))]
-        begin = len(self.written)
         self._write([token])
-        self.found.append((begin, len(self.written), logprobs))
-        self.logprobs = []
+        self.found[len(self.written)] = logprobs
         return self.completion("forced")
 
     def _choose(self, row: NDArray[np.float32]) -> Completion | None:
@@ -202,8 +186,6 @@ class Sample:
         if not np.isfinite(row.max()):
             return self.prompt.failed(self.index, NOT_FINITE)
         token = max((run[size] for run in possible), key=lambda token: row[token])
-        if self.prompt.sampling.logprobs:
-            self.logprobs.append(label_logprobs(row, {0: token})[0])
         self._write([token])
         self.pending = [token]
         return self.completion("forced") if self.tokens in possible else None
@@ -217,32 +199,29 @@ def draw_next(samples: list[Sample], logits: NDArray[np.float32], stats: Stats) 
     """Draw the next token of each sample from its row of logits [samples, vocabulary]; the completion of each that it
     ends. Where a row can't be drawn from, its sample alone has failed.
     """
-    drawn: dict[int, tuple[int, list[float]]] = {}
-    for how, rows in _groups(samples).items():
+    tokens: dict[int, int] = {}
+    for (temperature, top_p), rows in _drawn_alike(samples).items():
         uniforms = [samples[row].uniforms.random() for row in rows]
         chosen = logits if len(rows) == len(samples) else logits[rows]
-        tokens, found = draw(chosen, uniforms, *how)
-        drawn |= {row: (tokens[k], found[k : k + 1]) for k, row in enumerate(rows)}
-        for row in rows:
-            sample, token = samples[row], drawn[row][0]
-            if sample.grammar and token != NO_TOKEN:
-                if not sample.grammar.allows(token):
-                    masked = sample.grammar.masked(logits[row])[None, :]
-                    token = draw(masked, [sample.uniforms.random()], *how)[0][0]
-                drawn[row] = (token, [])
-    stats.new_tokens += len(drawn)
-    return [sample.advance(*drawn.get(row, (NO_TOKEN, [])), _row_of(logits, row)) for row, sample in enumerate(samples)]
+        for row, token in zip(rows, draw(chosen, uniforms, temperature, top_p), strict=True):
+            tokens[row] = token
+            sample = samples[row]
+            if sample.grammar and token != NO_TOKEN and not sample.grammar.allows(token):
+                masked = sample.grammar.masked(logits[row])[None, :]
+                (tokens[row],) = draw(masked, [sample.uniforms.random()], temperature, top_p)
+    stats.new_tokens += len(tokens)
+    return [sample.advance(tokens.get(row, NO_TOKEN), _row_of(logits, row)) for row, sample in enumerate(samples)]
 
 
 def _row_of(logits: NDArray[np.float32], row: int) -> Logits:
     return lambda: logits[row]
 
 
-def _groups(samples: list[Sample]) -> dict[tuple[float, bool, float], list[int]]:
-    """Rows that are drawn alike, by (temperature, whether log-probabilities are recorded, top_p)."""
-    groups: dict[tuple[float, bool, float], list[int]] = {}
+def _drawn_alike(samples: list[Sample]) -> dict[tuple[float, float], list[int]]:
+    """(temperature, top_p) -> the rows that are drawn with both."""
+    groups: dict[tuple[float, float], list[int]] = {}
     for row, sample in enumerate(samples):
         if sample.draws:
             sampling = sample.prompt.sampling
-            groups.setdefault((sampling.temperature, sampling.logprobs, sampling.top_p), []).append(row)
+            groups.setdefault((sampling.temperature, sampling.top_p), []).append(row)
     return groups

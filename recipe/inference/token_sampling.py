@@ -35,46 +35,34 @@ def log_total(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return result
 
 
-def draw(
-    logits: NDArray[np.float32],
-    uniforms: list[float],
-    temperature: float,
-    logprobs: bool = False,
-    top_p: float = 1.0,
-) -> tuple[list[int], list[float]]:
+def draw(logits: NDArray[np.float32], uniforms: list[float], temperature: float, top_p: float = 1.0) -> list[int]:
     """Draw one token a row from softmax(logits / temperature); at temperature 0 take the first greatest logit.
 
     Args:
         logits: [rows, vocabulary].
         uniforms: One number in [0, 1) a row; not read at temperature 0.
         temperature: The same for all rows.
-        logprobs: Whether to record log-probabilities.
         top_p: Draw among the most probable tokens that have this share together.
 
     Returns:
-        The tokens (NO_TOKEN in rows that are not finite), and their log-softmax at temperature 1 (nats) or [].
+        The tokens; NO_TOKEN in rows that are not finite.
     """
     tops = logits.max(axis=1)
     bad = np.flatnonzero(~np.isfinite(tops))
     if len(bad):
         logits = logits.copy()
         logits[bad] = tops[bad] = 0
-    below = logits - tops[:, None]
-    weights: NDArray[np.float32] | None = None
     if temperature == 0:
         tokens = logits.argmax(axis=1)
     else:
+        below = logits - tops[:, None]
         weights = np.exp(below if temperature == 1 else below / np.float32(temperature))
         if top_p < 1:
             _keep_nucleus(weights, top_p)
         tokens = _pick(weights, uniforms)
-    found: list[float] = []
-    if logprobs:
-        plain = weights if weights is not None and temperature == top_p == 1 else np.exp(below)
-        drawn = below[np.arange(len(tokens)), tokens].astype(np.float64)
-        found = (drawn - np.log(plain.sum(axis=1, dtype=np.float64))).tolist()
     tokens[bad] = NO_TOKEN
-    return tokens.tolist(), found
+    drawn: list[int] = tokens.tolist()
+    return drawn
 
 
 def _keep_nucleus(weights: NDArray[np.float32], top_p: float) -> None:

@@ -18,17 +18,9 @@ def open_training_engine(name: str = "auto") -> TrainingEngine:
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("trl") is None:
         raise SreError(f"training needs the extra: {install('train')}")
     _quieten()
-    if name in ("auto", "unsloth"):
-        try:
-            from recipe.inference.pytorch.unsloth import UnslothEngine
+    from recipe.inference.pytorch.generator import open_engine
 
-            return UnslothEngine()
-        except ImportError as error:
-            if name == "unsloth":
-                raise SreError(f"Unsloth can't be imported ({error}); see `sre doctor`") from None
-    from recipe.inference.pytorch.transformers import TransformersEngine
-
-    return TransformersEngine()
+    return open_engine(name)
 
 
 def _quieten() -> None:

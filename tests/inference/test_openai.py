@@ -399,12 +399,6 @@ def test_the_last_well_formed_label_counts() -> None:
     assert (without.text, without.finish, without.label_logprobs) == ("No label.", "length", {})
 
 
-def test_token_logprobs_come_where_they_are_asked_for() -> None:
-    with serving(Fake()) as address:
-        assert ask(address, "a", sampling=Sampling(logprobs=True))[0].token_logprobs == (-0.1, -0.1, -0.2)
-        assert ask(address, "a")[0].token_logprobs == ()
-
-
 def test_what_is_asked_for() -> None:
     fake = Fake()
     with serving(fake) as address:

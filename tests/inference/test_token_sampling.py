@@ -17,16 +17,10 @@ def test_only_tokens_of_the_nucleus_are_drawn_in_their_proportions(size: int, to
     order = np.argsort(-weights)
     kept = order[: int(np.searchsorted(np.cumsum(weights[order]), top_p * weights.sum())) + 1]
     rows, uniforms = 2000, generator.random(2000)
-    tokens, _ = draw(np.broadcast_to(logits, (rows, size)), uniforms.tolist(), 1.0, False, top_p)
+    tokens = draw(np.broadcast_to(logits, (rows, size)), uniforms.tolist(), 1.0, top_p)
     assert set(tokens) <= set(kept.tolist())
     expected = weights[order[0]] / weights[kept].sum()
     assert tokens.count(int(order[0])) / rows == pytest.approx(expected, abs=0.05)
-
-
-def test_log_probabilities_are_those_of_the_whole_vocabulary() -> None:
-    logits = np.log(np.array([[0.5, 0.3, 0.2]], np.float32))
-    (token,), (logprob,) = draw(logits, [0.0], 1.0, True, 0.4)
-    assert (token, np.exp(logprob)) == (0, pytest.approx(0.5))
 
 
 def test_the_most_probable_tokens_come_in_order_the_first_of_equals_first() -> None:
@@ -39,15 +33,13 @@ def test_the_most_probable_tokens_come_in_order_the_first_of_equals_first() -> N
 def test_temperatures_and_ties() -> None:
     logits = np.full((1, 300), -5.0, np.float32)
     logits[0, [17, 260]] = 2.0
-    assert draw(logits, [0.9], 0.0, True)[0] == [17]
+    assert draw(logits, [0.9], 0.0) == [17]
     shares = np.exp(logits[0].astype(np.float64) / 0.5)
     shares /= shares.sum()
     uniforms = stream(0, "a", 0).random(2000)
-    drawn = [draw(logits, [u], 0.5, False)[0][0] for u in uniforms]
+    drawn = [draw(logits, [u], 0.5)[0] for u in uniforms]
     assert drawn.count(17) / 2000 == pytest.approx(shares[17], abs=0.04)
     assert drawn.count(260) / 2000 == pytest.approx(shares[260], abs=0.04)
-    (token,), (logprob,) = draw(logits, [0.999999999], 0.5, True)
-    assert logprob == pytest.approx(logits[0, token] - np.log(np.exp(logits[0].astype(np.float64)).sum()))
 
 
 @pytest.mark.parametrize("damage", [np.nan, np.inf])
@@ -55,9 +47,7 @@ def test_temperatures_and_ties() -> None:
 def test_rows_that_are_not_finite_give_no_token_and_change_no_other(damage: float, temperature: float) -> None:
     logits = np.random.default_rng(0).normal(size=(3, 300)).astype(np.float32)
     uniforms = [0.2, 0.5, 0.8]
-    tokens, logprobs = draw(logits, uniforms, temperature, logprobs=True)
+    tokens = draw(logits, uniforms, temperature)
     logits[1, 7] = damage
-    damaged, rest = draw(logits, uniforms, temperature, logprobs=True)
-    assert damaged == [tokens[0], NO_TOKEN, tokens[2]]
-    assert [rest[0], rest[2]] == [logprobs[0], logprobs[2]]
-    assert draw(logits[1:2], uniforms[:1], temperature)[0] == [NO_TOKEN]
+    assert draw(logits, uniforms, temperature) == [tokens[0], NO_TOKEN, tokens[2]]
+    assert draw(logits[1:2], uniforms[:1], temperature) == [NO_TOKEN]

@@ -404,7 +404,7 @@ def test_to_judgement_keeps_what_the_engine_recorded() -> None:
 def test_to_judgement_never_reads_a_label_from_an_engines_error() -> None:
     completion = Completion("a", 0, "x [RESULT] 2", (), "error", 9, error="broke")
     found = to_judgement(example("a"), completion, "m", need_rationale=False)
-    assert (found.label, found.finish, found.text, found.logprob) == (None, "error", "", None)
+    assert (found.label, found.finish, found.text) == (None, "error", "")
 
 
 def test_to_judgement_refuses_labels_of_the_other_task() -> None:

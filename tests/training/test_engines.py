@@ -89,9 +89,9 @@ from recipe.inference.pytorch.generator import TorchGenerator
 from recipe.data.records import Message
 requests = [Request(f"r{k}", (Message("user", text),)) for k, text in enumerate(("a b c", "Is it all there?"))]
 with TorchGenerator(Path(first), adapter=Path(second), name="j1", context=512, engine=name) as generator:
-    drawn = list(generator.generate(requests, Sampling(n=3, max_tokens=16, logprobs=True)))
+    drawn = list(generator.generate(requests, Sampling(n=3, max_tokens=16, alternatives=0)))
 drawn.sort(key=lambda completion: (completion.request_id, completion.sample))
-said = {"texts": [c.text for c in drawn], "logprobs": [p for c in drawn for p in c.token_logprobs]}
+said = {"texts": [c.text for c in drawn], "logprobs": [t.logprob for c in drawn for t in c.tokens]}
 said["a plan for every shape"] = torch.backends.cuda.cudnn_sdp_enabled()
 """
 

@@ -49,7 +49,6 @@ class LlamaCppGenerator(SessionGenerator):
         threads: int | None = None,
         parallel: int = 16,
         memory: int | None = None,
-        flash: bool = True,
     ) -> None:
         """Load the model.
 
@@ -59,7 +58,6 @@ class LlamaCppGenerator(SessionGenerator):
             threads: CPU threads. [default: all usable cores]
             parallel: The most samples decoded side by side, 1 to 128.
             memory: The most bytes of the KV cache; it bounds the context too. [default: 1024 tokens a sample]
-            flash: Whether to use llama.cpp's flash attention.
 
         Raises:
             SreError: The file can't be loaded, or a setting is out of bounds.
@@ -69,7 +67,7 @@ class LlamaCppGenerator(SessionGenerator):
         self.name = self.path.stem
         self.stats = Stats()
         self.parallel = parallel
-        self.calls = 0
+        self.latest: object = None  # stands for the session that may use the cache
         self.cache = KVCache(
             self.path,
             context=context,
@@ -79,21 +77,16 @@ class LlamaCppGenerator(SessionGenerator):
             # All samples may be led on to their labels at once, by some tokens each.
             batch=max(BATCH, 16 * parallel),
             threads=threads or usable_cores(),
-            flash=flash,
         )
-        self.metadata: dict[str, str] = self.cache.metadata()
+        self.context = self.cache.context
+        self.metadata = self.cache.metadata()
         unknown = int(self.metadata.get("tokenizer.ggml.unknown_token_id", -1))
         self._encoder = PromptEncoder(self.render, self.tokenize, self.cache.special, unknown)
         self.reader = PromptReader(self.cache, self._encode, self.context, self._grammar)
 
-    @property
-    def context(self) -> int:
-        """The most tokens of one prompt with its answer."""
-        return self.cache.context
-
     def close(self) -> None:
         """Free model and cache; a generation under way then raises SreError. Twice is fine."""
-        self.calls += 1
+        self.latest = None
         self.cache.close()
 
     # --- prompts ---
@@ -125,10 +118,9 @@ class LlamaCppGenerator(SessionGenerator):
             raise SreError(f"expected token ids from 0 to {self.cache.vocab_size - 1}", field="prompt")
         return list(request.prompt), b""
 
-    def _grammar(self, schema: str) -> Callable[[], Grammar]:
-        """Makes grammars of a JSON schema. Raises SreError for one that can't be followed."""
-        gbnf_of(schema)
-        return partial(Grammar, self.cache._vocab, self.cache.vocab_size, schema)
+    def _grammar(self, rules: str) -> Callable[[], Grammar]:
+        """Makes grammars of a JSON schema or GBNF. Raises SreError for a schema that can't be followed."""
+        return partial(Grammar, self.cache._vocab, self.cache.vocab_size, gbnf_of(rules))
 
     # --- generation ---
 
@@ -175,8 +167,7 @@ class LlamaCppSession(Session):
         """
         self.refused: list[Completion] = []
         self._generator = generator
-        generator.calls += 1
-        self._call = generator.calls
+        generator.latest = self._me = object()
         generator.stats = self._stats = Stats()
         generator.cache.open(cells)
         self._scheduler = Scheduler(
@@ -202,7 +193,7 @@ class LlamaCppSession(Session):
         self._scheduler.submit(prompt)
 
     def cancel(self, request_id: str) -> None:
-        if self._call == self._generator.calls:
+        if self._generator.latest is self._me:
             self._scheduler.cancel(request_id)
         self.refused = [completion for completion in self.refused if completion.request_id != request_id]
 
@@ -217,10 +208,10 @@ class LlamaCppSession(Session):
         return bool(self.refused or self._scheduler.busy)
 
     def close(self) -> None:
-        if self._call == self._generator.calls:
-            self._generator.calls += 1
+        if self._generator.latest is self._me:
+            self._generator.latest = None
 
     def check_latest(self) -> None:
         """Raises SreError where a later session, or closing the generator, has ended this one."""
-        if self._call != self._generator.calls:
+        if self._generator.latest is not self._me:
             raise SreError("this session was ended by a later call or by close()", file=self._generator.path)

@@ -24,9 +24,9 @@ _COUNTS = {"minItems", "maxItems", "minLength", "maxLength"}
 class Grammar:
     """The state of one text under a grammar. Raises SreError where llama.cpp can't read the grammar."""
 
-    def __init__(self, vocabulary: Any, size: int, schema: str) -> None:
-        """vocabulary: llama.cpp's, of `size` tokens. schema: JSON, or a grammar in GBNF."""
-        self._sampler = _C.llama_sampler_init_grammar(vocabulary, gbnf_of(schema).encode(), b"root")
+    def __init__(self, vocabulary: Any, size: int, gbnf: str) -> None:
+        """vocabulary: llama.cpp's, of `size` tokens."""
+        self._sampler = _C.llama_sampler_init_grammar(vocabulary, gbnf.encode(), b"root")
         if not self._sampler:
             raise SreError("llama.cpp can't make a grammar of this schema", field="response_format")
         weakref.finalize(self, _C.llama_sampler_free, self._sampler)

@@ -1,4 +1,4 @@
-"""One llama.cpp model with its KV cache, behind plain numpy. Only tokenization.py and grammar.py call llama.cpp too.
+"""One llama.cpp model with its KV cache, behind plain numpy. Only tokenization.py calls llama.cpp too.
 
 It knows nothing of requests, prompts or sampling. A *cell* holds the keys and values of one token. Several *sequences*
 may own the same cell, so sequences share a beginning without a copy.
@@ -33,6 +33,7 @@ _started = False
 MIN_CELLS = 64
 GRAIN = 256  # llama.cpp rounds a cache's length up to a multiple
 MICRO_BATCH = 512
+FLASH_ATTENTION = _C.LLAMA_FLASH_ATTN_TYPE_ENABLED
 Tokens = Sequence[int] | NDArray[np.int32]
 
 
@@ -72,26 +73,13 @@ class KVCache:
     """A loaded model and its cache. `open` it, fill the next batch with `add`, and run it with `decode`.
 
     Attributes:
-        cells: The most tokens that the cache holds.
-        context: The most tokens of one sequence.
-        sequences: How many sequences there are.
-        batch: The most tokens of one `decode`.
         shares: Whether sequences can share a beginning. A model with recurrent layers keeps one state for each
             sequence, which can't be cut back.
         damaged: Set it when logits were not finite. `open` then overwrites the cells before it uses them again.
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        context: int,
-        cells: int,
-        memory: int,
-        sequences: int,
-        batch: int,
-        threads: int,
-        flash: bool,
+        self, path: Path, *, context: int, cells: int, memory: int, sequences: int, batch: int, threads: int
     ) -> None:
         """Load the model.
 
@@ -103,7 +91,6 @@ class KVCache:
             sequences: How many sequences there are.
             batch: The most tokens of one `decode`.
             threads: CPU threads.
-            flash: Whether to use llama.cpp's flash attention.
 
         Raises:
             SreError: llama.cpp can't load the file, or `memory` holds too few tokens.
@@ -126,17 +113,18 @@ class KVCache:
         self.context = min(context, self.cells, trained if trained > 0 else context)
         self.shares = not (_C.llama_model_is_recurrent(self._model) or _C.llama_model_is_hybrid(self._model))
         self.sequences, self.batch = sequences, batch
-        self._threads, self._flash = threads, flash
+        self._threads = threads
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
         self._special: dict[int, str | None] = {}
         self.damaged = False
+        self.filled = 0  # tokens in the next batch
         self._allocate()
 
     def open(self, length: int = 0) -> None:
         """Make the cache empty, with at least `length` cells (0: all). Raises SreError where memory is short."""
         self._check_open()
-        self._filled = 0
+        self.filled = 0
         length = min(-(-length // GRAIN) * GRAIN, self.cells) if length else self.cells
         if self._length >= length:
             self.wipe(whole=self.damaged)
@@ -150,7 +138,7 @@ class KVCache:
         params.kv_unified = params.no_perf = True
         # A layer with a sliding window keeps all its cells too: another prompt may begin with the early ones.
         params.swa_full = True
-        params.flash_attn_type = _C.LLAMA_FLASH_ATTN_TYPE_ENABLED if self._flash else _C.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.flash_attn_type = FLASH_ATTENTION
         self._ctx = _C.llama_init_from_model(self._model, params)
         if not self._ctx:
             raise SreError(f"llama.cpp can't make a context of {length} cells: {last_log()}", file=self.path)
@@ -197,7 +185,6 @@ class KVCache:
             seq_id=self._rows,
             logits=self._outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
-        self._filled = 0
 
     # --- vocabulary ---
 
@@ -248,14 +235,14 @@ class KVCache:
     def metadata(self) -> dict[str, str]:
         """The scalar pairs of the GGUF file, as text."""
         self._check_open()
-        pairs = {}
-        for index in range(_C.llama_model_meta_count(self._model)):
-            key, value = (
-                _read_text(partial(call, self._model, index)).decode("utf-8", "replace")
-                for call in (_C.llama_model_meta_key_by_index, _C.llama_model_meta_val_str_by_index)
-            )
-            pairs[key] = value
-        return pairs
+
+        def text(call: Any, index: int) -> str:
+            return _read_text(partial(call, self._model, index)).decode("utf-8", "replace")
+
+        return {
+            text(_C.llama_model_meta_key_by_index, index): text(_C.llama_model_meta_val_str_by_index, index)
+            for index in range(_C.llama_model_meta_count(self._model))
+        }
 
     # --- sequences ---
 
@@ -265,7 +252,7 @@ class KVCache:
         The tokens may be decoded already or wait in the next batch. Nothing is copied.
         """
         _C.llama_memory_seq_cp(self._memory, source, target, -1, -1 if length is None else length)
-        filled = slice(0, self._filled)
+        filled = slice(0, self.filled)
         owned = (self._ids[filled] == source) & (np.arange(self.sequences) < self._owners[filled, None])
         rows = np.flatnonzero(owned.any(axis=1))
         if length is not None:
@@ -279,16 +266,6 @@ class KVCache:
 
     # --- batches ---
 
-    @property
-    def filled(self) -> int:
-        """Tokens in the next batch."""
-        return self._filled
-
-    @property
-    def room(self) -> int:
-        """Tokens that the next batch can still take."""
-        return self.batch - self._filled
-
     def add(self, tokens: Tokens, position: int, sequence: int, outputs: int) -> None:
         """Append tokens of a sequence to the next batch.
 
@@ -298,22 +275,20 @@ class KVCache:
             sequence: Which sequence.
             outputs: For how many of the last tokens `decode` returns logits.
         """
-        begin, end = self._filled, self._filled + len(tokens)
+        begin, end = self.filled, self.filled + len(tokens)
         self._tokens[begin:end] = tokens
         self._positions[begin:end] = range(position, position + len(tokens))
         self._owners[begin:end] = 1
         self._ids[begin:end, 0] = sequence
         self._outputs[begin:end] = 0
         self._outputs[end - outputs : end] = 1
-        self._filled = end
+        self.filled = end
 
     def decode(self) -> NDArray[np.float32]:
         """Run the batch. Returns its logits [outputs, vocabulary], a view that the next `decode` overwrites."""
         self._check_open()
-        if not self._length:
-            raise SreError("the model has no open cache", file=self.path)
-        count = int(self._outputs[: self._filled].sum())
-        self._batch.n_tokens, self._filled = self._filled, 0
+        count = int(self._outputs[: self.filled].sum())
+        self._batch.n_tokens, self.filled = self.filled, 0
         code = int(_C.llama_decode(self._ctx, self._batch))
         if code != 0:
             raise SreError(f"llama_decode failed with code {code}: {last_log()}", file=self.path)

@@ -18,22 +18,18 @@ from recipe.system import usable_cores
 _C: Any = llama_cpp.llama_cpp
 
 
-def quantize(
-    source: Path | str, target: Path | str, type_name: str, *, threads: int | None = None, requantize: bool = False
-) -> None:
+def quantize(source: Path, target: Path, type_name: str, *, requantize: bool = False) -> None:
     """Quantise a GGUF file. `target` appears complete or not at all.
 
     Args:
         source: The file.
         target: The new file.
         type_name: Its type, e.g. "Q4_K_M".
-        threads: CPU threads. [default: all usable cores]
         requantize: Allow a source that is quantised already (its losses add up).
 
     Raises:
         SreError: An unknown type, a source that llama.cpp can't read, or a full disk.
     """
-    source, target = Path(source), Path(target)
     types = quantization_types()
     name = type_name.upper()
     if name not in types:
@@ -42,7 +38,7 @@ def quantize(
         raise SreError("no such model file (a GGUF was expected)", file=source)
     start_backend()
     params = _C.llama_model_quantize_default_params()
-    params.ftype, params.nthread, params.allow_requantize = types[name], threads or usable_cores(), requantize
+    params.ftype, params.nthread, params.allow_requantize = types[name], usable_cores(), requantize
     with replacing(target) as temporary:
         code = _C.llama_model_quantize(os.fsencode(source), os.fsencode(temporary), ctypes.byref(params))
         if code != 0:

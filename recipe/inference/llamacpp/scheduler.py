@@ -190,7 +190,8 @@ class Scheduler:
         self._complete: list[Lane] = []
         # With places left free nothing else is worth the time: prompts go first.
         full = len(self._active) >= self._places
-        limit = min(self._cache.room, self._ride_along) if full else self._cache.room
+        room = self._cache.batch - self._cache.filled
+        limit = min(room, self._ride_along) if full else room
         for lane in self._lanes:
             self._begin(lane)
             count = min(limit, len(lane.prompt.ids) - lane.done)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from recipe.inference.base import Completion, Sampling
+from recipe.inference.base import Completion
 from recipe.inference.prompt import Prompt
 from recipe.inference.sequence import Logits, Sample
 from recipe.inference.token_sampling import NO_TOKEN
@@ -42,10 +42,10 @@ class Row:
         self._queue.clear()
         return [*self.prompt.ids[: self.prompt.size].tolist(), *self.sample.tokens]
 
-    def next(self, token: int, logprob: list[float], logits: Logits) -> int:
+    def next(self, token: int, logits: Logits) -> int:
         """The token to feed next: `token`, drawn from `logits`, unless the sample is led to a label or has ended."""
         if not self._queue and not self.done:
-            self.completion = self.sample.advance(token, logprob, logits)
+            self.completion = self.sample.advance(token, logits)
             self._queue.extend(self.sample.pending)
         return self._queue.popleft() if self._queue else max(token, 0)
 
@@ -56,22 +56,16 @@ class Drawing:
     `rows` are those that the model still runs, in their order.
     """
 
-    def __init__(self, rows: list[Row], sampling: Sampling) -> None:
-        self.rows, self._sampling = rows, sampling
+    def __init__(self, rows: list[Row], temperature: float) -> None:
+        self.rows, self._temperature = rows, temperature
 
     def draw(self, logits: torch.Tensor) -> list[int]:
         """Raw logits [rows, vocabulary] -> the token to feed next in each row (any token in a row that has ended)."""
         logits = logits.float()
         finite = torch.isfinite(logits.amax(dim=1))
-        whole = logits if bool(finite.all()) else logits.where(finite[:, None], 0.0)
-        drawn = self._draw(whole)
-        at_drawn = whole.gather(1, drawn[:, None])[:, 0] - whole.logsumexp(dim=1)
+        drawn = self._draw(logits if bool(finite.all()) else logits.where(finite[:, None], 0.0))
         tokens = drawn.where(finite, NO_TOKEN).tolist()
-        logprobs = at_drawn.tolist()
-        return [
-            row.next(tokens[place], logprobs[place : place + 1] * self._sampling.logprobs, _row_of(logits, place))
-            for place, row in enumerate(self.rows)
-        ]
+        return [row.next(tokens[place], _row_of(logits, place)) for place, row in enumerate(self.rows)]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Logits that leave `model.generate` each row's next token alone."""
@@ -84,10 +78,10 @@ class Drawing:
 
     def _draw(self, logits: torch.Tensor) -> torch.Tensor:
         """A token of each row from softmax(logits / temperature), or its first greatest logit: [rows]."""
-        if self._sampling.temperature == 0:
+        if self._temperature == 0:
             return logits.argmax(dim=1)
         uniforms = [row.sample.uniforms.random() if row.draws else 0.0 for row in self.rows]
-        running = (logits / self._sampling.temperature).softmax(dim=1).cumsum(dim=1, dtype=torch.float64)
+        running = (logits / self._temperature).softmax(dim=1).cumsum(dim=1, dtype=torch.float64)
         total = running[:, -1:].contiguous()
         targets = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None] * total
         # Rounding may make a target equal to the total; the last token that adds to it is drawn then.

@@ -8,7 +8,6 @@ what runs beside it changes rounding alone.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import sys
@@ -78,7 +77,11 @@ class TorchGenerator(Generator):
         self._decodes = can_decode(self._model)
 
     def _load(self, adapter: Path | None, quantization: Quantization, engine: str) -> tuple[Any, Any]:
-        return _pick_engine(engine).load_for_inference(self.path, adapter, quantization, self.context)
+        # Samples must come from the model that DPO's reference pass sees. On a CPU, where Unsloth only costs time, it
+        # is taken only if this process has it already.
+        if engine == "auto" and not (torch.cuda.is_available() or "unsloth" in sys.modules):
+            engine = "transformers"
+        return open_engine(engine).load_for_inference(self.path, adapter, quantization, self.context)
 
     def close(self) -> None:
         """Free the model. Twice is fine."""
@@ -137,7 +140,7 @@ class TorchGenerator(Generator):
         run = self._decode if self._decodes else self._run_generate
         try:
             with torch.inference_mode():
-                run(fed, Drawing(rows, sampling), steps)
+                run(fed, Drawing(rows, sampling.temperature), steps)
         except torch.OutOfMemoryError:
             why = f"out of memory with {len(rows)} sequences of {max(map(len, fed))} + {steps} tokens"
             raise SreError(f"{why}; lower sample.parallel", file=self.path) from None
@@ -186,16 +189,18 @@ def _trained_length(model: Path) -> int | None:
     return int(length) if length else None
 
 
-def _pick_engine(wanted: str) -> TrainingEngine:
-    """The engine that would train here: samples must come from the model that DPO's reference pass sees."""
-    auto = wanted == "auto" and (torch.cuda.is_available() or "unsloth" in sys.modules)
-    if wanted == "unsloth" or (auto and importlib.util.find_spec("unsloth")):
+def open_engine(name: str) -> TrainingEngine:
+    """The engine "unsloth" or "transformers"; "auto" takes Unsloth where it can be imported.
+
+    Raises SreError where Unsloth is asked for by name and can't be imported.
+    """
+    if name != "transformers":
         try:
             from recipe.inference.pytorch.unsloth import UnslothEngine
 
             return UnslothEngine()
         except ImportError as error:
-            if wanted == "unsloth":
+            if name == "unsloth":
                 raise SreError(f"Unsloth can't be imported ({error}); see `sre doctor`") from None
     from recipe.inference.pytorch.transformers import TransformersEngine
 

@@ -39,14 +39,12 @@ class VllmGenerator(TorchGenerator):
     def _load(self, adapter: Path | None, quantization: Quantization, engine: str) -> tuple[Any, Any]:
         if not (torch.cuda.is_available() and importlib.util.find_spec("vllm")):
             # Unsloth would fail on a CPU, and without vLLM go on with its own decoding.
-            message = "vLLM needs a GPU, and `pip install vllm vllm-bnb-plugin` beside Unsloth"
-            raise SreError(message, field="sample.engine")
+            why = "vLLM needs a GPU, and `pip install vllm vllm-bnb-plugin` beside Unsloth"
+            raise SreError(why, field="sample.engine")
         try:
             from recipe.inference.pytorch.unsloth import load_for_vllm
         except (ImportError, NotImplementedError) as error:
-            raise SreError(
-                f"vLLM is used through Unsloth, which can't be imported ({error}); see `sre doctor`"
-            ) from None
+            raise SreError(f"vLLM needs Unsloth, which can't be imported ({error}); see `sre doctor`") from None
         model, tokenizer, self._lora = load_for_vllm(
             self.path, adapter, quantization=quantization, max_length=self.context
         )
@@ -55,11 +53,11 @@ class VllmGenerator(TorchGenerator):
     def _run(self, rows: list[Row], sampling: Sampling) -> Iterator[Row]:
         """Run every row to its end, those of one request together."""
         self._check_open()
+        if not rows:
+            return
         groups: dict[str, list[Row]] = {}
         for row in rows:
             groups.setdefault(row.prompt.request.id, []).append(row)
-        if not groups:
-            return
         outputs = self._model.fast_generate(
             [{"prompt_token_ids": group[0].begin()} for group in groups.values()],
             sampling_params=[self._params(name, len(group), sampling) for name, group in groups.items()],
@@ -68,8 +66,12 @@ class VllmGenerator(TorchGenerator):
         )
         for group, output in zip(groups.values(), outputs, strict=True):
             drawn = sorted(output.outputs, key=lambda sample: sample.index)
-            for row, sample in zip(group, drawn, strict=True):
-                self._fill(row, sample)
+            for row, found in zip(group, drawn, strict=True):
+                sample = row.sample
+                sample.tokens = list(found.token_ids)
+                written = (token for token in sample.tokens if not self._tokenizer.is_end(token))
+                sample.written += b"".join(map(self._tokenizer.piece, written))
+                row.completion = sample.completion("stop" if found.finish_reason == "stop" else "length")
                 yield row
 
     def _params(self, request: str, n: int, sampling: Sampling) -> Any:
@@ -80,17 +82,6 @@ class VllmGenerator(TorchGenerator):
             temperature=sampling.temperature,
             max_tokens=sampling.max_tokens,
             seed=int(hash_object([sampling.seed, request])[:12], 16),  # vLLM adds the sample's index
-            logprobs=0,  # the drawn token's own
             stop_token_ids=sorted(self._tokenizer.ends),
             detokenize=False,
         )
-
-    def _fill(self, row: Row, drawn: Any) -> None:
-        sample = row.sample
-        sample.tokens = list(drawn.token_ids)
-        if sample.prompt.sampling.logprobs:
-            sample.logprobs = [step[token].logprob for step, token in zip(drawn.logprobs, sample.tokens, strict=True)]
-        for token in sample.tokens:
-            if not self._tokenizer.is_end(token):
-                sample.written += self._tokenizer.piece(token)
-        row.completion = sample.completion("stop" if drawn.finish_reason == "stop" else "length")

@@ -114,12 +114,13 @@ class ChatBody(CommonBody):
 
     def requests(self) -> list[Request]:
         messages = tuple(turn.message() for turn in self.messages)
-        return [Request(self.name([[message.role, message.content] for message in messages]), messages)]
+        name = self.name([[message.role, message.content] for message in messages])
+        return [Request(name, messages, grammar=self._schema())]
 
     def sampling(self) -> Sampling:
         most = self.max_completion_tokens or self.max_tokens or MAX_TOKENS
         alternatives = self.top_logprobs if self.logprobs else None
-        return replace(super().sampling(), max_tokens=most, alternatives=alternatives, schema=self._schema())
+        return replace(super().sampling(), max_tokens=most, alternatives=alternatives)
 
     def _schema(self) -> str:
         if self.tools and self.tool_choice != "none":

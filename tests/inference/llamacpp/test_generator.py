@@ -112,7 +112,7 @@ def assert_same_but_for_ties(
 
 def test_samples_differ_and_come_again_byte_for_byte(judge: LlamaCppGenerator) -> None:
     requests = [Request(question, ask(question, RULES)) for question in QUESTIONS[:2]]
-    sampling = Sampling(n=6, max_tokens=16, seed=7, logprobs=True)
+    sampling = Sampling(n=6, max_tokens=16, seed=7)
     first = list(judge.generate(requests, sampling))
     assert len({c.token_ids for c in first}) > 6
     with LlamaCppGenerator(model_path(), context=1024, parallel=4) as other:
@@ -127,18 +127,19 @@ def test_a_sample_does_not_depend_on_its_neighbours(judge: LlamaCppGenerator) ->
     assert [c.token_ids[0] for c in alone] == [c.token_ids[0] for c in among[:2]]
 
 
-def test_recorded_logprobs_are_those_of_a_pass_over_the_sequence(exact: LlamaCppGenerator) -> None:
+def test_the_logprobs_of_drawn_tokens_are_those_of_a_pass_over_the_sequence(exact: LlamaCppGenerator) -> None:
     requests = [Request(question, ask(question)) for question in QUESTIONS]
-    done = by_id(exact, requests, Sampling(n=3, max_tokens=24, logprobs=True))
+    done = by_id(exact, requests, Sampling(n=3, max_tokens=24, alternatives=0))
     drawn = [(r, c) for r in requests for c in done[r.id]]
     pairs = [(exact.tokenize(exact.render(r.messages)), c.token_ids) for r, c in drawn]
     scored = sequence_logprobs(exact, pairs)
     assert any(c.finish == "stop" for _, c in drawn)
     for (_, completion), logprobs in zip(drawn, scored, strict=True):
-        assert len(completion.token_logprobs) == len(completion.token_ids)
+        drawn_at = [token.logprob for token in completion.tokens]  # without the end token
+        assert len(drawn_at) == len(completion.token_ids) - (completion.finish == "stop")
         # Batches of other shapes round otherwise: the mean over 265 tokens was 0.002, the largest 0.02.
-        assert np.mean(np.abs(np.array(completion.token_logprobs) - logprobs)) < 1e-2
-        assert np.allclose(completion.token_logprobs, logprobs, atol=0.05)
+        assert np.mean(np.abs(np.array(drawn_at) - logprobs[: len(drawn_at)])) < 1e-2
+        assert np.allclose(drawn_at, logprobs[: len(drawn_at)], atol=0.05)
 
 
 def test_end_token_is_counted_but_not_written(judge: LlamaCppGenerator) -> None:
@@ -168,7 +169,7 @@ def test_unicode_pieces_are_joined_before_decoding(judge: LlamaCppGenerator) -> 
 def test_forced_labels_are_never_malformed(judge: LlamaCppGenerator) -> None:
     requests = [Request(q, ask(q, RULES), labels=SCALE, force_label=True) for q in QUESTIONS]
     for stop in (False, True):
-        sampling = Sampling(n=4, max_tokens=12, logprobs=True, stop_at_label=stop)
+        sampling = Sampling(n=4, max_tokens=12, stop_at_label=stop)
         for completion in judge.generate(requests, sampling):
             verdict = parse_verdict(completion.text, SCALE, need_rationale=False)
             assert verdict is not None
@@ -234,7 +235,7 @@ def test_lead_in_ends_where_the_label_must_stand(judge: LlamaCppGenerator, writt
 
 def test_the_last_well_formed_label_counts() -> None:
     text = b"a [RESULT] 2 b [RESULT] 3.5"
-    found = [(11, 12, {2: -0.1}), (24, 25, {3: -0.2})]
+    found = {12: {2: -0.1}, 25: {3: -0.2}}
     assert last_well_formed(text, found, SCALE) == {2: -0.1}
     assert last_well_formed(text[:25], found, SCALE) == {3: -0.2}
 
@@ -250,11 +251,10 @@ def test_labels_of_several_tokens_are_refused(judge: LlamaCppGenerator) -> None:
 def test_a_choice_is_written_token_by_token(exact: LlamaCppGenerator) -> None:
     choices = tuple(f'["ITEM{a}", "ITEM{b}"]' for a in (1, 2, 3) for b in (1, 2, 3) if a != b)
     request = Request("a", ask("Best and worst item, as a list."), choices=choices)
-    done = next(exact.generate([request], Sampling(logprobs=True)))
+    done = next(exact.generate([request], Sampling()))
     prompt = exact.tokenize(exact.render(request.messages))
     scored = sequence_logprobs(exact, [(prompt, exact.tokenize(choice)) for choice in choices])
     assert done.text == choices[int(np.argmax([s.sum() for s in scored]))], "here it is the most probable of all too"
-    assert np.allclose(done.token_logprobs, scored[choices.index(done.text)], atol=0.05)
 
 
 # --- the scheduler ---

@@ -55,14 +55,14 @@ def user(text: str, id: str = "a", **more: Any) -> Request:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_an_answer_follows_its_schema_beside_one_that_has_none(model: LlamaCppGenerator, temperature: float) -> None:
-    held = ask(model, user("Rate the sky."), temperature=temperature, max_tokens=60, schema=SCHEMA, n=2)
+    held = ask(model, user("Rate the sky.", grammar=SCHEMA), temperature=temperature, max_tokens=60, n=2)
     for done in held:
         assert done.finish == "stop", done
         found = json.loads(done.text)
         assert (set(found), found["score"] in (1, 2, 3), type(found["sure"])) == ({"score", "sure"}, True, bool)
     free = ask(model, user("Rate the sky."), temperature=0, max_tokens=8)
     session = model.session()
-    session.submit(user("Rate the sky.", "held"), Sampling(temperature=0, max_tokens=60, schema=SCHEMA))
+    session.submit(user("Rate the sky.", "held", grammar=SCHEMA), Sampling(temperature=0, max_tokens=60))
     session.submit(user("Rate the sky.", "free"), Sampling(temperature=0, max_tokens=8))
     done = []
     while session.busy:
@@ -74,7 +74,7 @@ def test_an_answer_follows_its_schema_beside_one_that_has_none(model: LlamaCppGe
 
 def test_the_grammar_allows_what_the_schema_says(model: LlamaCppGenerator) -> None:
     cache = model.cache
-    grammar = Grammar(cache._vocab, cache.vocab_size, SCHEMA)
+    grammar = Grammar(cache._vocab, cache.vocab_size, gbnf_of(SCHEMA))
     for token in model.tokenize('{"score": 2, "sure": true}'):
         assert grammar.allows(token)
         grammar.accept(token)
@@ -103,7 +103,7 @@ def test_the_grammar_allows_what_the_schema_says(model: LlamaCppGenerator) -> No
 def test_a_schema_that_can_not_be_held_to_is_the_requests_own_error(model: LlamaCppGenerator, schema: str) -> None:
     session = model.session()
     with pytest.raises(SreError) as caught:
-        session.submit(user("x"), Sampling(schema=schema))
+        session.submit(user("x", grammar=schema), Sampling())
     assert caught.value.field == "response_format"
     session.close()
 
@@ -129,8 +129,7 @@ json_values = st.recursive(
 def test_any_json_is_a_grammar_or_an_error(model: LlamaCppGenerator, schema: Any) -> None:
     text = json.dumps(schema)
     with contextlib.suppress(SreError):
-        gbnf_of(text)
-        Grammar(model.cache._vocab, model.cache.vocab_size, text)
+        Grammar(model.cache._vocab, model.cache.vocab_size, gbnf_of(text))
 
 
 def test_max_tokens_are_cut_to_what_the_context_leaves(model: LlamaCppGenerator) -> None:

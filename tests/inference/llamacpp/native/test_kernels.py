@@ -28,7 +28,7 @@ def test_a_model_decodes_with_them_what_it_decodes_without(build: Callable[..., 
     sizes = {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 64}
     file = tmp_path / "model.gguf"
     write_gguf(build("qwen3", "qwen2", tie_word_embeddings=True, **sizes), file, type_name="F16")
-    options = {"context": 512, "cells": 2048, "memory": 0, "sequences": 8, "batch": 256, "threads": 2, "flash": True}
+    options = {"context": 512, "cells": 2048, "memory": 0, "sequences": 8, "batch": 256, "threads": 2}
 
     def decoded(*, native: bool) -> Array:
         kernels.use(native)
