@@ -29,7 +29,6 @@ from recipe.storage import replacing
 # The type's name -> llama.cpp's number for a file that is mostly of it.
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 _BYTES = {"F32": 4, "F16": 2, "BF16": 2}
-_FIXED = ("general.architecture", "general.file_type", "general.alignment", "general.quantization_version")
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,6 @@ def write_gguf(
             a full disk.
     """
     pairs = {"general.name": model.resolve().name, **(metadata or {})}
-    for key in pairs:
-        if not key.startswith(("general.", "sre.")) or key in _FIXED:
-            raise SreError("metadata are pairs of sre.* or descriptive general.* keys", field=key)
-    if type_name not in FILE_TYPES:
-        raise SreError(f"{type_name!r} is not one of {', '.join(FILE_TYPES)}", field="type_name")
     checkpoint, shape, plan, vocabulary = _read(model, type_name)
     merged = Adapter(adapter, checkpoint) if adapter is not None else None
     out.parent.mkdir(parents=True, exist_ok=True)

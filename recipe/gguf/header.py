@@ -31,7 +31,6 @@ _TEXTS = ("general.architecture", "general.name", "tokenizer.chat_template", "to
 class Header:
     """strings: every string-valued pair. pairs_end, data_start: byte offsets into the file."""
 
-    tensors: int
     pairs: int
     strings: dict[str, str]
     pairs_end: int
@@ -150,7 +149,7 @@ def _parse(reader: _Reader) -> Header:
             reader.damaged("its data lies beyond the file's end")
     infos_end = reader.at
     data_start = -(-infos_end // alignment) * alignment
-    return Header(tensors, pairs, strings, pairs_end, infos_end, data_start, alignment)
+    return Header(pairs, strings, pairs_end, infos_end, data_start, alignment)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -71,8 +71,7 @@ class ChatTemplate:
     def of(cls, tokenizer: Any) -> ChatTemplate:
         """The template of a transformers tokenizer."""
         source = tokenizer.get_chat_template() if tokenizer.chat_template else None
-        ends = {"bos": tokenizer.bos_token or "", "eos": tokenizer.eos_token or ""}
-        return cls(source, **ends, file=tokenizer.name_or_path)
+        return cls(source, bos=tokenizer.bos_token or "", eos=tokenizer.eos_token or "", file=tokenizer.name_or_path)
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt's text. Raises SreError for messages that the template refuses."""

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from recipe.errors import SreError, install
-from recipe.inference.base import Completion, Generator, Request, Sampling, Token
+from recipe.inference.base import Completion, Generator, Request, Sampling
 from recipe.inference.chat_template import folded
 from recipe.verdict import find_verdict
 
@@ -200,44 +200,37 @@ def _completion(request: Request, sample: int, choice: Any, size: int, sampling:
         return Completion(request.id, sample, "", (), "error", size, error="the server's content filter withheld it")
     finish: Literal["stop", "length"] = "length" if choice.finish_reason == "length" else "stop"
     verdict = find_verdict(text, request.labels)
-    labels = _label_logprobs(_tokens(choice), text, verdict.span("label"), request.labels) if verdict else {}
+    labels = _label_logprobs(choice, text, verdict.span("label"), request.labels) if verdict else {}
     if verdict and sampling.stop_at_label:
         text, finish = text[: verdict.end("label")], "stop"
     return Completion(request.id, sample, text, (), finish, size, labels)
 
 
-def _tokens(choice: Any) -> list[Token]:
-    """The tokens told, with their alternatives; none where they can't be read."""
+def _label_logprobs(choice: Any, text: str, place: tuple[int, int], labels: Sequence[int]) -> dict[int, float]:
+    """Those of the allowed labels that the server tells of at the label's place in `text`.
+
+    {} where the label isn't a token of its own, where nothing can be read, and where no alternatives are told: one
+    label alone would look certain.
+    """
     try:
-        return [
-            Token(_bytes(one), float(one.logprob), tuple((_bytes(other), other.logprob) for other in one.top_logprobs))
+        tokens = [
+            (_bytes(one), {_bytes(other): float(other.logprob) for other in (*one.top_logprobs, one)})
             for one in choice.logprobs.content
         ]
     except (AttributeError, TypeError, ValueError):
-        return []
-
-
-def _bytes(token: Any) -> bytes:
-    return bytes(token.bytes) if token.bytes else str(token.token).encode()
-
-
-def _label_logprobs(
-    tokens: Sequence[Token], text: str, place: tuple[int, int], labels: Sequence[int]
-) -> dict[int, float]:
-    """Those of the allowed labels that the server tells of at the label's place.
-
-    {} where the label isn't a token of its own, and where no alternatives are told: one label alone would look certain.
-    """
-    pieces = [token.piece for token in tokens]
+        return {}
     # The tokens may begin with more than the text: blanks, or reasoning that is kept apart.
-    shift = b"".join(pieces).find(text.encode())
+    shift = b"".join(piece for piece, _ in tokens).find(text.encode())
     if shift < 0:
         return {}
     end = shift + len(text[: place[1]].encode())
     written = text[slice(*place)].encode()
-    for token, stop in zip(tokens, accumulate(map(len, pieces)), strict=True):
-        if stop == end and token.piece.strip(b" \t") == written and len(token.top) > 1:
-            told = {**dict(token.top), token.piece: token.logprob}
-            forms = {label: token.piece.replace(written, str(label).encode()) for label in labels}
+    for (piece, told), stop in zip(tokens, accumulate(len(piece) for piece, _ in tokens), strict=True):
+        if stop == end and piece.strip(b" \t") == written and len(told) > 1:
+            forms = {label: piece.replace(written, str(label).encode()) for label in labels}
             return {label: told[form] for label, form in forms.items() if math.isfinite(told.get(form, math.nan))}
     return {}
+
+
+def _bytes(token: Any) -> bytes:
+    return bytes(token.bytes) if token.bytes else str(token.token).encode()

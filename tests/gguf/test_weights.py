@@ -11,7 +11,6 @@ import pytest
 
 from recipe.errors import SreError
 from recipe.gguf.weights import open_adapter
-from recipe.inference.pytorch.loading import read_adapter_settings
 from recipe.training.merge import read_adapter
 
 SETTINGS = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none", "target_modules": ["q_proj"]}
@@ -29,7 +28,7 @@ def adapter(tmp_path: Path) -> Path:
     return tmp_path
 
 
-READERS = [open_adapter, read_adapter, read_adapter_settings]
+READERS = [open_adapter, read_adapter]
 
 
 @pytest.mark.parametrize("read", READERS)

@@ -97,7 +97,10 @@ class KVCache:
         """
         start_backend()
         self.path = path
-        self._model: Any = _load(path)
+        check_model(path)
+        self._model: Any = _C.llama_model_load_from_file(os.fsencode(path), model_params())
+        if not self._model:
+            raise SreError(f"llama.cpp can't load this file: {last_log()}", file=path)
         self._free_model = weakref.finalize(self, _C.llama_model_free, self._model)
         self._free_context: Callable[[], Any] = lambda: None
         self._ctx: Any = None
@@ -309,14 +312,6 @@ def _read_text(call: Callable[[Any, int], int]) -> bytes:
         if 0 <= length < size:
             return buffer.raw[:length]
         size = abs(length) + 1
-
-
-def _load(path: Path) -> Any:
-    check_model(path)
-    model = _C.llama_model_load_from_file(os.fsencode(path), model_params())
-    if not model:
-        raise SreError(f"llama.cpp can't load this file: {last_log()}", file=path)
-    return model
 
 
 def model_params() -> Any:

@@ -16,6 +16,12 @@ from recipe.storage import replacing
 from recipe.system import usable_cores
 
 _C: Any = llama_cpp.llama_cpp
+# Names of llama.cpp's file types, e.g. {"F16": 1, "Q8_0": 7}.
+TYPES = {
+    name.removeprefix("LLAMA_FTYPE_").removeprefix("MOSTLY_").removeprefix("ALL_"): int(value)
+    for name, value in vars(_C).items()
+    if name.startswith("LLAMA_FTYPE_")
+}
 
 
 def quantize(source: Path, target: Path, type_name: str, *, requantize: bool = False) -> None:
@@ -30,26 +36,16 @@ def quantize(source: Path, target: Path, type_name: str, *, requantize: bool = F
     Raises:
         SreError: An unknown type, a source that llama.cpp can't read, or a full disk.
     """
-    types = quantization_types()
     name = type_name.upper()
-    if name not in types:
-        raise SreError(f"unknown type {type_name!r}; llama.cpp knows {', '.join(sorted(types))}")
+    if name not in TYPES:
+        raise SreError(f"unknown type {type_name!r}; llama.cpp knows {', '.join(sorted(TYPES))}")
     if not source.is_file():
         raise SreError("no such model file (a GGUF was expected)", file=source)
     start_backend()
     params = _C.llama_model_quantize_default_params()
-    params.ftype, params.nthread, params.allow_requantize = types[name], usable_cores(), requantize
+    params.ftype, params.nthread, params.allow_requantize = TYPES[name], usable_cores(), requantize
     with replacing(target) as temporary:
         code = _C.llama_model_quantize(os.fsencode(source), os.fsencode(temporary), ctypes.byref(params))
         if code != 0:
             raise SreError(f"llama.cpp can't quantise it to {name}: {last_log()}", file=source)
     remember(target)
-
-
-def quantization_types() -> dict[str, int]:
-    """Names of llama.cpp's file types, e.g. {"F16": 1, "Q8_0": 7}."""
-    prefix = "LLAMA_FTYPE_"
-    names = {name.removeprefix(prefix): int(value) for name, value in vars(_C).items() if name.startswith(prefix)}
-    return {
-        name.removeprefix("MOSTLY_").removeprefix("ALL_"): value for name, value in names.items() if name != "GUESSED"
-    }

@@ -19,8 +19,10 @@ _ENDS = ("<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_te
 class Row:
     """One row of a batch: a sample, the most tokens still to come, and its completion (None until it ends)."""
 
-    def __init__(self, sample: Sample, steps: int) -> None:
-        self.sample, self.steps = sample, steps
+    def __init__(self, sample: Sample) -> None:
+        self.sample = sample
+        # A forced label is read from one more place than the answer has tokens.
+        self.steps = max(1, sample.prompt.reserve + sample.prompt.request.force_label)
         self.completion: Completion | None = None
         self._queue: deque[int] = deque()  # tokens to feed before the sample is asked again
 

@@ -83,20 +83,18 @@ class Decoder:
         for row, run in enumerate(prompts):
             rows_of.setdefault(tuple(run), []).append(row)
         left = sorted(rows_of, key=len, reverse=True)
-        logits, order = [], []
+        logits: dict[int, torch.Tensor] = {}
         while left:
             count = max(1, PREFILL // max(1, len(left[0])))
             chunk, left = left[:count], left[count:]
-            rows = [row for run in chunk for row in rows_of[run]]
-            source = [place for place, run in enumerate(chunk) for _ in rows_of[run]]
-            logits.append(self._prefill_chunk(chunk, rows, source, len(prompts), pad))
-            order += rows
-        return torch.cat(logits)[torch.tensor(order, device=self._device).argsort()]
+            found = self._prefill_chunk(chunk, [rows_of[run] for run in chunk], len(prompts), pad)
+            logits |= {row: found[place] for place, run in enumerate(chunk) for row in rows_of[run]}
+        return torch.stack([logits[row] for row in range(len(prompts))])
 
     def _prefill_chunk(
-        self, runs: Sequence[tuple[int, ...]], rows: list[int], source: list[int], size: int, pad: int
+        self, runs: Sequence[tuple[int, ...]], rows: list[list[int]], size: int, pad: int
     ) -> torch.Tensor:
-        """Read `runs` in one pass; row rows[i] of `size` begins as run source[i]. Returns the logits of these rows."""
+        """Read `runs` in one pass; of `size` rows, rows[i] begin with runs[i]. Returns logits [runs, vocabulary]."""
         from transformers import Cache, DynamicCache
         from transformers.cache_utils import StaticLayer
 
@@ -110,8 +108,9 @@ class Decoder:
             use_cache=True,
             logits_to_keep=1,
         )
-        to, taken = (torch.tensor(places, device=self._device) for places in (rows, source))
         if self._left:
+            to = torch.tensor([row for group in rows for row in group], device=self._device)
+            taken = torch.tensor([place for place, group in enumerate(rows) for _ in group], device=self._device)
             prefilled = output.past_key_values.layers
             if self._cache is None:
                 self._cache = Cache(layers=[StaticLayer(self._capacity) for _ in prefilled])
@@ -122,7 +121,7 @@ class Decoder:
             for layer, short in zip(self._cache.layers, prefilled, strict=True):
                 layer.keys[to, :, self._place - width : self._place] = short.keys[taken]
                 layer.values[to, :, self._place - width : self._place] = short.values[taken]
-        logits: torch.Tensor = output.logits[:, -1][taken]
+        logits: torch.Tensor = output.logits[:, -1]
         return logits
 
     def _forward(self) -> torch.Tensor:

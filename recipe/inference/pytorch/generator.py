@@ -21,7 +21,7 @@ from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Generator, Quantization, Request, Sampling
 from recipe.inference.chat_template import ChatTemplate
-from recipe.inference.prompt import Prompt, PromptReader
+from recipe.inference.prompt import PromptReader
 from recipe.inference.pytorch.batch import Drawing, Row, TorchTokenizer
 from recipe.inference.pytorch.decoder import Decoder, can_decode, left_padded
 from recipe.inference.pytorch.loading import TrainingEngine, free_memory
@@ -104,15 +104,10 @@ class TorchGenerator(Generator):
         self._check_open()
         prompts, refused = self._reader.read_all(requests, sampling)
         yield from refused
-        rows = [self._row(p, index) for p in prompts for index in range(p.samples)]
+        rows = [Row(Sample(prompt, index, self._tokenizer)) for prompt in prompts for index in range(prompt.samples)]
         for row in self._run(rows, sampling):
             assert row.completion is not None
             yield row.completion
-
-    def _row(self, prompt: Prompt, index: int) -> Row:
-        # A forced label is read from one more place than the answer has tokens.
-        steps = max(1, prompt.reserve + prompt.request.force_label)
-        return Row(Sample(prompt, index, self._tokenizer), steps)
 
     def _run(self, rows: list[Row], sampling: Sampling) -> Iterator[Row]:
         """Run rows to their end, in batches of rows with the same number of steps. Yields every row once."""

@@ -107,11 +107,19 @@ class TrainingEngine(ABC):
         Raises:
             SreError: The model or the adapter can't be loaded, or the adapter belongs to another base.
         """
-        settings = read_adapter_settings(adapter) if adapter else dict(lora or {})
-        base, tokenizer = self.load_base(model, quantization, max_length)
-        peft_model = self.add_adapter(base, settings, quantization, gradient_checkpointing)
         if adapter:
-            _fill_adapter(peft_model, adapter)
+            saved, file = open_adapter(adapter)
+            settings = {name: saved[name] for name in ("r", "lora_alpha", "target_modules")}
+            settings["lora_dropout"] = saved.get("lora_dropout", 0.0)
+        else:
+            lora = lora or {}
+            settings = {"r": lora["r"], "lora_alpha": lora["alpha"], "lora_dropout": lora["dropout"]}
+            settings["target_modules"] = list(lora["target_modules"])
+        seed = 0 if lora is None else lora.get("seed", 0)
+        base, tokenizer = self.load_base(model, quantization, max_length)
+        peft_model = self.add_adapter(base, settings, seed, quantization, gradient_checkpointing)
+        if adapter:
+            _fill_adapter(peft_model, adapter, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         return peft_model, tokenizer
 
     def load_for_inference(
@@ -130,36 +138,23 @@ class TrainingEngine(ABC):
 
     @abstractmethod
     def add_adapter(
-        self, base: Any, settings: dict[str, Any], quantization: Quantization, gradient_checkpointing: bool
+        self, base: Any, settings: dict[str, Any], seed: int, quantization: Quantization, gradient_checkpointing: bool
     ) -> Any:
-        """The base with a fresh adapter "default"."""
+        """The base with a fresh adapter "default" of these settings, by PEFT's names."""
 
     @abstractmethod
     def for_inference(self, loaded: Any, quantization: Quantization) -> Any:
         """The model set up to decode."""
 
 
-def read_adapter_settings(adapter: Path) -> dict[str, Any]:
-    """A saved adapter's r, alpha, dropout and target_modules."""
-    saved, _ = open_adapter(adapter)
-    return {
-        "r": saved["r"],
-        "alpha": saved["lora_alpha"],
-        "dropout": saved.get("lora_dropout", 0.0),
-        "target_modules": list(saved["target_modules"]),
-    }
-
-
-def _fill_adapter(model: Any, adapter: Path) -> None:
-    """Put a saved adapter's weights into the model's fresh adapter of the same settings.
+def _fill_adapter(model: Any, adapter: Path, saved: dict[str, Any]) -> None:
+    """Put the weights `saved` in the folder `adapter` into the model's fresh adapter of the same settings.
 
     Attached with plain PEFT instead, the adapter would miss what an engine patches when it makes one (Unsloth's fused
     kernels).
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    _, file = open_adapter(adapter)
-    saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     fresh = get_peft_model_state_dict(model)
     for name in sorted(saved.keys() | fresh.keys()):
         found, wanted = (tuple(side[name].shape) if name in side else None for side in (saved, fresh))

@@ -21,22 +21,15 @@ class TransformersEngine(TrainingEngine):
         return load_base(model, quantization), AutoTokenizer.from_pretrained(model, trust_remote_code=False)
 
     def add_adapter(
-        self, base: Any, settings: dict[str, Any], quantization: Quantization, gradient_checkpointing: bool
+        self, base: Any, settings: dict[str, Any], seed: int, quantization: Quantization, gradient_checkpointing: bool
     ) -> Any:
         import torch
         from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
         if quantization == "nf4":
             base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=gradient_checkpointing)
-        torch.manual_seed(settings.get("seed", 0))
-        config = LoraConfig(
-            r=settings["r"],
-            lora_alpha=settings["alpha"],
-            lora_dropout=settings["dropout"],
-            target_modules=list(settings["target_modules"]),
-            task_type="CAUSAL_LM",
-        )
-        return get_peft_model(base, config)
+        torch.manual_seed(seed)
+        return get_peft_model(base, LoraConfig(**settings, task_type="CAUSAL_LM"))
 
     def for_inference(self, loaded: Any, quantization: Quantization) -> Any:
         import torch

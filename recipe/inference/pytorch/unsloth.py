@@ -15,12 +15,8 @@ os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(Path(tempfile.gettempdir()
 
 from unsloth import FastLanguageModel
 
-from recipe.inference.pytorch.loading import (
-    TrainingEngine,
-    avoid_cudnn_attention,
-    compute_dtype,
-    read_adapter_settings,
-)
+from recipe.gguf.weights import open_adapter
+from recipe.inference.pytorch.loading import TrainingEngine, avoid_cudnn_attention, compute_dtype
 
 _VLLM_MEMORY = 0.85  # of the GPU: weights, KV cache and what vLLM keeps for its kernels
 
@@ -30,21 +26,28 @@ class UnslothEngine(TrainingEngine):
 
     name = "unsloth"
 
-    def load_base(self, model: Path, quantization: Quantization, max_length: int) -> tuple[Any, Any]:
+    def load_base(self, model: Path, quantization: Quantization, max_length: int, **options: Any) -> tuple[Any, Any]:
         """max_length: at most what the model was trained for; beyond it Unsloth would stretch its positions."""
-        return _load_base(model, quantization, max_length)
+        avoid_cudnn_attention()
+        try:
+            loaded: tuple[Any, Any] = FastLanguageModel.from_pretrained(
+                model_name=str(model),
+                max_seq_length=max_length,
+                dtype=compute_dtype(),
+                load_in_4bit=quantization == "nf4",
+                trust_remote_code=False,
+                **options,
+            )
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            raise SreError(f"not a model that Unsloth can load: {str(error).splitlines()[0]}", file=model) from None
+        return loaded
 
     def add_adapter(
-        self, base: Any, settings: dict[str, Any], quantization: Quantization, gradient_checkpointing: bool
+        self, base: Any, settings: dict[str, Any], seed: int, quantization: Quantization, gradient_checkpointing: bool
     ) -> Any:
+        checkpointing = "unsloth" if gradient_checkpointing else False
         return FastLanguageModel.get_peft_model(
-            base,
-            r=settings["r"],
-            lora_alpha=settings["alpha"],
-            lora_dropout=settings["dropout"],
-            target_modules=list(settings["target_modules"]),
-            use_gradient_checkpointing="unsloth" if gradient_checkpointing else False,
-            random_state=settings.get("seed", 0),
+            base, **settings, use_gradient_checkpointing=checkpointing, random_state=seed
         )
 
     def for_inference(self, loaded: Any, quantization: Quantization) -> Any:
@@ -57,12 +60,12 @@ def load_for_vllm(
 ) -> tuple[Any, Any, Any]:
     """(model, tokenizer, LoRA request): vLLM runs the base as `model.fast_generate`, and the adapter goes with each
     call. vLLM takes most of the GPU until its process ends. Raises SreError where Unsloth doesn't take vLLM."""
-    loaded, tokenizer = _load_base(
+    loaded, tokenizer = UnslothEngine().load_base(
         model,
         quantization,
         max_length,
         fast_inference=True,
-        max_lora_rank=read_adapter_settings(adapter)["r"] if adapter else 1,  # Unsloth rounds it up
+        max_lora_rank=open_adapter(adapter)[0]["r"] if adapter else 1,  # Unsloth rounds it up
         gpu_memory_utilization=_VLLM_MEMORY,
         # As it stands, vLLM would keep room for gradients and record log-probabilities after the temperature.
         training=False,
@@ -74,19 +77,3 @@ def load_for_vllm(
     from unsloth_zoo.vllm_utils import load_lora
 
     return loaded, tokenizer, load_lora(loaded, str(adapter))
-
-
-def _load_base(model: Path, quantization: Quantization, max_length: int, **more: Any) -> tuple[Any, Any]:
-    avoid_cudnn_attention()
-    try:
-        loaded: tuple[Any, Any] = FastLanguageModel.from_pretrained(
-            model_name=str(model),
-            max_seq_length=max_length,
-            dtype=compute_dtype(),
-            load_in_4bit=quantization == "nf4",
-            trust_remote_code=False,
-            **more,
-        )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise SreError(f"not a model that Unsloth can load: {str(error).splitlines()[0]}", file=model) from None
-    return loaded
