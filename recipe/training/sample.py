@@ -76,9 +76,7 @@ def run_sample(
     done = whole_blocks(path, sizes)
     number, processes = process()
     drawn = int(hash_object([seed, origin])[:12], 16)
-    sampling = Sampling(
-        settings.temperature, settings.n, settings.max_tokens, drawn, logprobs=ask is None, stop_at_label=bool(ask)
-    )
+    sampling = Sampling(settings.temperature, settings.n, settings.max_tokens, drawn, stop_at_label=bool(ask))
 
     def draw(out: Path, mine: Sequence[Sequence[Example]], skip: int) -> None:
         who = f"sampling {origin}" + (f", process {number + 1} of {processes}" if processes > 1 else "")
