@@ -6,7 +6,6 @@ the tokenizer splits numbers into digits.
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -125,11 +124,6 @@ def label_logprobs(row: NDArray[np.float32], tokens: LabelTokens) -> dict[int, f
     """Log-softmax over the whole vocabulary (nats) of each label's token: row [vocabulary]."""
     total = float(log_total(row[None, :])[0])
     return {label: float(row[token]) - total for label, token in tokens.items()}
-
-
-def whole_characters(text: bytes) -> str:
-    """The text, without half a character at its end."""
-    return codecs.getincrementaldecoder("utf-8")("replace").decode(text)
 
 
 def last_well_formed(text: bytes, found: Mapping[int, dict[int, float]], labels: Sequence[int]) -> dict[int, float]:

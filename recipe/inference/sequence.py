@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe.inference.base import Completion, Stats, Token
-from recipe.inference.labels import LabelTokens, Tokenizer, label_logprobs, last_well_formed, whole_characters
+from recipe.inference.labels import LabelTokens, Tokenizer, label_logprobs, last_well_formed
 from recipe.inference.prompt import Prompt
 from recipe.inference.token_sampling import NO_TOKEN, NOT_FINITE, draw, log_total, most_probable_tokens, stream
 from recipe.verdict import parse_verdict
@@ -94,7 +94,7 @@ class Sample:
         """What came of it, without half a character at its end."""
         request = self.prompt.request
         self._held = 0
-        text = whole_characters(bytes(self.written))
+        text = codecs.getincrementaldecoder("utf-8")("replace").decode(bytes(self.written))
         sizes = accumulate(len(token.piece) for token in self.recorded)
         return Completion(
             request_id=request.id,
