@@ -381,7 +381,7 @@ def test_request_and_judgement_are_the_two_halves_of_judge() -> None:
 
 
 def test_to_judgement_keeps_what_the_engine_recorded() -> None:
-    completion = Completion("a", 4, "Why. [RESULT] 2", (5, 6), "length", 9, (-1.0, -0.5), {1: -2.0, 2: -0.1})
+    completion = Completion("a", 4, "Why. [RESULT] 2", (5, 6), "length", 9, {1: -2.0, 2: -0.1})
     found = to_judgement(example("a"), completion, "iter-1")
     assert found == Judgement(
         id="a:iter-1:4",
@@ -394,8 +394,6 @@ def test_to_judgement_keeps_what_the_engine_recorded() -> None:
         finish="length",
         tokens=2,
         label_logprobs={1: -2.0, 2: -0.1},
-        logprob=-1.5,
-        token_ids=(5, 6),
         origin="iter-1",
     )
     assert Judgement.from_json(found.to_json()) == found
