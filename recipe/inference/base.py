@@ -106,15 +106,6 @@ class Completion:
     tokens: tuple[Token, ...] = ()
 
 
-@dataclass
-class Stats:
-    """Tokens of one call of `generate`. Prompt tokens that weren't decoded were shared with another prompt."""
-
-    prompt_tokens_total: int = 0
-    prompt_tokens_decoded: int = 0
-    new_tokens: int = 0
-
-
 class Generator(Protocol):
     """Runs a model. Use it as a context manager; closing it twice is fine."""
 

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from recipe.inference.base import Completion, Stats, Token
+from recipe.inference.base import Completion, Token
 from recipe.inference.labels import LabelTokens, Tokenizer, label_logprobs, last_well_formed
 from recipe.inference.prompt import Prompt
 from recipe.inference.token_sampling import NO_TOKEN, NOT_FINITE, draw, log_total, most_probable_tokens, stream
@@ -195,7 +195,7 @@ class Sample:
         self.written += b"".join(map(self.tokenizer.piece, tokens))
 
 
-def draw_next(samples: list[Sample], logits: NDArray[np.float32], stats: Stats) -> list[Completion | None]:
+def draw_next(samples: list[Sample], logits: NDArray[np.float32]) -> list[Completion | None]:
     """Draw the next token of each sample from its row of logits [samples, vocabulary]; the completion of each that it
     ends. Where a row can't be drawn from, its sample alone has failed.
     """
@@ -209,7 +209,6 @@ def draw_next(samples: list[Sample], logits: NDArray[np.float32], stats: Stats) 
             if sample.grammar and token != NO_TOKEN and not sample.grammar.allows(token):
                 masked = sample.grammar.masked(logits[row])[None, :]
                 (tokens[row],) = draw(masked, [sample.uniforms.random()], temperature, top_p)
-    stats.new_tokens += len(tokens)
     return [sample.advance(tokens.get(row, NO_TOKEN), _row_of(logits, row)) for row, sample in enumerate(samples)]
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.inference.base import Completion, Request, Sampling, Stats
+from recipe.inference.base import Completion, Request, Sampling
 from recipe.inference.prompt import Prompt
 from recipe.inference.sequence import Sample, draw_next
 
@@ -46,7 +46,7 @@ def write(sample: Sample, text: bytes) -> tuple[Completion | None, str]:
     """Let it draw these bytes and the end; its completion, and what a stream of it shows."""
     shown = ""
     for token in (*text, END):
-        (done,) = draw_next([sample], row_for(token)[None, :], Stats())
+        (done,) = draw_next([sample], row_for(token)[None, :])
         shown += sample.shown()
         if done is not None:
             return done, shown
@@ -106,12 +106,12 @@ def test_logits_that_are_no_numbers_end_their_own_sample_alone(damage: float, te
     rows = np.stack([row_for(97 + k, 100 + k) for k in range(3)])
     clean = rows.copy()
     rows[1, 5] = damage
-    found = draw_next(samples, rows, Stats())
+    found = draw_next(samples, rows)
     assert found[0] is found[2] is None
     assert found[1] is not None
     assert (found[1].request_id, found[1].finish) == ("r1", "error")
     assert "not finite" in found[1].error
-    draw_next(alone, clean, Stats())
+    draw_next(alone, clean)
     assert [samples[k].tokens for k in (0, 2)] == [alone[k].tokens for k in (0, 2)]
 
 
@@ -138,7 +138,7 @@ def test_a_grammar_replaces_what_it_does_not_allow() -> None:
     free = sample_of(1, temperature=0)
     for drawn in (97, 49, 98):
         rows = np.stack([row_for(drawn, 52), row_for(97)])
-        done, other = draw_next([sample, free], rows, Stats())
+        done, other = draw_next([sample, free], rows)
     assert done is not None
     assert done.text == "414"
     assert other is None
@@ -147,8 +147,8 @@ def test_a_grammar_replaces_what_it_does_not_allow() -> None:
 
 def test_a_text_that_its_grammar_lets_not_go_on_has_failed() -> None:
     sample = sample_of(temperature=0, grammar=lambda: Digits(1))
-    assert draw_next([sample], row_for(49)[None, :], Stats()) == [None]
-    (done,) = draw_next([sample], row_for(49)[None, :], Stats())
+    assert draw_next([sample], row_for(49)[None, :]) == [None]
+    (done,) = draw_next([sample], row_for(49)[None, :])
     assert done is not None
     assert done.finish == "error"
 
@@ -163,14 +163,14 @@ def test_a_choice_is_written_whatever_else_is_more_probable() -> None:
     sample = choosing(b"ab", b"ac", b"ba")
     row = row_for(ord("x"))
     row[ord("a")], row[ord("b")], row[ord("c")] = 1, 2, 3  # "b" leads, and can only go on with "a"
-    assert draw_next([sample], row[None, :], Stats()) == [None]
-    (done,) = draw_next([sample], row[None, :], Stats())
+    assert draw_next([sample], row[None, :]) == [None]
+    (done,) = draw_next([sample], row[None, :])
     assert done is not None
     assert (done.text, done.finish, list(done.token_ids)) == ("ba", "forced", list(b"ba"))
 
 
 def test_no_choice_is_read_from_logits_that_are_not_finite() -> None:
-    (done,) = draw_next([choosing(b"a", b"b")], np.full((1, VOCABULARY), np.nan), Stats())
+    (done,) = draw_next([choosing(b"a", b"b")], np.full((1, VOCABULARY), np.nan))
     assert done is not None
     assert done.finish == "error"
     assert "not finite" in done.error

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from recipe.data.records import Message
 from recipe.errors import SreError
-from recipe.inference.base import Completion, Piece, Request, Sampling, Session, SessionGenerator, Stats
+from recipe.inference.base import Completion, Piece, Request, Sampling, Session, SessionGenerator
 from recipe.inference.chat_template import ChatTemplate
 from recipe.inference.llamacpp.grammar import Grammar, gbnf_of
 from recipe.inference.llamacpp.kv_cache import KVCache
@@ -65,7 +65,6 @@ class LlamaCppGenerator(SessionGenerator):
         check_parallel(parallel)
         self.path = Path(path)
         self.name = self.path.stem
-        self.stats = Stats()
         self.parallel = parallel
         self.latest: object = None  # stands for the session that may use the cache
         self.cache = KVCache(
@@ -125,7 +124,7 @@ class LlamaCppGenerator(SessionGenerator):
     # --- generation ---
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
-        """Stream completions, in any order. `stats` counts while it runs.
+        """Stream completions, in any order.
 
         A request that can't be read or doesn't fit gives completions that end in "error". Another call of this method,
         or a session, ends this one: its iterator raises SreError.
@@ -141,7 +140,7 @@ class LlamaCppGenerator(SessionGenerator):
         cells = sum(len(prompt.ids) + prompt.samples * prompt.reserve for prompt in prompts)
         session = LlamaCppSession(self, cells=cells, keep=1, stream=False)
         for prompt in prompts:
-            session.queue(prompt)
+            session.scheduler.submit(prompt)
         while session.busy:
             for completion in session.step():
                 session.check_latest()
@@ -168,11 +167,9 @@ class LlamaCppSession(Session):
         self.refused: list[Completion] = []
         self._generator = generator
         generator.latest = self._me = object()
-        generator.stats = self._stats = Stats()
         generator.cache.open(cells)
-        self._scheduler = Scheduler(
+        self.scheduler = Scheduler(
             generator.cache,
-            self._stats,
             parallel=generator.parallel,
             ride_along=max(TILE - 1 - generator.parallel, 16),
             keep=keep,
@@ -183,29 +180,24 @@ class LlamaCppSession(Session):
         self.check_latest()
         found = self._generator.reader.read(request, sampling)
         if isinstance(found, Prompt):
-            self.queue(found)
+            self.scheduler.submit(found)
         else:
             self.refused += found
 
-    def queue(self, prompt: Prompt) -> None:
-        """Submit a request that is read already."""
-        self._stats.prompt_tokens_total += len(prompt.ids)
-        self._scheduler.submit(prompt)
-
     def cancel(self, request_id: str) -> None:
         if self._generator.latest is self._me:
-            self._scheduler.cancel(request_id)
+            self.scheduler.cancel(request_id)
         self.refused = [completion for completion in self.refused if completion.request_id != request_id]
 
     def step(self) -> list[Piece | Completion]:
         self.check_latest()
         refused, self.refused = self.refused, []
-        results = self._scheduler.step() if self._scheduler.busy else []
+        results = self.scheduler.step() if self.scheduler.busy else []
         return [*refused, *results]
 
     @property
     def busy(self) -> bool:
-        return bool(self.refused or self._scheduler.busy)
+        return bool(self.refused or self.scheduler.busy)
 
     def close(self) -> None:
         if self._generator.latest is self._me:

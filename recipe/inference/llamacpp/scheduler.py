@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recipe.inference.base import Completion, Piece, Stats
+from recipe.inference.base import Completion, Piece
 from recipe.inference.labels import shared_length
 from recipe.inference.llamacpp.kv_cache import KVCache
 from recipe.inference.prompt import Prompt
@@ -55,20 +55,18 @@ class Lane:
 class Scheduler:
     """Draws the samples of submitted prompts, in the order submitted. Every prompt alone must fit the cache."""
 
-    def __init__(
-        self, cache: KVCache, stats: Stats, *, parallel: int, ride_along: int, keep: int = 1, stream: bool = False
-    ) -> None:
+    def __init__(self, cache: KVCache, *, parallel: int, ride_along: int, keep: int = 1, stream: bool = False) -> None:
         """Schedule on an open cache.
 
         Args:
             cache: Holds the sequences.
-            stats: Counts tokens.
             parallel: Samples drawn side by side.
             ride_along: The most prompt tokens in a batch while every place is taken.
             keep: Prompts that stay in the cache after their samples began.
             stream: Also return the pieces of text as they come.
         """
-        self._cache, self._stats = cache, stats
+        self._cache = cache
+        self.prompt_tokens = 0  # decoded so far; what prompts share is decoded once
         self._ride_along, self._keep, self._stream = ride_along, keep, stream
         self._waiting: deque[Prompt] = deque()
         self._lanes: list[Lane] = []
@@ -201,7 +199,7 @@ class Scheduler:
             self._cache.add(lane.prompt.ids[lane.done : lane.done + count], lane.done, lane.slot, int(last))
             lane.done += count
             limit -= count
-            self._stats.prompt_tokens_decoded += count
+            self.prompt_tokens += count
             if last:
                 self._complete.append(lane)
         return self._cache.filled > 0
@@ -240,7 +238,7 @@ class Scheduler:
 
     def _draw(self, samples: Mapping[Sample, int], logits: NDArray[np.float32], out: list[Piece | Completion]) -> None:
         """Draw the next token of each sample from its row; the completed go out, the others are active."""
-        done = draw_next(list(samples), logits, self._stats)
+        done = draw_next(list(samples), logits)
         for (sample, slot), completion in zip(samples.items(), done, strict=True):
             if self._stream and (text := sample.shown()):
                 out.append(Piece(sample.prompt.request.id, sample.index, text))

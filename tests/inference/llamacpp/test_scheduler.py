@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipe.inference.base import Completion, Piece, Request, Sampling, Stats
+from recipe.inference.base import Completion, Piece, Request, Sampling
 from recipe.inference.llamacpp.scheduler import Scheduler, tree_size
 from recipe.inference.prompt import Prompt
 
@@ -27,7 +27,7 @@ def run(scheduler: Scheduler) -> list[Completion | Piece]:
 
 def make(cache: FakeCache, places: int, *, keep: int = 1, stream: bool = False, ride_along: int = 5) -> Scheduler:
     cache_: Any = cache
-    return Scheduler(cache_, Stats(), parallel=places, ride_along=ride_along, keep=keep, stream=stream)
+    return Scheduler(cache_, parallel=places, ride_along=ride_along, keep=keep, stream=stream)
 
 
 @settings(max_examples=80, deadline=None)
@@ -73,7 +73,7 @@ def test_what_prompts_share_is_decoded_once_even_within_one_batch() -> None:
     for number, ids in enumerate(runs):
         scheduler.submit(prompt(str(number), ids))
     scheduler.step()
-    assert scheduler._stats.prompt_tokens_decoded == 20 + 2 + 1 + 2
+    assert scheduler.prompt_tokens == 20 + 2 + 1 + 2
     assert tree_size([np.array(ids, np.int32) for ids in runs]) == 20 + 2 + 1 + 2
 
 
@@ -82,10 +82,10 @@ def test_a_kept_prompt_serves_a_later_request_until_it_is_the_least_recently_use
     first, other, third = [1] * 10, [2] * 10, [3] * 10
     decoded = []
     for number, ids in enumerate([first, other, first, third, first, other]):
-        before = scheduler._stats.prompt_tokens_decoded
+        before = scheduler.prompt_tokens
         scheduler.submit(prompt(str(number), ids))
         run(scheduler)
-        decoded.append(scheduler._stats.prompt_tokens_decoded - before)
+        decoded.append(scheduler.prompt_tokens - before)
     # Only the last token again where the prompt was kept; `other` had to go for `third`.
     assert decoded[:5] == [10, 10, 1, 10, 1]
     assert decoded[5] == 10
@@ -96,7 +96,7 @@ def test_models_whose_memory_can_not_be_cut_share_no_beginnings() -> None:
     for number in range(2):
         scheduler.submit(prompt(str(number), [1] * 10))
     run(scheduler)
-    assert scheduler._stats.prompt_tokens_decoded == 20
+    assert scheduler.prompt_tokens == 20
 
 
 def test_pieces_are_the_text_in_order_and_come_before_the_completion() -> None:
