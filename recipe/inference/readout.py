@@ -84,8 +84,8 @@ def write_readouts(readouts: Mapping[str, Readout]) -> dict[str, str]:
 def fit_readout(judgements: Sequence[Judgement], prompts: Sequence[str]) -> tuple[Readout | None, dict[str, Any]]:
     """The readout that makes the truth most probable, and what it gains on rows that it wasn't fitted on.
 
-    A temperature and a multinomial logistic regression are compared by cross-validation over prompts; the one with the
-    lower log-loss is fitted on all rows.
+    A temperature and a multinomial logistic regression are compared by cross-validation over prompts. The one with
+    the lower log-loss is fitted on all rows.
 
     Args:
         judgements: Greedy judgements of one task, of rows that the judge was not trained on. Those without a truth or

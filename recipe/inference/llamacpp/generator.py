@@ -66,7 +66,7 @@ class LlamaCppGenerator(SessionGenerator):
         self.path = Path(path)
         self.name = self.path.stem
         self.parallel = parallel
-        self.latest: object = None  # stands for the session that may use the cache
+        self.ticket: object = None  # stands for the session that may use the cache
         self.cache = KVCache(
             self.path,
             context=context,
@@ -85,7 +85,7 @@ class LlamaCppGenerator(SessionGenerator):
 
     def close(self) -> None:
         """Free model and cache; a generation under way then raises SreError. Twice is fine."""
-        self.latest = None
+        self.ticket = None
         self.cache.close()
 
     # --- prompts ---
@@ -166,7 +166,7 @@ class LlamaCppSession(Session):
         """
         self.refused: list[Completion] = []
         self._generator = generator
-        generator.latest = self._me = object()
+        generator.ticket = self._ticket = object()
         generator.cache.open(cells)
         self.scheduler = Scheduler(
             generator.cache,
@@ -185,7 +185,7 @@ class LlamaCppSession(Session):
             self.refused += found
 
     def cancel(self, request_id: str) -> None:
-        if self._generator.latest is self._me:
+        if self._generator.ticket is self._ticket:
             self.scheduler.cancel(request_id)
         self.refused = [completion for completion in self.refused if completion.request_id != request_id]
 
@@ -200,10 +200,10 @@ class LlamaCppSession(Session):
         return bool(self.refused or self.scheduler.busy)
 
     def close(self) -> None:
-        if self._generator.latest is self._me:
-            self._generator.latest = None
+        if self._generator.ticket is self._ticket:
+            self._generator.ticket = None
 
     def check_latest(self) -> None:
         """Raises SreError where a later session, or closing the generator, has ended this one."""
-        if self._generator.latest is not self._me:
+        if self._generator.ticket is not self._ticket:
             raise SreError("this session was ended by a later call or by close()", file=self._generator.path)

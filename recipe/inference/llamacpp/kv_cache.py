@@ -1,4 +1,4 @@
-"""One llama.cpp model with its KV cache, behind plain numpy. Only tokenization.py calls llama.cpp too.
+"""One llama.cpp model with its KV cache, behind plain numpy. Only tokenization.py and grammar.py call llama.cpp too.
 
 It knows nothing of requests, prompts or sampling. A *cell* holds the keys and values of one token. Several *sequences*
 may own the same cell, so sequences share a beginning without a copy.
