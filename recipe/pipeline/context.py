@@ -142,7 +142,6 @@ class RunContext:
             context=config.model.max_length + max(config.sample.max_tokens, config.evaluate.max_tokens),
             parallel=config.sample.parallel,
             snapshot=config.export.snapshot,
-            file=self.path / "gguf" / f"{judge}.gguf",
             lenders=self.cache.lenders,
             base_model=config.model.source,
         )

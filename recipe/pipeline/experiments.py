@@ -11,7 +11,7 @@ runs/seed-data/results.json        all rows that were measured there, whichever 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -28,15 +28,12 @@ from recipe.pipeline.results import costs
 from recipe.pipeline.steps import run_judge
 from recipe.storage import atomic, read_json, write_json
 
-LAST = ""
-BEST = "best"
-
 
 @dataclass(frozen=True)
 class Variant:
     """A row of variants.toml.
 
-    settings: `key=value` overrides. judge: "sft", "j1", …; LAST is J_T, BEST the one that the dev rows say is best.
+    settings: `key=value` overrides. judge: "sft", "j1", …; "" is J_T, "best" the one that the dev rows say is best.
     times_inputs: so many times the inputs and pairs of round 1. first_sample: the row is the first of the judge's
     samples, not their majority. beside: a row to compare it with, besides J_SFT.
     """
@@ -44,7 +41,7 @@ class Variant:
     name: str
     description: str
     settings: Sequence[str] = ()
-    judge: str = LAST
+    judge: str = ""
     times_inputs: float = 1
     first_sample: bool = False
     beside: str = ""
@@ -77,13 +74,12 @@ class RowRun:
     """A row under one random seed: its settings, its run folder and the judge that is measured."""
 
     variant: Variant
-    seed: int
     config: Config
     path: Path
 
     @property
     def judge(self) -> str:
-        if self.variant.judge == BEST:
+        if self.variant.judge == "best":
             return RunContext(self.config, self.path).best
         return self.variant.judge or f"j{self.config.iterations}"
 
@@ -111,22 +107,14 @@ class Experiment:
         base = load(self.preset, overrides)
         changes = variant.changes(base)
         if load(self.preset, [*overrides, *changes]) == base:
-            return RowRun(variant, seed, base, self.folder / f"seed-{seed}")
+            return RowRun(variant, base, self.folder / f"seed-{seed}")
         config = load(self.preset, [*overrides, *changes, f"name={base.name}-{name}"])
-        return RowRun(variant, seed, config, self.folder / name / f"seed-{seed}")
+        return RowRun(variant, config, self.folder / name / f"seed-{seed}")
 
-    def lenders(self, run: RowRun) -> list[Path]:
-        """The other run folders of the experiment."""
-        return [path for path in self._folders() if path != run.path]
-
-    def seeds(self) -> list[int]:
-        """The random seeds that any row was run with."""
-        found = {path.name.removeprefix("seed-") for path in self._folders()}
-        return sorted(int(seed) for seed in found if seed.isdecimal())
-
-    def _folders(self) -> Iterator[Path]:
-        for pattern in ("seed-*", "*/seed-*"):
-            yield from sorted(path for path in self.folder.glob(pattern) if (path / "config.toml").is_file())
+    def folders(self) -> list[Path]:
+        """The run folders that are there."""
+        found = [*sorted(self.folder.glob("seed-*")), *sorted(self.folder.glob("*/seed-*"))]
+        return [path for path in found if (path / "config.toml").is_file()]
 
 
 def run_experiment(
@@ -145,9 +133,9 @@ def run_experiment(
     problems = {}
     for run in [experiment.run(name, seed) for seed in seeds for name in chosen]:
         try:
-            run_judge(run.config, run.path, run.variant.judge or run.judge, experiment.lenders(run))
+            run_judge(run.config, run.path, run.variant.judge or run.judge, experiment.folders())
         except NothingToTrainError as error:
-            problems[f"{run.variant.name}, seed {run.seed}"] = str(error)
+            problems[f"{run.variant.name}, seed {run.config.seed}"] = str(error)
     return write_results(experiment, problems)
 
 
@@ -161,8 +149,8 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
     from recipe.evaluation.compare import by_aspect, compare
     from recipe.evaluation.report.tables import experiment_markdown
 
-    runs = [experiment.run(name, seed) for name in VARIANTS for seed in experiment.seeds()]
-    runs = [run for run in runs if run.measured]
+    seeds = sorted({load(path / "config.toml").seed for path in experiment.folders()})
+    runs = [run for name in VARIANTS for seed in seeds if (run := experiment.run(name, seed)).measured]
     if not runs:
         why = "; ".join(problems.values()) or "nothing was measured here with these settings"
         raise SreError(f"no row to tell of: {why}", file=experiment.folder)
@@ -172,7 +160,7 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
     measured = _verdicts(runs, rows)
     pairs = _comparisons(measured, judges_of(base)[-1])
     tables = partial(compare, pairs=pairs, train=train, resamples=base.evaluate.resamples)
-    seeds = sorted({run.seed for run in runs})
+    seeds = sorted({run.config.seed for run in runs})
     path = experiment.folder / "results.json"
     known = {**(read_json(path).get("problems", {}) if path.exists() else {}), **problems}
     solved = {f"{name}, seed {seed}" for name, by_seed in measured.items() for seed in by_seed}
@@ -205,7 +193,7 @@ def _verdicts(runs: Sequence[RowRun], rows: Sequence[Example]) -> dict[str, dict
             judged[FORCED] = read_judgements(run.path, FORCED)
         for key, verdicts in judged.items():
             if [verdict.example_id for verdict in verdicts] == ids:
-                found[key][run.seed] = verdicts
+                found[key][run.config.seed] = verdicts
     return found
 
 

@@ -50,7 +50,7 @@ class JudgeModel:
     """A judge by name ("seed", "sft", "j1", …) and how it is run.
 
     `engine`: llamacpp, torch or vllm. `context`: tokens of a prompt and its judgement. `snapshot`: the GGUF type that
-    llama.cpp reads it in. `file`: where that snapshot is written. The fields that aren't compared change no result.
+    llama.cpp reads it in. The fields that aren't compared change no result.
     """
 
     name: str
@@ -62,9 +62,13 @@ class JudgeModel:
     context: int
     parallel: int
     snapshot: str
-    file: Path = field(compare=False)
     lenders: tuple[Path, ...] = field(compare=False)
     base_model: str = field(compare=False)
+
+    @property
+    def file(self) -> Path:
+        """Where that GGUF file is written."""
+        return self.model.run / "gguf" / f"{self.name}.gguf"
 
     def open(self) -> Any:
         """The generator that runs this judge."""

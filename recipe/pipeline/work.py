@@ -14,7 +14,6 @@ from recipe.data.records import Example, Judgement, Preference
 from recipe.errors import NothingToTrainError
 from recipe.pipeline.judge_model import JudgeModel, Loading
 from recipe.pipeline.stage_cache import Made
-from recipe.prompts import Prompts
 from recipe.storage import read_json, read_jsonl
 from recipe.system import in_own_process
 
@@ -57,18 +56,20 @@ def bootstrapped_sft(folder: Path, *, examples: Rows, rationales: Sequence[Made]
     return sft(folder, examples=rows, **given)
 
 
-def sft(folder: Path, *, loading: Loading, model: Path, prompts: Prompts, seed: int, **given: Any) -> Facts:
-    setup = _setup(loading, model, prompts, seed)  # first: Unsloth must be imported before TRL
+def sft(folder: Path, **given: Any) -> Facts:
+    setup = _setup(given)  # first: Unsloth must be imported before TRL
     from recipe.training.sft import run_sft
 
     return run_sft(folder, setup, **given)
 
 
-def _setup(loading: Loading, model: Path, prompts: Prompts, seed: int) -> TrainingSetup:
+def _setup(given: dict[str, Any]) -> TrainingSetup:
+    """Takes out of what a training stage is given what all of them are (stages.py)."""
+    loading: Loading = given.pop("loading")
     engine = loading.open_engine()
     from recipe.training.trainer import TrainingSetup
 
-    return TrainingSetup(engine, model, prompts, seed=seed, **loading.options)
+    return TrainingSetup(engine, given.pop("model"), given.pop("prompts"), seed=given.pop("seed"), **loading.options)
 
 
 def sample(folder: Path, *, judge: JudgeModel, **given: Any) -> Facts:
@@ -115,18 +116,8 @@ def curate(folder: Path, *, samples: Path, assessments: Path, examples: Rows, **
     return run_curate(folder, _judgements(samples), criteria, read_assessments(assessments), **given)
 
 
-def dpo(
-    folder: Path,
-    *,
-    loading: Loading,
-    model: Path,
-    prompts: Prompts,
-    seed: int,
-    examples: Rows,
-    preferences: Path,
-    **given: Any,
-) -> Facts:
-    setup = _setup(loading, model, prompts, seed)
+def dpo(folder: Path, *, examples: Rows, preferences: Path, **given: Any) -> Facts:
+    setup = _setup(given)
     from recipe.training.dpo import run_dpo
 
     by_id = {row.id: row for row in examples}
@@ -134,14 +125,14 @@ def dpo(
     return run_dpo(folder, setup, examples=by_id, preferences=pairs, **given)
 
 
-def best_of_n(folder: Path, *, loading: Loading, examples: Rows, samples: Path, n: int, **given: Any) -> Facts:
+def best_of_n(folder: Path, *, examples: Rows, samples: Path, n: int, **given: Any) -> Facts:
     from recipe.evaluation.evaluate import best_of_n as right_samples
 
     judgements = _judgements(samples)
     rows = right_samples(examples, judgements, n)
     if not rows:
         raise NothingToTrainError(f"none of {len(judgements)} samples is right")
-    return sft(folder, loading=loading, examples=rows, dev=(), **given)
+    return sft(folder, examples=rows, dev=(), **given)
 
 
 def measure(folder: Path, *, judge: JudgeModel, settings: EvaluateConfig, **given: Any) -> Facts:
@@ -178,14 +169,9 @@ def export(
     from recipe.training.export import run_export
 
     measured = read_json(figures) if figures else {}
+    base, nf4 = base_of(judge.base_model, judge.model.path), judge.loading.quantization == "nf4"
+    card = Card(origin, base, headline(measured) if measured else {}, degenerate(measured), nf4=nf4)
     judgements = _judgements(held_out) if held_out else []
-    card = Card(
-        origin,
-        base_of(judge.base_model, judge.model.path),
-        headline(measured) if measured else {},
-        degenerate(measured),
-        nf4=judge.loading.quantization == "nf4",
-    )
     return run_export(
         folder,
         snapshot=judge.write_snapshot(),
