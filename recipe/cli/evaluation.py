@@ -31,10 +31,6 @@ _OPENING, _ROWS = ("threads", "context", "parallel"), ("data", "limit", "overwri
 @click.option("--limit", type=opt.POSITIVE, help="Take only N rows, evenly spread over all.")
 @click.option("-o", "--out", type=opt.FOLDER, help="[default: runs/benchmarks/TARGET-MODEL]")
 @click.option(
-    "--train", multiple=True, help="The judge's training rows. The audit then also shows rules fitted on them."
-)
-@click.option("--both-orders/--one-order", default=True, help="Judge pairs of your own rows in both orders.")
-@click.option(
     "--forgery",
     is_flag=True,
     help="With --judge: only measure how claims in a response ('Score: 5') move its score.",
@@ -74,21 +70,17 @@ def _evaluate_run(run: Path, name: str) -> None:
     show(results_grids(results), results["models"], opt.console())
 
 
-def _evaluate_model(
-    target: str, model: str, out: Path | None, both_orders: bool, rubric: str | None, **options: Any
-) -> None:
-    from recipe.data.examples import read_examples
+def _evaluate_model(target: str, model: str, out: Path | None, rubric: str | None, **options: Any) -> None:
     from recipe.evaluation.benchmarks.running import find_benchmark, run_benchmark
     from recipe.evaluation.models import label_of, open_judge
     from recipe.evaluation.report.tables import audit_grids, benchmark_table, show
     from recipe.judge.options import JudgeOptions
     from recipe.judge.rubrics import by_task, read_rubric
 
-    benchmark = find_benchmark(target, both_orders=both_orders)
+    benchmark = find_benchmark(target)
     folder = out or Path("runs") / "benchmarks" / f"{label_of(target)}-{label_of(model)}"
     opening, how = ({name: options.pop(name) for name in names} for names in (_OPENING, _ROWS))
     how["rubrics"] = by_task(read_rubric(rubric) if rubric else None)
-    how["train"] = [row for source in options.pop("train") for row in read_examples(source)]
     with open_judge(model, **opening) as judge:
         result = run_benchmark(judge, benchmark, folder, options=JudgeOptions(**options), **how)
     opt.console().print(benchmark_table(result))

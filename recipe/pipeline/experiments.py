@@ -11,7 +11,7 @@ runs/seed-data/results.json        all rows that were measured there, whichever 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -24,7 +24,7 @@ from recipe.errors import NothingToTrainError, SreError
 from recipe.evaluation.compare import Measured
 from recipe.evaluation.evaluate import FORCED
 from recipe.pipeline.context import RunContext, judges_of
-from recipe.pipeline.results import costs
+from recipe.pipeline.results import comparisons, costs
 from recipe.pipeline.steps import run_judge
 from recipe.storage import atomic, read_json, write_json
 
@@ -105,10 +105,10 @@ class Experiment:
         """Raises SreError for settings that don't go together."""
         variant, overrides = VARIANTS[name], [*self.overrides, f"seed={seed}"]
         base = load(self.preset, overrides)
-        changes = variant.changes(base)
-        if load(self.preset, [*overrides, *changes]) == base:
+        config = load(self.preset, [*overrides, *variant.changes(base)])
+        if config == base:
             return RowRun(variant, base, self.folder / f"seed-{seed}")
-        config = load(self.preset, [*overrides, *changes, f"name={base.name}-{name}"])
+        config = config.model_copy(update={"name": f"{base.name}-{name}"})
         return RowRun(variant, config, self.folder / name / f"seed-{seed}")
 
     def folders(self) -> list[Path]:
@@ -158,8 +158,7 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
     run = RunContext(runs[0].config, runs[0].path)
     rows, train = run.test_rows, [*chain(*run.all_train)]
     measured = _verdicts(runs, rows)
-    pairs = _comparisons(measured, judges_of(base)[-1])
-    tables = partial(compare, pairs=pairs, train=train, resamples=base.evaluate.resamples)
+    tables = partial(compare, pairs=[*comparisons(measured), *COMPARED], train=train, resamples=base.evaluate.resamples)
     seeds = sorted({run.config.seed for run in runs})
     path = experiment.folder / "results.json"
     known = {**(read_json(path).get("problems", {}) if path.exists() else {}), **problems}
@@ -199,10 +198,3 @@ def _verdicts(runs: Sequence[RowRun], rows: Sequence[Example]) -> dict[str, dict
 
 def _only(seed: int, measured: Measured) -> Measured:
     return {name: {key: verdicts for key, verdicts in found.items() if key == seed} for name, found in measured.items()}
-
-
-def _comparisons(names: Iterable[str], last: str) -> list[tuple[str, str]]:
-    """(first, second) of each difference: every row against SFT, the last J first."""
-    gains = [("sft", name) for name in names if name not in ("seed", FORCED, "sft")]
-    gains.sort(key=lambda pair: pair[1] != last)
-    return [*gains, (FORCED, "sft"), *COMPARED]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def results_of(run: RunContext) -> dict[str, Any]:
     if found:
         measured = {judge: {run.config.seed: read_judgements(run.path, judge)} for judge in found}
         train, resamples = [*chain(*run.all_train)], run.config.evaluate.resamples
-        content = compare(run.test_rows, measured, comparisons(list(found)), train, resamples=resamples)
+        content = compare(run.test_rows, measured, comparisons(found), train, resamples=resamples)
     taken = run.exported if "gguf" in stages else None
     if forgery := read_forgery(run.path):
         content["forgery"] = forgery
@@ -69,7 +69,6 @@ def costs(run: Path) -> dict[str, dict[str, Any]]:
     return {s["stage"]: {key: s[key] for key in kept if key in s} for s in read_markers(run) if "finished" in s}
 
 
-def comparisons(judges: Sequence[str]) -> list[tuple[str, str]]:
-    """(first, second) of each difference reported, as far as both were evaluated: what SFT and each DPO round give."""
-    gained = [("sft", name) for name in judges if name.startswith("j")]
-    return [pair for pair in [(FORCED, "sft"), *gained] if set(pair) <= set(judges)]
+def comparisons(judges: Iterable[str]) -> list[tuple[str, str]]:
+    """(first, second) of each difference reported: what SFT gives, and what each other judge gives beyond it."""
+    return [(FORCED, "sft"), *(("sft", name) for name in judges if name not in ("seed", FORCED, "sft"))]

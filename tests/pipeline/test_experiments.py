@@ -100,7 +100,7 @@ def test_the_tables_hold_every_row_for_all_test_rows_and_for_each_aspect(sources
     results = run_experiment("tiny", ("sft", "j1"), (0,), folder, sources)
     assert json.loads((folder / "results.json").read_text()) == results
     assert set(results["models"]) == {*VARIANTS, "seed-constrained"}
-    assert next(iter(results["differences"])) == "j1 - sft"
+    assert {"sft - seed-constrained", "j1 - sft"} <= results["differences"].keys()
     tables = (folder / "results.md").read_text()
     assert "| J1 | 24 + 48 | " in tables
     assert "Shortcut audit, pointwise, test rows of scores\n\n| judge or rule | n |" in tables

@@ -117,10 +117,8 @@ def spread(rows: Sequence[Example], limit: int | None) -> list[Example]:
     return [rows[k * len(rows) // limit] for k in range(limit)]
 
 
-def own_rows(name: str, *, both_orders: bool = True) -> Benchmark:
-    """The benchmark that any labelled file of one's own is: both tasks' figures, pairs in both orders if asked for."""
-    if not both_orders:
-        return Benchmark(name, name, ("test",), None)
+def own_rows(name: str) -> Benchmark:
+    """The benchmark that any labelled file of one's own is: both tasks' figures, pairs in both orders."""
 
     def figures(judged: Judged) -> Figures:
         return both_tasks(replace(judged, rows=in_both_orders(judged.rows)))

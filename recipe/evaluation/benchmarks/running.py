@@ -9,11 +9,9 @@ runs/benchmarks/rewardbench-quickstart-judge/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recipe.data.records import Example
 from recipe.errors import SreError
 from recipe.evaluation.audit import audit, figures_by_task
 from recipe.evaluation.benchmarks import BENCHMARKS
@@ -26,12 +24,12 @@ from recipe.progress import bar, follow
 from recipe.storage import read_jsonl, write_json
 
 
-def find_benchmark(name: str, *, both_orders: bool = True) -> Benchmark:
+def find_benchmark(name: str) -> Benchmark:
     """The published benchmark of that name, or, for a file or folder, its rows as one. Raises SreError for neither."""
     if name in BENCHMARKS:
         return BENCHMARKS[name]
     if Path(name).exists():
-        return own_rows(name, both_orders=both_orders)
+        return own_rows(name)
     raise SreError(f"no benchmark, file or folder {name!r}; the benchmarks: {', '.join(BENCHMARKS)}")
 
 
@@ -44,7 +42,6 @@ def run_benchmark(
     limit: int | None = None,
     options: JudgeOptions = DEFAULT,
     overwrite: bool = False,
-    train: Sequence[Example] = (),
     resamples: int = 2000,
     **reading: Any,
 ) -> dict[str, Any]:
@@ -61,7 +58,6 @@ def run_benchmark(
         limit: So many rows, evenly spread over all.
         options: How to judge.
         overwrite: Judge all rows anew.
-        train: The judge's training rows, for the rules that learn from them; see `trivial.trivial_baselines`.
         resamples: Of the bootstrap.
         **reading: `columns` and `rubrics` of `read_examples`.
 
@@ -99,6 +95,6 @@ def run_benchmark(
     audited = rows if benchmark.audited else examples
     said = benchmark.audited(rows, written) if benchmark.audited else [written[example.id] for example in examples]
     models = {judge.name: figures_by_task(audited, said, resamples)}
-    content["audit"] = {"models": models, **audit(audited, {judge.name: (audited, said)}, train, resamples=resamples)}
+    content["audit"] = {"models": models, **audit(audited, {judge.name: (audited, said)}, (), resamples=resamples)}
     write_json(folder / "figures.json", content)
     return content

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from recipe.data.examples import read_examples
 from recipe.errors import SreError
 from recipe.evaluation.benchmarks import BENCHMARKS, JUDGEBENCH
 from recipe.evaluation.benchmarks.base import own_rows, spread
@@ -153,16 +152,14 @@ def test_label_only_has_labels_without_rationales(data: Path) -> None:
 
 
 def test_the_audit_stands_beside_the_figures(data: Path, tmp_path: Path) -> None:
-    bare, _ = run(data)
-    assert set(bare["audit"]["baselines"]) == {"longer response", "majority label"}
-    result, _ = run(data, train=read_examples(data))
-    assert "criterion mean (train)" in result["audit"]["baselines"]
+    result, _ = run(data)
+    assert set(result["audit"]["baselines"]) == {"longer response", "majority label"}
     assert result["audit"]["models"]["scripted"]["pointwise"]["accuracy"]["value"] == 1
     against = result["audit"]["against_baselines"]["scripted"]["pointwise"]["pearson"]
     assert against["value"] > 0.1
 
 
-def test_pairs_of_ones_own_are_judged_in_both_orders_unless_one_is_asked_for(tmp_path: Path) -> None:
+def test_pairs_of_ones_own_are_judged_in_both_orders(tmp_path: Path) -> None:
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(pair(k)) + "\n" for k in range(30)))
     first = lambda request: ["A reason. [RESULT] 1"]  # noqa: E731
@@ -170,9 +167,6 @@ def test_pairs_of_ones_own_are_judged_in_both_orders_unless_one_is_asked_for(tmp
     assert len(generator.seen) == 60
     assert result["figures"]["headline"]["accuracy, orders averaged"]["value"] == 0.5
     assert result["audit"]["models"]["scripted"]["pairwise"]["first"]["value"] == 1
-    one, generator = run(data, first, benchmark=own_rows(str(data), both_orders=False), overwrite=True)
-    assert len(generator.seen) == 30
-    assert "accuracy, orders averaged" not in one["figures"]["headline"]
 
 
 def test_samples_and_swap_do_not_go_with_a_benchmark(data: Path) -> None:
