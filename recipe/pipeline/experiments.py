@@ -155,8 +155,8 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
         why = "; ".join(problems.values()) or "nothing was measured here with these settings"
         raise SreError(f"no row to tell of: {why}", file=experiment.folder)
     base = load(experiment.preset, experiment.overrides)
-    run = RunContext(runs[0].config, runs[0].path)
-    rows, train = run.test_rows, [*chain(*run.all_train)]
+    context = RunContext(runs[0].config, runs[0].path)
+    rows, train = context.test_rows, [*chain(*context.all_train)]
     measured = _verdicts(runs, rows)
     tables = partial(compare, pairs=[*comparisons(measured), *COMPARED], train=train, resamples=base.evaluate.resamples)
     seeds = sorted({run.config.seed for run in runs})
