@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from recipe.cli import options as opt
-from recipe.errors import printable
+from recipe.errors import SreError, install, printable
 
 # The options that open a judge, and those that say how its rows are read and written; the others are JudgeOptions.
 _OPENING = ("engine", "base_url", "workers", "threads", "memory", "context", "parallel", "calibrated")
@@ -146,14 +146,20 @@ def rubrics(name: str | None) -> None:
 @opt.parallel
 @opt.context
 @opt.memory
-def serve(model: Path, api_key_file: Path | None, **options: Any) -> None:
+def serve(model: Path, threads: int | None, parallel: int, context: int, memory: str | None, **options: Any) -> None:
     """Serve a judge over HTTP: judging, OpenAI's chat API, and a page to try it, on this machine alone by default.
 
     A key in --api-key-file or in the variable SRE_API_KEY is asked of every client.
     """
-    from recipe.judge.server.start import serve_file
+    from recipe.judge.judge import Judge
 
-    serve_file(model, api_key_file=api_key_file, started=partial(click.echo, err=True), **options)
+    try:
+        from recipe.judge.server.app import serve as run
+    except ImportError as error:
+        raise SreError(f"serving needs the extra: {install('serve')} ({error})") from None
+    with Judge.from_gguf(model, threads=threads, parallel=parallel, context=context, memory=memory) as opened:
+        told = f"{opened.name} is served at {{}} (the page: /, the API: /docs); Ctrl-C ends it"
+        run(opened, started=lambda address: click.echo(told.format(address), err=True), **options)
 
 
 COMMANDS: tuple[click.Command, ...] = (judge, rubrics, serve)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from recipe.data.benchmark_formats import GENERAL
 from recipe.data.examples import ReadRow, read_rows
@@ -25,10 +26,8 @@ from recipe.judge.journal import Journal
 from recipe.judge.judge import DEFAULT, Judge, to_bytes
 from recipe.judge.options import JudgeOptions
 from recipe.judge.output_rows import WINDOW, JudgedRow, bad_row, in_windows, input_hash, result_rows, with_columns
-from recipe.judge.ray_pool import RayPool
 from recipe.judge.rubrics import NamedRubric, by_task
-from recipe.judge.summary import Summary
-from recipe.judge.workers import Pool, Workers, identity
+from recipe.judge.workers import Pool, RayPool, Workers, identity
 from recipe.system import usable_cores
 
 STDOUT_WINDOW = 128
@@ -38,6 +37,76 @@ Engine = Literal["llamacpp", "openai", "ray"]
 Judges = Judge | Pool
 Opener = Callable[[], AbstractContextManager[Judges]]
 Progress = Callable[[int, int | None], None]
+
+
+@dataclass
+class Summary:
+    """Counts of the rows in an output.
+
+    Attributes:
+        resumed: rows kept from an earlier run.
+        malformed: rows in whose judgement the model wrote no label.
+        errors: rows that could not be read or judged.
+        inconsistent: pairs whose two orders disagree.
+        ties: those of them that got no label by the tie rule.
+        odd_truths: given labels that are ties or can't be read.
+        seconds: wall time of this run.
+        labels: how often each label was given.
+        truths: by task, the rows with a given label.
+        agreed: by task, those of them where the judge gave the same.
+    """
+
+    rows: int = 0
+    resumed: int = 0
+    malformed: int = 0
+    errors: int = 0
+    inconsistent: int = 0
+    ties: int = 0
+    odd_truths: int = 0
+    seconds: float = 0.0
+    labels: Counter[int] = field(default_factory=Counter)
+    truths: Counter[str] = field(default_factory=Counter)
+    agreed: Counter[str] = field(default_factory=Counter)
+
+    def count(self, row: Mapping[str, Any]) -> None:
+        self.rows += 1
+        inconsistent = row.get("consistent") is False
+        self.inconsistent += inconsistent
+        if row["label"] is not None:
+            self.labels[row["label"]] += 1
+        elif row["finish"] == "error":
+            self.errors += 1
+        elif inconsistent:
+            self.ties += 1
+        else:
+            self.malformed += 1
+        self.odd_truths += bool(row.get("truth_note"))
+        if row.get("truth") is not None and row["finish"] != "error":
+            self.truths[row["task"]] += 1
+            self.agreed[row["task"]] += row["label"] == row["truth"]
+
+    @property
+    def rows_per_second(self) -> float:
+        return (self.rows - self.resumed) / self.seconds if self.seconds else 0.0
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Name -> what to tell the user about it; what doesn't apply is left out."""
+        kept = f" ({self.resumed:,} kept from before)" if self.resumed else ""
+        found = {"rows": f"{self.rows:,}{kept}", "malformed": f"{self.malformed:,}", "errors": f"{self.errors:,}"}
+        if self.inconsistent:
+            found["inconsistent"] = f"{self.inconsistent:,} (orders disagree), {self.ties:,} of them ties"
+        for task, count in sorted(self.truths.items(), reverse=True):
+            agreed = self.agreed[task]
+            found[f"agreement, {task}"] = f"{agreed:,} of {count:,} given labels ({agreed / count:.0%})"
+        if self.odd_truths:
+            found["left out of it"] = f"{self.odd_truths:,} given labels that are ties or can't be read"
+        found["speed"] = f"{self.rows_per_second:,.1f} rows/s"
+        found["labels"] = ", ".join(f"{label}: {count:,}" for label, count in sorted(self.labels.items())) or "none"
+        return found
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:22}{text}" for name, text in self.facts.items())
 
 
 def judge_file(
@@ -149,7 +218,7 @@ def _judge_all(
 
     def examples() -> Iterator[Example]:
         for place, row in enumerate(rows):
-            if journal.has(row.id, place, partial(input_hash, row)):
+            if journal.has(row.id, place, input_hash(row)):
                 continue
             if row.example is None:
                 keep(place, row, bad_row(row))
@@ -159,7 +228,7 @@ def _judge_all(
 
     with journal:
         who = identity(judge) if isinstance(judge, Judge) else judge.identity
-        journal.begin({**who, "options": asdict(options)}, summary.count)
+        journal.begin({**who, **asdict(options)}, summary.count)
         summary.resumed = summary.rows
         start = time.monotonic()
         try:

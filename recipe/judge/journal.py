@@ -9,7 +9,9 @@ it at the end; the journal stays, for a resume.
 
 from __future__ import annotations
 
+import csv
 import fcntl
+import itertools
 import json
 import os
 import sys
@@ -18,17 +20,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from recipe.data.benchmark_formats import ORDERS, RESULTS, SAMPLES
 from recipe.errors import SreError
 from recipe.judge.judge import Closing
-from recipe.judge.tables import TABLES, need_writer, write_table
-from recipe.storage import DAMAGE, append_jsonl, canonical, explain, replacing
+from recipe.storage import DAMAGE, append_jsonl, atomic, canonical, explain, replacing
 
 STDOUT = "-"
+TABLES = (".csv", ".parquet")
+_ALWAYS = [name for name in RESULTS if name not in ("truth_note", "rubric")]
+# Of columns that may be empty in all rows, so that values don't tell the type.
+_TYPES = {
+    **dict.fromkeys(("label", "truth"), "int64"),
+    **dict.fromkeys(("expected_score", "confidence", "mean", "spread", "preference"), "float64"),
+    "consistent": "bool",
+}
 BLOCK = 16
 """Rows written and synced at once, if they come within FLUSH_S: what a kill can lose."""
 FLUSH_S = 2.0
 _LAST = 2**62
 """The place of a row that the source lacks by now: after all others."""
+
+_BATCH = 1024  # rows that are written to a Parquet file at once
 
 
 class Journal(Closing):
@@ -123,14 +135,15 @@ class Journal(Closing):
     def _refuse_other_header(self, header: Mapping[str, Any]) -> None:
         try:
             made = json.loads(self.sidecar.read_text(encoding="utf-8"))
-            old, new = ({**one, **one["options"]} for one in (made, header))
+            old = {key: made.get(key) for key in header}
         except DAMAGE:
             message = "not what sre judge writes beside an output; use --overwrite, or another output"
             raise SreError(message, file=self.sidecar) from None
-        differing = [key for key in new if key != "options" and old.get(key) != new[key]]
-        if differing:
-            changes = ", ".join(f"{key} ({str(old.get(key))[:12]}, now {str(new[key])[:12]})" for key in differing)
-            message = f"can't resume: made with other {changes}; use --overwrite, or another output"
+        changes = [
+            f"{key} ({str(old[key])[:12]}, now {str(new)[:12]})" for key, new in header.items() if old[key] != new
+        ]
+        if changes:
+            message = f"can't resume: made with other {', '.join(changes)}; use --overwrite, or another output"
             raise SreError(message, file=self.sidecar)
 
     def _keep(self, count: Callable[[Mapping[str, Any]], None]) -> None:
@@ -156,15 +169,15 @@ class Journal(Closing):
         self._rewrite(starts)
         self._places = [_LAST] * len(starts)
 
-    def has(self, key: str, place: int, digest: Callable[[], str]) -> bool:
-        """Whether a row was kept: by its id, its number in the source, and what gives its `input_hash`.
+    def has(self, key: str, place: int, digest: str) -> bool:
+        """Whether the row of this id, number in the source, and `input_hash` was kept.
 
         Raises SreError when another row was judged under its id.
         """
         if key not in self._kept:
             return False
         line, judged = self._kept[key]
-        if judged != digest():
+        if judged != digest:
             raise SreError(f"the source's row {key!r} has changed since it was judged; use --overwrite", file=self.path)
         self._places[line] = place
         return True
@@ -235,3 +248,61 @@ def _print(text: str) -> None:
         raise  # whoever read it has enough: no error of the user's
     except OSError as error:
         raise explain(error, Path("standard output")) from None
+
+
+def need_writer(path: Path) -> None:
+    """Raise SreError when a file of this extension can't be written on this machine."""
+    if path.suffix.lower() == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            message = "writing Parquet needs pyarrow: pip install pyarrow, or name a .jsonl or .csv file"
+            raise SreError(message, file=path) from None
+
+
+def write_table(path: Path, read: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+    """Write the rows that `read` gives, atomically. It is called twice, and its rows are not held in memory."""
+    columns = _columns(read())
+    if path.suffix.lower() == ".parquet":
+        _write_parquet(path, columns, read())
+        return
+    with atomic(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([_text(row.get(name)) for name in columns] for row in read())
+
+
+def _columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Column -> Arrow type: the id, the input's columns, then those of the judgement."""
+    kinds: dict[str, set[type]] = {}
+    for row in rows:
+        for name, value in row.items():
+            fits = not isinstance(value, int) or -(2**63) <= value < 2**63
+            kinds.setdefault(name, set()).add(type(value) if fits else str)
+    ours = [*_ALWAYS, *(name for name in (*RESULTS, *SAMPLES, *ORDERS) if name in kinds)]
+    names = dict.fromkeys(["id", *(name for name in kinds if name not in ours), *ours])
+    return {name: _TYPES.get(name) or _arrow_type(kinds.get(name, set())) for name in names}
+
+
+def _arrow_type(kinds: set[type]) -> str:
+    kinds = kinds - {type(None)}
+    if kinds and kinds <= {int, float}:
+        return "float64" if float in kinds else "int64"
+    return "bool" if kinds == {bool} else "string"
+
+
+def _text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else canonical(value)
+
+
+def _write_parquet(path: Path, columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in columns.items()])
+    stream = iter(rows)
+    with replacing(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+        while batch := list(itertools.islice(stream, _BATCH)):
+            cells = {name: [row.get(name) for row in batch] for name in columns}
+            cells |= {name: list(map(_text, cells[name])) for name, kind in columns.items() if kind == "string"}
+            writer.write_table(pyarrow.table(cells, schema=schema))

@@ -51,8 +51,7 @@ class Closing:
 class Judge(Closing):
     """A model that judges, with its prompts. Use as a context manager, or call `close`.
 
-    Calls from several threads wait for each other, also for a stream to be read to its end; `AsyncJudge` batches them
-    instead.
+    Calls from several threads wait for each other; `AsyncJudge` batches them instead.
 
     Attributes:
         errors: example id -> why the engine could not judge it. Each call of `judge` clears it.
@@ -134,75 +133,47 @@ class Judge(Closing):
 
     # --- one example ---
 
-    def score(
-        self, /, conversation: Conversation, response: str, rubric: AnyRubric, *, reference: str = "", **options: Any
-    ) -> Judgement:
+    def score(self, /, conversation: Conversation, response: str, rubric: AnyRubric, **options: Any) -> Judgement:
         """Score one response by a rubric. The label is on the rubric's scale, 1 to 5 where it describes none.
 
         Args:
             conversation: one user turn as text, or a list of Message or {role, content}.
             response: the text to judge.
             rubric: a ready rubric's name, a file, criteria as text, a Rubric, or {criteria, descriptions}.
-            reference: an answer that deserves the top score.
-            **options: fields of JudgeOptions.
+            **options: `reference`, an answer that deserves the top score; and fields of JudgeOptions.
 
         Raises:
             SreError: bad input, or the engine fails, e.g. on a prompt longer than the context.
         """
-        example = to_example(conversation, (response,), rubric, reference)
-        return cast(Judgement, self.ask(example, _single(options)))
+        return cast(Judgement, self.ask(*_question(conversation, (response,), rubric, options)))
 
     def compare(
-        self,
-        /,
-        conversation: Conversation,
-        response_a: str,
-        response_b: str,
-        rubric: AnyRubric,
-        *,
-        reference: str = "",
-        **options: Any,
+        self, /, conversation: Conversation, response_a: str, response_b: str, rubric: AnyRubric, **options: Any
     ) -> Judgement:
         """Say which response is better: label 1 for `response_a`, 2 for `response_b`. See `score` for the rest."""
-        example = to_example(conversation, (response_a, response_b), rubric, reference)
-        return cast(Judgement, self.ask(example, _single(options)))
+        return cast(Judgement, self.ask(*_question(conversation, (response_a, response_b), rubric, options)))
 
     def compare_both_orders(
-        self,
-        /,
-        conversation: Conversation,
-        response_a: str,
-        response_b: str,
-        rubric: AnyRubric,
-        *,
-        reference: str = "",
-        **options: Any,
+        self, /, conversation: Conversation, response_a: str, response_b: str, rubric: AnyRubric, **options: Any
     ) -> BothOrders:
         """`compare` in both orders, because a judge may favour a position. Its option `tie` says what label a pair
         gets whose orders disagree: the "probability"'s (default), the "first" order's, or none ("tie")."""
-        example = to_example(conversation, (response_a, response_b), rubric, reference)
-        return cast(BothOrders, self.ask(example, JudgeOptions(swap=True, **options)))
+        options["swap"] = True
+        asked = _question(conversation, (response_a, response_b), rubric, options, several=True)
+        return cast(BothOrders, self.ask(*asked))
 
     def consensus(
-        self,
-        /,
-        conversation: Conversation,
-        response: str | tuple[str, str],
-        rubric: AnyRubric,
-        *,
-        reference: str = "",
-        samples: int = 5,
-        **options: Any,
+        self, /, conversation: Conversation, response: str | tuple[str, str], rubric: AnyRubric, **options: Any
     ) -> Consensus:
-        """The majority of `samples` judgements of one response, or of a pair (a tuple): self-consistency.
+        """The majority of `samples` judgements (default 5) of one response, or of a pair (a tuple): self-consistency.
 
         They are drawn at temperature 1 unless `options` give another one. See `score` for the rest.
         """
-        responses = (response,) if isinstance(response, str) else tuple(response)
-        example = to_example(conversation, responses, rubric, reference)
-        if samples < 2:
-            raise SreError(f"a consensus needs two or more samples, not {samples}", field="samples")
-        return cast(Consensus, self.ask(example, JudgeOptions(samples=samples, **options)))
+        options = {"samples": 5, **options}
+        if options["samples"] < 2:
+            raise SreError(f"a consensus needs two or more samples, not {options['samples']}", field="samples")
+        responses = (response,) if isinstance(response, str) else response
+        return cast(Consensus, self.ask(*_question(conversation, responses, rubric, options, several=True)))
 
     def ask(self, example: Example, options: JudgeOptions) -> Answer:
         """Answer one example, see `answers`. Raises SreError when the engine fails at it."""
@@ -287,11 +258,19 @@ def orders_of(example: Example, options: JudgeOptions) -> list[Example]:
     return [example, exchanged(example)] if options.swap and example.task == "pairwise" else [example]
 
 
-def _single(options: Mapping[str, Any]) -> JudgeOptions:
+def _question(
+    conversation: Conversation,
+    responses: Sequence[str],
+    rubric: AnyRubric,
+    options: dict[str, Any],
+    *,
+    several: bool = False,
+) -> tuple[Example, JudgeOptions]:
+    example = to_example(conversation, responses, rubric, options.pop("reference", ""))
     found = JudgeOptions(**options)
-    if found.samples > 1 or found.swap:
+    if not several and (found.samples > 1 or found.swap):
         raise SreError("this gives one judgement; `consensus` takes samples, `compare_both_orders` swaps")
-    return found
+    return example, found
 
 
 def to_example(

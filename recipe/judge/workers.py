@@ -1,13 +1,14 @@
-"""Several judges that share the rows of one file; here in processes of this machine (in Ray's: ray_pool.py).
+"""Several judges that share the rows of one file, in processes of this machine or of Ray.
 
-They write nothing: the parent does. A worker opens its judge, gets a share of the rows, sends what it made of them, and
-gets the next share.
+They write nothing: the parent does. A worker opens its judge, judges a share of the rows, and gets the next share.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
+import os
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,14 +17,17 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from recipe.data.records import Example
-from recipe.errors import SreError
+from recipe.errors import SreError, install
 from recipe.judge.judge import Closing, Judge
 from recipe.judge.options import JudgeOptions
 from recipe.judge.output_rows import WINDOW, JudgedRow, in_windows, result_rows
 
+RESTARTS = 3
+"""How often Ray starts a worker again, and tries a share again."""
+ADDRESS_VARIABLE = "RAY_ADDRESS"
 OpenJudge = Callable[[], Judge]
-Message = tuple[list[JudgedRow], int | None]
-"""Rows, and at the end of a share how many examples it had."""
+Message = tuple[list[JudgedRow], bool]
+"""Rows, and whether their worker is ready for the next share."""
 
 
 class Pool(Closing, ABC):
@@ -41,21 +45,19 @@ class Pool(Closing, ABC):
         """The next message of any worker. Raises SreError when one fails or dies."""
 
     def rows(self, examples: Iterable[Example], options: JudgeOptions) -> Iterator[JudgedRow]:
-        """Like `result_rows`, reading on as workers get done. Raises SreError when one fails or dies; what came before
-        it is good."""
+        """Like `result_rows`. Reads on as workers get ready. Raises SreError when one fails or dies."""
         windows = in_windows(examples, self.count * self.share)
         parts = (part for window in windows for part in shares(window, self.count) if part)
         for worker in range(self.count):
             self._send(worker, [], options)  # it answers once it is up; one that never is gets no rows
-        part, under_way = next(parts, None), 0
-        while part or under_way:
-            worker, (rows, ended) = self._receive()
-            if ended is not None:
-                under_way -= ended
-                if part:
-                    self._send(worker, part, options)
-                    under_way += len(part)
-                    part = next(parts, None)
+        part, awaited = next(parts, None), 0
+        while part or awaited:
+            worker, (rows, ready) = self._receive()
+            awaited -= len(rows)
+            if ready and part:
+                self._send(worker, part, options)
+                awaited += len(part)
+                part = next(parts, None)
             yield from rows
 
 
@@ -123,12 +125,103 @@ def _work(link: Connection, open_judge: OpenJudge) -> None:
             with open_judge() as judge:
                 link.send(identity(judge))
                 while True:
-                    examples, options = link.recv()
-                    for row in result_rows(judge, examples, options):
-                        link.send(([row], None))
-                    link.send(([], len(examples)))
+                    for row in result_rows(judge, *link.recv()):
+                        link.send(([row], False))
+                    link.send(([], True))
         except SreError as error:
             link.send(error)
+
+
+class RayPool(Pool):
+    """Up to `count` judges of `threads` cores each, as Ray actors. A worker that dies does its share once more.
+
+    It uses the Ray of this process, else the cluster that RAY_ADDRESS names, else it starts one on this machine and
+    ends it at `close`. Every node of a cluster needs this package, and the model under the same path. `open_judge` is
+    called here too, to know who judges. Raises SreError: it can't be opened, Ray isn't installed or can't be reached.
+    """
+
+    share = 64  # small, because rows come when a share is done, and a worker that dies does its share again
+
+    def __init__(self, open_judge: OpenJudge, count: int, *, threads: int = 1) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise SreError(f"this engine needs the extra: {install('ray')}") from None
+        with open_judge() as judge:
+            self.identity = identity(judge)
+        self.count = count
+        self._ray = ray
+        self._started = not ray.is_initialized()
+        if self._started:
+            _start_ray(ray, count * threads)
+        actor = ray.remote(num_cpus=threads, max_restarts=RESTARTS, max_task_retries=RESTARTS)(_RayWorker)
+        self._actors = [actor.remote(open_judge, self.identity) for _ in range(count)]
+        self._waiting: dict[Any, int] = {}
+
+    def _send(self, worker: int, examples: list[Example], options: JudgeOptions) -> None:
+        self._waiting[self._actors[worker].judge.remote(examples, options)] = worker
+
+    def _receive(self) -> tuple[int, Message]:
+        (done,), _ = self._ray.wait(list(self._waiting), num_returns=1)
+        try:
+            answer = self._ray.get(done)
+        except self._ray.exceptions.RayTaskError:
+            raise  # a fault of this program
+        except self._ray.exceptions.RayError as error:
+            message = "a worker ended early, and again when started anew; use --resume to go on"
+            raise SreError(f"{message}, with fewer workers if memory ran out ({_brief(error)})") from error
+        if isinstance(answer, str):
+            raise SreError(answer)
+        return self._waiting.pop(done), (answer, True)
+
+    def close(self) -> None:
+        for actor in self._actors:
+            self._ray.kill(actor)
+        self._actors = []
+        if self._started:
+            self._started = False
+            self._ray.shutdown()
+
+
+class _RayWorker:
+    """One judge, in a process of Ray's. Opened at the first rows, so that its failure is an answer."""
+
+    def __init__(self, open_judge: OpenJudge, expected: dict[str, str]) -> None:
+        self._open_judge, self._expected = open_judge, expected
+        self._judge: Judge | None = None
+
+    def judge(self, examples: list[Example], options: JudgeOptions) -> list[JudgedRow] | str:
+        """The rows, or why they can't be judged."""
+        try:
+            return list(result_rows(self._opened(), examples, options)) if examples else []
+        except SreError as error:
+            return str(error)
+
+    def _opened(self) -> Judge:
+        if self._judge is None:
+            judge = self._open_judge()
+            if identity(judge) != self._expected:
+                judge.close()
+                raise SreError(f"the machine {os.uname().nodename} has another model or other prompts under this name")
+            self._judge = judge
+        return self._judge
+
+
+def _start_ray(ray: Any, cores: int) -> None:
+    """Connect to the cluster, or start a Ray that tells nobody; either prints nothing."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    address = os.environ.get(ADDRESS_VARIABLE)
+    own: dict[str, Any] = {"address": "local", "num_cpus": cores, "include_dashboard": False}
+    try:
+        ray.init(**({"address": address} if address else own), log_to_driver=False, logging_level="error")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise SreError(f"Ray can't be reached: {_brief(error)}", field=ADDRESS_VARIABLE if address else None) from error
+    logging.getLogger("ray").setLevel(logging.ERROR)
+
+
+def _brief(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def identity(judge: Judge) -> dict[str, str]:

@@ -125,16 +125,14 @@ def test_the_sidecar_names_model_prompts_and_settings(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out.jsonl.meta.json").read_text()) == {
         "model": "fake",
         "prompts": Prompts().digest,
-        "options": {
-            "max_tokens": 99,
-            "temperature": 0.0,
-            "seed": 0,
-            "constrain": True,
-            "label_only": True,
-            "samples": 1,
-            "swap": False,
-            "tie": "probability",
-        },
+        "max_tokens": 99,
+        "temperature": 0.0,
+        "seed": 0,
+        "constrain": True,
+        "label_only": True,
+        "samples": 1,
+        "swap": False,
+        "tie": "probability",
     }
 
 
@@ -376,7 +374,7 @@ def test_samples_give_the_majority_with_votes_and_spread(tmp_path: Path) -> None
     (line,) = lines(out)
     assert (line["label"], line["votes"], line["samples"], line["malformed"]) == (3, {"3": 2, "5": 1}, 4, 1)
     assert (line["rationale"], line["mean"]) == ("One.", pytest.approx(11 / 3))
-    assert json.loads((tmp_path / "out.jsonl.meta.json").read_text())["options"]["temperature"] == 1
+    assert json.loads((tmp_path / "out.jsonl.meta.json").read_text())["temperature"] == 1
 
 
 @pytest.mark.parametrize(("tie", "label"), [("probability", None), ("first", 1), ("tie", None)])

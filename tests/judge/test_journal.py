@@ -86,11 +86,11 @@ def test_agreement_with_given_labels_leaves_out_ties_and_odd_ones(tmp_path: Path
     rows = write(tmp_path / "rows.jsonl", *({**ROW, "score": score} for score in scores))
     summary = judge_file(judge(), rows, tmp_path / "out.jsonl", rubric=read_rubric("helpfulness"))
     assert (summary.errors, summary.odd_truths) == (0, 1)
-    assert summary.truths == {"pointwise": {(4, 4): 2, (4, 3): 1}}
+    assert (summary.agreed, summary.truths) == ({"pointwise": 2}, {"pointwise": 3})
     pair = {"question": "q", "response_a": "a", "response_b": "b"}
     rows = write(tmp_path / "pairs.jsonl", *({**pair, "winner": winner} for winner in ("A", "b", "tie", 1.5)))
     summary = judge_file(judge("Because. [RESULT] 1"), rows, tmp_path / "pairs-out.jsonl")
-    assert (summary.truth_ties, summary.truths) == (2, {"pairwise": {(1, 1): 1, (1, 2): 1}})
+    assert (summary.odd_truths, summary.agreed, summary.truths) == (2, {"pairwise": 1}, {"pairwise": 2})
 
 
 @pytest.mark.parametrize("name", ["judged.jsonl", "judged.csv", "judged.parquet"])
@@ -118,7 +118,7 @@ def test_pairs_of_a_published_layout_are_read_again_too(tmp_path: Path) -> None:
 def test_a_sidecar_of_another_shape_is_one_error(tmp_path: Path) -> None:
     rows, out = write(tmp_path / "rows.jsonl", ROW), tmp_path / "out.jsonl"
     judge_file(judge(), rows, out, rubric=read_rubric("tone"))
-    for text in ("", "[]", "{", '{"options": 3}', "null"):
+    for text in ("", "[]", "{", '{"model": 3}', "null"):
         (tmp_path / "out.jsonl.meta.json").write_text(text)
         with pytest.raises(SreError, match="--overwrite"):
             judge_file(judge(), rows, out, resume=True, rubric=read_rubric("tone"))

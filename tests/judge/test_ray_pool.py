@@ -17,7 +17,7 @@ import pytest
 from recipe.errors import SreError
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
-from recipe.judge.ray_pool import RayPool
+from recipe.judge.workers import RayPool
 from tests.scripted import ScriptedGenerator
 
 ray_only = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra ray brings it")
@@ -30,7 +30,7 @@ from tests.scripted import ScriptedGenerator, any_judgement
 from recipe.errors import SreError
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
-from recipe.judge.ray_pool import RayPool
+from recipe.judge.workers import RayPool
 
 def slowly(request):
     if request.id == "poison":

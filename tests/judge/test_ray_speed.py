@@ -17,7 +17,7 @@ from recipe.data.examples import read_examples
 from recipe.data.records import Example
 from recipe.judge import Judge
 from recipe.judge.options import JudgeOptions
-from recipe.judge.ray_pool import RayPool
+from recipe.judge.workers import RayPool
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,10 +30,10 @@ FASTER = 1.6
 
 def seconds(model: Path, examples: list[Example], workers: int) -> float:
     """For all rows, the start of the workers included."""
-    options = JudgeOptions(max_tokens=JUDGED_TOKENS)
+    settings = JudgeOptions(max_tokens=JUDGED_TOKENS)
     with RayPool(partial(Judge.from_gguf, model, threads=1), workers, threads=1) as pool:
         start = time.monotonic()
-        ids = [row["id"] for row in pool.rows(examples, options)]
+        ids = [row["id"] for row in pool.rows(examples, settings)]
     assert sorted(ids) == sorted(example.id for example in examples)
     return time.monotonic() - start
 

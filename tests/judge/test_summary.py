@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from recipe.judge.summary import Summary
+from recipe.judge.batch import Summary
 
 
 def row(label: int | None, finish: str = "stop", **more: Any) -> dict[str, Any]:
@@ -45,11 +45,8 @@ def test_the_summary_has_a_line_for_each_fact() -> None:
     assert summary.facts["labels"] == "1: 1, 3: 3"
 
 
-def test_agreement_counts_rows_without_a_label_and_correlates_the_others() -> None:
+def test_agreement_counts_rows_without_a_label() -> None:
     summary = Summary()
     for label, truth in ((1, 1), (3, 2), (5, 5), (None, 4)):
         summary.count({**row(label), "task": "pointwise", "truth": truth})
-    assert summary.facts["agreement, pointwise"] == "2 of 4 given labels (50%), Pearson 0.96"
-    summary = Summary()
-    summary.count({**row(2), "task": "pointwise", "truth": 2})
-    assert summary.facts["agreement, pointwise"] == "1 of 1 given labels (100%)"
+    assert summary.facts["agreement, pointwise"] == "2 of 4 given labels (50%)"

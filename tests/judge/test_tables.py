@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from recipe.errors import SreError
-from recipe.judge.tables import need_writer
-from recipe.judge.tables import write_table as write
+from recipe.judge.journal import need_writer
+from recipe.judge.journal import write_table as write
 
 ROW: dict[str, Any] = {
     "id": "a",

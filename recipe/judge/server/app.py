@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import json
 import logging
+import os
 import re
+import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -41,26 +41,19 @@ from recipe.judge.service import QUEUE, Service
 
 PAGE = Path(__file__).with_name("page.html")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+KEY_VARIABLE = "SRE_API_KEY"
 _log = logging.getLogger("recipe.judge")
 router = APIRouter()
 
 
 def create_app(judge: Judge, settings: Settings | None = None, *, queue: int = QUEUE) -> FastAPI:
-    """The server of one judge as an ASGI application. `app.state.service` is running: close it (as the application's
-    own end does), then the judge."""
+    """The server of one judge as an ASGI application. `app.state.service` is running: close it, then the judge."""
     settings = settings or Settings()
     metrics = Metrics()
     service = Service(judge, queue=queue)
     metrics.queue.set_function(lambda: service.unfinished)
 
-    @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        service.close()
-
-    app = FastAPI(
-        title="Self-rationalizing judge", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
-    )
+    app = FastAPI(title="Self-rationalizing judge", version=__version__, docs_url=None, redoc_url=None)
     app.state.service, app.state.metrics, app.state.timeout = service, metrics, settings.timeout
     app.state.begin = int(time.time())
     app.include_router(router)
@@ -141,16 +134,10 @@ async def docs(http: HttpRequest) -> Response:
 @router.get("/", include_in_schema=False)
 async def page() -> HTMLResponse:
     """A form to try the judge. By its policy a browser runs and draws nothing but what stands in it."""
-    text = PAGE.read_text(encoding="utf-8")
-    hashes = {
-        tag: " ".join(
-            f"'sha256-{base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()}'"
-            for inner in re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
-        )
-        for tag in ("script", "style")
-    }
+    nonce = secrets.token_urlsafe(16)
+    text = re.sub("<(script|style)>", rf'<\1 nonce="{nonce}">', PAGE.read_text(encoding="utf-8"))
     policy = (
-        f"default-src 'none'; script-src {hashes['script']}; style-src {hashes['style']}; connect-src 'self'; "
+        f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     headers = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
@@ -162,16 +149,25 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    api_key: str | None = None,
+    api_key_file: Path | None = None,
     queue: int = QUEUE,
     timeout: float = 120.0,
     max_body: int = 1_000_000,
     started: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Serve until interrupted (Ctrl-C, SIGTERM). `started` is told the address. The judge stays open.
+    """Serve until interrupted (Ctrl-C, SIGTERM). The judge stays open.
 
-    port 0 takes a free one. Raises SreError when the address can't be listened on.
+    Args:
+        host, port: where to listen. Port 0 takes a free one.
+        api_key_file: its text is the key that clients must send. [default: the variable SRE_API_KEY, else no key]
+        queue: requests that may be unfinished at once.
+        timeout, max_body: see Settings.
+        started: is told the address.
+
+    Raises:
+        SreError: the key can't be read, or the address can't be listened on.
     """
+    api_key = read_key(api_key_file)
     # A page elsewhere may give its own name to 127.0.0.1 and so reach a server that has no key: names are checked.
     local = host in LOOPBACK
     hosts = frozenset(("127.0.0.1", "localhost", "[::1]")) if local and api_key is None else None
@@ -186,6 +182,19 @@ def serve(
                 Server(app, app.state.service.close).run(sockets=[listening])
         finally:
             app.state.service.close()
+
+
+def read_key(file: Path | None) -> str | None:
+    """The key that clients must send; None for none. Raises SreError."""
+    try:
+        text = os.environ.get(KEY_VARIABLE) if file is None else file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise SreError(f"the key can't be read: {error}", file=file) from None
+    if text is None:
+        return None
+    if not text.strip() or not text.strip().isprintable():
+        raise SreError("expected a key in one line, not an empty text", file=file or KEY_VARIABLE)
+    return text.strip()
 
 
 def _listen(host: str, port: int) -> socket.socket:

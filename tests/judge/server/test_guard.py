@@ -17,9 +17,8 @@ from click.testing import CliRunner
 from recipe.cli.main import main
 from recipe.errors import SreError
 from recipe.inference.base import Request
-from recipe.judge.server.app import serve
+from recipe.judge.server.app import read_key, serve
 from recipe.judge.server.guard import Settings
-from recipe.judge.server.start import read_key
 
 WAIT = 10
 SCORE: dict[str, Any] = {"conversation": "Say mark-0 now", "rubric": "Is it said?", "response": "Fine."}
