@@ -147,7 +147,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def get(type_name: str) -> Path:
         path = folder / f"{type_name}.gguf"
         if not path.exists():
-            quantize(os.environ.get("SRE_TEST_MODEL") or embedded_gguf(), path, type_name, requantize=True)
+            quantize(Path(os.environ.get("SRE_TEST_MODEL") or embedded_gguf()), path, type_name, requantize=True)
         return path
 
     return get
