@@ -1,4 +1,4 @@
-"""Which column of a file means what. Knows names, not values.
+"""A row of a file, and which of its columns means what.
 
 Case doesn't matter, and spaces and hyphens count as underscores. `--map OURS=THEIRS` names a column that isn't
 recognised.
@@ -6,15 +6,17 @@ recognised.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
+from numbers import Real
 from typing import Any
 
-from recipe.data.files import RawRow
-from recipe.data.records import Task
-from recipe.data.values import level_of, missing
+from recipe.data.records import Message, Task
+from recipe.data.values import level_of, missing, no_label, parsed, to_conversation, to_text, turns_in
 from recipe.errors import SreError
 
 # Our name -> the names in files, in lower case, the surest first. The first is the published collections' own.
@@ -53,6 +55,102 @@ LABEL: dict[Task, str] = {"pointwise": "score", "pairwise": "preference"}
 
 Names = Mapping[str, str]
 """Our name -> the row's column."""
+ADD = "Add for example: "
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as found, whose columns go by our names: `names` has the row's column of each.
+
+    `line`, from 1: the line of a JSONL file, the row (no header) of other sources. `problem`: why it can't be read.
+    """
+
+    file: str
+    stem: str
+    line: int
+    cells: Any
+    problem: str = ""
+    names: Names = field(default_factory=dict)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> Any:
+        return self.cells[self.names[name]] if name in self.names else None
+
+    @property
+    def place(self) -> str:
+        """The id of a row that brings none."""
+        return f"{self.stem}-{self.line}"
+
+    @property
+    def published(self) -> bool:
+        """Whether it has the columns of the published collections, whose values are read as they are."""
+        return any(str(column).startswith("orig_") for column in self.cells)
+
+    def column(self, name: str) -> str:
+        """The column that an error about `name` cites: the row's own, else the likeliest one."""
+        if name in self.names:
+            return self.names[name]
+        keys, aliases = _by_key(tuple(self.cells)), ALIASES.get(name, (name,))
+        empty = next((keys[alias] for alias in aliases if alias in keys), None)
+        return empty or (aliases[0] if self.published else name)
+
+    def error(self, message: str, column: str | None = None) -> SreError:
+        return SreError(message, file=self.file, line=self.line, field=column)
+
+    def error_about(self, name: str, message: str) -> SreError:
+        return self.error(message, self.column(name))
+
+    def advice(self, *lacking: str, rubric: bool = True) -> str:
+        """The columns of a row in which some were not recognised, and options of `sre judge` that name them."""
+        free = [column for column in self.cells if column not in self.names.values()]
+        guesses = zip(lacking, [*free, *["COLUMN"] * len(lacking)], strict=False)
+        options = [f"--map {name}={shlex.quote(str(column))}" for name, column in guesses]
+        if rubric and "criteria" not in self:
+            options.append("--rubric helpfulness")
+        shown = ", ".join(map(str, list(self.cells)[:30]))
+        return f"columns found: {shown or 'none'}. {ADD}{' '.join(options)}"
+
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """An error about a value becomes one about its column."""
+        try:
+            yield
+        except SreError as error:
+            raise self.error_about(name, error.message) from None
+
+    def text(self, name: str) -> str:
+        """A text, "" where it is missing. A number counts as its text."""
+        return _text(self[name], self.column(name))
+
+    def texts(self, name: str) -> list[str]:
+        """A column of one text or of a list of texts."""
+        value, column = self[name], self.column(name)
+        if isinstance(value, str) and value.lstrip().startswith("[") and column.endswith("s"):  # a list in a CSV file
+            read = parsed(value)
+            value = read if isinstance(read, list) else value
+        found = value if isinstance(value, list) else [None if no_label(value) else value]
+        return [text for item in found if (text := _text(item, column)).strip()]
+
+    def name(self, name: str) -> str:
+        """An id or the like, a text or a number; "" for anything else."""
+        value = self[name]
+        if isinstance(value, float) and value.is_integer():
+            return str(int(value))
+        return "" if isinstance(value, bool) or not isinstance(value, str | Real) else self.text(name).strip()
+
+    def turns(self, name: str) -> tuple[Message, ...]:
+        """The turns that a column holds; () where it holds none."""
+        with self.reading(name):
+            found = turns_in(self[name])
+            return to_conversation(found) if found else ()
+
+
+def _text(value: object, column: str) -> str:
+    if missing(value):
+        return ""
+    return str(value) if isinstance(value, Real) and not isinstance(value, bool) else to_text(value, column)
 
 
 def column_map(columns: Names) -> Names:
@@ -64,25 +162,26 @@ def column_map(columns: Names) -> Names:
     return columns
 
 
-def recognise(raw: RawRow, mapped: Names) -> dict[str, str]:
-    """The row's columns by our names: the mapped ones, then all that are recognised and not empty.
+def recognise(cells: Mapping[str, Any], mapped: Names) -> dict[str, str]:
+    """A row's columns by our names: the mapped ones, then all that are recognised and not empty.
 
     Raises SreError where the row lacks a mapped column.
     """
-    by_key = _by_key(tuple(raw.row))
+    by_key = _by_key(tuple(cells))
     own = {}
     for name, column in mapped.items():
-        if column not in raw.row and _key(column) not in by_key:
-            raise raw.error("the row lacks this column, which was mapped", column)
-        own[name] = column if column in raw.row else by_key[_key(column)]
-    filled = tuple(name for name, value in raw.row.items() if not missing(value))
+        if column not in cells and _key(column) not in by_key:
+            raise SreError("the row lacks this column, which was mapped", field=column)
+        own[name] = column if column in cells else by_key[_key(column)]
+    filled = tuple(name for name, value in cells.items() if not missing(value))
     return {name: column for name, column in _recognised(filled).items() if column not in own.values()} | own
 
 
 @lru_cache(maxsize=1024)
 def _recognised(columns: tuple[str, ...]) -> dict[str, str]:
     by_key = _by_key(columns)
-    found = {name: by_key[hit] for name, aliases in ALIASES.items() if (hit := _first(aliases, by_key))}
+    surest = {name: next(filter(by_key.__contains__, aliases), "") for name, aliases in ALIASES.items()}
+    found = {name: by_key[alias] for name, alias in surest.items() if alias}
     # The two responses of a pair have names of one kind: "answer_a" goes with "answer_b".
     for one, other in zip(ALIASES["response_a"], ALIASES["response_b"], strict=True):
         if one in by_key and other in by_key:
@@ -100,29 +199,3 @@ def _by_key(columns: tuple[str, ...]) -> dict[str, str]:
 
 def _key(column: str) -> str:
     return re.sub(r"[\s.-]+", "_", column.strip().lower())
-
-
-def _first(aliases: tuple[str, ...], keys: Names) -> str | None:
-    return next((alias for alias in aliases if alias in keys), None)
-
-
-def column_of(name: str, row: Mapping[str, Any], names: Names) -> str:
-    """The column that an error about `name` cites: the row's own, else the likeliest one."""
-    if name in names:
-        return names[name]
-    keys, aliases = _by_key(tuple(row)), ALIASES.get(name, (name,))
-    empty = _first(aliases, keys)
-    return keys[empty] if empty else aliases[0] if any(key.startswith("orig_") for key in keys) else name
-
-
-ADD = "Add for example: "
-
-
-def advice(row: Mapping[str, Any], names: Names, lacking: tuple[str, ...], *, rubric: bool) -> str:
-    """The columns of a row in which some were not recognised, and options of `sre judge` that name them."""
-    free = [column for column in row if column not in names.values()]
-    guesses = dict(zip(lacking, [*free, *["COLUMN"] * len(lacking)], strict=False))
-    options = [f"--map {name}={shlex.quote(str(column))}" for name, column in guesses.items()]
-    options += ["--rubric helpfulness"] if rubric else []
-    shown = ", ".join(map(str, list(row)[:30]))
-    return f"columns found: {shown or 'none'}. {ADD}{' '.join(options)}"

@@ -11,16 +11,16 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from recipe.data import benchmark_formats as layouts
-from recipe.data import records
-from recipe.data.columns import LABEL, Names, advice, column_map, column_of, recognise
+from recipe.data.columns import LABEL, Names, Row, column_map, recognise
 from recipe.data.conversion import Rubrics, from_columns, from_own
-from recipe.data.files import RawRow, open_rows
-from recipe.data.records import Example, Task
+from recipe.data.files import open_rows
+from recipe.data.naming import to_prompt_names
+from recipe.data.records import Example, Task, contradicts_itself
 from recipe.data.values import TIE, no_label, parsed, short, to_preference, to_rubric, to_score, whole
 from recipe.errors import SreError
 from recipe.storage import atomic
@@ -33,14 +33,13 @@ class ReadRow:
     """A row of a source with its example, or with the error that says why it has none.
 
     A judged row without a label has neither, where it is read to train with. `id` is the row's own where it has one,
-    else <file>-<line>. `names` maps our names to the row's columns.
+    else <file>-<line>.
     """
 
     id: str
-    raw: RawRow
+    raw: Row
     example: Example | None = None
     error: SreError | None = None
-    names: Names = field(default_factory=dict)
 
 
 def read_examples(
@@ -78,7 +77,7 @@ def read_examples(
     Raises:
         SreError: nothing at `source`, no rows, a bad row (without `skip_bad_rows`), or only bad rows.
     """
-    examples, bad, places = list[Example](), list[dict[str, Any]](), dict[str, RawRow]()
+    examples, bad, places = list[Example](), list[dict[str, Any]](), dict[str, Row]()
     told: Counter[str] = Counter()
     unexplained_in = None
     options: dict[str, Any] = {"columns": columns, "rubrics": rubrics, "scale": scale}
@@ -92,18 +91,20 @@ def read_examples(
             if skip_bad_rows is None:
                 raise
             place = {"file": row.raw.file, "line": row.raw.line, "field": error.field}
-            bad.append({**place, "error": str(error), "row": row.raw.row})
+            bad.append({**place, "error": str(error), "row": row.raw.cells})
             told[f"bad rows skipped, written to {skip_bad_rows}"] += 1
             continue
-        named = records.in_prompt_names(example)
-        if need_rationale and named is not example:
+        named = example
+        if example.task == "pairwise":
+            named = replace(example, rationale=to_prompt_names(example.rationale))
+        if need_rationale and named != example:
             told["rationales now say Response 1 and Response 2, as the prompt does"] += 1
         if need_label and example.label is None:
             told["ties left out"] += 1
         elif need_rationale and not named.rationale.strip():
             told["rows left out that have no rationale"] += 1
-            unexplained_in = column_of("rationale", row.raw.row, row.names)
-        elif need_rationale and records.contradicts_itself(named):
+            unexplained_in = row.raw.column("rationale")
+        elif need_rationale and contradicts_itself(named):
             told["rows set aside whose rationale prefers the other response"] += 1
         else:
             examples.append(named)
@@ -154,54 +155,50 @@ def read_rows(
 
 def _distinct(row: ReadRow, seen: set[int]) -> ReadRow:
     """The row, with another id where its own was there before. `seen` holds hashes, because they are small."""
-    name, apostrophes = row.id, ""
+    name = row.id
     while hash(name) in seen:
-        name = f"{row.id}-{row.raw.line}{apostrophes}"
-        apostrophes += "'"
+        name = f"{row.id}-{row.raw.line}" if name == row.id else f"{name}'"
     seen.add(hash(name))
-    if name == row.id:
-        return row
     return replace(row, id=name, example=row.example and replace(row.example, id=name))
 
 
 def _read(
-    raw: RawRow, mapped: Names, task: Task | None, rubrics: Rubrics, scale: Sequence[int], strict: bool
+    raw: Row, mapped: Names, task: Task | None, rubrics: Rubrics, scale: Sequence[int], strict: bool
 ) -> Iterator[ReadRow]:
     """The row, or the rows that it stands for in its layout."""
-    fallback = f"{raw.stem}-{raw.line}"
-    if raw.problem or not isinstance(raw.row, dict):
-        yield ReadRow(fallback, raw, error=raw.error(raw.problem or f"expected a JSON object, not {short(raw.row)}"))
+    if raw.problem or not isinstance(raw.cells, dict):
+        error = raw.error(raw.problem or f"expected a JSON object, not {short(raw.cells)}")
+        yield ReadRow(raw.place, raw, error=error)
         return
-    judged = layouts.judged(raw.row)
-    if judged and strict and no_label(raw.row["label"]) and whole(raw.row.get("truth")) is None:
-        yield ReadRow(fallback, raw)
+    judged = layouts.judged(raw.cells)
+    if judged and strict and no_label(raw.cells["label"]) and whole(raw.cells.get("truth")) is None:
+        yield ReadRow(raw.place, raw)
         return
-    cells = layouts.unjudged(raw.row) if judged else raw.row
-    layout = None if mapped else layouts.layout_of(cells)
+    given = layouts.unjudged(raw.cells) if judged else raw.cells
+    layout = None if mapped else layouts.layout_of(given)
     try:
-        parts = list(layouts.unfolded(cells, layout))
+        parts = list(layouts.unfolded(given, layout))
     except SreError as error:
-        yield ReadRow(fallback, raw, error=_placed(error, raw))
+        yield ReadRow(raw.place, raw, error=_placed(error, raw))
         return
-    for part, row in parts:
-        names: Names = {}
-        inner = replace(raw, row=row)
+    for part, cells in parts:
+        row = replace(raw, cells=cells)
         try:
-            if "responses" in row and "task" in row:
-                example = from_own(inner, task, rubrics)
+            if "responses" in row.cells and "task" in row.cells:
+                example = from_own(row, task, rubrics)
             else:
-                names = recognise(inner, layout.names_in(row) if layout else mapped)
-                example = from_columns(inner, names, layout, part, task, rubrics, scale)
+                row = replace(row, names=recognise(cells, layout.names_in(cells) if layout else mapped))
+                example = from_columns(row, layout, part, task, rubrics, scale)
             if judged:
-                example = _with_verdict(example, raw.row, strict)
+                example = _with_verdict(example, raw.cells, strict)
         except SreError as error:
-            own = row.get(names.get("id", "id"))
-            name = own if isinstance(own, str) and own and own.isprintable() else fallback
-            yield ReadRow(name, raw, error=_placed(error, raw), names=names)
+            own = cells.get(row.names.get("id", "id"))
+            name = own if isinstance(own, str) and own and own.isprintable() else raw.place
+            yield ReadRow(name, replace(raw, names=row.names), error=_placed(error, raw))
         else:
             # A judged row is one of those that its layout's row stands for.
-            if not (judged and part) or str(raw.row.get("id")).endswith(f":{part}"):
-                yield ReadRow(example.id, raw, example, names=names)
+            if not (judged and part) or str(raw.cells.get("id")).endswith(f":{part}"):
+                yield ReadRow(example.id, replace(raw, names=row.names), example)
 
 
 def _with_verdict(example: Example, row: Mapping[str, Any], strict: bool) -> Example:
@@ -221,7 +218,7 @@ def _with_verdict(example: Example, row: Mapping[str, Any], strict: bool) -> Exa
     return replace(example, rationale=example.rationale or (rationale if read == example.label else ""))
 
 
-def _checked(row: ReadRow, need_label: bool, places: dict[str, RawRow]) -> Example:
+def _checked(row: ReadRow, need_label: bool, places: dict[str, Row]) -> Example:
     """The row's example, if it has what a training set needs. Raises SreError otherwise."""
     raw, example = row.raw, row.example
     if example is None:
@@ -233,11 +230,11 @@ def _checked(row: ReadRow, need_label: bool, places: dict[str, RawRow]) -> Examp
     if need_label and example.label is None and example.label_note != "tie":
         name = LABEL[example.task]
         problem = example.label_note or f"the label is missing; expected one of {example.labels}"
-        if name not in row.names:
-            problem += f"; {advice(raw.row, row.names, (name,), rubric=False)}"
-        raise raw.error(problem, column_of(name, raw.row, row.names))
+        if name not in raw:
+            problem += f"; {raw.advice(name, rubric=False)}"
+        raise raw.error_about(name, problem)
     return example
 
 
-def _placed(error: SreError, raw: RawRow) -> SreError:
+def _placed(error: SreError, raw: Row) -> SreError:
     return error if error.file is not None else raw.error(error.message, error.field)

@@ -1,12 +1,11 @@
-"""Files, folders and hub data sets -> raw rows with their place. Knows formats; knows no column's meaning.
+"""Files, folders and hub data sets -> the rows in them. Knows formats; knows no column's meaning.
 
-Reading goes on after a row that can't be read: `problem` of its `RawRow` says why. What makes a whole file unreadable
-is an SreError.
+Reading goes on after a row that can't be read: its `problem` says why. What makes a whole file unreadable is an
+SreError.
 """
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import csv
 import functools
@@ -19,11 +18,11 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recipe.config import SEED_DATA
+from recipe.data.columns import Row
 from recipe.data.records import TASKS, Task
 from recipe.data.values import writable
 from recipe.errors import SreError
@@ -34,28 +33,14 @@ SEED_PARTS = {SEED_DATA: "", f"{SEED_DATA}:counted": "_given"}
 STDIN = "-"
 SEED_SPLITS = ("train", "dev", "test")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.-]+)?")
-_COUNTED = 2**28
-"""Bytes of the longest file whose rows are counted before they are read."""
+_JSON_LIST = re.compile(r"\s*\[\s*(?:\{|$)")
+"""How the first line of a JSON list of objects begins."""
 
 Found = tuple[int, Any, str]
 """What a reader yields: the line, the row, and why it could not be read."""
 
 
-@dataclass(frozen=True)
-class RawRow:
-    """One row as found. `line`, from 1: the line of a JSONL file, the row (no header) of other sources."""
-
-    file: str
-    stem: str
-    line: int
-    row: Any
-    problem: str = ""
-
-    def error(self, message: str, field: str | None = None) -> SreError:
-        return SreError(message, file=self.file, line=self.line, field=field)
-
-
-def open_rows(source: str | Path, task: Task | None, split: str) -> Iterator[RawRow]:
+def open_rows(source: str | Path, task: Task | None, split: str) -> Iterator[Row]:
     """The rows of `source` (see `examples.read_rows`).
 
     Raises SreError, at the latest at the first row, when nothing can be read there.
@@ -64,17 +49,14 @@ def open_rows(source: str | Path, task: Task | None, split: str) -> Iterator[Raw
     if name == STDIN:
         stdin: Any = sys.stdin.buffer
         buffered = stdin if hasattr(stdin, "peek") else io.BufferedReader(stdin)
-        return _placed(_json_lines(buffered), "standard input", "stdin")
+        return _placed(_read_json(buffered), "standard input", "stdin")
     if is_hub_name(name):
-        return _read_hub(name, split)
+        return _placed(_read_hub(name, split), name, name.partition(":")[0].rpartition("/")[2])
     files = source_files(source, task, split)
-    if Path(source).is_file():
-        return _read(files[0], _stem(files[0]))
-    stems = Counter(map(_stem, files))
-    names = {file: f"{file.parent.name}-{_stem(file)}" if stems[_stem(file)] > 1 else _stem(file) for file in files}
-    rows = (raw for file in files for raw in _read(file, names[file]))
+    stems = Counter(_plain(path).stem for path in files)
+    rows = (row for path in files for row in _read(path, alone=stems[_plain(path).stem] == 1))
     end = SEED_PARTS.get(name, "")
-    return (raw for raw in rows if raw.row["aspect"].endswith(end)) if end else rows
+    return (row for row in rows if row.cells["aspect"].endswith(end)) if end else rows
 
 
 def source_files(source: str | Path, task: Task | None, split: str) -> list[Path]:
@@ -98,15 +80,31 @@ def source_files(source: str | Path, task: Task | None, split: str) -> list[Path
 
 
 def count_rows(source: str | Path, task: Task | None, split: str) -> int | None:
-    """How many rows `source` has, where that is known at little cost."""
+    """How many rows `source` has, where they are the lines of files."""
     files = source_files(source, task, split)
-    if not files or any(p.suffix not in (".jsonl", ".ndjson") or p.stat().st_size > _COUNTED for p in files):
+    if not files or any(path.suffix not in (".jsonl", ".ndjson") for path in files):
         return None
     total = 0
     for path in files:
         with path.open("rb") as file:
             total += sum(bool(line.strip()) for line in file)
     return total
+
+
+def has_split(source: str, task: Task, split: str) -> bool:
+    """Whether a source has the rows of a split apart. A single file has training rows alone."""
+    if source in SEED_PARTS:
+        return split in SEED_SPLITS
+    if Path(source).is_dir():
+        with contextlib.suppress(SreError):
+            return bool(_files_of(Path(source), task, split))
+    return is_hub_name(source) and split in _hub_splits(source)
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether a source is read from the Hugging Face hub."""
+    path = Path(source)
+    return not path.exists() and _suffix(path) not in _READERS and bool(_HUB_NAME.fullmatch(source))
 
 
 def _files_of(folder: Path, task: Task | None, split: str) -> list[Path]:
@@ -131,113 +129,98 @@ def _files_of(folder: Path, task: Task | None, split: str) -> list[Path]:
     raise SreError(f"no file of split {split!r} here; expected {split}.jsonl or a folder {split}{found}", file=folder)
 
 
+def _plain(path: Path) -> Path:
+    """The path without .gz."""
+    return path.with_suffix("") if path.suffix.lower() == ".gz" else path
+
+
 def _suffix(path: Path) -> str:
     """The extension that says the format: ".csv" of rows.csv.gz."""
-    return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+    return _plain(path).suffix.lower()
 
 
-def _stem(path: Path) -> str:
-    return str(writable(Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem))
-
-
-def _read(path: Path, stem: str) -> Iterator[RawRow]:
+def _read(path: Path, *, alone: bool) -> Iterator[Row]:
+    """alone: No other file of the source has its name."""
+    stem = _plain(path).stem if alone else f"{path.parent.name}-{_plain(path).stem}"
     reader = _READERS.get(_suffix(path))
     if reader is None:
         raise SreError(f"unknown extension {path.suffix!r}; expected {_EXTENSIONS}, or .gz of one", file=path)
     try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            yield from _placed(reader(file), str(path), stem)
+        with gzip.open(path) if _plain(path) != path else path.open("rb") as file:
+            yield from _placed(reader(file), str(path), str(writable(stem)))
     except (OSError, EOFError, zlib.error) as error:
         raise SreError(f"can't be read: {getattr(error, 'strerror', None) or error}", file=path) from None
 
 
-def _placed(found: Iterable[Found], name: str, stem: str) -> Iterator[RawRow]:
+def _placed(found: Iterable[Found], name: str, stem: str) -> Iterator[Row]:
     """The rows, and the reader's errors, with the name of the file."""
     try:
         for line, row, problem in found:
-            yield RawRow(name, stem, line, row, problem)
+            yield Row(name, stem, line, row, problem)
     except SreError as error:
         raise SreError(error.message, file=name) from None
 
 
-def _json_lines(file: Any) -> Iterator[Found]:
-    """The rows of JSON lines; or of one JSON list, which other programs write under the same names."""
+@contextlib.contextmanager
+def _decoded(file: Any, newline: str) -> Iterator[io.TextIOWrapper]:
+    """The text of a file in any encoding of Unicode.
+
+    An invalid byte of UTF-8 becomes half a surrogate pair, which is an error only in a column that is read.
+    """
     encoding = json.detect_encoding(file.peek(4)[:4])
-    # As bytes where possible: decoding a file would end at the first invalid byte.
-    lines: Iterable[bytes] = file
-    if not encoding.startswith("utf-8"):
-        lines = (line.encode() for line in io.TextIOWrapper(file, encoding, errors="replace", newline="\n"))
-    first = True
-    numbered = enumerate(lines, 1)
-    for line, data in numbered:
-        data = data.removeprefix(codecs.BOM_UTF8) if line == 1 else data
-        if first and (data.strip() == b"[" or data.lstrip().startswith(b"[{")):
-            whole = b"".join([data, *(more for _, more in numbered)])
-            try:
-                rows = json.loads(whole)
-            except (ValueError, RecursionError) as error:
-                raise SreError(f"expected a JSON list of objects; invalid JSON: {error}") from None
-            yield from _json_list(rows)
-        elif data.strip():
-            first = False
-            yield (line, *_json_row(data))
-
-
-def _json_row(data: bytes) -> tuple[Any, str]:
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
+    text = io.TextIOWrapper(file, encoding, errors=errors, newline=newline)
     try:
-        return json.loads(data.decode()), ""
-    except UnicodeDecodeError as error:
-        problem = f"invalid UTF-8 at byte {error.start + 1} of the line"
-    except (ValueError, RecursionError) as error:
-        problem = f"expected one JSON object; invalid JSON: {error}"
-    return data.decode(errors="replace").rstrip("\r\n"), problem
+        yield text
+    finally:
+        text.detach()  # or it would close standard input
 
 
-def _json_list(rows: Any) -> Iterator[Found]:
-    """The rows of a list, or of an object with one list in it, such as {"data": [...]}."""
-    lists = [value for value in rows.values() if isinstance(value, list)] if isinstance(rows, dict) else [rows]
-    if len(lists) != 1 or not isinstance(lists[0], list):
-        hint = "; in pandas: to_json(orient='records', lines=True)" if isinstance(rows, dict) else ""
-        raise SreError(f"expected a JSON list of objects, not {type(rows).__name__}{hint}")
-    for line, row in enumerate(lists[0], 1):
-        yield line, row, ""
+def _numbered(rows: Iterable[Any]) -> Iterator[Found]:
+    return ((line, row, "") for line, row in enumerate(rows, 1))
 
 
 def _read_json(file: Any) -> Iterator[Found]:
-    """A JSON list; or, as many data sets have it, JSON lines."""
-    data = file.read()
+    """JSON lines, or one JSON list of objects: files of both kinds go by the same names."""
+    with _decoded(file, "\n") as text:
+        for line, data in enumerate(text, 1):
+            if line == 1 and _JSON_LIST.match(data):
+                rows, problem = _json(data + text.read())
+                if problem:
+                    raise SreError(f"expected a JSON list of objects; {problem}")
+                yield from _numbered(rows)
+            elif data.strip():
+                row, problem = _json(data.rstrip("\r\n"))
+                yield line, row, problem and f"expected one JSON object in the line; {problem}"
+
+
+def _json(text: str) -> tuple[Any, str]:
+    """The value and "", or the text and what is wrong with it."""
     try:
-        rows = json.loads(data)
-    except (ValueError, RecursionError):
-        yield from _json_lines(io.BufferedReader(io.BytesIO(data)))
-    else:
-        yield from _json_list(rows)
+        return json.loads(text), ""
+    except (ValueError, RecursionError) as error:
+        return text, f"invalid JSON: {error}"
 
 
 def _read_csv(file: Any) -> Iterator[Found]:
     csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than a long response
-    encoding = json.detect_encoding(file.peek(4)[:4])
-    # surrogateescape keeps an invalid byte in its cell, where the check of that column finds it.
-    errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
-    text = io.TextIOWrapper(file, encoding, errors=errors, newline="")
-    first = text.readline()
-    # What stands outside quotes oftenest in the header separates cells.
-    bare = re.sub(r'"[^"]*"', "", first)
-    rows = csv.reader(
-        itertools.chain([first] if first else [], text), delimiter=max(",;\t|", key=bare.count), strict=True
-    )
-    try:
-        header = [name.strip() for name in next(rows, [])]
-        twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]
-        if twice:
-            raise SreError(f"two columns are called {twice[0]!r}; names must differ")
-        for line, cells in enumerate((cells for cells in rows if cells), 1):
-            if len(cells) == len(header):
-                yield line, {name: cell for name, cell in zip(header, cells, strict=True) if name}, ""
-            else:
-                yield line, cells, f"expected {len(header)} cells as in the header, not {len(cells)}"
-    except csv.Error as error:
-        raise SreError(f"invalid CSV at line {rows.line_num} of the text: {error}") from None
+    with _decoded(file, "") as text:
+        first = text.readline()
+        # What stands outside quotes oftenest in the header separates cells.
+        bare = re.sub(r'"[^"]*"', "", first)
+        rows = csv.reader(itertools.chain([first], text), delimiter=max(",;\t|", key=bare.count), strict=True)
+        try:
+            header = [name.strip() for name in next(rows)]
+            twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]
+            if twice:
+                raise SreError(f"two columns are called {twice[0]!r}; names must differ")
+            for line, cells in enumerate(filter(None, rows), 1):
+                if len(cells) == len(header):
+                    yield line, {name: cell for name, cell in zip(header, cells, strict=True) if name}, ""
+                else:
+                    yield line, cells, f"expected {len(header)} cells as in the header, not {len(cells)}"
+        except csv.Error as error:
+            raise SreError(f"invalid CSV at line {rows.line_num} of the text: {error}") from None
 
 
 def _read_parquet(file: Any) -> Iterator[Found]:
@@ -246,61 +229,22 @@ def _read_parquet(file: Any) -> Iterator[Found]:
         from pyarrow import ArrowException
     except ImportError:
         raise SreError("reading Parquet needs pyarrow: pip install pyarrow, or give a .jsonl or .csv file") from None
-    line = 0
     try:
-        for batch in parquet.ParquetFile(file).iter_batches(batch_size=256):
-            for row in _cells(batch):
-                line += 1
-                yield line, row, ""
-    except (ArrowException, ValueError, OSError) as error:
-        raise SreError(f"no readable Parquet after row {line}: {error}") from None
+        yield from _numbered(_cells(parquet.ParquetFile(file).iter_batches(batch_size=256)))
+    except (ArrowException, ValueError, ArithmeticError, OSError) as error:
+        raise SreError(f"no readable Parquet: {error}") from None
 
 
-def _cells(batch: Any) -> Iterator[dict[str, Any]]:
-    """The rows of an Arrow batch."""
-    try:
-        yield from batch.to_pylist()
-    except (ValueError, OverflowError, ArithmeticError):
-        for index in range(batch.num_rows):
-            yield {name: _cell(batch.column(name)[index]) for name in batch.schema.names}
-
-
-def _cell(scalar: Any) -> Any:
-    """The value; an error in place of one that Python can't hold, e.g. a date in the year 20000."""
-    try:
-        return scalar.as_py()
-    except (ValueError, OverflowError, ArithmeticError) as error:
-        return ValueError(f"unreadable: {error}")
+def _cells(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    return itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
 
 
 _READERS: dict[str, Callable[[Any], Iterator[Found]]] = {
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
-    ".json": _read_json,
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), _read_json),
+    **dict.fromkeys((".csv", ".tsv"), _read_csv),
     ".parquet": _read_parquet,
 }
 _EXTENSIONS = ", ".join(_READERS)
-
-
-def has_split(source: str, task: Task, split: str) -> bool:
-    """Whether a source has the rows of a split apart. A single file has training rows alone."""
-    path = Path(source)
-    if source in SEED_PARTS:
-        return split in SEED_SPLITS
-    if path.is_dir():
-        try:
-            return bool(_files_of(path, task, split))
-        except SreError:
-            return False
-    return is_hub_name(source) and split in _hub_splits(source)
-
-
-def is_hub_name(source: str) -> bool:
-    """Whether a source is read from the Hugging Face hub."""
-    path = Path(source)
-    return not path.exists() and _suffix(path) not in _READERS and bool(_HUB_NAME.fullmatch(source))
 
 
 @functools.cache
@@ -309,14 +253,11 @@ def _hub_splits(name: str) -> tuple[str, ...]:
         return tuple(datasets.get_dataset_split_names(*name.split(":")))
 
 
-def _read_hub(name: str, split: str) -> Iterator[RawRow]:
+def _read_hub(name: str, split: str) -> Iterator[Found]:
     with _from_hub(name, f"split {split!r}") as datasets:
         table = datasets.load_dataset(*name.split(":"), split=split)
         # As Arrow: pictures and sounds stay bytes, which takes no further library.
-        batches = table.with_format("arrow").iter(batch_size=256)
-        rows = (row for batch in batches for row in _cells(batch))
-        stem = name.partition(":")[0].rpartition("/")[2]
-        yield from (RawRow(name, stem, line, row) for line, row in enumerate(rows, 1))
+        yield from _numbered(_cells(table.with_format("arrow").iter(batch_size=256)))
 
 
 @contextlib.contextmanager

@@ -17,10 +17,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from recipe.data.naming import exchange_names, stated_winner, to_prompt_names
+from recipe.data.naming import exchange_names, stated_winner
 
 Task = Literal["pointwise", "pairwise"]
 TASKS: tuple[Task, ...] = ("pointwise", "pairwise")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is written as a row of a JSON Lines file."""
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class Rubric:
 
 
 @dataclass(frozen=True)
-class Example:
+class Example(Record):
     """One thing to judge: a conversation, one response (pointwise) or two (pairwise), a rubric.
 
     `label` is the ground truth: a score, 1/2 for the better response, or None. `prompt_id` is equal for rows of one
@@ -70,13 +78,6 @@ class Example:
     def labels(self) -> tuple[int, ...]:
         """The labels a judgement of this example may carry."""
         return self.rubric.scores if self.task == "pointwise" else (1, 2)
-
-    def to_json(self) -> dict[str, Any]:
-        row = dataclasses.asdict(self)
-        row["rubric"]["descriptions"] = {str(k): v for k, v in self.rubric.descriptions.items()}
-        if not self.label_note:
-            del row["label_note"]
-        return row
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Example:
@@ -127,19 +128,10 @@ def with_references(examples: Iterable[Example], share: float, seed: int) -> lis
     ]
 
 
-def in_prompt_names(example: Example) -> Example:
-    """The example whose rationale names the responses as the prompt does; itself where nothing changes."""
-    if example.task == "pointwise" or not example.rationale:
-        return example
-    rationale = to_prompt_names(example.rationale)
-    return example if rationale == example.rationale else dataclasses.replace(example, rationale=rationale)
-
-
 def contradicts_itself(example: Example) -> bool:
     """Whether a pairwise rationale clearly prefers the response that the label does not."""
-    if example.task == "pointwise" or example.label is None:
-        return False
-    return stated_winner(example.rationale) == mirrored(example.label)
+    pair = example.task == "pairwise" and example.label is not None
+    return pair and stated_winner(example.rationale) == mirrored(example.label)
 
 
 def mirrored(label: int | None) -> int | None:
@@ -162,24 +154,20 @@ class LabelDistribution:
         return sum(label * p for label, p in probabilities.items()) if probabilities else None
 
     @property
-    def entropy(self) -> float | None:
-        """Of the label distribution, in nats. None: not recorded."""
-        probabilities = self.label_probabilities
-        return sum((-p * math.log(p) for p in probabilities.values() if p > 0), 0.0) if probabilities else None
-
-    @property
     def confidence(self) -> float | None:
         """1 - entropy / log(number of labels): from 0 (all labels alike) to 1 (sure). None: not recorded."""
-        entropy, count = self.entropy, len(self.label_probabilities)
-        return None if entropy is None else 1.0 if count == 1 else min(max(1 - entropy / math.log(count), 0.0), 1.0)
+        shares = self.label_probabilities.values()
+        if len(shares) < 2:
+            return 1.0 if shares else None
+        entropy = -sum(p * math.log(p) for p in shares if p > 0)
+        return min(max(1 - entropy / math.log(len(shares)), 0.0), 1.0)
 
 
 @dataclass(frozen=True)
-class Judgement(LabelDistribution):
+class Judgement(Record, LabelDistribution):
     """What a model wrote about one example. `label` is None when the text is malformed.
 
     `label_logprobs` maps each allowed label to its log-probability (nats) at the label's place, or is empty.
-    `logprob` is the sum of the drawn tokens' log-probabilities (nats, raw softmax), None where not recorded.
     `origin` names the maker: the model that wrote it, e.g. "merged" or "iter-1".
     """
 
@@ -193,8 +181,6 @@ class Judgement(LabelDistribution):
     finish: str = "stop"
     tokens: int = 0
     label_logprobs: dict[int, float] = field(default_factory=dict)
-    logprob: float | None = None
-    token_ids: tuple[int, ...] = ()
     origin: str = ""
 
     @property
@@ -212,19 +198,15 @@ class Judgement(LabelDistribution):
         total = sum(weights.values())
         return {label: weight / total for label, weight in sorted(weights.items())}
 
-    def to_json(self) -> dict[str, Any]:
-        row = dataclasses.asdict(self)
-        row["label_logprobs"] = {str(k): v for k, v in self.label_logprobs.items()}
-        return row
-
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Judgement:
-        logprobs = {int(k): v for k, v in row["label_logprobs"].items()}
-        return cls(**{**row, "label_logprobs": logprobs, "token_ids": tuple(row["token_ids"])})
+        """Reads files of earlier versions too, which had further fields."""
+        known = {field.name: row[field.name] for field in dataclasses.fields(cls) if field.name in row}
+        return cls(**{**known, "label_logprobs": {int(k): v for k, v in row["label_logprobs"].items()}})
 
 
 @dataclass(frozen=True)
-class Preference:
+class Preference(Record):
     """A pair for DPO: two judgements of one example, the chosen better than the rejected."""
 
     id: str
@@ -233,9 +215,6 @@ class Preference:
     chosen: Judgement
     rejected: Judgement
     origin: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"chosen": self.chosen.to_json(), "rejected": self.rejected.to_json()}
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Preference:

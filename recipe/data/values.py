@@ -30,12 +30,13 @@ MOST_SCORE = 10
 _NOTHING = {"", "nan", "nat", "none", "null", "<na>", "n/a"}
 _WHOLE = re.compile(r"[0-9]{1,9}(?:\.0*)?")
 _PYTHON_TURNS = re.compile(r"\s*\[\s*\{\s*'(?:role|content|from|value)'\s*:")
-_TRANSCRIPT = re.compile(r"\n\n(Human|Assistant): ?")
 _LEVEL = re.compile(r"(?:orig_)?score_?(\d{1,2})_description")
-_FIRST = {"1", "a", "a>b", "a>>b", "b<a", "b<<a", "first"}
-_SECOND = {"2", "b", "b>a", "b>>a", "a<b", "a<<b", "second"}
-_TIES = {"tie", "tied", "draw", "equal", "same", "both", "neither", "bothbad", "tiebothbad", "1.5", "0.5"}
-_TIES |= {"a=b", "b=a", "a==b", "1=2"}
+_PREFERENCES = {
+    **dict.fromkeys(("1", "a", "a>b", "a>>b", "b<a", "b<<a", "first"), 1),
+    **dict.fromkeys(("2", "b", "b>a", "b>>a", "a<b", "a<<b", "second"), 2),
+    **dict.fromkeys(("tie", "tied", "draw", "equal", "same", "both", "neither", "bothbad", "tiebothbad"), TIE),
+    **dict.fromkeys(("a=b", "b=a", "a==b", "1=2", "0.5"), TIE),
+}
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 50
 
@@ -94,18 +95,14 @@ def to_preference(value: object, field: str) -> int | None:
     """
     if no_label(value):
         return None
-    if isinstance(value, str):
-        words = re.sub(r"^(?:response|answer|assistant|model|output)[ _]?|[\s\[\]()]", "", value.strip().lower())
-        words = words.removesuffix(".0")
-    else:
-        number = whole(value)
-        words = str(number) if number is not None else f"{value:.3g}" if isinstance(value, float | Decimal) else ""
-    if words in _FIRST or words in _SECOND:
-        return 1 if words in _FIRST else 2
-    if words in _TIES:
-        return TIE
-    if re.fullmatch(r"1\.\d+", words):
-        return 1 if float(words) < 1.5 else 2
+    number = whole(value)
+    words = str(value).strip().lower() if number is None else str(number)
+    words = re.sub(r"^(?:response|answer|assistant|model|output)[ _]?|[\s\[\]()]", "", words)
+    if isinstance(value, str | Real | Decimal):
+        if words in _PREFERENCES:
+            return _PREFERENCES[words]
+        if re.fullmatch(r"1\.\d+", words):
+            return TIE if float(words) == 1.5 else 1 if float(words) < 1.5 else 2
     raise SreError(f"expected 1 or 2, A or B, A>B or B>A, or tie, not {short(value)}", field=field)
 
 
@@ -122,15 +119,12 @@ def to_conversation(value: object) -> tuple[Message, ...]:
 
 
 def turns_in(value: object) -> list[Any]:
-    """The turns in a cell: a list, its JSON or Python text, or a transcript as HH-RLHF has them; [] where it has none.
+    """The turns in a cell, a list or its JSON or Python text; [] where it has none.
 
     Raises SreError for a list of turns without its commas, which pandas writes of an array.
     """
     if not isinstance(value, str):
         return list(value) if isinstance(value, list) and all(isinstance(turn, Mapping) for turn in value) else []
-    if _TRANSCRIPT.match(value):
-        parts = _TRANSCRIPT.split(value)[1:]
-        return [{"role": role, "content": text.strip()} for role, text in zip(parts[::2], parts[1::2], strict=True)]
     read = parsed(value) if value.lstrip().startswith("[") else None
     if read is None and _PYTHON_TURNS.match(value):
         raise SreError("expected a list of turns as JSON; this text begins like one, but can't be read")
@@ -228,7 +222,7 @@ def short_hash(value: object) -> str:
 
 def short(value: object) -> str:
     """At most 60 printable characters of a value, for messages."""
-    text = ascii(value[:60]) if isinstance(value, str) and not value[:60].isprintable() else _repr.repr(value)
+    text = _repr.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recipe.data.benchmark_formats import GENERAL
+from recipe.data.columns import Row
 from recipe.data.examples import ReadRow, read_rows
-from recipe.data.files import RawRow, count_rows, source_files
+from recipe.data.files import count_rows, source_files
 from recipe.data.records import Example, Rubric, Task
 from recipe.errors import SreError, printable
 from recipe.inference.openai import OpenAIGenerator
@@ -171,7 +172,7 @@ def judge_rows(
     progress: Progress | None = None,
 ) -> Summary:
     """`judge_file` for examples of different ids; the output holds the judgements alone."""
-    rows = (ReadRow(example.id, RawRow("", "", 0, {}), example) for example in examples)
+    rows = (ReadRow(example.id, Row("", "", 0, {}), example) for example in examples)
     journal = Journal(out, resume=resume, overwrite=overwrite)
     return _judge_all(judge, rows, journal, options, (), progress, len(examples))
 
@@ -191,7 +192,7 @@ def _begun(
     ended = len(first) % WINDOW > 0
     if options.swap and ended and not any(row.example and row.example.task == "pairwise" for row in first):
         raise SreError("swap judges pairs in both orders, and no row is a pair")
-    names = next(row.names for row in first if row.example)
+    names = next(row.raw.names for row in first if row.example)
     used = [f"{theirs} as {ours}" for ours, theirs in names.items() if not theirs.startswith("orig_")]
     if used:
         tell(printable(f"reading the columns {', '.join(used)}"))

@@ -98,7 +98,7 @@ def with_columns(row: JudgedRow, read: ReadRow, options: JudgeOptions, given: Co
         added["rubric"] = {"criteria": rubric.criteria, "descriptions": levels}
     else:
         taken.remove("rubric")
-    columns = read.raw.row if isinstance(read.raw.row, dict) else {}
+    columns = read.raw.cells if isinstance(read.raw.cells, dict) else {}
     kept = {
         KEPT + name if name in taken else name: writable(value)
         for name, value in columns.items()

@@ -150,10 +150,6 @@ def test_pairs_in_common_columns(tmp_path: Path, row: Any, label: int | None) ->
         {"prompt": [USER], "chosen": [APPLE], "rejected": [BRICK]},
         {"prompt": "Name a fruit.", "chosen": [USER, APPLE], "rejected": [USER, BRICK], "messages": [USER, APPLE]},
         {"chosen": [USER, APPLE], "rejected": [USER, BRICK]},
-        {
-            "chosen": "\n\nHuman: Name a fruit.\n\nAssistant: Apple.",
-            "rejected": "\n\nHuman: Name a fruit.\n\nAssistant: Brick.",
-        },
         {"question": "Name a fruit.", "chosen": json.dumps([APPLE]), "rejected": json.dumps([BRICK])},
     ],
 )

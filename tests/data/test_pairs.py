@@ -105,4 +105,4 @@ def test_pairs_join_the_pairwise_training_rows_of_a_run(tmp_path):
     pairs = ids(inputs, limited=False)[1:]
     assert pairs
     assert [found.id for found in inputs.all_train[1]] == ["own", *pairs]
-    assert ids(inputs, need_rationale=True) == ["own"]
+    assert [found.id for found in inputs.sft_rows("pairwise")] == ["own"]

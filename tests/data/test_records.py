@@ -29,16 +29,14 @@ def test_very_small_probabilities_do_not_underflow() -> None:
 def test_without_recorded_probabilities_nothing_is_made_up(logprobs: dict[int, float]) -> None:
     found = judgement(logprobs)
     assert found.label_probabilities == {}
-    assert (found.expected_score, found.entropy, found.confidence) == (None, None, None)
+    assert (found.expected_score, found.confidence) == (None, None)
 
 
-def test_entropy_is_in_nats_and_confidence_runs_from_even_to_sure() -> None:
+def test_confidence_runs_from_even_to_sure() -> None:
     even, sure = judgement(dict.fromkeys(range(1, 6), -9.0)), judgement({1: 0.0, 2: -math.inf})
-    assert even.entropy == pytest.approx(math.log(5))
     assert even.confidence == pytest.approx(0)
-    assert (sure.entropy, sure.confidence) == (0, 1)
+    assert sure.confidence == 1
     half = judgement({1: math.log(0.5), 2: math.log(0.5), 3: -math.inf, 4: -math.inf})
-    assert half.entropy == pytest.approx(math.log(2))
     assert half.confidence == pytest.approx(0.5)
     assert judgement({3: -1.0}).confidence == 1
 
@@ -57,3 +55,8 @@ def test_a_share_of_the_references_is_kept_whatever_the_order() -> None:
     assert {example.id for example in with_references(rows, 0.25, seed=2) if example.reference} != shown
     assert with_references(rows, 1.0, seed=1) == rows
     assert not any(example.reference for example in with_references(rows, 0.0, seed=1))
+
+
+def test_judgements_of_earlier_versions_are_read() -> None:
+    found = judgement({1: -0.5, 2: -1.5})
+    assert Judgement.from_json({**found.to_json(), "logprob": -1.5, "token_ids": [5, 6]}) == found

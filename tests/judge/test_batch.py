@@ -323,7 +323,7 @@ def test_rows_that_can_not_be_read_become_error_rows_and_the_others_are_judged(t
     assert set(written) == {"rows-1", "rows-2", "rows-3", "s", "nul", "empty", "a"}
     for name, reason in (
         ("rows-1", "line 1: expected one JSON object"),
-        ("rows-3", "invalid UTF-8"),
+        ("rows-3", "expected a JSON object"),
         ("s", "expected valid Unicode"),
         ("nul", "without NUL"),
     ):
