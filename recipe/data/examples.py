@@ -19,8 +19,7 @@ from recipe.data import benchmark_formats as layouts
 from recipe.data.columns import LABEL, Names, Row, column_map, recognise
 from recipe.data.conversion import Rubrics, from_columns, from_own
 from recipe.data.files import open_rows
-from recipe.data.naming import to_prompt_names
-from recipe.data.records import Example, Task, contradicts_itself
+from recipe.data.records import Example, Task, contradicts_itself, in_prompt_names
 from recipe.data.values import TIE, no_label, parsed, short, to_preference, to_rubric, to_score, whole
 from recipe.errors import SreError
 from recipe.storage import atomic
@@ -94,9 +93,7 @@ def read_examples(
             bad.append({**place, "error": str(error), "row": row.raw.cells})
             told[f"bad rows skipped, written to {skip_bad_rows}"] += 1
             continue
-        named = example
-        if example.task == "pairwise":
-            named = replace(example, rationale=to_prompt_names(example.rationale))
+        named = in_prompt_names(example)
         if need_rationale and named != example:
             told["rationales now say Response 1 and Response 2, as the prompt does"] += 1
         if need_label and example.label is None:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from recipe.data.naming import exchange_names, stated_winner
+from recipe.data.naming import exchange_names, stated_winner, to_prompt_names
 
 Task = Literal["pointwise", "pairwise"]
 TASKS: tuple[Task, ...] = ("pointwise", "pairwise")
@@ -126,6 +126,13 @@ def with_references(examples: Iterable[Example], share: float, seed: int) -> lis
         else dataclasses.replace(example, reference="")
         for example in examples
     ]
+
+
+def in_prompt_names(example: Example) -> Example:
+    """The example, the rationale of a pair with the prompt's names of the responses."""
+    if example.task == "pointwise":
+        return example
+    return dataclasses.replace(example, rationale=to_prompt_names(example.rationale))
 
 
 def contradicts_itself(example: Example) -> bool:
