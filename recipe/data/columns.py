@@ -9,44 +9,21 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from recipe.data.records import Message, Task
 from recipe.data.values import level_of, missing, no_label, parsed, to_conversation, to_text, turns_in
 from recipe.errors import SreError
 
-# Our name -> the names in files, in lower case, the surest first. The first is the published collections' own.
-ALIASES: dict[str, tuple[str, ...]] = {
-    name: tuple(aliases.split())
-    for name, aliases in {
-        "instruction": "orig_instruction instruction question prompt query user_input user_prompt input problem",
-        "response": "orig_response response model_response model_output model_answer completion generation"
-        " generated_text generated_answer prediction actual_output output answer",
-        "response_a": "orig_response_a response_a answer_a output_a completion_a response_1 response1 answer_1 output_1"
-        " output1 conversation_a",
-        "response_b": "orig_response_b response_b answer_b output_b completion_b response_2 response2 answer_2 output_2"
-        " output2 conversation_b",
-        "chosen": "chosen chosen_response",
-        "rejected": "rejected rejected_response",
-        "messages": "messages conversation conversations conversation_prefix dialogue dialog",
-        "system": "system_prompt system",
-        "context": "contexts retrieved_contexts retrieval_context context",
-        "criteria": "orig_criteria criteria scoring_criteria evaluation_criteria rubric score_rubric",
-        "reference": "orig_reference_answer reference_answer reference ground_truth ground_truths expected_output"
-        " gold_answer correct_answer",
-        "score": "orig_score score human_score rating human_rating overall_score grade label",
-        "preference": "orig_preference preference winner preferred better label",
-        "rationale": "orig_feedback feedback rationale explanation critique",
-        "id": "id pair_id row_id",
-        "prompt_id": "prompt_id question_id",
-        "aspect": "aspect subset capability category dataset",
-        "origin": "source",
-    }.items()
-}
+_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+ALIASES: dict[str, tuple[str, ...]] = {name: tuple(aliases) for name, aliases in _TABLE.items()}
+"""Our name -> the names in files, in lower case, the surest first."""
 LEVELS = tuple(f"score{score}" for score in range(11))
 """Our names of the columns that describe a score."""
 NAMES = (*ALIASES, *LEVELS)

@@ -34,6 +34,7 @@ _BARE_BEFORE = re.compile(
     r"(?=\s+(?:is|was)\s+(?:(?:clearly|slightly|much|far|the)\s+)?"
     r"(?:better|worse|stronger|weaker|superior|inferior|more|less)\b)"
 )
+_EXCHANGED = str.maketrans("12", "21")
 _OURS = re.compile(
     rf"\b(?P<noun>responses?)(?P<gap>\s+[(#]?)(?P<one>[12]){_END}"
     rf"(?:(?P<joint>\s*(?:and|or|&|/|vs\.?|versus|over)\s+)(?P<two>[12]){_END})?",
@@ -49,11 +50,7 @@ def to_prompt_names(rationale: str) -> str:
 def exchange_names(rationale: str) -> str:
     """The rationale of the same pair in the other order: 1 for 2 and 2 for 1. Twice gives the text back."""
 
-    def swap(match: re.Match[str]) -> str:
-        second = match["joint"] + str(3 - int(match["two"])) if match["two"] else ""
-        return f"{match['noun']}{match['gap']}{3 - int(match['one'])}{second}"
-
-    return _outside_code(rationale, lambda text: _OURS.sub(swap, text))
+    return _outside_code(rationale, lambda text: _OURS.sub(lambda match: match[0].translate(_EXCHANGED), text))
 
 
 def _outside_code(text: str, change: Callable[[str], str]) -> str:
