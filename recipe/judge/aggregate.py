@@ -69,13 +69,12 @@ def consensus(judgements: Sequence[Judgement]) -> Consensus:
 
 @dataclass(frozen=True)
 class BothOrders(LabelDistribution):
-    """A pair judged in both orders. Labels name the responses in the example's own order: 1 its first, 2 its second.
+    """A pair judged in both orders. Labels are in the example's own order: 1 is its first response, 2 its second.
 
-    first, swapped: the judgements as they were written; `swapped` saw the second response first, so its own label and
-    rationale name them the other way round. swapped_label: its label in the example's order. consistent: whether both
-    orders name the same response; None if one is malformed. label: that response, or what the tie rule says; None if
-    an order is malformed. preference: the probability, averaged over both orders, that the second response is better;
-    None where an order has none.
+    label: the better response by both orders, else by the tie rule; None if an order is malformed. consistent: whether
+    both orders name the same response; None if one is malformed. preference: the probability, averaged over both
+    orders, that the second response is better; None where an order has none. first, swapped: the judgements as they
+    were written; `swapped` saw the second response first, and names it 1.
     """
 
     example_id: str
@@ -107,10 +106,10 @@ class BothOrders(LabelDistribution):
 
 
 def both_orders(first: Judgement, swapped: Judgement, tie: Tie = "probability") -> BothOrders:
-    """Combine a pair's judgement with the one made with the responses exchanged.
+    """Combine a pair's judgement with that of the responses exchanged.
 
-    tie, where they disagree: "probability" takes the response with the greater averaged probability (None where it is
-    exactly even, or not recorded); "first" the first order's; "tie" none.
+    Where they disagree, `tie` "probability" takes the response with the greater averaged probability (none where it is
+    even or not recorded), "first" that of the first order, and "tie" none.
     """
     shares = [first.label_probabilities.get(2), swapped.label_probabilities.get(1)]
     known = [share for share in shares if share is not None]

@@ -28,7 +28,7 @@ from recipe.judge.judge import DEFAULT, Judge, to_bytes
 from recipe.judge.options import JudgeOptions
 from recipe.judge.output_rows import WINDOW, JudgedRow, bad_row, in_windows, input_hash, result_rows, with_columns
 from recipe.judge.rubrics import NamedRubric, by_task
-from recipe.judge.workers import Pool, RayPool, Workers, identity
+from recipe.judge.workers import Pool, RayPool, Workers
 from recipe.system import usable_cores
 
 STDOUT_WINDOW = 128
@@ -90,9 +90,8 @@ class Summary:
     def rows_per_second(self) -> float:
         return (self.rows - self.resumed) / self.seconds if self.seconds else 0.0
 
-    @property
-    def facts(self) -> dict[str, str]:
-        """Name -> what to tell the user about it; what doesn't apply is left out."""
+    def __str__(self) -> str:
+        """One line for each fact; what doesn't apply is left out."""
         kept = f" ({self.resumed:,} kept from before)" if self.resumed else ""
         found = {"rows": f"{self.rows:,}{kept}", "malformed": f"{self.malformed:,}", "errors": f"{self.errors:,}"}
         if self.inconsistent:
@@ -104,10 +103,7 @@ class Summary:
             found["left out of it"] = f"{self.odd_truths:,} given labels that are ties or can't be read"
         found["speed"] = f"{self.rows_per_second:,.1f} rows/s"
         found["labels"] = ", ".join(f"{label}: {count:,}" for label, count in sorted(self.labels.items())) or "none"
-        return found
-
-    def __str__(self) -> str:
-        return "\n".join(f"{name:22}{text}" for name, text in self.facts.items())
+        return "\n".join(f"{name:22}{text}" for name, text in found.items())
 
 
 def judge_file(
@@ -228,8 +224,7 @@ def _judge_all(
                 yield row.example
 
     with journal:
-        who = identity(judge) if isinstance(judge, Judge) else judge.identity
-        journal.begin({**who, **asdict(options)}, summary.count)
+        journal.begin({**judge.identity, **asdict(options)}, summary.count)
         summary.resumed = summary.rows
         start = time.monotonic()
         try:

@@ -126,10 +126,11 @@ class Judge(Closing):
         return cls(generator, Prompts(prompts_in(metadata), path), name=name, path=path, readouts=readouts)
 
     @property
-    def fingerprint(self) -> str:
-        """What tells this judge from another: its file's SHA-256 or its generator's name, and its readouts."""
+    def identity(self) -> dict[str, str]:
+        """What tells this judge from another: its file's SHA-256 or its generator's name, its readouts and prompts."""
         name = hash_file(self.path) if self.path else self.generator.name
-        return f"{name} with {write_readouts(self.readouts)}" if self.readouts else name
+        model = f"{name} with {write_readouts(self.readouts)}" if self.readouts else name
+        return {"model": model, "prompts": self.prompts.digest}
 
     # --- one example ---
 

@@ -50,7 +50,7 @@ def ready_rubrics() -> dict[str, NamedRubric]:
 
 
 def load_rubric(rubric: AnyRubric) -> Rubric:
-    """Like `read_rubric`, without name and task."""
+    """The rubric alone that `read_rubric` reads."""
     return read_rubric(rubric).rubric
 
 
@@ -109,7 +109,7 @@ def _read_file(path: Path) -> NamedRubric:
     try:
         return _checked(content, path.stem)
     except SreError as error:
-        raise SreError(str(error).removeprefix(f"field {error.field!r}: "), file=path, field=error.field) from None
+        raise SreError(error.message, file=path, field=error.field) from None
 
 
 def _checked(content: object, name: str) -> NamedRubric:

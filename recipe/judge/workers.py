@@ -64,9 +64,8 @@ class Pool(Closing, ABC):
 class Workers(Pool):
     """`count` judges in processes of their own. When the parent dies, a worker ends at its next row.
 
-    `open_judge` makes a judge, in each process; it must be picklable, e.g. functools.partial(Judge.from_gguf, path).
-    The processes are spawned: a script of yours needs its `if __name__ == "__main__":`. Raises SreError when a worker
-    can't open its judge, with that worker's reason.
+    Each process calls `open_judge`, e.g. functools.partial(Judge.from_gguf, path), which must be picklable. A script
+    that uses this needs `if __name__ == "__main__":`. Raises SreError, with the reason, when a judge can't be opened.
     """
 
     share = WINDOW // 2
@@ -123,7 +122,7 @@ def _work(link: Connection, open_judge: OpenJudge) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         try:
             with open_judge() as judge:
-                link.send(identity(judge))
+                link.send(judge.identity)
                 while True:
                     for row in result_rows(judge, *link.recv()):
                         link.send(([row], False))
@@ -148,7 +147,7 @@ class RayPool(Pool):
         except ImportError:
             raise SreError(f"this engine needs the extra: {install('ray')}") from None
         with open_judge() as judge:
-            self.identity = identity(judge)
+            self.identity = judge.identity
         self.count = count
         self._ray = ray
         self._started = not ray.is_initialized()
@@ -169,7 +168,7 @@ class RayPool(Pool):
             raise  # a fault of this program
         except self._ray.exceptions.RayError as error:
             message = "a worker ended early, and again when started anew; use --resume to go on"
-            raise SreError(f"{message}, with fewer workers if memory ran out ({_brief(error)})") from error
+            raise SreError(f"{message}, with fewer workers if memory ran out ({_first_line(error)})") from error
         if isinstance(answer, str):
             raise SreError(answer)
         return self._waiting.pop(done), (answer, True)
@@ -200,7 +199,7 @@ class _RayWorker:
     def _opened(self) -> Judge:
         if self._judge is None:
             judge = self._open_judge()
-            if identity(judge) != self._expected:
+            if judge.identity != self._expected:
                 judge.close()
                 raise SreError(f"the machine {os.uname().nodename} has another model or other prompts under this name")
             self._judge = judge
@@ -216,17 +215,14 @@ def _start_ray(ray: Any, cores: int) -> None:
     try:
         ray.init(**({"address": address} if address else own), log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise SreError(f"Ray can't be reached: {_brief(error)}", field=ADDRESS_VARIABLE if address else None) from error
+        raise SreError(
+            f"Ray can't be reached: {_first_line(error)}", field=ADDRESS_VARIABLE if address else None
+        ) from error
     logging.getLogger("ray").setLevel(logging.ERROR)
 
 
-def _brief(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def identity(judge: Judge) -> dict[str, str]:
-    """What tells whose judgements these are: hashes of the model and of the prompts."""
-    return {"model": judge.fingerprint, "prompts": judge.prompts.digest}
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def shares(examples: Sequence[Example], count: int) -> list[list[Example]]:

@@ -84,13 +84,13 @@ def test_an_adapters_base_is_looked_for_from_the_adapters_folder(tmp_path: Path,
 def test_other_weights_under_the_same_name_are_told_apart(tmp_path: Path, torch_generator: list[Any]) -> None:
     base = model_folder(tmp_path / "model")
     adapter = adapter_folder(tmp_path / "adapter", str(base))
-    before = [open_judge(str(path)).fingerprint for path in (base, adapter)]
-    assert [open_judge(str(path)).fingerprint for path in (base, adapter)] == before
+    before = [open_judge(str(path)).identity for path in (base, adapter)]
+    assert [open_judge(str(path)).identity for path in (base, adapter)] == before
     (adapter / "adapter_model.safetensors").write_bytes(b"ADAPTER")
-    assert open_judge(str(adapter)).fingerprint != before[1]
-    assert open_judge(str(base)).fingerprint == before[0]
+    assert open_judge(str(adapter)).identity != before[1]
+    assert open_judge(str(base)).identity == before[0]
     (base / "model.safetensors").write_bytes(b"more weights")
-    assert open_judge(str(base)).fingerprint != before[0]
+    assert open_judge(str(base)).identity != before[0]
 
 
 def test_a_base_that_is_gone_is_named(tmp_path: Path) -> None:

@@ -443,7 +443,7 @@ def test_from_gguf_asks_with_the_files_own_prompts(tmp_path: Path, monkeypatch: 
     assert opened == {"path": path, "threads": 2, "context": 512, "parallel": 3}
     assert judge.prompts.judge(example("a")) == (Message("user", "Own: Are both items fruits?"),)
     assert judge.score("q", "r", RUBRIC).origin == "mine"
-    assert len(judge.fingerprint) == 64
+    assert len(judge.identity["model"]) == 64
 
 
 def test_a_run_folder_is_opened_by_its_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -522,7 +522,7 @@ def test_a_readout_changes_probabilities_and_scores_but_no_label() -> None:
     ratio = before.label_probabilities[5] / before.label_probabilities[4]
     assert after.label_probabilities[5] / after.label_probabilities[4] == pytest.approx(ratio ** (1 / 4))
     assert (after.expected_score or 0) < (before.expected_score or 0)
-    assert plain.fingerprint != read.fingerprint
+    assert plain.identity != read.identity
     alone = read.score("Name two.", "A pear.", RUBRIC, label_only=True)
     assert alone.label_probabilities == before.label_probabilities
 

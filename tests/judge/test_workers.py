@@ -19,7 +19,7 @@ from recipe.errors import SreError
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
 from recipe.judge.options import JudgeOptions
-from recipe.judge.workers import Workers, identity, shares
+from recipe.judge.workers import Workers, shares
 from tests.scripted import ScriptedGenerator
 
 OPEN = partial(Judge, ScriptedGenerator(), name="scripted")
@@ -51,7 +51,7 @@ def test_workers_give_what_one_judge_gives(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", 40)
     judge_file(OPEN(), rows, tmp_path / "one.jsonl")
     with Workers(OPEN, 2) as workers:
-        assert workers.identity == identity(OPEN())
+        assert workers.identity == OPEN().identity
         summary = judge_file(workers, rows, tmp_path / "two.jsonl")
     assert (summary.rows, summary.errors) == (40, 0)
     assert sorted((tmp_path / "one.jsonl").read_text().splitlines()) == sorted(

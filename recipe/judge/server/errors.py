@@ -23,12 +23,7 @@ class Problem(HTTPException):
     """An HTTP status and what to say. field: the one at fault, as a path ("conversation.0.role")."""
 
     def __init__(
-        self,
-        status: int,
-        code: str,
-        message: str,
-        field: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        self, status: int, code: str, message: str, field: str | None = None, headers: dict[str, str] | None = None
     ) -> None:
         super().__init__(status, message, headers)
         self.code, self.field = code, field
@@ -69,10 +64,7 @@ def _invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
     """The answer to pydantic's errors of a request's body: of several, the one that lies deepest."""
     worst = max(errors, key=lambda error: len(error["loc"]))
     # Of a union pydantic names the member too ("str", "list[Turn]"): nothing that the client wrote.
-    field = ".".join(str(part) for part in worst["loc"][1:] if isinstance(part, int) or _is_field(part))
+    path = [str(part) for part in worst["loc"][1:] if part != "str"]
+    field = ".".join(part for part in path if part.isdigit() or (part.islower() and part.isidentifier()))
     said = worst["msg"].removeprefix("Value error, ")
     return Problem(422, "invalid", f"{said} (field {field or 'body'})", field or None)
-
-
-def _is_field(part: str) -> bool:
-    return part.islower() and part.isidentifier() and part != "str"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.types import Message, Receive, Scope, Send
 
 from recipe.judge.server.errors import Problem
 
@@ -17,11 +17,6 @@ OPEN = frozenset({"/", "/health", "/docs", "/openapi.json"})
 """Paths that need no key: they tell nothing of what is judged."""
 
 SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-
-Scope = MutableMapping[str, Any]
-Event = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Event]]
-Send = Callable[[Event], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ class Guard:
             return
         begin, status = time.monotonic(), 500
 
-        async def watched(event: Event) -> None:
+        async def watched(event: Message) -> None:
             nonlocal status
             if event["type"] == "http.response.start":
                 status = event["status"]
@@ -107,7 +102,7 @@ class Guard:
         end: float | None = asyncio.get_running_loop().time() + timeout
         size = 0
 
-        async def limited() -> Event:
+        async def limited() -> Message:
             nonlocal end, size
             try:
                 async with asyncio.timeout_at(end):
