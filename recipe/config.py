@@ -28,7 +28,6 @@ CurationMethod = Literal[
     "random-equal",
     "preference-reversal",
 ]
-MergeMethod = Literal["exact", "svd", "linear", "ties", "dare_linear"]
 
 
 class _Section(BaseModel):
@@ -141,9 +140,6 @@ class SftConfig(TrainConfig):
     # Of rows that have labels alone. given: they are left out. bootstrap: a model writes them, see BootstrapConfig.
     rationales: Literal["given", "bootstrap"] = "given"
     both_orders: bool = True  # each training pair also with its responses exchanged
-    # by-length: a batch's rows are of like length, so little of it is padding. padding-free: they are laid end to end,
-    # which takes FlashAttention to pay off; Unsloth does so by itself on a GPU.
-    batching: Literal["shuffled", "by-length", "padding-free"] = "shuffled"
 
     @property
     def bootstraps(self) -> bool:
@@ -162,15 +158,14 @@ class BootstrapConfig(_Section):
     keep: int = Field(1, ge=1)  # rationales of a row at most; each is a row of SFT
     temperature: float = Field(0.8, gt=0)
     max_tokens: int = Field(128, ge=16)
-    block: int = Field(16, ge=1)  # rows judged together and appended together
+    block: int = Field(16, ge=1)  # rows judged together and written together
 
 
 class MergeConfig(_Section):
-    method: MergeMethod = "exact"
+    method: Literal["exact", "svd"] = "exact"  # svd: the best approximation of the sum at a lower rank
     pointwise_weight: float = 0.5
     pairwise_weight: float = 0.5
     rank: int | None = Field(None, ge=1)  # svd: the rank kept (null: lora.r)
-    density: float = Field(0.5, gt=0, le=1)  # ties and dare_linear
 
 
 class SampleConfig(_Section):
@@ -181,7 +176,7 @@ class SampleConfig(_Section):
     n: int = Field(10, ge=1)
     temperature: float = Field(1.0, ge=0)
     max_tokens: int = Field(256, ge=8)
-    block: int = Field(16, ge=1)  # inputs sampled together and appended together
+    block: int = Field(16, ge=1)  # inputs sampled together and written together
     engine: Literal["auto", "llamacpp", "torch", "vllm"] = "auto"  # auto: torch on a GPU, else llamacpp
     parallel: int = Field(16, ge=1, le=1024)  # llama.cpp takes up to 128
 

@@ -190,8 +190,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def append_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Append a block of rows in one write and sync it. A kill can leave at most a partial last line or block, which
-    `whole_blocks` cuts off."""
+    """Append rows in one write and sync it. A kill can leave some of them, and a partial last line."""
     data = "".join(canonical(row) + "\n" for row in rows).encode()
     before = path.stat().st_size if path.exists() else 0
     try:
@@ -214,18 +213,3 @@ def read_jsonl(path: Path, make: Callable[[dict[str, Any]], Any] = dict) -> list
             with intact(path, number):
                 rows.append(make(_object(line)))
     return rows
-
-
-def whole_blocks(path: Path, rows_per_block: list[int]) -> int:
-    """How many leading blocks (of so many rows each) a file holds whole; what follows them is cut off."""
-    if not path.exists():
-        return 0
-    blocks, offset = 0, 0
-    with path.open("r+b") as file:
-        for rows in rows_per_block:
-            lines = [file.readline() for _ in range(rows)]
-            if not all(line.endswith(b"\n") for line in lines):
-                break
-            blocks, offset = blocks + 1, file.tell()
-        file.truncate(offset)
-    return blocks

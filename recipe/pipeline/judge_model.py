@@ -30,10 +30,10 @@ class Loading:
 
     def open_engine(self) -> Any:
         """The training engine. Call it before importing TRL: Unsloth must be imported first."""
+        from recipe.inference.pytorch.engines import open_engine
         from recipe.inference.pytorch.loading import free_memory, take_share
-        from recipe.training.engines import open_training_engine
 
-        engine = open_training_engine(self.engine)
+        engine = open_engine(self.engine)
         take_share(self.threads)
         free_memory()
         return engine

@@ -44,9 +44,11 @@ def check_model(config: Config, folder: Path, *, template: bool = True) -> None:
     if problem:
         raise SreError(problem)
     if template:
-        from recipe.training.trainer import check_chat_template
+        from transformers import AutoTokenizer
 
-        check_chat_template(folder)
+        from recipe.inference.chat_template import ChatTemplate
+
+        ChatTemplate.of(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 
 
 def _rows_of(run: RunContext, task: Task, ids: set[str], *, remote: bool) -> str:

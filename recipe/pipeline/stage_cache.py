@@ -3,7 +3,7 @@
     runs/quickstart/
       config.toml                     the resolved settings
       seed/done.json                  written last, by rename: the stage is done
-      iter-1/samples.jsonl            grows in whole blocks
+      iter-1/samples.jsonl            appears when all of its blocks are drawn
       iter-1/sample.done.json         a folder that several stages share has one marker for each
 
 A marker: {"stage": "merged", "hash": "3f…", "settings": {…}, "inputs": {"sft-pointwise": "a1…"},
@@ -20,6 +20,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -86,7 +87,7 @@ class RunFolder:
         Args:
             stage: A folder ("merged"), or a folder and a step that shares it ("iter-1:sample").
             work: Does the stage. It must read nothing but what it is given: the input hash is made of that.
-            makes: The files and folders that it leaves. The stage is done while they are there and unchanged.
+            makes: The files and folders that it leaves, or needs to resume. It is done while the left are unchanged.
             together: All processes that share the run do the work. Else the main one does it and the others wait.
             given: Settings, rows, prompts, and what other stages made. `Made` and `Content` are handed on as paths.
 
@@ -104,7 +105,7 @@ class RunFolder:
             return done
         if not self.main:
             return self._follow(stage, digest, partial(work, folder, **given) if together else None)
-        self._make_way(stage, head)
+        self._make_way(stage, head, makes)
         self._begin()
         if (lender := self._lender(stage, digest)) is not None:
             content = self._take_over(lender, stage, makes)
@@ -133,8 +134,10 @@ class RunFolder:
         done = read_marker(marker)
         return done if done and done["hash"] == digest and not _lost(folder, done) else None
 
-    def _make_way(self, stage: str, head: Mapping[str, Any]) -> None:
-        """Remove the marker of a stage that lost its files. Raises SreError where the stage was begun differently."""
+    def _make_way(self, stage: str, head: Mapping[str, Any], makes: Sequence[str]) -> None:
+        """Remove the marker of a stage that lost its files, and what a forgotten one left: its settings may have been
+        others. Raises SreError where the stage was begun differently.
+        """
         folder, marker, started = self._places(stage)
         done = read_marker(marker)
         found = done or read_marker(started)
@@ -149,6 +152,11 @@ class RunFolder:
             lost = os.path.normpath(folder / _lost(folder, done))
             _log.warning("%s is made again: %s is missing or empty", stage, lost)
             marker.unlink()
+        for left in () if found else [folder / name for name in makes]:
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink(missing_ok=True)
 
     def _follow(self, stage: str, digest: str, work: Callable[[], Any] | None) -> dict[str, Any]:
         """What a process other than the main one does: help with the work, if there is any for it, and wait."""

@@ -40,7 +40,7 @@ def bootstrap(run: RunContext, task: Task) -> Facts:
     return run.cache.do(
         f"bootstrap-{task}",
         work.bootstrap,
-        makes=("rationales.jsonl",),
+        makes=("rationales.jsonl", "unhinted", "hinted"),
         together=True,
         judge=replace(seed, context=run.config.model.max_length + settings.max_tokens),
         teacher=run.teacher,
@@ -70,7 +70,7 @@ def sft(run: RunContext, *tasks: Task) -> Facts:
 def _train(run: RunContext, stage: str, training: Callable[..., Facts], **given: Any) -> Facts:
     """A stage that makes an adapter, and what all of them are given."""
     given |= {"model": run.model, "loading": run.loading, "prompts": run.prompts, "seed": run.config.seed}
-    return run.cache.do(stage, training, makes=("adapter", "training.json"), together=True, **given)
+    return run.cache.do(stage, training, makes=("adapter", "training.json", "checkpoints"), together=True, **given)
 
 
 def merge(run: RunContext) -> Facts:
@@ -84,7 +84,6 @@ def merge(run: RunContext) -> Facts:
         pairwise=run.made("sft-pairwise", "adapter"),
         settings=run.config.merge,
         default_rank=run.config.lora.r,
-        seed=run.config.seed,
     )
 
 
@@ -92,7 +91,7 @@ def sample(run: RunContext, t: int) -> Facts:
     return run.cache.do(
         f"iter-{t}:sample",
         work.sample,
-        makes=("samples.jsonl",),
+        makes=("samples.jsonl", "unfinished-samples"),
         together=True,
         judge=run.judge_model(run.judge_before(t), sampling=True),
         examples=run.inputs(t),
@@ -197,8 +196,6 @@ def decide(run: RunContext, t: int) -> Facts:
 
 
 def export(run: RunContext) -> Facts:
-    from recipe.training.card import Origin
-
     config, source, settings = run.config, run.exported, run.config.export
     merged = config.start == "merged" and len(config.data.tasks) > 1 and source != "seed"
     split: Split = "dev" if config.data.has_dev() else "train"
@@ -216,11 +213,10 @@ def export(run: RunContext) -> Facts:
         settings=only(settings, "snapshot", "types", "judge"),
         max_tokens=config.evaluate.max_tokens,
         figures=run.made(f"evaluation/{source}", "figures.json") if config.data.has_test() else None,
-        origin=Origin(
-            name=config.name,
-            base_model=config.model.source,
-            data={task: config.data.source(task) for task in config.data.tasks},
-            merge=config.merge.method if merged else "",
-            rounds=int(source[1:]) if source.startswith("j") else 0,
-        ),
+        origin={
+            "name": config.name,
+            "data": {task: config.data.source(task) for task in config.data.tasks},
+            "merge": config.merge.method if merged else "",
+            "rounds": int(source[1:]) if source.startswith("j") else 0,
+        },
     )

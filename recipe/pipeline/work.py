@@ -160,7 +160,7 @@ def export(
     figures: Path | None,
     held_out: Path | None,
     prompt_ids: Any,
-    origin: Any,
+    origin: Mapping[str, Any],
     **given: Any,
 ) -> Facts:
     from recipe.evaluation.audit import degenerate
@@ -170,7 +170,8 @@ def export(
 
     measured = read_json(figures) if figures else {}
     base, nf4 = base_of(judge.base_model, judge.model.path), judge.loading.quantization == "nf4"
-    card = Card(origin, base, headline(measured) if measured else {}, degenerate(measured), nf4=nf4)
+    told: dict[str, Any] = {"figures": headline(measured) if measured else {}, "warnings": degenerate(measured)}
+    card = Card(**origin, **told, base=base, nf4=nf4)
     judgements = _judgements(held_out) if held_out else []
     return run_export(
         folder,

@@ -25,7 +25,7 @@ RUNTIME_LLAMA = 0.6 * GIB  # the same process without a trainer's buffers; compu
 LOGIT_CHUNK = 256  # completion tokens whose logits are computed at a time
 UNSLOTH_START_S = 4.0  # on a CPU; a GPU's start has it
 SEED_S, SEED_S_PER_PARAMETER = 1.9, 35e-9  # converting the embedded GGUF file
-MERGE_S = 6.0  # importing PEFT, and six small merges
+MERGE_S = 1.0  # reading two adapters and writing one
 WRITE_S_PER_PARAMETER, QUANTISE_S_PER_PARAMETER = 12e-9, 20e-9
 GGUF_BITS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5, "Q6_K": 6.6, "Q5_K_M": 5.7, "Q4_K_M": 4.9, "Q4_0": 4.6}
 

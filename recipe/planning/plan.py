@@ -140,7 +140,7 @@ def _stages(costs: Costs, host: Costs) -> Iterator[StagePlan]:
             yield _sft(costs, f"sft-{task}", (task,), first=task == tasks[0])
         if len(tasks) > 1:
             spent = MERGE_S * host.machine.pace
-            yield StagePlan("merged", Memory(runtime=RUNTIME_CPU), spent, "six methods compared", host=True)
+            yield StagePlan("merged", Memory(runtime=RUNTIME_CPU), spent, "two adapters added", host=True)
     for t in range(1, config.iterations + 1):
         inputs = work.inputs(t)
         drawn = _judging(costs, f"iter-{t}:sample", inputs, sample.n, sample.max_tokens, "inputs")

@@ -76,13 +76,12 @@ class _Task:
         rank: Counter[str] = Counter()
         order: dict[int, tuple[int, float]] = {}
         for index, name in self._inputs.items():
-            labels = _labels(candidates[index]) if self._balanced else (0, 0)
-            self._waiting[labels][criteria.get(name, "") if settings.balance_criteria else ""].append(index)
             order[index] = (rank[name], rng.random())  # an input's first pair comes before any input's second
             rank[name] += 1
-        for queues in self._waiting.values():
-            for queue in queues.values():
-                queue.sort(key=order.__getitem__, reverse=True)
+        for index in sorted(order, key=order.__getitem__, reverse=True):
+            labels = _labels(candidates[index]) if self._balanced else (0, 0)
+            criterion = criteria.get(self._inputs[index], "") if settings.balance_criteria else ""
+            self._waiting[labels][criterion].append(index)
 
     def units(self, limit: int) -> list[list[int]]:
         """Units of about `limit` pairs in all. Next come the labels that were chosen least often."""
@@ -113,15 +112,17 @@ class _Task:
         """A pair of each labels in `kind`, of one criterion if possible; [] where one of them has none left."""
         queues = [self._waiting[labels] for labels in kind]
         while criteria := self._next_criteria(queues):
-            unit = [self._pop(queue[criterion]) for queue, criterion in zip(queues, criteria, strict=True)]
-            taken = [index for index in unit if index is not None]
-            if len(taken) == len(kind):
+            chosen = [queue[criterion] for queue, criterion in zip(queues, criteria, strict=True)]
+            unit: list[int] = []
+            for queue in chosen:
+                self._drop_capped(queue, unit)
+                unit += queue[-1:]
+            if len(unit) == len(kind):
+                for queue in chosen:
+                    queue.pop()
+                self._taken.update(self._inputs[index] for index in unit)
                 self._turns.update(criteria)
-                return taken
-            for queue, criterion, index in zip(queues, criteria, unit, strict=True):
-                if index is not None:  # its mirror is missing
-                    queue[criterion].append(index)
-                    self._taken[self._inputs[index]] -= 1
+                return unit
         return []
 
     def _next_criteria(self, queues: Sequence[Mapping[str, list[int]]]) -> list[str]:
@@ -131,14 +132,11 @@ class _Task:
         order = [sorted(shared or names, key=lambda name: (self._turns[name], name)) for names in waiting]
         return [names[0] for names in order] if all(waiting) else []
 
-    def _pop(self, queue: list[int]) -> int | None:
-        """The next pair of a queue whose input is below the cap. Pairs above it are dropped for good."""
-        while queue:
-            index = queue.pop()
-            if self._taken[self._inputs[index]] < self._cap:
-                self._taken[self._inputs[index]] += 1
-                return index
-        return None
+    def _drop_capped(self, queue: list[int], beside: Sequence[int]) -> None:
+        """Drop a queue's next pairs for good while their input is at its cap, with the pairs `beside` them counted."""
+        taken = self._taken + Counter(self._inputs[index] for index in beside)
+        while queue and taken[self._inputs[queue[-1]]] >= self._cap:
+            queue.pop()
 
 
 def _labels(pair: Pair) -> Labels:

@@ -21,7 +21,7 @@ from recipe.inference.base import Generator, Request
 from recipe.prompts import Prompts, neutralise
 from recipe.storage import read_jsonl, write_jsonl
 from recipe.system import process, wait_for
-from recipe.training.sample import run_sample
+from recipe.training.sample import UNFINISHED, run_sample
 from recipe.verdict import MARKER
 
 # A small model writes no rationale unless it is held to one: whole sentences about the response, then the label.
@@ -75,7 +75,7 @@ def run_bootstrap(
         origin = generator.name + ", told the label" * hinted
         given: dict[str, Any] = {"settings": settings, "prompts": prompts, "origin": origin, "seed": seed, "ask": ask}
         run_sample(part, generator=generator, examples=list(left.values()), **given)
-        wait_for(partial(_joined, part))
+        wait_for(partial(_is_joined, part))
         for judgement in read_jsonl(part / "samples.jsonl", Judgement.from_json):
             tokens += judgement.tokens
             found = kept.get(judgement.example_id, [])
@@ -92,8 +92,8 @@ def run_bootstrap(
     return {"maker": generator.name, **counts, "without": len(examples) - len(kept), "dropped": dict(dropped)}
 
 
-def _joined(folder: Path) -> bool:
-    return not list(folder.glob("samples-*-of-*"))  # the main process has taken what the others drew
+def _is_joined(folder: Path) -> bool:
+    return not (folder / UNFINISHED).exists()
 
 
 def _grammar(row: Example) -> str:

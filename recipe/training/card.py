@@ -14,17 +14,6 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
-class Origin:
-    """How a judge was made. data: task -> where its rows came from. merge: the method, "" where nothing was merged."""
-
-    name: str
-    base_model: str
-    data: Mapping[str, str]
-    merge: str
-    rounds: int
-
-
-@dataclass(frozen=True)
 class Base:
     """The base model. name: for readers, without folders of this machine. note: where its weights really come from."""
 
@@ -37,11 +26,15 @@ class Base:
 class Card:
     """What a model card tells beside the files.
 
+    data: task -> where its rows came from. merge: the method, "" where nothing was merged. rounds: of DPO.
     figures: name -> {"value", "low", "high", "n"} or a number. warnings: ends of a sentence that begins with "This
     judge". nf4: whether the judge was trained on a 4-bit base.
     """
 
-    origin: Origin
+    name: str
+    data: Mapping[str, str]
+    merge: str
+    rounds: int
     base: Base
     figures: Mapping[str, Any]
     warnings: Sequence[str] = ()
@@ -81,15 +74,17 @@ def model_card(card: Card, files: Sequence[Sequence[str]], readout: Mapping[str,
     """
     template = Path(__file__).with_name("model_card.md.jinja").read_text(encoding="utf-8")
     environment = Environment(trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
-    sources = dict.fromkeys(card.origin.data.values())
-    return environment.from_string(template).render(
-        **{**vars(card), "figures": {name: _cell(value) for name, value in card.figures.items()}},
-        hub_base=HUB_NAME.fullmatch(card.base.name),
-        hub_data=[name for name in sources if HUB_NAME.fullmatch(name) and not Path(name).expanduser().exists()],
-        data=[public_name(source) for source in sources],
-        files=files,
-        readout={task: facts for task, facts in readout.items() if "kind" in facts},
-    )
+    sources = dict.fromkeys(card.data.values())
+    shown = {
+        "tasks": list(card.data),
+        "data": [public_name(source) for source in sources],
+        "hub_base": HUB_NAME.fullmatch(card.base.name),
+        "hub_data": [name for name in sources if HUB_NAME.fullmatch(name) and not Path(name).expanduser().exists()],
+        "figures": {name: _cell(value) for name, value in card.figures.items()},
+        "files": files,
+        "readout": {task: facts for task, facts in readout.items() if "kind" in facts},
+    }
+    return environment.from_string(template).render({**vars(card), **shown})
 
 
 def _cell(figure: Any) -> str:

@@ -7,7 +7,7 @@ yields no pair is listed with the reason.
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,16 +133,5 @@ def run_curate(
     preferences, dropped = curate(judgements, settings, assessments, criteria=criteria, seed=seed)
     write_jsonl(folder / "dropped.jsonl", dropped)
     write_jsonl(folder / "preferences.jsonl", [preference.to_json() for preference in preferences])
-    pairs = Counter(preference.example_id for preference in preferences)
-    per_input = Counter(pairs[name] for name in dict.fromkeys(judgement.example_id for judgement in judgements))
-    labels: dict[str, Counter[str]] = defaultdict(Counter)
-    for pair in preferences:
-        rejected = "malformed" if pair.rejected.label is None else pair.rejected.label
-        labels[pair.task][f"{pair.chosen.label}>{rejected}"] += 1
-    return {
-        "pairs": len(preferences),
-        "inputs_used": len(pairs),
-        "pairs_per_input": {str(count): inputs for count, inputs in sorted(per_input.items())},
-        "dropped": dict(Counter(row["reason"] for row in dropped).most_common()),
-        "labels": {task: dict(sorted(counts.items())) for task, counts in labels.items()},
-    }
+    reasons = Counter(row["reason"] for row in dropped)
+    return {"pairs": len(preferences), "dropped": dict(reasons.most_common())}

@@ -26,6 +26,7 @@ from recipe.training.trainer import (
     prompt_ids,
     rows_on_disk,
     run_trainer,
+    tokens_in,
     trainer_arguments,
 )
 
@@ -66,13 +67,13 @@ def run_dpo(
     if rows is None:
         made = f"{len(preferences)} made, none within {setup.max_length} tokens"
         raise NothingToTrainError(f"no preference pair to train on ({made})")
-    trainer = make_trainer(model, tokenizer, rows, dev_rows, folder, settings, setup.seed, setup.gradient_checkpointing)
+    trainer = make_trainer(setup, model, tokenizer, rows, dev_rows, folder, settings)
     trainer.train_dataset = with_reference(trainer, rows)
     if dev_rows is not None:
         trainer.eval_dataset = with_reference(trainer, dev_rows)
-    facts = run_trainer(trainer, folder, settings, setup, "DPO")
+    facts = run_trainer(trainer, folder, settings, "DPO")
     kept = len(rows) + (0 if dev_rows is None else len(dev_rows))
-    tokens = sum(len(row[key]) for row in rows for key in ("prompt_ids", "chosen_ids", "rejected_ids"))
+    tokens = tokens_in(rows, "prompt_ids", "chosen_ids", "rejected_ids")
     return {
         "engine": setup.engine.name,
         "pairs": len(rows),
@@ -109,14 +110,7 @@ def to_rows(
 
 
 def make_trainer(
-    peft_model: Any,
-    tokenizer: Any,
-    rows: Any,
-    dev_rows: Any,
-    folder: Path,
-    settings: DpoConfig,
-    seed: int,
-    gradient_checkpointing: bool,
+    setup: TrainingSetup, peft_model: Any, tokenizer: Any, rows: Any, dev_rows: Any, folder: Path, settings: DpoConfig
 ) -> Any:
     """TRL's DPOTrainer with `preference_loss`, over datasets of `to_rows` that still need `with_reference`.
 
@@ -161,15 +155,11 @@ def make_trainer(
                 control.should_training_stop = True
 
     def collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        pairs = [pair_batch.TokenPair(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in batch]
-        packed = pair_batch.pack(pairs, tokenizer.pad_token_id, shared=shared)
+        packed = pair_batch.pack(batch, tokenizer.pad_token_id, shared=shared)
         reference = [row.get(f"reference_{side}", 0.0) for side in SIDES for row in batch]
         return {**packed, "reference": torch.tensor(reference)}
 
-    dev = dev_rows is not None
-    arguments = trainer_arguments(
-        settings, folder, seed=seed, rows=len(rows), gradient_checkpointing=gradient_checkpointing, dev=dev
-    )
+    arguments = trainer_arguments(settings, folder, setup, rows=len(rows), dev=dev_rows is not None)
     trainer = open_trainer(
         PairTrainer,
         peft_model,
@@ -226,24 +216,22 @@ def with_reference(trainer: Any, rows: Any) -> Any:
     import torch
     from accelerate.utils import gather_object
 
-    found: list[tuple[int, tuple[float, float]]] = []
+    found: list[tuple[float, float]] = []
     size, model = trainer.args.per_device_train_batch_size, trainer.model
     was_training = model.training
     model.eval()
     with (
         torch.no_grad(),
-        trainer.accelerator.split_between_processes(list(range(len(rows)))) as share,
+        trainer.accelerator.split_between_processes(list(range(len(rows)))) as share,  # each a run of rows
         bar("reference log-probabilities", len(share), "pairs") as advance,
     ):
         for start in range(0, len(share), size):
-            part = share[start : start + size]
-            batch = trainer.data_collator([rows[k] for k in part])
+            batch = trainer.data_collator([rows[k] for k in share[start : start + size]])
             batch = {key: value.to(trainer.accelerator.device) for key, value in batch.items()}
             chosen, rejected = trainer.token_logps(model, batch).sum(1).chunk(2)
-            found += zip(part, zip(chosen.tolist(), rejected.tolist(), strict=True), strict=True)
-            advance(len(part))
+            found += zip(chosen.tolist(), rejected.tolist(), strict=True)
+            advance(len(chosen))
     model.train(was_training)
-    by_row = dict(gather_object(found))
-    for number, side in enumerate(SIDES):
-        rows = rows.add_column(f"reference_{side}", [by_row[k][number] for k in range(len(rows))])
+    for side, sums in zip(SIDES, zip(*gather_object(found), strict=True), strict=True):
+        rows = rows.add_column(f"reference_{side}", list(sums))
     return rows

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from operator import ne
 from pathlib import Path
 from typing import Any
 
 from recipe.config import ExportConfig
 from recipe.data.records import TASKS, Example, Judgement, Message
 from recipe.gguf.header import add_metadata, read_header
-from recipe.inference.base import Request, Sampling
+from recipe.inference.base import Request, Sampling, completions_by_request
 from recipe.inference.chat_template import ChatTemplate
 from recipe.inference.conversion import to_judgement
 from recipe.inference.llamacpp.quantization import quantize
@@ -83,9 +84,13 @@ def run_export(
                 files[name] = folder / f"judge-{name}.gguf"
                 quantize(snapshot, files[name], name)
             advance(1, name)
-    verdicts = {name: _verdicts(path, rows, open_gguf, prompts, max_tokens) for name, path in files.items()}
-    parent = verdicts[settings.snapshot]
-    flips = {name: _flip_rate(parent, found) for name, found in verdicts.items() if name != settings.snapshot}
+    labels = {}
+    with bar("judging with each type", len(files), "files") as advance:
+        for name, path in files.items():
+            labels[name] = _labels(path, rows, open_gguf, prompts, max_tokens)
+            advance(1, name)
+    parent = labels.pop(settings.snapshot)
+    flips = {name: sum(map(ne, parent, found)) / len(rows) if rows else None for name, found in labels.items()}
     readouts, fits = fit_readouts(held_out)
     with replacing(judge) as partial:
         add_metadata(files[settings.judge], partial, write_readouts(readouts))
@@ -113,35 +118,22 @@ def fit_readouts(held_out: Sequence[tuple[Judgement, str]]) -> tuple[dict[str, R
     facts: dict[str, Any] = {}
     for task in TASKS:
         rows = [(j, prompt) for j, prompt in held_out if j.task == task and j.rationale]
-        if not rows:
-            continue
-        readout, facts[task] = fit_readout([j for j, _ in rows], [prompt for _, prompt in rows])
-        if readout:
-            readouts[task] = readout
+        if rows:
+            readout, facts[task] = fit_readout([j for j, _ in rows], [prompt for _, prompt in rows])
+            readouts |= {task: readout} if readout else {}
     return readouts, facts
 
 
-def _verdicts(
+def _labels(
     path: Path, rows: Sequence[Example], open_gguf: Callable[[Path], Any], prompts: Prompts, max_tokens: int
-) -> list[Judgement]:
-    """Greedy judgements in the rows' order."""
+) -> list[int | None]:
+    """The label of each row, judged greedily by a GGUF file."""
     if not rows:
         return []
-    by_id = {row.id: row for row in rows}
     requests = [Request(row.id, prompts.judge(row), row.labels, force_label=True) for row in rows]
-    sampling = Sampling(0.0, 1, max_tokens, stop_at_label=True)
-    found = {}
-    with open_gguf(path) as generator, bar(f"verdicts of {path.stem}", len(rows), "rows") as advance:
-        for completion in generator.generate(requests, sampling):
-            example = by_id[completion.request_id]
-            found[example.id] = to_judgement(example, completion, path.stem, need_rationale=False)
-            advance()
-    return [found[row.id] for row in rows]
-
-
-def _flip_rate(parent: Sequence[Judgement], other: Sequence[Judgement]) -> float | None:
-    flipped = sum(one.label != two.label for one, two in zip(parent, other, strict=True))
-    return flipped / len(parent) if parent else None
+    with open_gguf(path) as generator:
+        found = completions_by_request(generator.generate(requests, Sampling(0.0, 1, max_tokens, stop_at_label=True)))
+    return [to_judgement(row, found[row.id][0], path.stem, need_rationale=False).label for row in rows]
 
 
 def modelfile(judge: str, prompt: str, template: ChatTemplate) -> str:

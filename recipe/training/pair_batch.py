@@ -8,8 +8,7 @@ the completions' tokens alone, a chunk at a time, and again in the backward pass
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,16 +17,11 @@ from torch.utils.checkpoint import checkpoint
 CHUNK = 256  # tokens whose logits are in memory at a time
 
 
-@dataclass(frozen=True)
-class TokenPair:
-    """Token ids of one pair. All are non-empty; completions end with the end token."""
-
-    prompt: Sequence[int]
-    chosen: Sequence[int]
-    rejected: Sequence[int]
+Pair = Mapping[str, Sequence[int]]
+"""Token ids: `prompt_ids`, `chosen_ids`, `rejected_ids`. None is empty; completions end with the end token."""
 
 
-def pack(pairs: Sequence[TokenPair], pad: int, *, shared: bool) -> dict[str, torch.Tensor]:
+def pack(pairs: Sequence[Pair], pad: int, *, shared: bool) -> dict[str, torch.Tensor]:
     """Make one batch of B pairs, padded with the id `pad`.
 
     Returns:
@@ -35,9 +29,9 @@ def pack(pairs: Sequence[TokenPair], pad: int, *, shared: bool) -> dict[str, tor
         chosen before rejected: `completions` and `completion_mask` [2B, C]; `rows` and `places` [2B, C], where in
         `input_ids` the token before each of theirs is.
     """
-    sides = [(pair.prompt, pair.chosen) for pair in pairs] + [(pair.prompt, pair.rejected) for pair in pairs]
+    sides = [(pair["prompt_ids"], pair[side]) for side in ("chosen_ids", "rejected_ids") for pair in pairs]
     if shared:
-        sequences = [[*pair.prompt, *pair.chosen, *pair.rejected] for pair in pairs]
+        sequences = [[*pair["prompt_ids"], *pair["chosen_ids"], *pair["rejected_ids"]] for pair in pairs]
     else:
         sequences = [[*prompt, *completion] for prompt, completion in sides]
     ids, filled = _padded(sequences, pad)
@@ -46,7 +40,7 @@ def pack(pairs: Sequence[TokenPair], pad: int, *, shared: bool) -> dict[str, tor
     for number, (prompt, completion) in enumerate(sides):
         start = len(prompt) - 1
         # In a shared sequence the rejected completion follows the chosen one; its first token follows the prompt.
-        skipped = len(pairs[number - len(pairs)].chosen) if shared and number >= len(pairs) else 0
+        skipped = len(pairs[number - len(pairs)]["chosen_ids"]) if shared and number >= len(pairs) else 0
         places[number, : len(completion)] = start + skipped + torch.arange(len(completion))
         places[number, 0] = start
     rows = torch.arange(len(sides)) % len(sequences)
@@ -70,14 +64,14 @@ def _padded(sequences: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor,
     return ids, torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
 
 
-def _shared_view(pairs: Sequence[TokenPair], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def _shared_view(pairs: Sequence[Pair], ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """position_ids [B, S] and attention_mask [B, 1, S, S] (True: may attend) of sequences that hold a whole pair."""
     length = ids.shape[1]
     positions = torch.zeros_like(ids)
     mask = torch.eye(length, dtype=torch.bool).repeat(len(pairs), 1, 1)
     for row, pair in enumerate(pairs):
-        start, middle = len(pair.prompt), len(pair.prompt) + len(pair.chosen)
-        end = middle + len(pair.rejected)
+        start, middle = len(pair["prompt_ids"]), len(pair["prompt_ids"]) + len(pair["chosen_ids"])
+        end = middle + len(pair["rejected_ids"])
         positions[row, :middle] = torch.arange(middle)
         positions[row, middle:end] = start + torch.arange(end - middle)
         mask[row, :end, :end] = torch.ones(end, end, dtype=torch.bool).tril()
@@ -103,9 +97,6 @@ def token_logps(peft_model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor
 
 def output_logits(causal_lm: Any, hidden: Any) -> Any:
     """float32 logits of hidden states by the model's output head, capped where the model caps them (Gemma 2)."""
-    head = causal_lm.get_output_embeddings()
-    logits = (hidden @ head.weight.to(hidden.dtype).t()).float()
-    if head.bias is not None:
-        logits = logits + head.bias.float()
+    logits = causal_lm.get_output_embeddings()(hidden).float()
     cap = getattr(causal_lm.config.get_text_config(), "final_logit_softcapping", None)
     return logits if cap is None else cap * (logits / cap).tanh()

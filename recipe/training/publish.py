@@ -46,24 +46,22 @@ def collect(folder: Path, repo: str) -> Bundle:
     gguf, model, adapter = folder / "gguf", folder / "seed" / "model", folder / _stage_of(folder, config) / "adapter"
     # judge.gguf is one of the exported types under another name.
     others = set(config.export.types) - {config.export.judge, config.export.snapshot}
-    sources = {
+    files: dict[str, Path | str] = {
         "judge.gguf": folder / "judge.gguf",
         **{f"judge-{name}.gguf": gguf / f"judge-{name}.gguf" for name in others},
         "adapter/adapter_model.safetensors": adapter / "adapter_model.safetensors",
         "adapter/adapter_config.json": adapter / "adapter_config.json",
         "README.md": gguf / "README.md",
+        **{path.name: path for path in (*model.glob("LICENSE*"), *folder.glob("results.json"))},
     }
-    found = (*gguf.glob("Modelfile*"), *model.glob("LICENSE*"), *folder.glob("results.json"))
-    sources |= {path.name: path for path in found}
-    for name, path in sources.items():
-        if not path.is_file():
+    for name, path in files.items():
+        if not Path(path).is_file():
             raise SreError(f"missing; run `sre stage gguf RUN --again` to make {name}", file=path)
-    files: dict[str, Path | str] = {**sources, "config.toml": _without_folders(dump(config), config)}
-    files |= {n: p.read_text("utf-8").replace("FROM ../", "FROM ./") for n, p in sources.items() if "Modelfile" in n}
-    base = {"base_model_name_or_path": base_of(config.model.source, model).name}
-    files["adapter/adapter_config.json"] = (
-        json.dumps(read_json(adapter / "adapter_config.json") | base, indent=2) + "\n"
-    )
+    settings = read_json(adapter / "adapter_config.json")
+    settings["base_model_name_or_path"] = base_of(config.model.source, model).name
+    files |= {path.name: path.read_text("utf-8").replace("FROM ../", "FROM ./") for path in gguf.glob("Modelfile*")}
+    files["adapter/adapter_config.json"] = json.dumps(settings, indent=2) + "\n"
+    files["config.toml"] = _without_folders(dump(config), config)
     files["README.md"] = _without_folders(_card(folder, config), config)
     return Bundle(repo, files)
 

@@ -1,29 +1,28 @@
 """Stage sample: self-rationalization, N judgements of each input from J_t.
 
-samples.jsonl grows by whole blocks of inputs. Each block is generated alone and appended when it is complete, so a
-resumed run writes the same bytes as an uninterrupted one. Several processes (accelerate launch) take blocks in turn,
-each in a file of its own (a shard); the main process joins them to the bytes that one process would write.
+Each block of inputs is generated alone and written to a file of its own, so a resumed run draws what is missing and
+writes the same bytes as an uninterrupted one. Several processes (accelerate launch) take blocks in turn. The main
+process waits for all of them and joins them to samples.jsonl.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
 import random
-from collections import Counter
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from recipe.config import BootstrapConfig, SampleConfig
 from recipe.data.records import Example, Judgement
-from recipe.errors import SreError
 from recipe.inference.base import Generator, Request, Sampling, completions_by_request
 from recipe.inference.conversion import to_judgement
 from recipe.progress import bar
 from recipe.prompts import Prompts
-from recipe.storage import append_jsonl, hash_object, read_jsonl, replacing, whole_blocks
+from recipe.storage import atomic, hash_object, read_jsonl, write_jsonl
 from recipe.system import process, wait_for
+
+UNFINISHED = "unfinished-samples"  # the folder of the blocks, until they are joined
 
 
 def choose_inputs(
@@ -70,63 +69,31 @@ def run_sample(
     Returns:
         Counts for the done marker.
     """
-    path = folder / "samples.jsonl"
-    blocks = [examples[start : start + settings.block] for start in range(0, len(examples), settings.block)]
-    sizes = [len(block) * settings.n for block in blocks]
-    done = whole_blocks(path, sizes)
+    path, unfinished = folder / "samples.jsonl", folder / UNFINISHED
+    starts = range(0, len(examples), settings.block)
+    blocks = {unfinished / f"{start}.jsonl": examples[start : start + settings.block] for start in starts}
     number, processes = process()
     drawn = int(hash_object([seed, origin])[:12], 16)
     sampling = Sampling(settings.temperature, settings.n, settings.max_tokens, drawn, stop_at_label=bool(ask))
-
-    def draw(out: Path, mine: Sequence[Sequence[Example]], skip: int) -> None:
-        who = f"sampling {origin}" + (f", process {number + 1} of {processes}" if processes > 1 else "")
-        with bar(who, sum(map(len, mine)) * settings.n, "judgements") as advance:
-            advance(sum(map(len, mine[:skip])) * settings.n, "resumed" if skip else "")
-            for block in mine[skip:]:
-                # Without `ask` no grammar and no filter, up to the end token.
-                requests = [ask(row) if ask else Request(row.id, prompts.judge(row), row.labels) for row in block]
-                judgements = sample_block(generator, block, requests, sampling, origin)
-                append_jsonl(out, [judgement.to_json() for judgement in judgements])
-                advance(len(judgements))
-
-    for shard in folder.glob("samples-*-of-*") if done < len(blocks) else ():
-        if shard.stem.rpartition("-")[2] != str(processes):  # other processes began, which shared the blocks otherwise
-            shard.unlink(missing_ok=True)
-    if processes == 1:
-        draw(path, blocks, done)
-    elif done < len(blocks):
-        shards = [folder / f"samples-{k}-of-{processes}.jsonl" for k in range(processes)]
-        if not shards[number].exists():
-            growing = shards[number].with_suffix(".part")
-            draw(growing, blocks[done:][number::processes], whole_blocks(growing, sizes[done:][number::processes]))
-            growing.touch()  # there may be fewer blocks than processes
-            growing.rename(shards[number])
+    if not (path.exists() and path.read_bytes().count(b"\n") == len(examples) * settings.n):
+        mine = dict(list(blocks.items())[number::processes])
+        label = f"sampling {origin}" + (f", process {number + 1} of {processes}" if processes > 1 else "")
+        with bar(label, sum(map(len, mine.values())) * settings.n, "judgements") as advance:
+            for file, block in mine.items():
+                if not file.exists():
+                    # Without `ask` no grammar and no filter, up to the end token.
+                    requests = [ask(row) if ask else Request(row.id, prompts.judge(row), row.labels) for row in block]
+                    judgements = sample_block(generator, block, requests, sampling, origin)
+                    write_jsonl(file, [judgement.to_json() for judgement in judgements])
+                advance(len(block) * settings.n)
         if number == 0:
-            wait_for(lambda: all(shard.exists() for shard in shards))
-            join_shards(path, shards, sizes[done:])
+            wait_for(lambda: all(file.exists() for file in blocks))
+            with atomic(path) as joined:
+                joined.writelines(file.read_text(encoding="utf-8") for file in blocks)
     if number:
         return {}
-    for left_over in folder.glob("samples-*-of-*"):
-        left_over.unlink()
+    shutil.rmtree(unfinished, ignore_errors=True)
     return count(read_jsonl(path, Judgement.from_json))
-
-
-def join_shards(path: Path, shards: Sequence[Path], sizes: Sequence[int]) -> None:
-    """Append the shards' blocks, of so many rows each, in turn to what `path` holds: all or nothing.
-
-    Raises SreError for a shard that lacks a block.
-    """
-    for number, shard in enumerate(shards):
-        share = list(sizes[number :: len(shards)])
-        if whole_blocks(shard, share) < len(share):
-            raise SreError("samples are missing here; remove the file and run the stage again", file=shard)
-    lines = [iter(shard.read_bytes().splitlines(keepends=True)) for shard in shards]
-    with replacing(path) as temporary, temporary.open("wb") as out:
-        out.write(path.read_bytes() if path.exists() else b"")
-        for rest, rows in zip(itertools.cycle(lines), sizes, strict=False):
-            out.writelines(itertools.islice(rest, rows))
-        out.flush()
-        os.fsync(out.fileno())
 
 
 def sample_block(
@@ -144,11 +111,7 @@ def sample_block(
 
 
 def count(judgements: Sequence[Judgement]) -> dict[str, Any]:
-    """Counts for the done marker; those of the labels by task."""
-    labels: dict[str, Counter[str]] = {}
-    for judgement in judgements:
-        name = "malformed" if judgement.label is None else str(judgement.label)
-        labels.setdefault(judgement.task, Counter())[name] += 1
+    """Counts for the done marker."""
     return {
         "examples": len({judgement.example_id for judgement in judgements}),
         "judgements": len(judgements),
@@ -156,5 +119,4 @@ def count(judgements: Sequence[Judgement]) -> dict[str, Any]:
         "malformed": sum(judgement.label is None for judgement in judgements),
         "errors": sum(judgement.finish == "error" for judgement in judgements),
         "right": sum(judgement.label is not None and judgement.label == judgement.truth for judgement in judgements),
-        "labels": {task: dict(sorted(counts.items())) for task, counts in labels.items()},
     }

@@ -23,7 +23,11 @@ _EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # The files of a model. Others (weights in other formats, pictures) are neither fetched nor linked.
 _PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md")
 _UNWANTED = ("consolidated*", "original/*")  # a second copy of the weights, in their makers' own layout
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_NEEDED = {
+    "config.json": ("config.json",),
+    "a tokeniser (tokenizer.json)": ("tokenizer.json", "tokenizer.model", "vocab.json"),
+    "weights (model.safetensors)": ("*.safetensors",),
+}
 
 
 def run_seed(source: str, out: Path, *, revision: str | None = None) -> dict[str, Any]:
@@ -45,24 +49,19 @@ def run_seed(source: str, out: Path, *, revision: str | None = None) -> dict[str
         raise SreError("a revision needs a hub name (org/name) as the seed model", field="revision")
     with atomic_folder(out / "model") as folder:
         if kind in ("embedded", "gguf"):
-            (path,) = source_files(source)
-            import_gguf(path.resolve(), folder)
-            origin = str(path.resolve())
+            original = source_files(source)[0].resolve()
+            import_gguf(original, folder)
         else:
             original = Path(source).expanduser().resolve() if kind == "folder" else _fetch(source, revision)
             _link_files(original, folder)
-            origin = str(original) if kind == "folder" else f"{source}@{original.name}"
         size = check_model(folder, source)
+    origin = f"{source}@{original.name}" if kind == "hub" else str(original)
     return {"kind": kind, "origin": origin, "bytes": size}
 
 
 def check_model(folder: Path, name: str) -> int:
     """The bytes of a model folder's weights. Raises SreError where the model `name` lacks something."""
-    lacking = [] if (folder / "config.json").is_file() else ["config.json"]
-    if not any((folder / file).is_file() for file in _TOKENIZERS):
-        lacking.append("a tokeniser (tokenizer.json)")
-    if not any(folder.glob("*.safetensors")):
-        lacking.append("weights (model.safetensors)")
+    lacking = [what for what, names in _NEEDED.items() if not any(any(folder.glob(name)) for name in names)]
     if lacking:
         raise SreError(f"{name} is not a model folder: it lacks {', '.join(lacking)}")
     shards = shard_paths(folder)

@@ -5,8 +5,6 @@ Writes adapter/ and training.json in its folder.
 
 from __future__ import annotations
 
-import math
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +22,7 @@ from recipe.training.trainer import (
     prompt_ids,
     rows_on_disk,
     run_trainer,
+    tokens_in,
     trainer_arguments,
 )
 from recipe.verdict import format_verdict
@@ -61,12 +60,16 @@ def run_sft(
     )
     if rows is None:
         raise SreError(f"all {len(examples)} training rows are longer than model.max_length = {longest} tokens")
-    trainer = make_trainer(model, tokenizer, rows, dev_rows, folder, settings, setup.seed, setup.gradient_checkpointing)
+    trainer = make_trainer(setup, model, tokenizer, rows, dev_rows, folder, settings)
     tasks = sorted({row.task for row in examples})
-    facts = run_trainer(trainer, folder, settings, setup, f"SFT {' and '.join(tasks)}")
-    tokens = round(sum(lengths(rows)) * settings.epochs)
-    left_out = len(examples) - len(rows)
-    return {"engine": setup.engine.name, "rows": len(rows), "too_long": left_out, "tokens": tokens, **facts}
+    facts = run_trainer(trainer, folder, settings, f"SFT {' and '.join(tasks)}")
+    return {
+        "engine": setup.engine.name,
+        "rows": len(rows),
+        "too_long": len(examples) - len(rows),
+        "tokens": round(tokens_in(rows, "input_ids") * settings.epochs),
+        **facts,
+    }
 
 
 def to_rows(
@@ -85,66 +88,23 @@ def to_rows(
             yield {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
 
 
-def lengths(rows: Any) -> list[int]:
-    """Tokens of each row of a dataset, without reading the tokens into memory."""
-    import pyarrow.compute
-
-    return list(pyarrow.compute.list_value_length(rows.data.column("input_ids")).to_pylist())
-
-
-def by_length(lengths: Sequence[int], batch: int, seed: int) -> list[int]:
-    """An order of the rows, drawn by `seed`, in which the rows of each batch are of similar length."""
-    draw = random.Random(seed)
-    shuffled = draw.sample(range(len(lengths)), len(lengths))
-    batches = []
-    for start in range(0, len(shuffled), 50 * batch):  # sorted in parts, so that a row meets others in each epoch
-        part = sorted(shuffled[start : start + 50 * batch], key=lengths.__getitem__)
-        batches += [part[k : k + batch] for k in range(0, len(part), batch)]
-    draw.shuffle(batches)
-    # The smaller one goes last, so that all others stay whole.
-    return [index for some in sorted(batches, key=len, reverse=True) for index in some]
-
-
 def make_trainer(
-    peft_model: Any,
-    tokenizer: Any,
-    rows: Any,
-    dev_rows: Any,
-    folder: Path,
-    settings: SftConfig,
-    seed: int,
-    gradient_checkpointing: bool,
+    setup: TrainingSetup, model: Any, tokenizer: Any, rows: Any, dev_rows: Any, folder: Path, settings: SftConfig
 ) -> Any:
     """TRL's SFTTrainer over datasets of `to_rows`; `dev_rows` may be None."""
     import torch
     from trl import SFTConfig as TrlSftConfig
     from trl import SFTTrainer
 
-    dev = dev_rows is not None
-    arguments = trainer_arguments(
-        settings, folder, seed=seed, rows=len(rows), gradient_checkpointing=gradient_checkpointing, dev=dev
-    )
-    if settings.batching == "by-length":
-        # We order the rows of all epochs, so that a resumed run finds its place.
-        sizes = lengths(rows)
-        orders = [by_length(sizes, settings.batch_size, seed + e) for e in range(math.ceil(settings.epochs))]
-        # The smaller batches of all epochs go last: elsewhere they would shift those that follow.
-        whole = len(rows) - len(rows) % settings.batch_size
-        rows = rows.select([k for part in (slice(whole), slice(whole, None)) for order in orders for k in order[part]])
-        arguments["train_sampling_strategy"] = "sequential"
-    if settings.batching == "padding-free":
-        arguments["padding_free"] = True
     config = TrlSftConfig(
-        **arguments,
+        **trainer_arguments(settings, folder, setup, rows=len(rows), dev=dev_rows is not None),
         completion_only_loss=True,
         loss_type="chunked_nll",  # computes logits at completion tokens only
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    dev_set = dev_rows if settings.checkpoints else None
-    trainer = open_trainer(
-        SFTTrainer, peft_model, config, train_dataset=rows, eval_dataset=dev_set, processing_class=tokenizer
-    )
+    dev = dev_rows if settings.checkpoints else None
+    trainer = open_trainer(SFTTrainer, model, config, train_dataset=rows, eval_dataset=dev, processing_class=tokenizer)
     if not torch.cuda.is_available():
         trainer.data_collator = partial(collate, trainer.data_collator)
     return trainer
@@ -158,6 +118,5 @@ def collate(trl_collate: Callable[..., dict[str, Any]], rows: Sequence[dict[str,
     import torch
 
     batch = trl_collate(rows)
-    if (padding := batch.pop("attention_mask", None)) is not None:
-        batch["position_ids"] = torch.arange(padding.shape[1]).expand_as(padding)
-    return batch
+    padding = batch.pop("attention_mask")
+    return {**batch, "position_ids": torch.arange(padding.shape[1]).expand_as(padding)}

@@ -54,11 +54,10 @@ class TrainingSetup:
 
     def load(self, adapter: Path | None, lora: LoraConfig | None) -> tuple[Any, Any]:
         """(PEFT model, tokeniser), with a saved adapter or else with a new one made by `lora`."""
-        new = None if adapter or lora is None else {**lora.model_dump(), "seed": self.seed}
         return self.engine.load(
             self.model,
             adapter=adapter,
-            lora=new,
+            lora={**lora.model_dump(), "seed": self.seed} if lora else None,
             quantization=self.quantization,
             max_length=self.max_length,
             gradient_checkpointing=self.gradient_checkpointing,
@@ -83,13 +82,6 @@ def _encoder(tokenizer: Any) -> PromptEncoder:
 def plain_text(tokenizer: Any, text: str) -> str:
     """Text from data in which nothing acts as structure: neither the grammar's words nor the model's special tokens."""
     return _encoder(tokenizer).plain(neutralise(text))
-
-
-def check_chat_template(model: Path) -> None:
-    """Raise SreError if the model's chat template can't show a judge's prompts: better before training than after."""
-    from transformers import AutoTokenizer
-
-    ChatTemplate.of(AutoTokenizer.from_pretrained(model, trust_remote_code=False))
 
 
 def completion_ids(tokenizer: Any, text: str) -> list[int]:
@@ -123,23 +115,30 @@ def rows_on_disk(folder: Path, name: str, rows: Iterable[dict[str, list[int]]]) 
     return Dataset.from_file(str(file))
 
 
+def tokens_in(rows: Any, *columns: str) -> int:
+    """Tokens in those columns of a dataset, without reading them into memory."""
+    return sum(len(part.flatten()) for name in columns for part in rows.data.column(name).chunks)
+
+
 def checkpoints(folder: Path) -> Path:
     """Where a stage keeps what it needs only until it is done."""
     return folder / "checkpoints"
 
 
 def trainer_arguments(
-    settings: TrainConfig, folder: Path, *, seed: int, rows: int, gradient_checkpointing: bool, dev: bool = False
+    settings: TrainConfig, folder: Path, setup: TrainingSetup, *, rows: int, dev: bool
 ) -> dict[str, Any]:
     """The arguments that SFTConfig and DPOConfig share.
 
     Args:
         settings: The section `sft` or `dpo`.
         folder: The stage's folder.
-        seed: The run's seed.
+        setup: Names the seed, and where the log goes.
         rows: How many rows or pairs there are.
-        gradient_checkpointing: Whether the backward pass computes activations again.
         dev: Whether dev rows choose the checkpoint to keep.
+
+    Raises:
+        SreError: The processes can't share a step, or the reporter is not installed.
     """
     import torch
 
@@ -147,7 +146,7 @@ def trainer_arguments(
 
     gpu = torch.cuda.is_available()
     batch_size, accumulate = per_process(settings, process()[1])
-    steps = optimiser_steps(settings, rows)
+    steps = max(1, math.ceil(rows * settings.epochs / (settings.batch_size * settings.accumulate)))
     every = max(1, math.ceil(steps / (settings.checkpoints + 1)))
     dtype = compute_dtype()
     arguments = {
@@ -166,18 +165,17 @@ def trainer_arguments(
         "bf16": dtype == torch.bfloat16,
         "fp16": dtype == torch.float16,
         "use_cpu": not gpu,
-        "gradient_checkpointing": gradient_checkpointing,
+        "gradient_checkpointing": setup.gradient_checkpointing,
         # Every weight of the adapter is in every pass; looking for unused ones breaks reentrant checkpointing.
         "ddp_find_unused_parameters": False,
-        "seed": seed,
-        "data_seed": seed,
+        "seed": setup.seed,
+        "data_seed": setup.seed,
         "save_strategy": "steps" if settings.checkpoints else "no",
         "save_steps": every,
         "save_total_limit": 2,
         "logging_steps": 1,
-        "report_to": "none",
+        **_reporter(setup, folder),
         "disable_tqdm": True,
-        "dataloader_num_workers": 0,
         "dataloader_pin_memory": gpu,
         "remove_unused_columns": False,
         "max_length": None,
@@ -226,11 +224,6 @@ def per_process(settings: TrainConfig, processes: int) -> tuple[int, int]:
     return batch_size, settings.accumulate // parts
 
 
-def optimiser_steps(settings: TrainConfig, rows: int) -> int:
-    """Optimiser steps over `rows` rows for the configured epochs; at least one."""
-    return max(1, math.ceil(rows * settings.epochs / (settings.batch_size * settings.accumulate)))
-
-
 def _progress_callback(advance: Advance) -> Any:
     """Moves the bar by one per optimiser step, and marks checkpoints that are whole."""
     from transformers import TrainerCallback
@@ -247,23 +240,16 @@ def _progress_callback(advance: Advance) -> Any:
     return Bar()
 
 
-def _add_reporter(trainer: Any, folder: Path, setup: TrainingSetup) -> None:
+def _reporter(setup: TrainingSetup, folder: Path) -> dict[str, str]:
+    """The arguments that name where the log goes besides training.json."""
     report_to = setup.report_to
     if report_to == "auto":
         report_to = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
-    if report_to == "none" or process()[0]:
-        return
-    if importlib.util.find_spec(report_to) is None:
+    if report_to != "none" and importlib.util.find_spec(report_to) is None:
         raise SreError(f"{report_to} is not installed: pip install {report_to}", field="report_to")
-    from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
-
-    if report_to == "tensorboard":
-        from torch.utils.tensorboard import SummaryWriter
-
-        trainer.add_callback(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
-    else:
-        trainer.args.run_name, trainer.args.project = f"{setup.run}/{folder.name}", "self-rationalizing-evaluators"
-        trainer.add_callback(WandbCallback if report_to == "wandb" else TrackioCallback)
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")  # else among the checkpoints
+    project = "self-rationalizing-evaluators"
+    return {"report_to": report_to, "run_name": f"{setup.run}/{folder.name}", "project": project}
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -272,27 +258,25 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def run_trainer(trainer: Any, folder: Path, settings: TrainConfig, setup: TrainingSetup, label: str) -> dict[str, Any]:
+def run_trainer(trainer: Any, folder: Path, settings: TrainConfig, label: str) -> dict[str, Any]:
     """Train, resuming from the newest checkpoint; save the adapter to folder/adapter and the log to training.json.
 
     Args:
         trainer: TRL's trainer, made with `trainer_arguments`.
         folder: The stage's folder.
         settings: The section `sft` or `dpo`.
-        setup: Names where the log goes.
         label: The progress bar's name.
 
     Returns:
         Facts for the done marker.
 
     Raises:
-        SreError: The loss is not a number, or the reporter is not installed.
+        SreError: The loss is not a number.
     """
     from peft.helpers import disable_input_dtype_casting
     from transformers import EarlyStoppingCallback, PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    _add_reporter(trainer, folder, setup)
     if trainer.args.load_best_model_at_end and settings.patience is not None:
         trainer.add_callback(EarlyStoppingCallback(settings.patience))
     checkpoint = last_checkpoint(checkpoints(folder))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.chat_template import ChatTemplate
-from recipe.training.trainer import check_chat_template, prompt_ids
+from recipe.training.trainer import prompt_ids
 
 CHATML = (
     "{%- for m in messages %}\n{{- '<|im_start|>' + m.role + '\\n' + m['content'] | trim + '<|im_end|>\\n' }}"
@@ -84,13 +83,12 @@ def test_what_one_message_makes_it_raise_is_an_error() -> None:
     assert raising.render([Message("user", "abcd")]) == "abcd1.0"
 
 
-def test_it_is_found_out_before_training(train_tokenizer: Any, tmp_path: Path) -> None:
+def test_it_is_found_out_when_the_tokenizer_is_read(train_tokenizer: Any) -> None:
     tokenizer = train_tokenizer("smollm", 300)
     for source in (REFUSES, "{{ raise_exception('tools only') }}"):
         tokenizer.chat_template = source
-        tokenizer.save_pretrained(tmp_path)
         if source == REFUSES:
-            check_chat_template(tmp_path)
+            ChatTemplate.of(tokenizer)
         else:
             with pytest.raises(SreError, match="tools only"):
-                check_chat_template(tmp_path)
+                ChatTemplate.of(tokenizer)

@@ -14,7 +14,7 @@ from recipe.pipeline.experiments import VARIANTS, Experiment, run_experiment
 from recipe.storage import read_json, read_jsonl
 
 # Of rows that differ in one setting only, one runs each time and the others with -m slow.
-SLOW = {"j3", "j4", "margin-2", "majority-vote", "temperature-1.3", "mixed-data-sre", "merge-linear", "merge-ties"}
+SLOW = {"j3", "j4", "margin-2", "majority-vote", "temperature-1.3", "mixed-data-sre"}
 ROWS = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in VARIANTS]
 # So small a model picks by place and rates nothing: what is asked of it may yield no pair at all.
 ASKS_THE_MODEL = {"margin-0", "meta-judge", "self-assessment"}

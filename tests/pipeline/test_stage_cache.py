@@ -19,7 +19,6 @@ from recipe.storage import (
     fingerprint,
     read_jsonl,
     read_markers,
-    whole_blocks,
     write_json,
 )
 
@@ -226,28 +225,26 @@ def test_a_failed_folder_keeps_the_old_one(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
 
 
-@pytest.mark.parametrize(
-    ("content", "blocks", "kept"),
-    [
-        ("", 0, ""),
-        ("1\n2\n", 1, "1\n2\n"),
-        ("1\n2\n3\n", 1, "1\n2\n"),
-        ("1\n2\n3\n4", 1, "1\n2\n"),
-        ("1\n2\n3\n4\n5", 2, "1\n2\n3\n4\n"),
-    ],
-)
-def test_a_half_written_block_is_cut_off(tmp_path, content, blocks, kept):
-    path = tmp_path / "samples.jsonl"
-    path.write_text(content)
-    assert whole_blocks(path, [2, 2, 2]) == blocks
-    assert path.read_text() == kept
-
-
 def test_a_line_that_is_not_json_is_named(tmp_path):
     path = tmp_path / "samples.jsonl"
     path.write_text('{"a": 1}\n{"a"\n')
     with pytest.raises(SreError, match=r"samples\.jsonl, line 2"):
         read_jsonl(path)
+
+
+def test_a_forgotten_stage_does_not_go_on_from_what_it_left(tmp_path):
+    run = RunFolder(tmp_path)
+
+    def draw(folder, *, temperature):
+        (folder / "unfinished").mkdir(exist_ok=True)
+        with (folder / "rows.jsonl").open("a") as rows:
+            rows.write(f"{temperature}\n")
+        return {}
+
+    for temperature in (1.0, 0.5):
+        run.do("sample", draw, makes=("rows.jsonl", "unfinished"), temperature=temperature)
+        assert (tmp_path / "sample" / "rows.jsonl").read_text() == f"{temperature}\n"
+        run.forget("sample")
 
 
 def _hold(path, held, release):

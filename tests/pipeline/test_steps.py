@@ -111,7 +111,7 @@ def test_results_hold_every_judge_and_the_cost_of_every_stage(finished):
 
 def test_samples_and_pairs_keep_the_promises_of_the_recipe(finished):
     config = load("tiny")
-    for t, inputs in ((1, 8), (2, 4)):
+    for t, inputs in ((1, 8), (2, 8)):
         samples = read_jsonl(finished[0] / f"iter-{t}" / "samples.jsonl")
         assert len(samples) == inputs * config.sample.n
         assert {row["task"] for row in samples} == {"pointwise", "pairwise"}
@@ -126,6 +126,42 @@ def test_samples_and_pairs_keep_the_promises_of_the_recipe(finished):
         lost = {row["example_id"] for row in read_jsonl(finished[0] / f"iter-{t}" / "dropped.jsonl")}
         assert used | lost == {row["example_id"] for row in samples}
         assert used.isdisjoint(lost)
+
+
+def test_sampled_log_probabilities_are_those_of_training(finished, tmp_path):
+    """Within 0.1 nat a completion: the sampler runs the model that DPO trains."""
+    import torch
+
+    from recipe.config import DpoConfig
+    from recipe.inference.base import Request, Sampling
+    from recipe.inference.pytorch.transformers import TransformersEngine
+    from recipe.training.dpo import make_trainer
+    from recipe.training.trainer import TrainingSetup, completion_ids, prompt_ids, rows_on_disk
+
+    run, folder = open_run(finished[0]), finished[0]
+    prompts = {row.id: run.prompts.judge(row) for row in run.inputs(1)}
+    with run.judge_model("sft", sampling=True).open() as generator:
+        sampling = Sampling(n=4, max_tokens=24, alternatives=0)
+        drawn = list(generator.generate([Request(name, prompt) for name, prompt in prompts.items()], sampling))
+    drawn = [completion for completion in drawn if completion.finish == "stop"]
+    setup = TrainingSetup(TransformersEngine(), folder / "seed" / "model", run.prompts, "none", 2048, False, 0)
+    model, tokenizer = setup.load(folder / "merged" / "adapter", None)
+    rows = []
+    for completion in drawn:
+        ids = completion_ids(tokenizer, completion.text)
+        prompt = prompt_ids(tokenizer, prompts[completion.request_id])
+        rows.append({"prompt_ids": prompt, "chosen_ids": ids, "rejected_ids": ids})
+    dataset = rows_on_disk(tmp_path, "rows", rows)
+    trainer = make_trainer(setup, model, tokenizer, dataset, None, tmp_path, DpoConfig(checkpoints=0))
+    with torch.no_grad():
+        logps = trainer.token_logps(model.eval(), trainer.data_collator(rows))
+    gaps = [
+        abs(sum(token.logprob for token in completion.tokens) - float(trained[: len(row["chosen_ids"]) - 1].sum()))
+        for completion, row, trained in zip(drawn, rows, logps, strict=False)  # the second half is that of rejected_ids
+        if list(completion.token_ids) == row["chosen_ids"]
+    ]
+    assert len(gaps) >= 0.8 * len(drawn) > 3
+    assert max(gaps) < 0.1
 
 
 def test_dpo_moved_the_weights_and_starts_from_the_judge_before(finished):

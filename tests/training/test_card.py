@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 import yaml
 
-from recipe.training.card import Base, Card, Origin, base_of, model_card
+from recipe.training.card import Base, Card, base_of, model_card
 
-ORIGIN = Origin("mine", "base", {"pointwise": "prometheus-eval/Feedback-Collection", "pairwise": "rows"}, "exact", 2)
+DATA = {"pointwise": "prometheus-eval/Feedback-Collection", "pairwise": "rows"}
 BASE = Base("owner/base", "apache-2.0")
 FILES = [["type", "size"], ["Q8_0", "145 MB"]]
 
 
-def card(origin: Origin = ORIGIN, base: Base = BASE, **changes: Any) -> str:
+def card(base: Base = BASE, **changes: Any) -> str:
     readout = changes.pop("readout", {})
-    return model_card(Card(origin, base, **{"figures": {"Pearson": None}, **changes}), FILES, readout)
+    told = {"name": "mine", "data": DATA, "merge": "exact", "rounds": 2, "figures": {"Pearson": None}, **changes}
+    return model_card(Card(base=base, **told), FILES, readout)
 
 
 def header(text: str) -> dict[str, Any]:
@@ -43,9 +44,7 @@ def test_a_base_that_is_no_hub_name_is_told_in_the_text_alone(tmp_path: Path) ->
 
 def test_folders_of_this_machine_are_named_by_their_last_part(tmp_path: Path) -> None:
     data = tmp_path / "secret" / "rows"
-    text = card(
-        Origin("mine", str(tmp_path / "model"), {"pointwise": str(data)}, "", 0), base_of(str(tmp_path), tmp_path)
-    )
+    text = card(base_of(str(tmp_path), tmp_path), data={"pointwise": str(data)}, merge="", rounds=0)
     assert str(tmp_path.parent) not in text
     assert "`rows`" in text
 

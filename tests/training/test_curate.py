@@ -235,6 +235,5 @@ def test_run_curate_writes_pairs_and_reasons(tmp_path):
     rows = [judgement("a", 0, 3), judgement("a", 1, 5), judgement("b", 0, 1)]
     facts = run_curate(tmp_path, rows, {}, Assessments(), plain("correct-answer"), seed=0)
     assert facts["pairs"] == len(read_jsonl(tmp_path / "preferences.jsonl")) == 1
-    assert facts["labels"] == {"pointwise": {"3>5": 1}}
     assert facts["dropped"] == {"none right": 1}
     assert read_jsonl(tmp_path / "dropped.jsonl")[0]["example_id"] == "b"

@@ -44,8 +44,20 @@ def preferences(examples):
     return pairs
 
 
+def setup_of(model, max_length=2048, engine=None):
+    return TrainingSetup(
+        engine=engine or TransformersEngine(),
+        model=model,
+        prompts=Prompts(),
+        quantization="none",
+        max_length=max_length,
+        gradient_checkpointing=False,
+        seed=0,
+    )
+
+
 def load(tiny_model):
-    return TransformersEngine().load(tiny_model, lora={**LORA.model_dump(), "seed": 0})
+    return setup_of(tiny_model).load(None, LORA)
 
 
 def open_trainer(folder, tiny_model, examples, pairs, **settings):
@@ -53,7 +65,7 @@ def open_trainer(folder, tiny_model, examples, pairs, **settings):
     chosen = DpoConfig(**{"batch_size": 4, "accumulate": 1, "checkpoints": 0, **settings})
     model, tokenizer = load(tiny_model)
     rows = rows_on_disk(folder, "rows", to_rows(tokenizer, examples, pairs, 2048, Prompts()))
-    trainer = make_trainer(model, tokenizer, rows, None, folder, chosen, 0, False)
+    trainer = make_trainer(setup_of(tiny_model), model, tokenizer, rows, None, folder, chosen)
     trainer.train_dataset = with_reference(trainer, rows)
     return trainer
 
@@ -136,15 +148,7 @@ def train(folder, tiny_model, examples, preferences, *, max_length=2048, adapter
     }
     return run_dpo(
         folder,
-        TrainingSetup(
-            engine=engine or TransformersEngine(),
-            model=tiny_model,
-            prompts=Prompts(),
-            quantization="none",
-            max_length=max_length,
-            gradient_checkpointing=False,
-            seed=0,
-        ),
+        setup_of(tiny_model, max_length, engine),
         adapter=adapter,
         lora=LORA,
         examples=examples,
@@ -188,7 +192,8 @@ def test_the_adapter_of_a_4_bit_base_is_not_rounded(tmp_path, tiny_model, exampl
     assert any(not torch.equal(w, w.bfloat16().float()) for w in before.values())
     model.is_loaded_in_4bit = True  # what TRL goes by
     rows = rows_on_disk(tmp_path, "rows", to_rows(tokenizer, examples, preferences[:2], 2048, Prompts()))
-    trainer = make_trainer(model, tokenizer, rows, None, tmp_path, DpoConfig(checkpoints=0), 0, False)
+    settings = DpoConfig(checkpoints=0)
+    trainer = make_trainer(setup_of(tiny_model), model, tokenizer, rows, None, tmp_path, settings)
     after = {name: w for name, w in trainer.model.named_parameters() if w.requires_grad}
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from recipe.errors import SreError
+from recipe.inference.pytorch.engines import open_engine
 from recipe.storage import read_json, read_jsonl
-from recipe.training.engines import open_training_engine
 
 STAGES = ("sft-pointwise", "sft-pairwise", "iter-1")
 """Those that train."""
@@ -19,20 +19,21 @@ STAGES = ("sft-pointwise", "sft-pairwise", "iter-1")
 
 # Each in a process of its own, with its arguments; it prints one line of JSON.
 MASKS = """
-from recipe.training.engines import open_training_engine
-engine = open_training_engine(name)
+from recipe.inference.pytorch.engines import open_engine
+engine = open_engine(name)
 from recipe.config import LoraConfig, SftConfig
 from recipe.data.examples import read_examples
 from recipe.prompts import Prompts
 from recipe.training.sft import make_trainer, to_rows
-from recipe.training.trainer import rows_on_disk
-model, tokenizer = engine.load(Path(first), lora={**LoraConfig(r=4).model_dump(), "seed": 0})
+from recipe.training.trainer import TrainingSetup, rows_on_disk
+setup = TrainingSetup(engine, Path(first), Prompts(), "none", 4096, False, 0)
+model, tokenizer = setup.load(None, LoraConfig(r=4))
 examples = read_examples(second, task="pointwise", split="train")
 rows = list(to_rows(tokenizer, examples, 4096, Prompts(), label_only=False))
 folder = Path(tempfile.mkdtemp())
 dataset = rows_on_disk(folder, "rows", rows)
 settings = SftConfig(batch_size=4, checkpoints=0)
-trainer = make_trainer(model, tokenizer, dataset, None, folder, settings, 0, False)
+trainer = make_trainer(setup, model, tokenizer, dataset, None, folder, settings)
 known = {tuple(r["input_ids"]): r["labels"] for r in rows}
 found = []
 for batch in trainer.get_train_dataloader():
@@ -46,17 +47,18 @@ losses = [trainer.compute_loss(trainer.model, b, num_items_in_batch=w) for b, w 
 said = {"rows": len(rows), "batches": found, "weights": list(map(float, weights)), "losses": list(map(float, losses))}
 """
 PAIRS = """
-from recipe.training.engines import open_training_engine
-engine = open_training_engine(name)
+from recipe.inference.pytorch.engines import open_engine
+engine = open_engine(name)
 import torch
 from recipe.config import DpoConfig, LoraConfig
 from recipe.data.examples import read_examples
 from recipe.data.records import Judgement, Preference
 from recipe.prompts import Prompts
 from recipe.training.dpo import make_trainer, to_rows, with_reference
-from recipe.training.pair_batch import TokenPair, pack, token_logps
-from recipe.training.trainer import rows_on_disk
-model, tokenizer = engine.load(Path(first), lora={**LoraConfig(r=4).model_dump(), "seed": 0})
+from recipe.training.pair_batch import pack, token_logps
+from recipe.training.trainer import TrainingSetup, rows_on_disk
+setup = TrainingSetup(engine, Path(first), Prompts(), "none", 4096, False, 0)
+model, tokenizer = setup.load(None, LoraConfig(r=4))
 examples = {row.id: row for row in read_examples(second, task="pointwise", split="train", limit=4)}
 def side(row, text, label):
     return Judgement(row.id + text, row.id, row.task, f"{text} [RESULT] {label}", text, label, row.label)
@@ -65,7 +67,7 @@ pairs = [Preference(k, k, r.task, side(r, "it fits", r.label), side(r, "none of 
 folder = Path(tempfile.mkdtemp())
 rows = rows_on_disk(folder, "rows", to_rows(tokenizer, examples, pairs, 4096, Prompts()))
 settings = DpoConfig(batch_size=2, checkpoints=0, sft_weight=0.5)
-trainer = make_trainer(model, tokenizer, rows, None, folder, settings, 0, False)
+trainer = make_trainer(setup, model, tokenizer, rows, None, folder, settings)
 trainer.train_dataset = with_reference(trainer, rows)
 draw = torch.Generator().manual_seed(0)
 for key, weight in model.named_parameters():
@@ -77,9 +79,8 @@ for batch in trainer.get_train_dataloader():
     loss.backward()
     losses.append(float(loss))
 norms = [float(w.grad.norm()) for key, w in sorted(model.named_parameters()) if w.grad is not None]
-ids = [TokenPair(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows]
 with torch.no_grad(), trainer.accelerator.autocast():
-    sums = [token_logps(trainer.model, pack(ids, 0, shared=shared)).sum(1).tolist() for shared in (True, False)]
+    sums = [token_logps(trainer.model, pack(list(rows), 0, shared=shared)).sum(1).tolist() for shared in (True, False)]
 said = {"losses": losses, "gradients": norms, "shared": sums[0], "apart": sums[1]}
 """
 DRAWS = """
@@ -188,5 +189,5 @@ def test_four_bit_trains_on_a_cpu(plain, tiny_model, tiny_data, tmp_path):
 def test_an_engine_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "recipe.inference.pytorch.unsloth", None)
     with pytest.raises(SreError, match="Unsloth can't be imported"):
-        open_training_engine("unsloth")
-    assert open_training_engine("auto").name == "transformers"
+        open_engine("unsloth")
+    assert open_engine("auto").name == "transformers"

@@ -15,7 +15,7 @@ from recipe.gguf.header import read_metadata
 from recipe.inference.chat_template import ChatTemplate
 from recipe.inference.readout import read_readouts
 from recipe.prompts import Prompts
-from recipe.training.card import Base, Card, Origin, base_of
+from recipe.training.card import Base, Card, base_of
 from recipe.training.export import fit_readouts, judge_metadata, modelfile, run_export
 
 
@@ -58,10 +58,13 @@ def export(tiny_model: Path, folder: Path, held_out: Sequence[tuple[Judgement, s
         prompts=Prompts(),
         open_gguf=lambda path: None,
         card=Card(
-            Origin("tiny", "base", {"pairwise": "rows"}, "", 0),
-            Base("base", "other"),
-            {},
-            ["picks response 2 in 93% of the rows"],
+            "tiny",
+            {"pairwise": "rows"},
+            merge="",
+            rounds=0,
+            base=Base("base", "other"),
+            figures={},
+            warnings=["picks response 2 in 93% of the rows"],
         ),
     )
     return read_metadata(folder / "judge.gguf"), (folder / "README.md").read_text(encoding="utf-8")

@@ -6,11 +6,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from recipe.training import pair_batch
-from recipe.training.pair_batch import TokenPair, pack, token_logps
+from recipe.training.pair_batch import pack, token_logps
 
 PAIRS = [
-    TokenPair([5, 6, 7, 8, 9], [10, 11, 12, 2], [13, 2]),
-    TokenPair([20, 21], [22, 2], [23, 24, 25, 26, 2]),
+    {"prompt_ids": [5, 6, 7, 8, 9], "chosen_ids": [10, 11, 12, 2], "rejected_ids": [13, 2]},
+    {"prompt_ids": [20, 21], "chosen_ids": [22, 2], "rejected_ids": [23, 24, 25, 26, 2]},
 ]
 SIZES = {
     "vocab_size": 64,
@@ -47,7 +47,7 @@ def plain_logps(peft_model, prompt, completion):
 
 
 def sides():
-    return [(p.prompt, p.chosen) for p in PAIRS] + [(p.prompt, p.rejected) for p in PAIRS]
+    return [(pair["prompt_ids"], pair[f"{side}_ids"]) for side in ("chosen", "rejected") for pair in PAIRS]
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,9 @@ import pytest
 
 from recipe.config import SampleConfig
 from recipe.data.records import Example, Message, Rubric
-from recipe.errors import SreError
 from recipe.prompts import Prompts
 from recipe.storage import read_jsonl
-from recipe.training.sample import choose_inputs, join_shards, run_sample
+from recipe.training.sample import choose_inputs, run_sample
 from tests.scripted import ScriptedGenerator
 
 
@@ -37,24 +36,6 @@ def test_every_input_gets_n_judgements_in_its_order(tmp_path):
     assert facts["examples"] == 5
     assert facts["malformed"] == 0
     assert {row["origin"] for row in rows} == {"sft"}
-
-
-@pytest.mark.parametrize("kept", [0, 1, 7, 10_000, 10_001])
-def test_a_cut_file_is_completed_to_the_same_bytes(tmp_path, kept):
-    (tmp_path / "whole").mkdir()
-    sample(tmp_path / "whole")
-    whole = (tmp_path / "whole" / "samples.jsonl").read_bytes()
-    (tmp_path / "cut").mkdir()
-    (tmp_path / "cut" / "samples.jsonl").write_bytes(whole[: len(whole) * kept // 10_000])
-    sample(tmp_path / "cut")
-    assert (tmp_path / "cut" / "samples.jsonl").read_bytes() == whole
-
-
-def test_finished_blocks_are_not_asked_for_again(tmp_path):
-    sample(tmp_path, examples=EXAMPLES[:4])
-    generator = ScriptedGenerator()
-    sample(tmp_path, generator)
-    assert [request.id for request in generator.seen] == ["pointwise-4"]
 
 
 @pytest.fixture
@@ -100,59 +81,38 @@ def test_several_processes_write_the_bytes_of_one(tmp_path, whole, part, process
     assert sorted(itertools.chain(*asked)) == [row.id for row in EXAMPLES]
 
 
-def test_a_killed_process_goes_on_where_it_stopped(tmp_path, whole, part):
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, whole):
+    with pytest.raises(KeyboardInterrupt):
+        sample(tmp_path, Dies())
+    assert not (tmp_path / "samples.jsonl").exists()
+    generator = ScriptedGenerator()
+    sample(tmp_path, generator)
+    assert (tmp_path / "samples.jsonl").read_bytes() == whole
+    assert [request.id for request in generator.seen] == ["pointwise-2", "pointwise-3", "pointwise-4"]
+
+
+def test_a_finished_file_is_not_drawn_again_and_a_cut_one_is(tmp_path, whole):
+    generator = ScriptedGenerator()
+    (tmp_path / "samples.jsonl").write_bytes(whole)
+    assert sample(tmp_path, generator)["judgements"] == 15
+    assert not generator.seen
+    (tmp_path / "samples.jsonl").write_bytes(whole[:-7])
+    sample(tmp_path, generator)
+    assert (tmp_path / "samples.jsonl").read_bytes() == whole
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_any_number_of_processes_goes_on_from_what_two_began(tmp_path, whole, part, processes):
     folder = tmp_path / "shared"
-    folder.mkdir()
     part(folder, 1, 2)
     with pytest.raises(KeyboardInterrupt):
         part(folder, 0, 2, Dies())
-    assert {path.name for path in folder.iterdir()} == {"samples-0-of-2.part", "samples-1-of-2.jsonl"}
-    generators = [ScriptedGenerator(), ScriptedGenerator()]
-    for number in (1, 0):
-        part(folder, number, 2, generators[number])
+    generators = [ScriptedGenerator() for _ in range(processes)]
+    for number in reversed(range(processes)):
+        part(folder, number, processes, generators[number])
     assert (folder / "samples.jsonl").read_bytes() == whole
-    assert [[request.id for request in generator.seen] for generator in generators] == [["pointwise-4"], []]
-
-
-def test_several_processes_go_on_from_what_one_began(tmp_path, whole, part):
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    (folder / "samples.jsonl").write_bytes(whole[: len(whole) // 2])
-    for number in (1, 0):
-        part(folder, number, 2)
-    assert (folder / "samples.jsonl").read_bytes() == whole
-
-
-def test_another_number_of_processes_draws_the_parts_anew(tmp_path, whole, part):
-    part(tmp_path, 1, 2)
-    part(tmp_path, 2, 3)
-    assert {path.name for path in tmp_path.iterdir() if "-of-" in path.name} == {"samples-2-of-3.jsonl"}
-    part(tmp_path, 0, 1)
-    assert (tmp_path / "samples.jsonl").read_bytes() == whole
-    assert not list(tmp_path.glob("samples-*"))
-
-
-@pytest.mark.parametrize("lost", [1, 10_000])
-def test_a_part_that_lacks_a_block_is_named(tmp_path, part, lost):
-    part(tmp_path, 1, 2)
-    shard = tmp_path / "samples-1-of-2.jsonl"
-    shard.write_bytes(shard.read_bytes()[:-lost])
-    with pytest.raises(SreError, match=r"samples-1-of-2\.jsonl: samples are missing"):
-        part(tmp_path, 0, 2)
-    assert not (tmp_path / "samples.jsonl").exists()
-
-
-def test_a_missing_part_is_named(tmp_path):
-    (tmp_path / "samples-0-of-2.jsonl").write_text("1\n2\n")
-    with pytest.raises(SreError, match=r"samples-1-of-2\.jsonl: samples are missing"):
-        join_shards(tmp_path / "samples.jsonl", [tmp_path / f"samples-{k}-of-2.jsonl" for k in range(2)], [2, 2])
-
-
-def test_parts_left_over_after_the_join_are_removed(tmp_path, whole):
-    (tmp_path / "samples.jsonl").write_bytes(whole)
-    (tmp_path / "samples-0-of-2.jsonl").write_text("1\n")
-    sample(tmp_path)
-    assert not list(tmp_path.glob("samples-*"))
+    assert [path.name for path in folder.iterdir()] == ["samples.jsonl"]
+    assert [request.id for generator in generators for request in generator.seen] == ["pointwise-4"]
 
 
 def test_malformed_text_is_counted_and_gets_no_label(tmp_path):
@@ -160,7 +120,6 @@ def test_malformed_text_is_counted_and_gets_no_label(tmp_path):
     facts = sample(tmp_path, generator)
     assert facts["malformed"] == 10
     assert facts["right"] == 5
-    assert facts["labels"] == {"pointwise": {"1": 5, "malformed": 10}}
 
 
 def test_an_input_the_engine_can_not_take_is_counted_as_an_error(tmp_path):

@@ -1,12 +1,10 @@
-"""SFT's rows: loss on the completion alone, nothing cut, batches of like length, padding-free equals padded."""
+"""SFT's rows: loss on the completion alone, nothing cut, dev rows, reporters."""
 
 from __future__ import annotations
 
 import itertools
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from recipe.config import LoraConfig, SftConfig
 from recipe.data.examples import read_examples
@@ -14,26 +12,8 @@ from recipe.errors import SreError
 from recipe.inference.pytorch.transformers import TransformersEngine
 from recipe.prompts import Prompts
 from recipe.storage import read_json
-from recipe.training.sft import by_length, collate, make_trainer, run_sft, to_rows
+from recipe.training.sft import collate, make_trainer, run_sft, to_rows
 from recipe.training.trainer import TrainingSetup, rows_on_disk
-
-
-@given(st.lists(st.integers(1, 400), min_size=1, max_size=300), st.integers(1, 6), st.integers(0, 3))
-def test_by_length_takes_every_row_once_with_little_padding(lengths, batch, seed):
-    order = by_length(lengths, batch, seed)
-    assert sorted(order) == list(range(len(lengths)))
-    assert order == by_length(lengths, batch, seed)
-
-    def padded(indices):
-        starts = range(0, len(indices), batch)
-        return sum(max(lengths[k] for k in indices[s : s + batch]) * len(indices[s : s + batch]) for s in starts)
-
-    if len(lengths) <= 50 * batch:  # one part: no order wastes less than the sorted one, last batch aside
-        assert padded(order) <= padded(sorted(order, key=lengths.__getitem__)) + max(lengths) * batch
-
-
-def test_epochs_see_other_batches():
-    assert by_length(list(range(40)), 4, seed=0) != by_length(list(range(40)), 4, seed=1)
 
 
 def test_the_mask_covers_the_judgement_and_the_end_token_alone(tiny_model, tiny_data):
@@ -61,51 +41,36 @@ def test_rows_that_are_too_long_are_left_out_whole_and_counted(tiny_model, tiny_
     assert kept == [row for row in whole if len(row["input_ids"]) <= middle]
 
 
+LORA = LoraConfig(r=4, alpha=8)
+
+
+def setup_of(model, max_length=2048, report_to="none"):
+    return TrainingSetup(
+        engine=TransformersEngine(),
+        model=model,
+        prompts=Prompts(),
+        quantization="none",
+        max_length=max_length,
+        gradient_checkpointing=False,
+        seed=0,
+        report_to=report_to,
+        run="tiny",
+    )
+
+
 def train(folder, tiny_model, tiny_data, limit=12, max_length=2048, dev=(), report_to="none", **settings):
     examples = read_examples(tiny_data, task="pointwise", split="train", limit=limit)
     chosen = {"batch_size": 4, "accumulate": 1, "checkpoints": 0, "learning_rate": 1e-2, **settings}
     facts = run_sft(
         folder,
-        TrainingSetup(
-            engine=TransformersEngine(),
-            model=tiny_model,
-            prompts=Prompts(),
-            quantization="none",
-            max_length=max_length,
-            gradient_checkpointing=False,
-            seed=0,
-            report_to=report_to,
-            run="tiny",
-        ),
+        setup_of(tiny_model, max_length, report_to),
         examples=examples,
         dev=dev,
         settings=SftConfig(**chosen),
-        lora=LoraConfig(r=4, alpha=8),
+        lora=LORA,
     )
     losses = [entry["loss"] for entry in read_json(folder / "training.json")["history"] if "loss" in entry]
     return facts, losses
-
-
-def test_padding_free_gives_the_loss_of_padded_batches(tmp_path, tiny_model, tiny_data):
-    _, padded = train(tmp_path / "padded", tiny_model, tiny_data)
-    _, packed = train(tmp_path / "packed", tiny_model, tiny_data, batching="padding-free")
-    assert packed == pytest.approx(padded, rel=0.02)
-
-
-def test_rows_laid_end_to_end_do_not_see_each_other(tiny_model):
-    """What padding-free stands on: the model takes its rows apart by their position ids, FlashAttention or not."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
-    rows = [torch.arange(5, 17), torch.arange(9, 30)]
-    ids, places = torch.cat(rows), torch.cat([torch.arange(len(row)) for row in rows])
-    with torch.no_grad():
-        together = model(input_ids=ids[None], position_ids=places[None], use_cache=False).logits[0]
-        unparted = model(input_ids=ids[None], use_cache=False).logits[0]
-        apart = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in rows])
-    assert torch.allclose(together, apart, atol=1e-4)
-    assert not torch.allclose(unparted, apart, atol=1e-2)
 
 
 def test_positions_in_place_of_the_padding_mask_change_no_real_token(tiny_model):
@@ -143,16 +108,15 @@ def dense_loss(model, batches):
     return total / tokens
 
 
-@pytest.mark.parametrize("batching", ["shuffled", "padding-free"])
-def test_the_loss_is_the_mean_over_the_tokens_of_a_step(tmp_path, tiny_model, tiny_data, float32, batching):
+def test_the_loss_is_the_mean_over_the_tokens_of_a_step(tmp_path, tiny_model, tiny_data, float32):
     import torch
 
     examples = read_examples(tiny_data, task="pointwise", split="train", limit=8)
-    lora = {**LoraConfig(r=4, alpha=8).model_dump(), "seed": 0}
-    model, tokenizer = TransformersEngine().load(tiny_model, lora=lora)
+    setup = setup_of(tiny_model)
+    model, tokenizer = setup.load(None, LORA)
     rows = rows_on_disk(tmp_path, "rows", to_rows(tokenizer, examples, 2048, Prompts(), label_only=False))
-    settings = SftConfig(batch_size=3, accumulate=2, checkpoints=0, batching=batching)
-    trainer = make_trainer(model, tokenizer, rows, None, tmp_path, settings, 0, False)
+    settings = SftConfig(batch_size=3, accumulate=2, checkpoints=0)
+    trainer = make_trainer(setup, model, tokenizer, rows, None, tmp_path, settings)
     batches = list(itertools.islice(trainer.get_train_dataloader(), 2))
     tokens = trainer._get_num_items_in_batch(batches, torch.device("cpu"))
     expected = dense_loss(trainer.model, batches)
@@ -193,16 +157,6 @@ def test_a_reporter_that_is_not_installed_is_an_error_before_training(tmp_path, 
     with pytest.raises(SreError, match="pip install trackio"):
         train(tmp_path, tiny_model, tiny_data, report_to="trackio")
     assert not (tmp_path / "adapter").exists()
-
-
-def test_by_length_trains_on_all_rows_of_every_epoch(tmp_path, tiny_model, tiny_data):
-    facts, losses = train(tmp_path, tiny_model, tiny_data, batching="by-length", epochs=2.0)
-    assert (facts["steps"], len(losses), facts["rows"]) == (6, 6, 12)
-
-
-def test_every_epoch_keeps_its_batches_of_like_length(tmp_path, tiny_model, tiny_data):
-    facts, _ = train(tmp_path, tiny_model, tiny_data, limit=11, batching="by-length", epochs=2.0)
-    assert (facts["steps"], facts["rows"]) == (6, 11)
 
 
 def test_nothing_left_to_train_on_is_an_error(tmp_path, tiny_model, tiny_data):

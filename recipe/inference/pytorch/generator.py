@@ -24,7 +24,8 @@ from recipe.inference.chat_template import ChatTemplate
 from recipe.inference.prompt import PromptReader
 from recipe.inference.pytorch.batch import Drawing, Row, TorchTokenizer
 from recipe.inference.pytorch.decoder import Decoder, can_decode, left_padded
-from recipe.inference.pytorch.loading import TrainingEngine, free_memory
+from recipe.inference.pytorch.engines import open_engine
+from recipe.inference.pytorch.loading import free_memory
 from recipe.inference.sequence import Sample
 from recipe.inference.special_tokens import PromptEncoder, added_tokens
 
@@ -182,21 +183,3 @@ def _trained_length(model: Path) -> int | None:
     except (OSError, ValueError) as error:
         raise SreError(f"not a model folder: {error}", file=file) from None
     return int(length) if length else None
-
-
-def open_engine(name: str) -> TrainingEngine:
-    """The engine "unsloth" or "transformers"; "auto" takes Unsloth where it can be imported.
-
-    Raises SreError where Unsloth is asked for by name and can't be imported.
-    """
-    if name != "transformers":
-        try:
-            from recipe.inference.pytorch.unsloth import UnslothEngine
-
-            return UnslothEngine()
-        except ImportError as error:
-            if name == "unsloth":
-                raise SreError(f"Unsloth can't be imported ({error}); see `sre doctor`") from None
-    from recipe.inference.pytorch.transformers import TransformersEngine
-
-    return TransformersEngine()
