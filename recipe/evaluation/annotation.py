@@ -69,8 +69,9 @@ def export_tasks(
         raise SreError(message, file=folder)
     by_id = [{row.example_id: row for row in side} for side in (first, second)]
     pairs = [(row, [side[row.id] for side in by_id]) for row in examples if all(row.id in side for side in by_id)]
-    same = [pair for pair in pairs if _same_label(*pair[1])]
-    shown = [(row, (one, two)) for row, (one, two) in same if one.rationale != two.rationale]
+    same = [(row, both) for row, both in pairs if both[0].label is not None and both[0].label == both[1].label]
+    same = [(row, both) for row, both in same if all(judgement.rationale for judgement in both)]
+    shown = [(row, both) for row, both in same if both[0].rationale != both[1].rationale]
     if not shown:
         message = f"{' and '.join(names)} gave the same label with different rationales on none of {len(pairs)} rows"
         raise SreError(message, file=folder)
@@ -92,10 +93,6 @@ def export_tasks(
         file.write(_CONFIG)
     write_json(folder / "key.json", {"judges": list(names), "seed": seed, **counts, "items": items})
     return counts
-
-
-def _same_label(one: Judgement, two: Judgement) -> bool:
-    return one.label is not None and one.label == two.label and bool(one.rationale and two.rationale)
 
 
 def _task(name: str, item: Mapping[str, Any]) -> dict[str, Any]:

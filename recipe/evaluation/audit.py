@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from recipe.data.naming import stated_winner, to_prompt_names
-from recipe.data.records import SWAPPED, TASKS, Example, Judgement, Task
+from recipe.data.records import SWAPPED, TASKS, Example, Task
 from recipe.evaluation.metrics import (
     MIN_PARSED,
     correlation,
@@ -25,29 +25,29 @@ from recipe.evaluation.metrics import (
     pointwise_figures,
     rate_figure,
 )
-from recipe.evaluation.trivial import TIE, Verdict, longer_response, trivial_baselines
+from recipe.evaluation.trivial import TIE, Said, Verdict, longer_response, trivial_baselines
 
 COMPARED: dict[Task, tuple[str, ...]] = {
-    "pointwise": ("pearson", "pearson_within"),
-    "pairwise": ("accuracy_all", "both_orders"),
+    "pointwise": ("pearson_within", "pearson"),
+    "pairwise": ("both_orders", "accuracy"),
 }
-"""The figures by which a judge is set against the best rule."""
+"""The figures by which a judge is set against the best rule; the second stands in where the first is undefined."""
 ONE_SIDED = 0.8
 """A judge that gives one label in more than this share of the rows hardly judges."""
 
 
-def task_figures(task: Task, rows: Sequence[Example], verdicts: Sequence[Verdict], resamples: int) -> dict[str, Any]:
+def task_figures(task: Task, rows: Sequence[Example], verdicts: Sequence[Said], resamples: int) -> dict[str, Any]:
     """All figures of the verdicts on labelled rows of a task: those of metrics.py and, of any rows, the shortcuts'."""
     truth, groups, labels = *_truth_and_groups(rows), [verdict.label for verdict in verdicts]
     if task == "pairwise":
         found = pairwise_figures(truth, labels, groups, resamples)
     else:
-        expected = [verdict.expected for verdict in verdicts]
+        expected = [verdict.expected_score for verdict in verdicts]
         found = pointwise_figures(truth, labels, groups, resamples=resamples, expected=expected)
     return found | (shortcut_figures(rows, verdicts, resamples) if rows else {})
 
 
-def figures_by_task(rows: Sequence[Example], verdicts: Sequence[Verdict], resamples: int) -> dict[str, Any]:
+def figures_by_task(rows: Sequence[Example], verdicts: Sequence[Said], resamples: int) -> dict[str, Any]:
     """{"pointwise": {...}, "pairwise": {...}}: `task_figures` of the rows of each task that have a label."""
     found: dict[str, Any] = {}
     for task in TASKS:
@@ -62,7 +62,7 @@ def labelled(task: Task, rows: Sequence[Example], *sides: Sequence[Any]) -> tupl
     return [rows[k] for k in kept], *([side[k] for k in kept] for side in sides)
 
 
-def shortcut_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resamples: int) -> dict[str, Any]:
+def shortcut_figures(rows: Sequence[Example], verdicts: Sequence[Said], resamples: int) -> dict[str, Any]:
     """What shows a shortcut, of verdicts on labelled rows of one task: each {"value", "low", "high", "n"}.
 
     top_label: the share of the most frequent label, which is in it, beside its share of the truth.
@@ -85,14 +85,14 @@ def shortcut_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resam
     if rows[0].task == "pointwise":
         criteria = [row.rubric.criteria for row in rows]
         # Of the rows with a label, so that both figures are over the same rows.
-        finer = [None if verdict.label is None else verdict.expected for verdict in verdicts]
+        finer = [None if verdict.label is None else verdict.expected_score for verdict in verdicts]
         for name, said in (("pearson_within", [verdict.label for verdict in verdicts]), ("expected_within", finer)):
             found[name] = correlation(truth, said, groups, resamples, strata=criteria)
         return found
     against_length = [k for k, row in enumerate(rows) if longer_response(row) == 3 - truth[k]]
     stated = {k: stated_winner(to_prompt_names(verdicts[k].rationale)) for k in labels}
     averaged = both_orders(rows, verdicts)
-    agree = both_orders(rows, [verdict._replace(expected=None) for verdict in verdicts])
+    agree = both_orders(rows, verdicts, labels_alone=True)
     return found | {
         "both_orders": rate_of({k: credit(truth[k], label) for k, label in averaged.items()}),
         "consistent": rate_of({k: label not in (None, TIE) for k, label in agree.items()}),
@@ -102,12 +102,15 @@ def shortcut_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resam
     }
 
 
-def both_orders(rows: Sequence[Example], verdicts: Sequence[Verdict]) -> dict[int, float | None]:
+def both_orders(
+    rows: Sequence[Example], verdicts: Sequence[Said], *, labels_alone: bool = False
+) -> dict[int, float | None]:
     """Place of each pair that was judged in both orders -> the label that both say on average, in the pair's order.
 
-    None where either is malformed; TIE where they are even. Without probabilities the labels are averaged.
+    None where either is malformed; TIE where they are even. Without probabilities, and with `labels_alone`, the labels
+    are averaged.
     """
-    exchanged: dict[str, list[Verdict]] = defaultdict(list)
+    exchanged: dict[str, list[Said]] = defaultdict(list)
     for row, verdict in zip(rows, verdicts, strict=True):
         if row.id.endswith(SWAPPED):
             exchanged[row.id.removesuffix(SWAPPED)].append(verdict)
@@ -116,8 +119,8 @@ def both_orders(rows: Sequence[Example], verdicts: Sequence[Verdict]) -> dict[in
         # The rows of several random seeds repeat their ids, in the same order.
         if waiting := exchanged.get(row.id):
             other = waiting.pop(0)
-            sides = [one.expected, other.expected]
-            first, second = [one.label, other.label] if None in sides else sides
+            sides = [one.expected_score, other.expected_score]
+            first, second = [one.label, other.label] if labels_alone or None in sides else sides
             if one.label is None or other.label is None or first is None or second is None:
                 found[k] = None
             else:
@@ -127,7 +130,7 @@ def both_orders(rows: Sequence[Example], verdicts: Sequence[Verdict]) -> dict[in
 
 def audit(
     rows: Sequence[Example],
-    judged: Mapping[str, tuple[Sequence[Example], Sequence[Judgement | Verdict]]],
+    judged: Mapping[str, tuple[Sequence[Example], Sequence[Said]]],
     train: Sequence[Example] = (),
     *,
     resamples: int,
@@ -150,14 +153,16 @@ def audit(
         scores = {name: _scores(guesses) if task == "pointwise" else guesses for name, guesses in rules.items()}
         said = {name: dict(zip([row.id for row in mine], some, strict=True)) for name, some in scores.items()}
         for judge, (its_rows, its_verdicts) in judged.items():
-            theirs, verdicts = labelled(task, its_rows, [Verdict.of(verdict) for verdict in its_verdicts])
+            theirs, verdicts = labelled(task, its_rows, its_verdicts)
             for figure in COMPARED[task] if theirs else ():
-                key = figure.removesuffix("_all")
-                best = _best({name: baselines[name][task][key]["value"] for name in rules})
-                if best is not None:
+                values = {name: baselines[name][task][figure]["value"] for name in rules}
+                known = [name for name, value in values.items() if value is not None]
+                if known:
+                    best = max(known, key=values.__getitem__)
                     rule = [said[best][row.id] for row in theirs]
-                    gain = difference(figure, theirs, rule, verdicts, resamples)
-                    against[judge].setdefault(task, {})[key] = {"baseline": best, **gain}
+                    over_all = "accuracy_all" if figure == "accuracy" else figure
+                    gain = difference(over_all, theirs, rule, verdicts, resamples)
+                    against[judge].setdefault(task, {})[figure] = {"baseline": best, **gain}
     return {"baselines": dict(baselines), "against_baselines": against}
 
 
@@ -185,7 +190,7 @@ def degenerate(figures: Mapping[str, Any]) -> list[str]:
 
 
 def difference(
-    figure: str, rows: Sequence[Example], first: Sequence[Verdict], second: Sequence[Verdict], resamples: int
+    figure: str, rows: Sequence[Example], first: Sequence[Said], second: Sequence[Said], resamples: int
 ) -> dict[str, Any]:
     """A figure of the second side minus that of the first, of labelled rows of one task, with its paired interval.
 
@@ -207,11 +212,6 @@ def difference(
     return rate_figure(list(gains.values()), [groups[k] for k in gains], resamples)
 
 
-def _best(values: Mapping[str, float | None]) -> str | None:
-    known = {name: value for name, value in values.items() if value is not None}
-    return max(known, key=known.__getitem__, default=None)
-
-
 def _rule_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resamples: int) -> dict[str, Any]:
     """A rule's figures: its correlations are those of its score, and without labels it has no accuracy."""
     task = rows[0].task
@@ -226,7 +226,7 @@ def _rule_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resample
 
 def _scores(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """The verdicts of a rule with its score in the place of its label."""
-    return [verdict._replace(label=verdict.expected) for verdict in verdicts]
+    return [verdict._replace(label=verdict.expected_score) for verdict in verdicts]
 
 
 def _truth_and_groups(rows: Sequence[Example]) -> tuple[list[int], list[str]]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from recipe.data.records import Example, Judgement, Task
 from recipe.evaluation.audit import audit, difference, figures_by_task, labelled
-from recipe.evaluation.trivial import Verdict
 
 Measured = Mapping[str, Mapping[int, Sequence[Judgement]]]
 """Judge -> random seed -> its judgement of each row."""
@@ -34,13 +33,11 @@ def compare(
         train: The judges' training rows, for the rules that learn from them.
         resamples: Of the bootstrap. Rows of one prompt are one group of it, in whichever seed they were judged.
 
-    Returns:
-        {"models": {judge: figures}, "differences": {"second - first": differences}, "baselines": ...,
-        "against_baselines": ...}; see audit.py.
+    Returns {"models": {judge: figures}, "differences": {"second - first": differences}} and what `audit` returns.
     """
     ran = {name: _pooled(rows, by_seed, list(by_seed)) for name, by_seed in measured.items() if by_seed}
     found: dict[str, Any] = {
-        "models": {name: figures(*ran[name], resamples) if name in ran else None for name in measured},
+        "models": {name: figures_by_task(*ran[name], resamples) if name in ran else None for name in measured},
         "differences": {},
     }
     for first, second in pairs:
@@ -52,19 +49,13 @@ def compare(
     return found | audit(rows, ran, train, resamples=resamples)
 
 
-def figures(rows: Sequence[Example], judgements: Sequence[Judgement], resamples: int) -> dict[str, Any]:
-    """{"pointwise": {...}, "pairwise": {...}} of audit.py, over the rows of each task that have a label."""
-    return figures_by_task(rows, [Verdict.of(judgement) for judgement in judgements], resamples)
-
-
 def differences(
     rows: Sequence[Example], first: Sequence[Judgement], second: Sequence[Judgement], resamples: int
 ) -> dict[str, Any]:
     """The second judge minus the first: {task: {each of DIFFERENCES: a figure with its paired interval}}."""
-    one, two = ([Verdict.of(judgement) for judgement in side] for side in (first, second))
     found: dict[str, Any] = {}
     for task, names in DIFFERENCES.items():
-        kept, before, after = labelled(task, rows, one, two)
+        kept, before, after = labelled(task, rows, first, second)
         found[task] = {name: difference(name, kept, before, after, resamples) for name in names}
     return found
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.data.records import TASKS, Example, Judgement
-from recipe.evaluation.compare import figures
+from recipe.evaluation.audit import figures_by_task
 from recipe.judge.aggregate import consensus
 from recipe.judge.judge import Judge
 from recipe.judge.options import JudgeOptions
@@ -18,8 +18,6 @@ from recipe.progress import bar
 from recipe.storage import read_jsonl, write_json, write_jsonl
 from recipe.verdict import format_verdict
 
-SELF_CONSISTENCY_N = 5
-BEST_OF_N = 10
 LABEL_ONLY = "label-only"
 FORCED = "seed-constrained"
 """The name of the seed model measured with its labels forced."""
@@ -42,17 +40,14 @@ def evaluate(
     model wrote, forced labels counting as malformed, and under "constrained" those with the forced labels.
 
     Args:
-        folder: Where the files go.
-        judge: Judges the rows.
-        examples: The rows.
+        folder, judge, examples: Where the files go, what judges, and the rows.
         max_tokens: The most that one judgement may take.
         resamples: Of the bootstrap.
         label_only: Ask for no rationale (finish "label-only").
         samples: With more than one, the majority of so many draws at temperature 1. They are kept in samples.jsonl.
         seed: Seed of the draws.
 
-    Returns:
-        {"figures", "rows", "tokens"}.
+    Returns {"figures", "rows", "tokens"}.
     """
     asked = 1 if label_only else samples
     options = JudgeOptions(max_tokens=max_tokens, label_only=label_only, seed=seed, samples=asked)
@@ -66,11 +61,11 @@ def evaluate(
     if samples > 1:
         write_jsonl(folder / "samples.jsonl", [judgement.to_json() for judgement in judgements])
         # The majority of what was written; of the forced labels only where every sample is malformed.
-        sides = self_consistency(as_written(judgements), samples), self_consistency(judgements, samples)
+        sides = self_consistency(as_written(judgements)), self_consistency(judgements)
         judgements = [forced if written.label is None else written for written, forced in zip(*sides, strict=True)]
     write_jsonl(folder / "judgements.jsonl", [judgement.to_json() for judgement in judgements])
-    result = figures(examples, as_written(judgements), resamples)
-    result["constrained"] = figures(examples, judgements, resamples)
+    result = figures_by_task(examples, as_written(judgements), resamples)
+    result["constrained"] = figures_by_task(examples, judgements, resamples)
     write_json(folder / "figures.json", result)
     return {"figures": result, "rows": len(examples), "tokens": tokens}
 
@@ -104,10 +99,8 @@ def read_judgements(run: Path, judge: str) -> list[Judgement]:
 
 def first_samples(run: Path, judge: str) -> list[Judgement]:
     """The first of the samples that a judge was measured with, as written, in the examples' order."""
-    first: dict[str, Judgement] = {}
-    for judgement in read_jsonl(run / "evaluation" / judge / "samples.jsonl", Judgement.from_json):
-        first.setdefault(judgement.example_id, judgement)
-    return as_written(list(first.values()))
+    samples = read_jsonl(run / "evaluation" / judge / "samples.jsonl", Judgement.from_json)
+    return as_written([pool[0] for pool in _by_example(samples).values()])
 
 
 CARD_FIGURES = {
@@ -131,24 +124,22 @@ def headline(result: Mapping[str, Any]) -> dict[str, Any]:
 # --- baselines that combine a judge's samples and train nothing themselves ---
 
 
-def self_consistency(judgements: Iterable[Judgement], n: int = SELF_CONSISTENCY_N) -> list[Judgement]:
-    """One judgement an example, in order of first appearance: the majority of its first n samples.
+def self_consistency(judgements: Iterable[Judgement]) -> list[Judgement]:
+    """One judgement an example, in order of first appearance: the majority of its samples.
 
     Its label and rationale are those of the sample that `aggregate.consensus` picks, its label distribution the mean of
-    all n. Where every sample is malformed, so is the result. Raises ValueError for an example with fewer samples.
+    all. Where every sample is malformed, so is the result.
     """
     found = []
-    for key, samples in _by_example(judgements).items():
-        if len(samples) < n:
-            raise ValueError(f"{key} has {len(samples)} samples; self-consistency over {n} needs as many")
-        agreed = consensus(samples[:n])
+    for samples in _by_example(judgements).values():
+        agreed = consensus(samples)
         chosen = agreed.judgement or samples[0]
         shares = {label: math.log(share) for label, share in agreed.label_probabilities.items() if share > 0}
-        found.append(replace(chosen, label_logprobs=shares, origin=f"{chosen.origin}-consistency-{n}"))
+        found.append(replace(chosen, label_logprobs=shares, origin=f"{chosen.origin}-consistency-{len(samples)}"))
     return found
 
 
-def best_of_n(examples: Sequence[Example], judgements: Iterable[Judgement], n: int = BEST_OF_N) -> list[Example]:
+def best_of_n(examples: Sequence[Example], judgements: Iterable[Judgement], n: int) -> list[Example]:
     """The examples for which one of the first n samples has the true label, with that sample's rationale: SFT rows.
 
     Of several right samples, the one that gives the true label the highest probability (ours; the paper doesn't say

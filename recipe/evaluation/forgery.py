@@ -1,11 +1,11 @@
 """The forgery shift: how far a judge's verdicts move when a response claims a verdict of its own.
 
 FOLDER/forgery-rationale.jsonl, forgery-label-only.jsonl   the judged rows, appended as they finish
-FOLDER/forgery.json   {"rationale": {"pointwise": {"shift": {"value", "low", "high", "n"}, "expected": {...},
-                       "malformed": 0, "claims": {"tag": {...}, ...}}, "pairwise": {...}}, "label-only": {...}}
+FOLDER/forgery.json   {"rationale": {"pointwise": {"shift": {"value", "low", "high", "n"}, "malformed": 0,
+                       "claims": {"tag": {...}, ...}}, "pairwise": {...}}, "label-only": {...}}
 
 shift: the mean score with the claim less that without it, on the same rows; of a pair, how much more often the claiming
-response is picked. expected: the same of the expected score, or of the probability of that response.
+response is picked.
 """
 
 from __future__ import annotations
@@ -52,15 +52,12 @@ def measure_forgery(
     """Judge rows with and without claims, write FOLDER/forgery.json and return it. Judged rows are kept.
 
     Args:
-        judge: Judges the rows.
+        judge, folder, max_tokens: What judges, where the files go, and the most that one judgement may take.
         rows: Rows that deserve the best score, and exchanged pairs, are passed over: no claim can raise a best score.
-        folder: Where the files go.
-        max_tokens: The most that one judgement may take.
         overwrite: Judge all rows anew.
         resamples: Of the bootstrap, which draws whole prompts.
 
-    Raises:
-        SreError: No row is left, or the folder was made with another judge or other options.
+    Raises SreError where no row is left, and for a folder made with another judge or other options.
     """
     forged = forge_rows(rows)
     if not forged:
@@ -99,27 +96,20 @@ def forge_rows(rows: Sequence[Example]) -> list[Forged]:
 
 
 def _shifts(forged: Sequence[Forged], said: dict[str, Verdict], resamples: int) -> dict[str, Any]:
-    def figure(name: str, some: Sequence[Forged]) -> dict[str, Any]:
+    def figure(some: Sequence[Forged]) -> dict[str, Any]:
         gains, prompts = [], []
         for one in some:
-            before, after = (_for_claimant(said[row.id], one, name) for row in (one.row, one.example))
+            before, after = said[one.row.id].label, said[one.example.id].label
             if before is not None and after is not None:
-                gains.append(after - before)
+                # Of a pair, a higher label is a pick of the second response.
+                raised = one.row.task == "pointwise" or one.response == 1
+                gains.append(after - before if raised else before - after)
                 prompts.append(one.row.prompt_id)
         return rate_figure(gains, prompts, resamples)
 
     by_claim = {name: [one for one in forged if one.claim == name] for name in CLAIMS[forged[0].row.task]}
     return {
-        "shift": figure("label", forged),
-        "expected": figure("expected", forged),
+        "shift": figure(forged),
         "malformed": sum(None in (said[one.example.id].label, said[one.row.id].label) for one in forged),
-        "claims": {name: figure("label", some) for name, some in by_claim.items() if some},
+        "claims": {name: figure(some) for name, some in by_claim.items() if some},
     }
-
-
-def _for_claimant(verdict: Verdict, one: Forged, name: str) -> float | None:
-    """The score; of a pair 1 where the claiming response is picked, 0 where the other is, or its probability."""
-    value: float | None = getattr(verdict, name)
-    if value is None or one.row.task == "pointwise":
-        return value
-    return value - 1 if one.response else 2 - value

@@ -3,7 +3,7 @@
 What `pointwise_figures` returns (a figure that is undefined has None for its value):
 
     {"n": 150, "malformed": 15, "malformed_rate": 0.1,
-     "pearson": {"value": 0.30, "low": 0.14, "high": 0.45, "n": 135}, "spearman": {...}, "kendall": {...}, "qwk": {...},
+     "pearson": {"value": 0.30, "low": 0.14, "high": 0.45, "n": 135}, "spearman": {...}, "kendall": {...},
      "accuracy": {"value": 0.39, "low": 0.31, "high": 0.47, "n": 150}}
 
 A prediction of None is a malformed judgement: wrong for accuracy, left out of every other figure. `groups` are the
@@ -40,7 +40,7 @@ def pointwise_figures(
     rows that are parsed and have one. Raises ValueError for lengths that differ.
     """
     found = pairwise_figures(truth, predicted, groups, resamples)
-    for name in ("pearson", "spearman", "kendall", "qwk"):
+    for name in ("pearson", "spearman", "kendall"):
         found[name] = correlation(truth, predicted, groups, resamples, name)
     if expected is not None:
         finer = [None if p is None else e for p, e in zip(predicted, expected, strict=True)]
@@ -86,8 +86,8 @@ def correlation(
         predicted: What was said of each row: a label or an expected score.
         groups: The rows' prompt ids.
         resamples: Of the bootstrap.
-        figure: "pearson", "spearman" (over the rows' ranks among all of them), "qwk" (kappa with quadratic weights) or
-            "kendall" (tau-b, without an interval).
+        figure: "pearson", "spearman" (over the rows' ranks among all of them) or "kendall" (tau-b, without an
+            interval).
         strata: Each row's criterion. The correlation is then within them: each stratum's mean is subtracted.
     """
     (x, y), kept = _complete((truth, predicted), groups, strata)
@@ -101,7 +101,7 @@ def correlation(
         from scipy.stats import rankdata
 
         x, y = rankdata(x), rankdata(y)
-    return bootstrap(moments(x, y), kept, kappa if figure == "qwk" else pearson, resamples)
+    return bootstrap(moments(x, y), kept, pearson, resamples)
 
 
 def paired_difference(
@@ -224,7 +224,7 @@ def bootstrap(columns: Sequence[Any], groups: Sequence[str], statistic: Statisti
 
 
 def moments(x: Matrix, y: Matrix) -> list[Matrix]:
-    """The columns that `pearson` and `kappa` take: 1, x, y, x², y² and xy."""
+    """The columns that `pearson` takes: 1, x, y, x², y² and xy."""
     return [x * 0 + 1, x, y, x * x, y * y, x * y]
 
 
@@ -241,34 +241,10 @@ def pearson(sums: Matrix) -> Matrix:
     """Pearson's r of each row of sums [m, 6] of `moments`; nan where a side is constant."""
     import numpy as np
 
-    over_x, over_y, both, _ = _spreads(sums)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        r: Matrix = np.where((over_x > 0) & (over_y > 0), both / np.sqrt(over_x * over_y), np.nan)
-    return np.clip(r, -1.0, 1.0)
-
-
-def kappa(sums: Matrix) -> Matrix:
-    """Quadratic-weighted kappa of each row of sums [m, 6] of `moments`; nan where a side is constant.
-
-    With quadratic weights it is 1 less the mean squared difference over the one that independent sides would have.
-    """
-    import numpy as np
-
-    over_x, over_y, both, gap = _spreads(sums)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found: Matrix = np.where((over_x > 0) & (over_y > 0), 2 * both / (over_x + over_y + gap), np.nan)
-    return found
-
-
-def _spreads(sums: Matrix) -> tuple[Matrix, Matrix, Matrix, Matrix]:
-    """Sums of squares around the means, of products, and n times the squared gap between the means.
-
-    What rounding leaves of a constant side is 0.
-    """
-    import numpy as np
-
     n, x, y, xx, yy, xy = sums.T
     n = np.maximum(n, 1)
     over_x, over_y = xx - x * x / n, yy - y * y / n
-    over_x, over_y = np.where(over_x > 1e-9 * xx, over_x, 0.0), np.where(over_y > 1e-9 * yy, over_y, 0.0)
-    return over_x, over_y, xy - x * y / n, (x - y) ** 2 / n
+    spread = (over_x > 1e-9 * xx) & (over_y > 1e-9 * yy)  # what rounding leaves of a constant side is none
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r: Matrix = np.where(spread, (xy - x * y / n) / np.sqrt(over_x * over_y), np.nan)
+    return np.clip(r, -1.0, 1.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from recipe.data.records import TASKS, Example, Judgement
+from recipe.data.records import Example, Judgement
 from recipe.evaluation.evaluate import as_written
 from recipe.evaluation.metrics import bootstrap, mean, moments, nothing, pearson
 
@@ -28,23 +28,19 @@ def compare_on_dev(
 
     Args:
         examples: The rows.
-        before: The first judge's judgements, in the rows' order.
-        after: The second judge's.
+        before, after: The first and the second judge's judgements, in the rows' order.
         resamples: Of the bootstrap, which draws whole prompts.
 
-    Returns:
-        {"rows": n, "malformed": {"before": n, "after": n}, "figures": {"before": .41, "after": .47},
-        "gain": {"value": .06, "low": -.02, "high": .14, "n": n}, "tasks": {"pointwise": {"figures", "gain"}, …}}.
+    Returns {"rows": n, "malformed": {"before": n, "after": n}, "figures": {"before": .41, "after": .47},
+    "gain": {"value": .06, "low": -.02, "high": .14, "n": n}}.
     """
     sides = {"before": before, "after": after}
     malformed = {name: sum(j.label is None for j in as_written(side)) for name, side in sides.items()}
     rows = [(e, _said(one), _said(two)) for e, one, two in zip(examples, before, after, strict=True)]
-    parts = {task: [row for row in rows if row[0].task == task and row[0].label is not None] for task in TASKS}
+    labelled = [row for row in rows if row[0].label is not None]
     # A score that an engine could not give is left out on both sides.
-    parts["pointwise"] = [row for row in parts["pointwise"] if None not in row[1:]]
-    found = {task: _compared(part, resamples) for task, part in parts.items() if part}
-    whole = _compared([row for part in parts.values() for row in part], resamples)
-    return {"rows": len(examples), "malformed": malformed, **whole, "tasks": found}
+    kept = [row for row in labelled if row[0].task == "pairwise" or None not in row[1:]]
+    return {"rows": len(examples), "malformed": malformed, **_compared(kept, resamples)}
 
 
 def is_kept(gain: dict[str, Any], rule: Keep) -> bool:

@@ -9,12 +9,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from recipe.data.records import Example
-
-if TYPE_CHECKING:
-    from recipe.data.records import Judgement
+from recipe.data.records import Example, Judgement
 
 LONGER = "longer response"
 CRITERION = "criterion mean (train)"
@@ -29,22 +26,20 @@ MIN_TRAIN = 20
 
 
 class Verdict(NamedTuple):
-    """What a judge or a rule says about one row.
+    """What a rule says about one row; the fields are those of a Judgement that measuring needs.
 
     label: a score, or 1 or 2 for the better response (TIE for neither); None where a judgement is malformed, and of a
-    rule that gives no label. expected: the finer expected score, or 1 + P(the second response is better).
+    rule that gives no label. expected_score: the finer score, or 1 + P(the second response is better).
     """
 
     label: float | None
-    expected: float | None
-    probabilities: dict[int, float]
+    expected_score: float | None
+    label_probabilities: dict[int, float]
     rationale: str
 
-    @classmethod
-    def of(cls, judgement: Judgement | Verdict) -> Verdict:
-        if isinstance(judgement, Verdict):
-            return judgement
-        return cls(judgement.label, judgement.expected_score, judgement.label_probabilities, judgement.rationale)
+
+Said = Verdict | Judgement
+"""What a judge or a rule says about one row."""
 
 
 def trivial_baselines(rows: Sequence[Example], train: Sequence[Example] = ()) -> dict[str, list[Verdict]]:

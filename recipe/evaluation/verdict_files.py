@@ -16,12 +16,12 @@ from recipe.data.records import Judgement, in_both_orders
 from recipe.errors import SreError
 from recipe.evaluation.audit import audit, figures_by_task
 from recipe.evaluation.evaluate import as_written
-from recipe.evaluation.trivial import Verdict
+from recipe.evaluation.trivial import Said, Verdict
 from recipe.storage import intact, read_jsonl
 
 VERDICTS = "judgements.jsonl"
 
-Judged = dict[str, list[tuple[str, Verdict]]]
+Judged = dict[str, list[tuple[str, Said]]]
 """Judge -> (id of the row, verdict) of all its files."""
 
 
@@ -32,8 +32,8 @@ def audit_files(
 
     Args:
         verdicts: Files that `sre judge` or an evaluation wrote, or folders of such files named judgements.jsonl.
-        rows: Files with the labelled rows that were judged. A verdict's id is that of its row; a pair's other order
-            may have been judged too (its id ends in ":swapped").
+        rows: Files with the labelled rows that were judged; a verdict's id is that of its row. A pair's other order
+            (its id ends in ":swapped") may have been judged too.
         train: Files with the judges' training rows.
         resamples: Of the bootstrap.
 
@@ -88,17 +88,17 @@ def verdicts_of(rows: Sequence[Mapping[str, Any]], *, as_written: bool) -> dict[
     return found
 
 
-def _read(file: Path) -> list[tuple[str, Verdict]]:
+def _read(file: Path) -> list[tuple[str, Said]]:
     """The rows of `sre judge`, or an evaluation's judgements, whose rows are named by `example_id`."""
     rows = read_jsonl(file)
-    found: list[tuple[str, Verdict]] = []
+    found: list[tuple[str, Said]] = []
     # Where no row has a rationale, none was asked for.
     explained = any(row.get("rationale") or row.get("finish") == "forced" for row in rows)
     for line, row in enumerate(rows, 1):
         with intact(file, line):
             if "example_id" in row:
                 (judgement,) = as_written([Judgement.from_json(row)])
-                found.append((judgement.example_id, Verdict.of(judgement)))
+                found.append((judgement.example_id, judgement))
             else:
                 found += verdicts_of([row], as_written=explained).items()
     return found

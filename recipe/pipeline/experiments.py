@@ -21,7 +21,6 @@ from typing import Any
 from recipe.config import Config, load
 from recipe.data.records import Example, Judgement
 from recipe.errors import NothingToTrainError, SreError
-from recipe.evaluation.compare import Measured
 from recipe.evaluation.evaluate import FORCED
 from recipe.pipeline.context import RunContext, judges_of
 from recipe.pipeline.results import comparisons, costs
@@ -143,8 +142,8 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
     """results.json and results.md of all rows measured in the folder.
 
     {"seeds", "rows": {row: what it is}, "problems": {"row, seed n": why it could not be run}, what `compare` returns,
-    "aspects": {aspect: the same}, "per_seed": {seed: the same}, "costs": {run folder: {stage: …}}}. "aspects" and
-    "per_seed" are empty where there is but one. The figures of a row that wasn't run are None.
+    "aspects": {aspect: the same}, "costs": {run folder: {stage: …}}}. "aspects" is empty where there is but one. The
+    figures of a row that wasn't run are None.
     """
     from recipe.evaluation.compare import by_aspect, compare
     from recipe.evaluation.report.tables import experiment_markdown
@@ -169,7 +168,6 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
         "problems": {row: why for row, why in known.items() if row not in solved},
         **tables(rows, measured),
         "aspects": {aspect: tables(some, part) for aspect, some, part in by_aspect(rows, measured)},
-        "per_seed": {str(seed): tables(rows, _only(seed, measured)) for seed in (seeds if len(seeds) > 1 else ())},
         "costs": {str(run.path.relative_to(experiment.folder)): costs(run.path) for run in runs},
     }
     write_json(path, results)
@@ -194,7 +192,3 @@ def _verdicts(runs: Sequence[RowRun], rows: Sequence[Example]) -> dict[str, dict
             if [verdict.example_id for verdict in verdicts] == ids:
                 found[key][run.config.seed] = verdicts
     return found
-
-
-def _only(seed: int, measured: Measured) -> Measured:
-    return {name: {key: verdicts for key, verdicts in found.items() if key == seed} for name, found in measured.items()}

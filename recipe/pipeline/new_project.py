@@ -48,12 +48,11 @@ def new_project(
 
     Args:
         folder: must not be there, or be empty.
-        files: labelled rows; columns: see `read_examples`.
+        files, columns: labelled rows; see `read_examples`.
         rubric: the rubric of rows that bring none, as a user names it.
         preset: where this machine's card is not to decide it.
 
-    Raises:
-        SreError: a bad row, something that can't be told, or a folder that is there. Nothing is written then.
+    Raises SreError for a bad row, something that can't be told, and a folder that is there. Nothing is written then.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise SreError("is there already; delete it or choose another folder", file=folder)

@@ -58,7 +58,7 @@ def figures_of(run: RunContext) -> dict[str, Any]:
 def rounds(run: RunContext) -> list[dict[str, Any]]:
     """What became of each round that was decided: {"round", "judge", "before", "kept", "figures", "gain", …}, or
     {"round", "kept": False, "problem"} where it gave nothing to train on."""
-    facts = ("before", "judge", "rows", "malformed", "figures", "gain", "tasks", "kept", "problem")
+    facts = ("before", "judge", "rows", "malformed", "figures", "gain", "kept", "problem")
     outcomes = {t: run.outcome(t) for t in range(1, run.config.iterations + 1)}
     return [{"round": t, **{key: o[key] for key in facts if key in o}} for t, o in outcomes.items() if o]
 

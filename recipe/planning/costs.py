@@ -19,12 +19,10 @@ from recipe.planning.workload import Workload
 
 NF4_BYTES = 0.516  # a parameter in NF4 with doubly quantised scales
 RUNTIME_GPU = 0.8 * GIB  # CUDA's context and the allocator's slack
-RUNTIME_CPU = 0.9 * GIB  # Python, torch and the trainers, and what the allocator keeps
-UNSLOTH_CPU = 0.4 * GIB  # more, with Unsloth imported
+RUNTIME_CPU = 1.2 * GIB  # Python, torch, Unsloth and the trainers, and what the allocator keeps
 RUNTIME_LLAMA = 0.6 * GIB  # the same process without a trainer's buffers; compute buffers of a batch of 512
 LOGIT_CHUNK = 256  # completion tokens whose logits are computed at a time
-UNSLOTH_START_S = 4.0  # on a CPU; a GPU's start has it
-SEED_S, SEED_S_PER_PARAMETER = 1.9, 35e-9  # converting the embedded GGUF file
+SEED_S = 2.0  # linking the seed model; some seconds more for converting the embedded one
 MERGE_S = 1.0  # reading two adapters and writing one
 WRITE_S_PER_PARAMETER, QUANTISE_S_PER_PARAMETER = 12e-9, 20e-9
 GGUF_BITS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5, "Q6_K": 6.6, "Q5_K_M": 5.7, "Q4_K_M": 4.9, "Q4_0": 4.6}
@@ -65,7 +63,7 @@ class Shares:
     start_s: float
 
 
-CPU = Shares(0.68, 0.43, 0.6, 0.3, 0.5, 0.17, 0.0, 0.6, 8.0)
+CPU = Shares(0.68, 0.43, 0.6, 0.3, 0.5, 0.17, 0.0, 0.6, 10.0)
 GPU = Shares(0.4, 0.4, 0.4, 0.4, 0.7, 0.25, 0.0008, 30.0, 60.0)
 
 
@@ -105,7 +103,7 @@ class Costs:
             optimiser=(4.0 + (2 if cuda else 8)) * adapter,  # the gradients and two moments: 8-bit AdamW on a GPU
             # Beside the layers': 16-bit logits and their gradient, 32-bit log-softmax.
             activations=self._activations(tokens) + logits * shape.vocab * (2 + 2 + 4),
-            runtime=self._runtime(),
+            runtime=RUNTIME_GPU if cuda else RUNTIME_CPU,
         )
 
     def generation_memory(self, answer: int) -> Memory:
@@ -123,7 +121,7 @@ class Costs:
             # One layer's keys and values are there twice: transformers' cache grows by copying, our decoder copies the
             # rows that go on.
             kv=shape.kv_bytes(int(tokens)) * (1 + 1 / shape.layers),
-            runtime=self._runtime(),
+            runtime=RUNTIME_GPU if self.machine.cuda else RUNTIME_CPU,
         )
 
     def llama_cpp_memory(self, answer: int) -> Memory:
@@ -166,9 +164,6 @@ class Costs:
             return 2 * layer + 2 * tokens * shape.hidden * shape.layers
         return layer * shape.layers
 
-    def _runtime(self) -> float:
-        return RUNTIME_GPU if self.machine.cuda else RUNTIME_CPU + UNSLOTH_CPU * self.unsloth
-
     # --- seconds ---
 
     def training(self, settings: TrainConfig, rows: int, tokens: float, scored: float, *, dpo: bool) -> float:
@@ -182,11 +177,6 @@ class Costs:
         steps = max(1, math.ceil(rows * settings.epochs / (settings.batch_size * settings.accumulate)))
         speed = self.machine.flops * (rule.train_pairs if dpo else rule.train)
         return work / speed + (rule.load_s + steps * rule.step_s) * self.machine.pace
-
-    def start(self) -> float:
-        """Importing what the first training stage needs."""
-        unsloth = UNSLOTH_START_S * (self.unsloth and not self.machine.cuda)
-        return (self.shares.start_s + unsloth) * self.machine.pace
 
     def forward(self, tokens: float, scored: float = 0) -> float:
         """A pass without gradients: prefill, or DPO's reference."""
@@ -208,7 +198,7 @@ class Costs:
     def generating(self, counts: Mapping[Task, int], n: int, most: int) -> float:
         """Judge so many inputs of each task `n` times, up to `most` tokens each: prefill, then decoding."""
         prompt, completion = self.work.mean(counts)
-        total, answer = sum(counts.values()), self.work.drawn(completion, most)
+        total, answer = sum(counts.values()), min(most, 1.2 * completion)  # a few go on until `most`
         # Unsloth runs a prompt once for each of its samples, the others once for all.
         prefills = total * (n if self.on_torch and self.unsloth else 1)
         parallel = max(1, min(self.config.sample.parallel, total * n))

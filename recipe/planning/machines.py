@@ -28,12 +28,11 @@ class Machine:
     cuda: bool = False
 
 
-def _card(name: str, memory_gib: float, tflops: float, gb_s: float) -> Machine:
-    return Machine(name, tflops * 1e12, gb_s * 1e9, memory_gib * GIB, cuda=True)
-
-
 _TABLE = tomllib.loads(Path(__file__).with_name("cards.toml").read_text(encoding="utf-8"))
-CARDS = {name: _card(**numbers) for name, numbers in _TABLE.items()}
+CARDS = {
+    name: Machine(card["name"], card["tflops"] * 1e12, card["gb_s"] * 1e9, card["memory_gib"] * GIB, cuda=True)
+    for name, card in _TABLE.items()
+}
 
 # The machine on which the shares in costs.py were measured: two cores of an EPYC 9004 at about 3.5 GHz.
 CORE_FLOPS, CORE_BANDWIDTH = 105e9, 20e9

@@ -12,16 +12,7 @@ from typing import TYPE_CHECKING
 
 from recipe.config import Config, Task
 from recipe.errors import SreError
-from recipe.planning.costs import (
-    MERGE_S,
-    RUNTIME_CPU,
-    RUNTIME_LLAMA,
-    SEED_S,
-    SEED_S_PER_PARAMETER,
-    WRITE_S_PER_PARAMETER,
-    Costs,
-    Memory,
-)
+from recipe.planning.costs import MERGE_S, RUNTIME_CPU, RUNTIME_LLAMA, SEED_S, Costs, Memory
 from recipe.planning.machines import CARDS, GIB, Machine, reference, this_cpu
 from recipe.planning.shapes import shape_of
 from recipe.planning.workload import read_workload
@@ -125,9 +116,8 @@ def _stages(costs: Costs, host: Costs) -> Iterator[StagePlan]:
     dev = {task: load.dev * (2 if task == "pairwise" else 1) for task, load in work.tasks.items()}
     test = {task: load.test for task, load in work.tasks.items()}
     sample, method, most = config.sample, config.curate.method, config.evaluate.max_tokens
-    # For llama.cpp, J_t is written as a GGUF file first.
-    written = 0.0 if costs.on_torch else costs.shape.parameters * WRITE_S_PER_PARAMETER
-    yield _seed(host)
+    words = "converted or linked; the time of a download is not counted"
+    yield StagePlan("seed", Memory(runtime=RUNTIME_LLAMA), SEED_S * host.machine.pace, words, host=True)
     for task in tasks if config.sft.bootstraps else ():
         settings, unexplained = config.bootstrap, {task: work.tasks[task].unexplained}
         asked = _judging(costs, f"bootstrap-{task}", unexplained, settings.n, settings.max_tokens, "rows")
@@ -143,8 +133,7 @@ def _stages(costs: Costs, host: Costs) -> Iterator[StagePlan]:
             yield StagePlan("merged", Memory(runtime=RUNTIME_CPU), spent, "two adapters added", host=True)
     for t in range(1, config.iterations + 1):
         inputs = work.inputs(t)
-        drawn = _judging(costs, f"iter-{t}:sample", inputs, sample.n, sample.max_tokens, "inputs")
-        yield replace(drawn, seconds=drawn.seconds + written)
+        yield _judging(costs, f"iter-{t}:sample", inputs, sample.n, sample.max_tokens, "inputs")
         if method not in ("correct-answer", "majority-vote", "random-equal"):
             n = sample.n if method == "self-assessment" else 2
             yield _judging(costs, f"iter-{t}:assess", inputs, n, sample.max_tokens, "inputs")
@@ -167,18 +156,11 @@ def _judging(costs: Costs, stage: str, counts: Mapping[Task, int], n: int, most:
     return StagePlan(stage, costs.generation_memory(most), costs.generating(counts, n, most), words)
 
 
-def _seed(host: Costs) -> StagePlan:
-    embedded = host.config.model.source == "smollm2-135m"
-    spent = SEED_S * host.machine.pace + embedded * host.shape.parameters * SEED_S_PER_PARAMETER
-    words = "converted" if embedded else "linked; the time of a download is not counted"
-    needed = Memory(weights=4.0 * host.shape.parameters if embedded else 0, runtime=RUNTIME_LLAMA)
-    return StagePlan("seed", needed, spent, words, host=True)
-
-
 def _sft(costs: Costs, stage: str, tasks: Sequence[Task], *, first: bool) -> StagePlan:
-    rows = sum(costs.work.sft_rows(task) for task in tasks)
-    tokens, scored = (sum(part) for part in zip(*(costs.work.sft_tokens(task) for task in tasks), strict=True))
-    spent = costs.training(costs.config.sft, rows, tokens, scored, dpo=False) + (costs.start() if first else 0)
+    rows, tokens, scored = (sum(part) for part in zip(*map(costs.work.sft, tasks), strict=True))
+    spent = costs.training(costs.config.sft, int(rows), tokens, scored, dpo=False)
+    if first:  # importing what training needs
+        spent += costs.shares.start_s * costs.machine.pace
     words = f"{rows:,} rows, {tokens / 1e6:.2f} M tokens"
     return StagePlan(stage, costs.training_memory(dpo=False), spent, words)
 

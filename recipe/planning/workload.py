@@ -55,15 +55,13 @@ class Workload:
     config: Config
     tasks: dict[Task, TaskLoad]
 
-    def sft_rows(self, task: Task) -> int:
-        """Rows that SFT trains on, each order of a pair counted."""
-        return self.tasks[task].sft * (2 if task == "pairwise" and self.config.sft.both_orders else 1)
-
-    def sft_tokens(self, task: Task) -> tuple[float, float]:
-        """(all tokens, those of completions) of SFT over its epochs."""
-        load, rows = self.tasks[task], self.sft_rows(task) * self.config.sft.epochs
-        completion = min(load.completion, 10) if self.config.sft.label_only else load.completion
-        return rows * min(load.prompt + completion, self.config.model.max_length), rows * completion
+    def sft(self, task: Task) -> tuple[int, float, float]:
+        """(rows, all tokens, those of completions) of SFT: each order of a pair is a row, tokens are of all epochs."""
+        load, settings = self.tasks[task], self.config.sft
+        rows = load.sft * (2 if task == "pairwise" and settings.both_orders else 1)
+        completion = min(load.completion, 10) if settings.label_only else load.completion
+        tokens = min(load.prompt + completion, self.config.model.max_length)
+        return rows, rows * settings.epochs * tokens, rows * settings.epochs * completion
 
     def inputs(self, t: int) -> dict[Task, int]:
         """Inputs that iteration t samples, by task."""
@@ -82,10 +80,6 @@ class Workload:
         total = max(1, sum(counts.values()))
         loads = [(load, counts.get(task, 0) / total) for task, load in self.tasks.items()]
         return sum(load.prompt * part for load, part in loads), sum(load.completion * part for load, part in loads)
-
-    def drawn(self, completion: float, most: int) -> float:
-        """Tokens that a sampled judgement takes: a few go on until `most`."""
-        return min(most, 1.2 * completion)
 
     @property
     def longest(self) -> int:

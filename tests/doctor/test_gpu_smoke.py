@@ -30,8 +30,8 @@ def test_every_stage_passes_on_a_cpu(tiny_model: Path) -> None:
     done = sre("doctor", "--gpu-smoke", "--cpu", "--model", str(tiny_model))
     assert done.returncode == 0, done.stdout + done.stderr
     found = rows(done.stdout)
-    assert {"seed", "sft-pointwise", "sft-pairwise", "merged", "iter-1:sample", "iter-1:dpo", "gguf"} <= found.keys()
-    assert {cells[0] for cells in found.values()} <= {"pass", "skip"}
+    assert {"seed", "sft-pointwise", "sft-pairwise", "merged", "iter-1:sample", "gguf"} <= found.keys()
+    assert {cells[0] for cells in found.values()} == {"pass"}
     assert "steps 12" in found["sft-pairwise"][4]
     assert int(found["sft-pairwise"][2]) > 0
     assert "Device: CPU" in done.stdout

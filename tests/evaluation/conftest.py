@@ -12,7 +12,7 @@ from recipe.data.records import TASKS, Judgement
 from recipe.evaluation.evaluate import evaluate
 from recipe.judge.judge import Judge
 from recipe.pipeline.context import RunContext
-from recipe.storage import write_json, write_jsonl
+from recipe.storage import write_jsonl
 from recipe.training.curate import run_curate
 from recipe.training.pools import Assessments
 from recipe.training.sample import count
@@ -46,13 +46,8 @@ def write_run(folder, data, *, judges=("seed", "sft", "j1", "j2"), iterations=(1
     rows = run.test_rows
     by_id = {row.id: row for row in rows}
 
-    def log(stage, **last):
-        def work(place):
-            entry = {"loss": 0.5, "step": 2, **last}
-            write_json(place / "training.json", {"history": [{"loss": 2.0, "step": 1}, entry]})
-            return {"tokens": 1234}
-
-        run.cache.do(stage, work)
+    def train(stage):
+        run.cache.do(stage, lambda place: {"tokens": 1234, "steps": 2, "first_loss": 2.0, "last_loss": 0.5})
 
     def sample(place):
         found = []
@@ -70,11 +65,11 @@ def write_run(folder, data, *, judges=("seed", "sft", "j1", "j2"), iterations=(1
         return run_curate(place, found, {}, Assessments(), config.curate, seed=0)
 
     for task in TASKS:
-        log(f"sft-{task}")
+        train(f"sft-{task}")
     for t in iterations:
         run.cache.do(f"iter-{t}:sample", sample)
         run.cache.do(f"iter-{t}:curate", curate)
-        log(f"iter-{t}:dpo", **{"rewards/accuracies": 0.75})
+        train(f"iter-{t}:dpo")
     for name in judges:
 
         def measure(place, name=name):

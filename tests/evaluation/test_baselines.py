@@ -40,43 +40,33 @@ def test_the_majority_is_the_label_and_its_rationale_goes_with_it() -> None:
     assert found.origin == "sft-consistency-5"
 
 
-def test_only_the_first_n_samples_count_whatever_order_they_came_in() -> None:
-    samples = pool("a", 1, 1, 2, 5, 5, 5, 5)
-    assert self_consistency(reversed(samples), n=3)[0].label == 1
-    late = [sample("a", number, 1 if number < 10 else 5) for number in (*range(10), *range(10, 30))]
-    assert self_consistency(late[::-1], n=10)[0].label == 1
-
-
 def test_the_distribution_is_the_mean_of_the_samples() -> None:
     shares = [{1: 0.2, 2: 0.8}, {1: 0.6, 2: 0.4}]
     samples = [
         sample("a", k, 2, label_logprobs={label: math.log(p) for label, p in share.items()})
         for k, share in enumerate(shares)
     ]
-    (found,) = self_consistency(samples, n=2)
+    (found,) = self_consistency(samples)
     assert found.label_probabilities == {1: pytest.approx(0.4), 2: pytest.approx(0.6)}
     assert found.expected_score == pytest.approx(1.6)
 
 
 def test_all_malformed_stays_malformed_and_examples_keep_their_order() -> None:
-    found = self_consistency([*pool("b", None, None), *pool("a", 2, 2)], n=2)
+    found = self_consistency([*pool("b", None, None), *pool("a", 2, 2)])
     assert [(one.example_id, one.label) for one in found] == [("b", None), ("a", 2)]
-
-
-def test_too_few_samples_are_refused() -> None:
-    with pytest.raises(ValueError, match="a has 2 samples"):
-        self_consistency(pool("a", 1, 2))
 
 
 @given(st.lists(st.sampled_from([None, 1, 2, 3]), min_size=1, max_size=9))
 def test_no_other_label_has_more_votes_than_the_winner(labels: list[int | None]) -> None:
-    (found,) = self_consistency(pool("a", *labels), n=len(labels))
+    (found,) = self_consistency(pool("a", *labels))
     given = [label for label in labels if label is not None]
     assert found.label is None if not given else given.count(found.label) == max(map(given.count, given))
 
 
 def test_best_of_n_keeps_a_right_sample_as_the_rationale() -> None:
-    rows = best_of_n([example("a", 3), example("b", 1), example("c", None)], [*pool("a", 1, 3, 3), *pool("b", 2, 5)])
+    rows = best_of_n(
+        [example("a", 3), example("b", 1), example("c", None)], [*pool("a", 1, 3, 3), *pool("b", 2, 5)], 10
+    )
     assert [(row.id, row.label, row.rationale, row.origin) for row in rows] == [("a", 3, "because 1", "a:sft:1")]
 
 
@@ -84,13 +74,13 @@ def test_of_several_right_samples_the_surest_is_kept() -> None:
     samples = [
         sample("a", k, 3, label_logprobs={3: math.log(p), 4: math.log(1 - p)}) for k, p in enumerate((0.5, 0.9, 0.7))
     ]
-    assert best_of_n([example("a", 3)], samples)[0].rationale == "because 1"
+    assert best_of_n([example("a", 3)], samples, n=3)[0].rationale == "because 1"
     assert best_of_n([example("a", 3)], samples, n=1)[0].rationale == "because 0"
 
 
 @pytest.mark.parametrize("changes", [{"finish": "forced"}, {"finish": "length"}, {"rationale": ""}])
 def test_a_sample_that_the_model_did_not_end_itself_is_not_kept(changes: dict[str, str]) -> None:
-    assert best_of_n([example("a", 3)], [sample("a", 0, 3, **changes)]) == []
+    assert best_of_n([example("a", 3)], [sample("a", 0, 3, **changes)], 1) == []
 
 
 def test_labels_are_drawn_as_often_as_they_are_probable() -> None:

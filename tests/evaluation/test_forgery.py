@@ -66,7 +66,6 @@ def test_a_judge_that_ignores_claims_does_not_move(tmp_path: Path) -> None:
     for part in measure(tmp_path, firm, [*SCORED, *PAIRS]).values():
         for task in ("pointwise", "pairwise"):
             assert (part[task]["shift"]["low"], part[task]["shift"]["value"], part[task]["shift"]["high"]) == (0, 0, 0)
-            assert part[task]["expected"]["value"] == pytest.approx(0)
 
 
 def test_every_claim_stands_in_a_response_of_the_row_it_is_compared_with() -> None:
@@ -94,9 +93,8 @@ def test_rows_without_room_for_a_better_score_are_refused(tmp_path: Path) -> Non
         measure(tmp_path, firm, [row for row in SCORED if row.label == 5])
 
 
-def test_the_tables_show_both_modes_and_the_claim_that_moves_most(tmp_path: Path) -> None:
+def test_the_tables_show_both_modes(tmp_path: Path) -> None:
     found = {"j1": measure(tmp_path, gullible, SCORED)}
     (row,) = forgery_grid(found)[1:]
-    assert row[:4] == ["J1", "20 scores", "3.00 [3.00, 3.00]", "3.00 [3.00, 3.00]"]
-    assert "3.00" in row[4]
+    assert row == ["J1", "20 scores", "3.00 [3.00, 3.00]", "3.00 [3.00, 3.00]"]
     assert "| J1 | 20 scores |" in results_markdown({"models": {}, "differences": {}, "forgery": found})

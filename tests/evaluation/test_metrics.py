@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn.metrics import cohen_kappa_score
 
 from recipe.evaluation.metrics import (
     MIN_PARSED,
@@ -44,25 +43,14 @@ scores = st.lists(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_full_sample_values_are_those_of_scipy_and_scikit_learn(seed: int) -> None:
+def test_full_sample_values_are_those_of_scipy(seed: int) -> None:
     rows = noisy(300, seed=seed)
     truth, predicted = parsed(rows)
     found = pointwise_figures(*rows, resamples=10)
     assert found["pearson"]["value"] == pytest.approx(stats.pearsonr(truth, predicted).statistic)
     assert found["spearman"]["value"] == pytest.approx(stats.spearmanr(truth, predicted).statistic)
     assert found["kendall"]["value"] == pytest.approx(stats.kendalltau(truth, predicted).statistic)
-    assert found["qwk"]["value"] == pytest.approx(cohen_kappa_score(truth, predicted, weights="quadratic"))
     assert found["pearson"]["n"] == len(truth)
-
-
-def test_kappa_weighs_by_distance_even_when_a_score_in_between_never_occurs() -> None:
-    truth, predicted = [1, 5] * 15, ([1, 5] * 14) + [5, 1]
-    expected = cohen_kappa_score(truth, predicted, weights="quadratic", labels=[1, 2, 3, 4, 5])
-    assert pointwise_figures(truth, predicted, ["p"] * 30)["qwk"]["value"] == pytest.approx(expected)
-    truth = [1, 2, 5] * 10
-    predicted = [1, 5, 5, *truth[3:]]
-    expected = cohen_kappa_score(truth, predicted, weights="quadratic", labels=[1, 2, 3, 4, 5])
-    assert pointwise_figures(truth, predicted, ["p"] * 30)["qwk"]["value"] == pytest.approx(expected)
 
 
 def test_malformed_is_wrong_for_accuracy_and_left_out_elsewhere() -> None:
@@ -105,7 +93,7 @@ def test_correlations_are_null_where_they_can_not_be_told(truth: list[int], pred
         "high": None,
         "n": sum(p is not None for p in predicted),
     }
-    assert found["spearman"] == found["kendall"] == found["qwk"] == found["pearson"]
+    assert found["spearman"] == found["kendall"] == found["pearson"]
 
 
 def test_no_rows_give_no_figure_at_all() -> None:
@@ -146,7 +134,6 @@ def test_rank_intervals_are_those_of_resampling_whole_prompts_one_by_one() -> No
     members = {g: [i for i, name in enumerate(rows[2]) if name == g] for g in set(rows[2])}
     measures = {
         "spearman": lambda t, p: stats.spearmanr(t, p).statistic,
-        "qwk": lambda t, p: cohen_kappa_score(t, p, weights="quadratic", labels=[1, 2, 3, 4, 5]),
     }
     drawn: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(600):

@@ -79,8 +79,8 @@ def read_everything(folder: Path) -> None:
         stages_table({marker["stage"]: marker for marker in read_markers(folder)})
     run = RunData(folder, CONFIG, (), {}, None)
     context = SimpleNamespace(path=folder, judges=("seed", "j1"))
-    readers: list[Callable[[], Any]] = [lambda: run.history("iter-1"), lambda: run.curation(1)]
-    readers += [lambda: figures_of(context), lambda: read_judgements(folder, "j1")]  # type: ignore[arg-type]
+    readers: list[Callable[[], Any]] = [lambda: run.curation(1), lambda: read_judgements(folder, "j1")]
+    readers.append(lambda: figures_of(context))  # type: ignore[arg-type]
     for read in readers:
         with suppress(SreError):
             read()

@@ -34,7 +34,7 @@ def test_the_longer_response_is_picked_and_equal_lengths_are_a_tie() -> None:
 def test_a_longer_response_has_a_higher_score_but_no_label() -> None:
     found = trivial_baselines([scored(0, 1, 5), scored(1, 1, 50), scored(2, 5, 500)])[LONGER]
     assert [verdict.label for verdict in found] == [None, None, None]
-    assert sorted(found, key=lambda verdict: verdict.expected or 0) == found
+    assert sorted(found, key=lambda verdict: verdict.expected_score or 0) == found
 
 
 def test_the_majority_is_that_of_the_training_rows_of_the_same_task() -> None:
@@ -49,7 +49,7 @@ def test_a_criterions_mean_is_taken_over_the_training_rows_and_an_unknown_one_ge
     train = [scored(k, 1 + k % 2, 5, "dull") for k in range(20)] + [scored(k, 5, 5, "bright") for k in range(20)]
     rows = [scored(0, 1, 5, "bright"), scored(1, 1, 5, "dull"), scored(2, 1, 5, "new")]
     found = trivial_baselines(rows, train)[CRITERION]
-    assert [verdict.expected for verdict in found] == [pytest.approx(5), pytest.approx(1.5), pytest.approx(3.25)]
+    assert [verdict.expected_score for verdict in found] == [pytest.approx(5), pytest.approx(1.5), pytest.approx(3.25)]
     assert [verdict.label for verdict in found] == [5, 2, 3]
 
 
@@ -63,7 +63,7 @@ def test_the_fitted_rule_learns_from_length_criterion_and_reference() -> None:
 
     train, rows = [row(k) for k in range(300)], [row(k) for k in range(300, 400)]
     found = trivial_baselines(rows, train)[FITTED]
-    assert np.corrcoef([v.expected or 0 for v in found], [r.label or 0 for r in rows])[0, 1] > 0.98
+    assert np.corrcoef([v.expected_score or 0 for v in found], [r.label or 0 for r in rows])[0, 1] > 0.98
     assert trivial_baselines(rows, train)[FITTED] == found
 
 
@@ -72,7 +72,7 @@ def test_a_criterion_that_carries_nothing_gains_nothing_by_its_own_rows() -> Non
     draw = random.Random(0)
     train = [scored(k, draw.randint(1, 5), 10 + 100 * (k % 2), f"criterion {k}") for k in range(200)]
     found = trivial_baselines([scored(900, 3, 10, "new"), scored(901, 3, 110, "new")], train)[FITTED]
-    assert all(2 < (verdict.expected or 0) < 4 for verdict in found)
+    assert all(2 < (verdict.expected_score or 0) < 4 for verdict in found)
 
 
 def test_pairs_in_training_teach_which_length_wins() -> None:

@@ -30,7 +30,7 @@ def mark(run, stage, **facts):
 
 def decide(run, t, before, after, *, kept):
     gain = {"value": after - before, "low": None, "high": None, "n": 8}
-    facts = {"before": run.judge_before(t), "judge": f"j{t}", "rows": 8, "malformed": {}, "tasks": {}, "gain": gain}
+    facts = {"before": run.judge_before(t), "judge": f"j{t}", "rows": 8, "malformed": {}, "gain": gain}
     mark(run, f"iter-{t}:decide", figures={"before": before, "after": after}, kept=kept, **facts)
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from recipe.data.examples import read_examples
-from recipe.data.records import TASKS, Example, Task, in_both_orders
+from recipe.data.records import Example, Task, in_both_orders
 from recipe.errors import SreError
 from recipe.evaluation.audit import task_figures
 from recipe.evaluation.calibration import calibration_figures
@@ -48,17 +50,18 @@ class Judged:
         return found
 
 
-def both_tasks(judged: Judged) -> Figures:
-    """Figures of each task that has rows, their names led by the task where both have."""
-    parts: dict[Task, Figures] = {}
-    for task in TASKS:
-        rows = [row for row in judged.rows if row.task == task]
-        if rows:
-            parts[task] = labelled_figures(replace(judged, rows=rows))
+def figures_by(part: Callable[[Example], str], judged: Judged) -> Figures:
+    """Figures of each part of the rows, their names led by the part where there are several."""
+    parts = {}
+    for name in dict.fromkeys(map(part, judged.rows)):
+        parts[name] = labelled_figures(replace(judged, rows=[row for row in judged.rows if part(row) == name]))
     if len(parts) == 1:
         return next(iter(parts.values()))
-    headline = {f"{task}: {name}": value for task, part in parts.items() for name, value in part["headline"].items()}
-    return {"headline": headline, "details": {task: part["details"] for task, part in parts.items()}}
+    headline = {f"{name}: {key}": value for name, found in parts.items() for key, value in found["headline"].items()}
+    return {"headline": headline, "details": {name: found["details"] for name, found in parts.items()}}
+
+
+by_task = partial(figures_by, attrgetter("task"))
 
 
 @dataclass(frozen=True)
@@ -75,24 +78,22 @@ class Benchmark:
     hub: str
     splits: tuple[str, ...]
     task: Task | None
-    figures: Callable[[Judged], Figures] = both_tasks
+    figures: Callable[[Judged], Figures] = by_task
     prepare: Callable[[Sequence[Example]], list[Example]] = list
     aspects: Collection[str] = ()
     audited: Callable[[Sequence[Example], Mapping[str, Verdict]], list[Verdict]] | None = None
 
 
 def load_rows(benchmark: Benchmark, data: str | Path | None, limit: int | None, **reading: Any) -> list[Example]:
-    """The labelled rows of a benchmark.
+    """The labelled rows of a benchmark; with several splits, a row's id begins with its split.
 
     Args:
-        benchmark: What is read. With several splits a row's id begins with its split, which is its `aspect` unless it
-            has one.
+        benchmark: What is read. Its split is a row's `aspect` where it has none.
         data: A folder in the published layout, or one file with all rows. [default: the hub]
         limit: So many rows, evenly spread over all.
         **reading: `columns` and `rubrics` of `read_examples`.
 
-    Raises:
-        SreError: What can't be read, and rows of something else.
+    Raises SreError for what can't be read, and for rows of something else.
     """
     source = str(data or benchmark.hub)
     splits = ("",) if Path(source).is_file() else benchmark.splits
@@ -121,7 +122,7 @@ def own_rows(name: str) -> Benchmark:
     """The benchmark that any labelled file of one's own is: both tasks' figures, pairs in both orders."""
 
     def figures(judged: Judged) -> Figures:
-        return both_tasks(replace(judged, rows=in_both_orders(judged.rows)))
+        return by_task(replace(judged, rows=in_both_orders(judged.rows)))
 
     return Benchmark(name, name, ("test",), None, figures, in_both_orders)
 
@@ -133,7 +134,6 @@ HEADLINE: dict[Task, dict[str, str]] = {
         "Pearson within criteria": "pearson_within",
         "Spearman": "spearman",
         "Kendall": "kendall",
-        "quadratic kappa": "qwk",
         "accuracy": "accuracy",
     },
     "pairwise": {"accuracy": "accuracy", "accuracy, orders averaged": "both_orders", "Pearson": "pearson"},
@@ -150,7 +150,7 @@ def labelled_figures(judged: Judged) -> Figures:
     said = [judged.verdicts[row.id] for row in rows]
     truth, labels = [row.label or 0 for row in rows], [verdict.label for verdict in said]
     details = task_figures(task, rows, said, judged.resamples)
-    details["calibration"] = calibration_figures([verdict.probabilities for verdict in said], truth)
+    details["calibration"] = calibration_figures([verdict.label_probabilities for verdict in said], truth)
     if task == "pairwise":
         details["pearson"] = correlation(truth, labels, judged.prompts, resamples=judged.resamples)
     shown = {name: details[key] for name, key in HEADLINE[task].items()}

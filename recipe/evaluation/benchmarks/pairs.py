@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from operator import attrgetter
 
 from recipe.data.benchmark_formats import DIMENSIONS
 from recipe.data.records import SWAPPED, exchanged, in_both_orders
-from recipe.evaluation.benchmarks.base import Benchmark, Figures, Judged, labelled_figures
+from recipe.evaluation.benchmarks.base import Benchmark, Figures, Judged, figures_by
 from recipe.evaluation.metrics import nothing, weighted_accuracy
 
 JUDGEBENCH_CATEGORIES = {
@@ -56,19 +57,6 @@ def llmbar(judged: Judged) -> Figures:
     return {"headline": headline, "details": {"n": len(judged.rows)}}
 
 
-def safe_rlhf(judged: Judged) -> Figures:
-    """Accuracy and Pearson of the preference for each dimension."""
-    headline: dict[str, Any] = {}
-    details: dict[str, Any] = {}
-    for name in DIMENSIONS:
-        rows = [row for row in judged.rows if row.aspect == name]
-        if rows:
-            found = labelled_figures(replace(judged, rows=rows))
-            headline |= {f"{name}: {key}": value for key, value in found["headline"].items()}
-            details[name] = found["details"]
-    return {"headline": headline, "details": details}
-
-
 def _right_orders(judged: Judged) -> list[int]:
     """Of each pair, in how many of its two orders the better response was named."""
     return [
@@ -85,6 +73,7 @@ _HUB = "ScalerLab/JudgeBench"
 JUDGEBENCH = Benchmark("judgebench", _HUB, ("gpt",), "pairwise", judgebench, in_both_orders)
 JUDGEBENCH_CLAUDE = replace(JUDGEBENCH, name="judgebench-claude", splits=("claude",))
 LLMBAR = Benchmark("llmbar", "princeton-nlp/LLMBar:LLMBar", LLMBAR_SUBSETS, "pairwise", llmbar, in_both_orders)
+_SAFE_RLHF_FIGURES = partial(figures_by, attrgetter("aspect"))
 SAFE_RLHF = Benchmark(
-    "safe-rlhf", "PKU-Alignment/PKU-SafeRLHF", ("test",), "pairwise", safe_rlhf, aspects=tuple(DIMENSIONS)
+    "safe-rlhf", "PKU-Alignment/PKU-SafeRLHF", ("test",), "pairwise", _SAFE_RLHF_FIGURES, aspects=tuple(DIMENSIONS)
 )

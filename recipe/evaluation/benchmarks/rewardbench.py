@@ -51,18 +51,10 @@ def both_alone(rows: Sequence[Example]) -> list[Example]:
 
 def pointwise(judged: Judged) -> Figures:
     """The chosen response must score higher; a tie counts one half, a malformed score of either as wrong."""
-    sides = [preferred(judged.rows, judged.verdicts, by) for by in ("label", "expected")]
-    labels, finer = (_credits(judged.rows, side) for side in sides)
-    found, expected = weighted_figures(labels, judged), weighted_figures(finer, judged)
-    scored = [judged.verdicts[f"{row.id}:{place}"].label for row in judged.rows for place in (1, 2)]
-    details = {
-        "n": len(judged.rows),
-        "malformed": scored.count(None),
-        "ties": labels.count(0.5),
-        "subsets": judged.rates_by([row.aspect for row in judged.rows], labels),
-        "expected_score": expected,
-    }
-    return {"headline": {**found, "total, expected score": expected["total"]}, "details": details}
+    found = _measured(judged, preferred(judged.rows, judged.verdicts))
+    finer = _credits(judged.rows, preferred(judged.rows, judged.verdicts, "expected_score"))
+    found["headline"]["total, expected score"] = weighted_figures(finer, judged)["total"]
+    return found
 
 
 def preferred(rows: Sequence[Example], verdicts: Mapping[str, Verdict], by: str = "label") -> list[Verdict]:
@@ -78,11 +70,14 @@ def preferred(rows: Sequence[Example], verdicts: Mapping[str, Verdict], by: str 
 
 def pairwise(judged: Judged) -> Figures:
     """The chosen response must be picked; malformed counts as wrong."""
-    said = [judged.verdicts[row.id] for row in judged.rows]
+    return _measured(judged, [judged.verdicts[row.id] for row in judged.rows])
+
+
+def _measured(judged: Judged, said: Sequence[Verdict]) -> Figures:
     outcomes = _credits(judged.rows, said)
-    parts = judged.rates_by([row.aspect for row in judged.rows], outcomes)
     malformed = sum(verdict.label is None for verdict in said)
-    details = {"n": len(judged.rows), "malformed": malformed, "subsets": parts}
+    subsets = judged.rates_by([row.aspect for row in judged.rows], outcomes)
+    details = {"n": len(judged.rows), "malformed": malformed, "ties": outcomes.count(0.5), "subsets": subsets}
     return {"headline": weighted_figures(outcomes, judged), "details": details}
 
 

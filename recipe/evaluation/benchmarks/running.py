@@ -51,18 +51,12 @@ def run_benchmark(
     counting as malformed, and "constrained" with the forced labels.
 
     Args:
-        judge: Judges the rows.
-        benchmark: What is judged and how it is measured.
-        folder: Where judgements and figures are kept.
-        data: A folder or file in the published layout. [default: the hub]
-        limit: So many rows, evenly spread over all.
-        options: How to judge.
+        judge, benchmark, folder, options: What judges, what is judged, where the files go, and how to judge.
+        data, limit, **reading: See `load_rows`.
         overwrite: Judge all rows anew.
         resamples: Of the bootstrap.
-        **reading: `columns` and `rubrics` of `read_examples`.
 
-    Raises:
-        SreError: Rows that can't be read, or a folder made with another model, other prompts or options.
+    Raises SreError for rows that can't be read, and a folder made with another model, other prompts or options.
     """
     rows = load_rows(benchmark, data, limit, **reading)
     examples = benchmark.prepare(rows)

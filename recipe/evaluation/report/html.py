@@ -26,7 +26,7 @@ from recipe.evaluation.report.tables import (
     stages_grid,
     warning_lines,
 )
-from recipe.storage import atomic, intact, read_json, read_markers
+from recipe.storage import atomic, read_markers
 
 _SIDE_BY_SIDE = 10
 
@@ -71,17 +71,6 @@ class RunData:
     def verdicts(self, judge: str) -> list[Judgement] | None:
         """The judgements of a judge in the rows' order; None where it has not been measured."""
         return read_judgements(self.path, judge) if judge in self.models else None
-
-    def history(self, stage: str) -> list[dict[str, Any]]:
-        """The training log of sft-pointwise, sft-pairwise or iter-<t>; empty where it has not been trained."""
-        path = self.path / stage / "training.json"
-        with intact(path):
-            return list(read_json(path)["history"]) if path.is_file() else []
-
-    @property
-    def trained(self) -> tuple[str, ...]:
-        """The folders of the plan's training stages."""
-        return tuple(s.partition(":")[0] for s in self.plan if s.startswith("sft-") or s.endswith((":dpo", ":sft")))
 
     def curation(self, t: int) -> dict[str, Any] | None:
         """The markers of iteration t's sampling and curation as one; None where it isn't curated."""
@@ -151,20 +140,13 @@ def curation_grid(run: RunData) -> Grid:
 
 
 def training_grid(run: RunData) -> Grid:
-    """One row a training stage: its loss over the first and the last tenth of the steps, and what else was logged."""
-    grid = [["stage", "steps", "loss, first tenth", "loss, last tenth", "last dev loss", "reward accuracy, last tenth"]]
-    for stage in run.trained:
-        log = run.history(stage)
-        if not log:
-            grid.append([stage, *[NOT_RUN] * 5])
-            continue
-        losses, dev, rewards = (
-            [entry[key] for entry in log if key in entry] for key in ("loss", "eval_loss", "rewards/accuracies")
-        )
-        part = max(1, len(losses) // 10)
-        cells = [losses[:part], losses[-part:], dev[-1:], rewards[-part:]]
-        means = [f"{sum(cell) / len(cell):.3f}" if cell else "-" for cell in cells]
-        grid.append([stage, str(max(entry["step"] for entry in log)), *means])
+    """One row a training stage: its steps, and the loss of the first and of the last that were logged."""
+    grid = [["stage", "steps", "first loss", "last loss"]]
+    for name in run.plan:
+        if name.startswith("sft-") or name.endswith((":dpo", ":sft")):
+            done = run.stages.get(name, {})
+            losses = [f"{done[key]:.3f}" for key in ("first_loss", "last_loss")] if "steps" in done else []
+            grid.append([name, str(done["steps"]), *losses] if losses else [name, *[NOT_RUN] * 3])
     return grid
 
 

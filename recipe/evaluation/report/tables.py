@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recipe.data.records import Example, Judgement, Task
-from recipe.evaluation.audit import degenerate
+from recipe.evaluation.audit import COMPARED, degenerate
 from recipe.evaluation.evaluate import FORCED
 from recipe.progress import duration
 
@@ -19,7 +19,6 @@ Grid = list[list[str]]
 """A head and rows; the first column names the row."""
 
 NOT_RUN = "not run"
-BENCHMARK_PARTS = {"as written": "figures", "label forced": "constrained"}
 NAMES = {"seed": "seed", FORCED: "seed, label forced", "sft": "SFT"}
 GAINS = {
     "Pearson, both parsed": ("pointwise", "pearson"),
@@ -48,11 +47,6 @@ AUDIT: dict[Task, dict[str, str]] = {
     },
 }
 """Columns of the shortcut audit -> figures of audit.py."""
-AGAINST: dict[Task, tuple[str, ...]] = {
-    "pointwise": ("pearson_within", "pearson"),
-    "pairwise": ("both_orders", "accuracy"),
-}
-"""The figure by which a judge is set against the best rule, and the one in its place where it is undefined."""
 _OF_SOME_ROWS = ("both_orders", "longer_is_worse", "stated")
 JUDGES = "Judges on the test rows (95% bootstrap intervals; malformed counts as wrong)"
 DIFFERENCES = "Differences (paired bootstrap by prompt)"
@@ -131,27 +125,20 @@ def audit_grids(part: Mapping[str, Any]) -> list[tuple[str, Grid]]:
 def against_text(part: Mapping[str, Any], judge: str, task: Task) -> str:
     """ "-.16 [-.27, -.06] (longer response)": a judge minus the best rule; "-" where that is undefined."""
     against = part.get("against_baselines", {}).get(judge, {}).get(task, {})
-    found = next((against[name] for name in AGAINST[task] if against.get(name, {}).get("value") is not None), None)
+    found = next((against[name] for name in COMPARED[task] if against.get(name, {}).get("value") is not None), None)
     return f"{figure_text(found)} ({found['baseline']})" if found else "-"
 
 
 def forgery_grid(shifts: Mapping[str, Any]) -> Grid:
-    """One row a judge and task: the shift in both modes, and the claim that moves most; see forgery.py."""
-    grid = [["judge", "rows", "shift with a rationale", "shift of the label alone", "the claim that moves most"]]
+    """One row a judge and task: the shift in both modes; see forgery.py."""
+    grid = [["judge", "rows", "shift with a rationale", "shift of the label alone"]]
     for name, found in shifts.items():
         for task in AUDIT:
-            modes = {mode: part[task] for mode, part in found.items() if task in part}
-            claims = [
-                (figure["value"], f"{claim}, {mode}: {figure_text(figure, with_n=True)}")
-                for mode, part in modes.items()
-                for claim, figure in part["claims"].items()
-                if figure["value"] is not None
-            ]
+            modes = {mode: part[task]["shift"] for mode, part in found.items() if task in part}
             if modes:
-                cells = [figure_text(modes.get(mode, {}).get("shift")) for mode in ("rationale", "label-only")]
-                n = max(part["shift"]["n"] for part in modes.values())
-                unit = "scores" if task == "pointwise" else "pairs"
-                grid.append([judge_name(name), f"{n} {unit}", *cells, max(claims)[1] if claims else "-"])
+                cells = [figure_text(modes.get(mode)) for mode in ("rationale", "label-only")]
+                rows = f"{max(shift['n'] for shift in modes.values())} {'scores' if task == 'pointwise' else 'pairs'}"
+                grid.append([judge_name(name), rows, *cells])
     return grid
 
 
@@ -163,19 +150,11 @@ def results_grids(results: Mapping[str, Any]) -> list[tuple[str, Grid]]:
 
 
 def details_grids(results: Mapping[str, Any]) -> list[tuple[str, Grid]]:
-    """(title, table) of each aspect and random seed of an experiment, where there are several."""
+    """(title, table) of each aspect of an experiment's rows, where there are several."""
     found: list[tuple[str, Grid]] = []
     for aspect, part in results["aspects"].items():
         rows = f"test rows of {aspect or 'no aspect'}"
         found += [(f"{title}, {rows}", table) for title, table in results_grids({**part, "models": _ran(part)})]
-    if len(results["seeds"]) > 1:
-        per_seed = {
-            f"{judge_name(name)}, seed {seed}": part["models"][name]
-            for name in _ran(results)
-            for seed, part in results["per_seed"].items()
-            if part["models"][name] is not None
-        }
-        found.append(("Each random seed", judges_grid(per_seed)))
     return found
 
 
@@ -264,11 +243,10 @@ def stages_table(stages: Mapping[str, Any]) -> Table:
 
 def benchmark_table(result: Mapping[str, Any]) -> Table:
     """The headline figures of one benchmark run, as written and with forced labels."""
-    parts = {name: result[key]["headline"] for name, key in BENCHMARK_PARTS.items() if key in result}
-    if len(parts) == 1:
-        parts = {"value": parts["as written"]}
-    names = result["figures"]["headline"]
-    rows = [[name, *(figure_text(part[name], with_n=True) for part in parts.values())] for name in names]
+    parts = {"as written": result["figures"]["headline"]}
+    if "constrained" in result:
+        parts["label forced"] = result["constrained"]["headline"]
+    rows = [[name, *(figure_text(part[name], with_n=True) for part in parts.values())] for name in parts["as written"]]
     return _table(f"{result['benchmark']}: {result['model']}", [["figure", *parts], *rows])
 
 

@@ -23,7 +23,6 @@ def test_what_was_not_run_is_none(begun_run):
     run = read_run(begun_run)
     assert list(run.models) == ["sft"]
     assert run.verdicts("j1") is run.curation(2) is run.last is None
-    assert run.history("iter-2") == []
 
 
 def test_a_measurement_that_was_interrupted_is_not_read(tiny_data, tmp_path):
