@@ -110,12 +110,8 @@ def _version(name: str) -> str | None:
 
 
 def _release(text: str) -> tuple[int, ...]:
-    """The numbers of a version, without "+cpu", "rc1" and the like; trailing zeros don't count."""
-    match = re.match(r"\d+(?:\.\d+)*", text)
-    numbers = [int(part) for part in match.group().split(".")] if match else []
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
+    """The numbers of a version, without "+cpu", "rc1" and the like."""
+    return tuple(map(int, re.findall(r"\d+", re.split(r"[^\d.]", text)[0])))
 
 
 def _install(extra: str) -> str:

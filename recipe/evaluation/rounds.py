@@ -37,10 +37,10 @@ def compare_on_dev(
     sides = {"before": before, "after": after}
     malformed = {name: sum(j.label is None for j in as_written(side)) for name, side in sides.items()}
     rows = [(e, _said(one), _said(two)) for e, one, two in zip(examples, before, after, strict=True)]
-    labelled = [row for row in rows if row[0].label is not None]
+    rows = [row for row in rows if row[0].label is not None]
     # A score that an engine could not give is left out on both sides.
-    kept = [row for row in labelled if row[0].task == "pairwise" or None not in row[1:]]
-    return {"rows": len(examples), "malformed": malformed, **_compared(kept, resamples)}
+    rows = [row for row in rows if row[0].task == "pairwise" or None not in row[1:]]
+    return {"rows": len(examples), "malformed": malformed, **_compared(rows, resamples)}
 
 
 def is_kept(gain: dict[str, Any], rule: Keep) -> bool:
