@@ -1,7 +1,5 @@
 """The one error a user can cause: it names the place and what to do; the CLI prints it and exits with code 2."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

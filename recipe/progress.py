@@ -1,7 +1,5 @@
 """Progress of long work, on standard error: one line that a terminal keeps up to date, a line now and then in a log."""
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """Files that are whole or absent: atomic writes, JSON and JSONL, and the hashes of values and files."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import functools

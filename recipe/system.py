@@ -3,8 +3,6 @@
 The files lie beside it in a checkout, inside it in an installed wheel.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

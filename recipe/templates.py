@@ -4,8 +4,6 @@ Loops, calls, filters and operators are counted while a template runs. A templat
 text until memory ends, is refused after the same number of steps on every machine.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import re

@@ -5,8 +5,6 @@ instead: `[RESULT]: 4`, `**[RESULT] 4**`, a line break or an odd blank before th
 `<think>` tags before the rationale. What is not a verdict is malformed (None); no label is ever guessed.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import NamedTuple

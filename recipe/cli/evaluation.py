@@ -1,7 +1,5 @@
 """Measure judges: `sre evaluate`, `audit`, `experiment`, `report`, `annotate`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Use a judge: `sre judge`, `sre rubrics`, `sre serve`."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

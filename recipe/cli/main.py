@@ -1,7 +1,5 @@
 """The command `sre`: the group of commands and its error handling. The commands lie beside it, by their purpose."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -1,7 +1,5 @@
 """What the commands share: kinds of values, options, examples under their help, the console."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 The columns that a row has tell its layout. Pairs of any layout get a general rubric where they have no criteria.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any

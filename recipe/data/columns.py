@@ -4,8 +4,6 @@ Case doesn't matter, and spaces and hyphens count as underscores. `--map OURS=TH
 recognised.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import shlex

@@ -3,8 +3,6 @@
 Rows of `Example.to_json()` have a task and a list of responses. All others are read by the names of their columns.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

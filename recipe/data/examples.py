@@ -4,8 +4,6 @@ columns.py has the names of columns, benchmark_formats.py what published benchma
 `Example.to_json()` and `sre judge` wrote are read too.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import logging

@@ -4,8 +4,6 @@ Reading goes on after a row that can't be read: its `problem` says why. What mak
 SreError.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import functools

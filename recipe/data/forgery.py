@@ -4,8 +4,6 @@ Training rows with a claim keep their label and rationale, so that a judge learn
 same claims to test rows and measures how far the scores move.
 """
 
-from __future__ import annotations
-
 import random
 import tomllib
 from collections.abc import Iterable

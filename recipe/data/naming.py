@@ -7,8 +7,6 @@ on them learns that words and label are unrelated. So rationales are rewritten w
     "Response 1's answer is shorter; Response 2 is the better one."
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 

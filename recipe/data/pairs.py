@@ -1,7 +1,5 @@
 """Pairwise rows made of scored ones: two responses to one prompt under one rubric, the higher score wins. Pure."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence

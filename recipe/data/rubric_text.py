@@ -7,8 +7,6 @@ Score 2: Both are.
 Scores may also be list items, bold, bare numbers, or all on one line. A text whose scale is unclear is an error.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from typing import Any

@@ -4,8 +4,6 @@ Where the data has no dev or test split, whole prompts of the training rows take
 The prompt alone decides which: they are the same for both tasks, every seed and every limit.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 from pathlib import Path

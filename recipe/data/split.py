@@ -4,8 +4,6 @@ All rows of a prompt are in one split, because a judge does better on prompts th
 labels and prompts take turns, and rows with a rationale come first.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """What a cell holds: texts, labels, turns and rubrics, in the forms that people's files have. Pure; reads no file."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import json

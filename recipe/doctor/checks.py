@@ -3,8 +3,6 @@
 Reads package metadata only and imports none of the packages it lists, so the answer takes a fraction of a second.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import platform
 import re

@@ -3,8 +3,6 @@
 The stages are those of `sre run`, so what passes here works there.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import platform

@@ -8,8 +8,6 @@ Only rows that both judges gave the same label are shown, so that the rationale 
 judge's: "win", "both good", "both bad" or "loss"; the two in the middle are ties, and a tie counts one half.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections import Counter

@@ -7,8 +7,6 @@
                                                                "value": -0.2, "low": -0.3, "high": -0.1, "n": 75}}}}}
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

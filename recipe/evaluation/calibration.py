@@ -1,7 +1,5 @@
 """How far a judge's own probabilities can be trusted. Pure: sequences in, numbers out."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Several judges on the same rows, over random seeds: figures, differences, and the shortcut audit. Pure; no model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

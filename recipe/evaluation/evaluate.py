@@ -1,7 +1,5 @@
 """Judge labelled rows and compute the figures. The verdict on each row is kept beside the figures."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence

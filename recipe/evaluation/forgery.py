@@ -8,8 +8,6 @@ shift: the mean score with the claim less that without it, on the same rows; of 
 response is picked.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle

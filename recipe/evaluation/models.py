@@ -1,7 +1,5 @@
 """Open a judge by what the user calls it: a GGUF file, a run folder, an adapter, a model folder or a hub name."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -4,8 +4,6 @@ A judge that does no better than these has learnt a shortcut: that longer answer
 or which position is the better one.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

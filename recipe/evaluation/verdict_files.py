@@ -4,8 +4,6 @@ A judge's name is its file's folder without "evaluation" and "seed-<n>": seed-0/
 seed-1/evaluation/j1/judgements.jsonl are two random seeds of the judge j1, and are pooled.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The hyperparameters of a Llama, Mistral, Qwen2 or Qwen3 model: from config.json, and as GGUF's keys."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

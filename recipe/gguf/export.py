@@ -3,8 +3,6 @@
 One tensor is in memory at a time. llama.cpp quantises the file further (inference/llamacpp).
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ key, a value type (u32) and the value; the tensor infos; padding; the tensors' d
 padding's end. Every count and size is compared with the rest of the file before it is used.
 """
 
-from __future__ import annotations
-
 import mmap
 import shutil
 import struct

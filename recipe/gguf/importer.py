@@ -4,8 +4,6 @@ transformers' own reader marks the model as quantised, takes four times as long,
 end token and other ids for " 12".
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -4,8 +4,6 @@ For each there is an empty file in the cache folder, named after the place on di
 the version of llama-cpp-python. Where the cache can't be written, nothing is known.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 from importlib.metadata import version

@@ -4,8 +4,6 @@ llama.cpp knows a pre-tokeniser by its name alone. An unknown one is refused, ne
 Unicode normalisation: where the tokeniser applies NFC (Qwen), only texts in NFC get equal ids.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import dataclass

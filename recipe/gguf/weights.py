@@ -1,7 +1,5 @@
 """Reads the weights of a Hugging Face model folder, one tensor at a time, and merges a LoRA adapter into them."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

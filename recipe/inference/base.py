@@ -3,8 +3,6 @@
 Nothing here imports a model library. `tests/scripted.py` is a small example of a Generator.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, Self

@@ -1,7 +1,5 @@
 """Turns an engine's completion into a judgement."""
 
-from __future__ import annotations
-
 from recipe.data.records import Example, Judgement
 from recipe.inference.base import Completion
 from recipe.verdict import parse_verdict

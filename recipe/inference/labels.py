@@ -4,8 +4,6 @@ A label must be one token, because its probability is read from one row of logit
 the tokenizer splits numbers into digits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 

@@ -5,8 +5,6 @@ row. Such a server forces no label and tells no token ids: a text comes back as 
 empty.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import os

@@ -1,7 +1,5 @@
 """Requests become prompts: token ids that fit the context, and the places where labels stand. Runs no model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """One answer being written: what a drawn token adds to it, and when it is complete. llama.cpp and PyTorch share it."""
 
-from __future__ import annotations
-
 import codecs
 from collections.abc import Callable
 from dataclasses import dataclass, field

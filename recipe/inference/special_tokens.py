@@ -5,8 +5,6 @@ So a prompt may hold the special tokens that its chat template writes, and no ot
 changed (`‹think>`) and the prompt is tokenised again.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Draw tokens from logits in numpy, a whole batch at once. Pure; knows no model and no text."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Several judgements of one example -> one answer: N samples, or a pair in both orders. Pure."""
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter
 from collections.abc import Sequence

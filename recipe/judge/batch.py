@@ -4,8 +4,6 @@ output_rows.py says what a row holds, journal.py how it is kept, workers.py how 
 are read as they are needed, so memory doesn't grow with the file.
 """
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections import Counter

@@ -12,8 +12,6 @@ be held to a label. What could not be judged is (None, None) in its place, with 
 "recipe.judge". Every error is a ValueError.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import re

@@ -7,8 +7,6 @@ A CSV or Parquet output, which can't be appended to, has its journal beside it (
 it at the end; the journal stays, for a resume.
 """
 
-from __future__ import annotations
-
 import csv
 import fcntl
 import itertools

@@ -1,7 +1,5 @@
 """How to judge: the one set of options, from the command line to the engine. Knows no model and no files."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from recipe.errors import SreError

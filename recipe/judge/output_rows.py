@@ -13,8 +13,6 @@ the row could not be read or judged (`finish` is then "error"), `malformed_text`
 `consistent`, `preference`, `first_label`, `swapped_label` (see aggregate.py).
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any

@@ -12,8 +12,6 @@ criteria = "Does the response say what was asked for in as few words as it takes
 5 = "Every sentence is needed."
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import re

@@ -7,8 +7,6 @@ with Judge.from_gguf("judge.gguf") as judge, Service(judge) as service:
     judgement = future.result()
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import logging

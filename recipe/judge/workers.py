@@ -3,8 +3,6 @@
 They write nothing: the parent does. A worker opens its judge, judges a share of the rows, and gets the next share.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import multiprocessing

@@ -3,8 +3,6 @@
 A judge is named "seed", "sft" (J_SFT), or "j1", "j2", … after the round that made it.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -8,8 +8,6 @@ runs/seed-data/margin-1/seed-0/    a row with settings of its own; what it share
 runs/seed-data/results.json        all rows that were measured there, whichever call ran them; results.md
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

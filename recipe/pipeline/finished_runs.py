@@ -1,7 +1,5 @@
 """Finished runs and the rows their judges were measured on: for the report and the side-by-side of rationales."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

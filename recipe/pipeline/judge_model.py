@@ -1,7 +1,5 @@
 """A judge of a run, and everything that decides how it generates: what stages are given in place of the settings."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

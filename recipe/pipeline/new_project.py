@@ -4,8 +4,6 @@ All rows are checked and the run is planned before the folder appears. Where the
 says what to add to the command.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """What can be known to fail is found before anything is downloaded or trained: `sre run` and `sre plan` ask here."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from recipe.config import Config

@@ -1,7 +1,5 @@
 """results.json: the judges' figures on the test rows, what became of each round, and what each stage cost."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path

@@ -14,8 +14,6 @@ another run folder, all of this is that folder's, and "from" names it.
 This module knows nothing of models or of what stages do.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import logging

@@ -3,8 +3,6 @@
 What a stage is given is what its hash covers (stage_cache.py), so a setting that no stage is given changes no result.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any

@@ -5,8 +5,6 @@ DPO) that must prove themselves on held-out rows, evaluation, export; and the ba
 runs once per run folder: done is done, and a changed setting is an error (stage_cache.py).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path

@@ -6,8 +6,6 @@ a CPU's measured speed are from the quickstart on two cores and from the tiny pr
 assumptions: take a GPU's times as right within a factor of two.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields

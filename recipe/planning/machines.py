@@ -1,7 +1,5 @@
 """What a run can be planned for: a table of GPUs, and this machine's processor."""
 
-from __future__ import annotations
-
 import time
 import tomllib
 from dataclasses import dataclass

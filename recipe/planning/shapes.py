@@ -1,7 +1,5 @@
 """Model shapes: what memory and time follow from. A small table of models, else a folder's config.json."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How much a run has to do: rows, tokens and pairs of each stage, read from the data's files, nothing fetched."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 from collections.abc import Callable, Mapping

@@ -3,8 +3,6 @@
 Writes assessments.jsonl, one line for each question and what the answer says.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ with its mirror (chosen 2, rejected 5), of the same criterion as long as there i
 equally often, and criteria take turns.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ As STaR does, each row is judged N times, and once more N times with its label a
 label. A judgement whose label is the row's gives its rationale to SFT; why the others don't is counted.
 """
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections import Counter, defaultdict

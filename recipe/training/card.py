@@ -1,7 +1,5 @@
 """The model card of a judge: what it is made from, what was measured, how to use it. The text is a Jinja template."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The two sides of a pair belong to one input and differ in text. A malformed judg
 yields no pair is listed with the reason.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

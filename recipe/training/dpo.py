@@ -7,8 +7,6 @@ share the 4-bit base and differ by the adapter alone. The export adds the adapte
 model by the base's rounding; its card says so.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path

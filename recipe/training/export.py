@@ -4,8 +4,6 @@ gguf/judge-Q4_K_M.gguf   quantised by llama.cpp; Modelfile and README.md (the mo
 judge.gguf               the one to take home
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Sequence

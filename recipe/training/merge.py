@@ -1,7 +1,5 @@
 """Stage merge: the pointwise and the pairwise adapter become one, W0 + wp*dWp + wq*dWq."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ Without `shared` each completion is a sequence with its own prompt. Both give th
 the completions' tokens alone, a chunk at a time, and again in the backward pass.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The pool of an input: the judgements that were sampled for it, and what a model said about them."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What of a run goes to the Hugging Face hub: the judge's GGUF files, its adapter, the settings and a model card."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ writes the same bytes as an uninterrupted one. Several processes (accelerate lau
 process waits for all of them and joins them to samples.jsonl.
 """
 
-from __future__ import annotations
-
 import random
 import shutil
 from collections.abc import Callable, Sequence

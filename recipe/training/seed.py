@@ -3,8 +3,6 @@
 Of a local folder model/ holds symbolic links (copies where the file system has none), so the original must stay.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import shutil

@@ -3,8 +3,6 @@
 Writes adapter/ and training.json in its folder.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path

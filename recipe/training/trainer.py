@@ -4,8 +4,6 @@ The model's own chat template tokenises each row once. A completion is the judge
 the model would have to sample.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import itertools
 import math

@@ -4,8 +4,6 @@
 headline is what a table shows, the details are what figures.json keeps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

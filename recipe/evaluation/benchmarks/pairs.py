@@ -1,7 +1,5 @@
 """Benchmarks of pairs: Safe-RLHF and, each pair judged in both orders, JudgeBench and LLMBar."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial

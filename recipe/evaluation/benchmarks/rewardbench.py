@@ -1,7 +1,5 @@
 """RewardBench: is the chosen response scored higher (pointwise), or picked (pairwise)? Categories as published."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

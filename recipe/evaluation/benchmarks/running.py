@@ -7,8 +7,6 @@ runs/benchmarks/rewardbench-quickstart-judge/
                            "audit": {"models", "baselines", "against_baselines"}}; see audit.py
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

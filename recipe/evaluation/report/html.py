@@ -3,8 +3,6 @@
 What wasn't run says "not run". The page's words and style are in report.html.jinja.
 """
 
-from __future__ import annotations
-
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

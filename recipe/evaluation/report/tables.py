@@ -1,7 +1,5 @@
 """Results as tables: grids of texts, shown on a terminal, in Markdown, or on the report's page."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

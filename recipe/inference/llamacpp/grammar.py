@@ -1,7 +1,5 @@
 """llama.cpp's grammars: which tokens may come next in an answer that must follow a JSON schema or a grammar."""
 
-from __future__ import annotations
-
 import ctypes
 import json
 import weakref

@@ -4,8 +4,6 @@ It knows nothing of requests, prompts or sampling. A *cell* holds the keys and v
 may own the same cell, so sequences share a beginning without a copy.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import weakref

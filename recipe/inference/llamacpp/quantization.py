@@ -1,7 +1,5 @@
 """llama.cpp's quantisation of GGUF files."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 from pathlib import Path

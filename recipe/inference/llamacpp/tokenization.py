@@ -4,8 +4,6 @@ Several of its pre-tokenizers (tekken, gpt-4o, llama4, deepseek, bloom) use std:
 bytes of stack for each character of a run: 30,000 equal characters would overflow 8 MB and end the process.
 """
 
-from __future__ import annotations
-
 import ctypes
 import threading
 from concurrent.futures import ThreadPoolExecutor

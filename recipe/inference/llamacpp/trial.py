@@ -4,8 +4,6 @@ Exit code 0: llama.cpp loads the file, tokenises with it and builds its graph. R
 error. Anything else, a signal mostly: llama.cpp itself broke. Imports nothing of the package, so that it starts fast.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import sys

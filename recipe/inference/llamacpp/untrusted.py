@@ -4,8 +4,6 @@ First its header is read with every size checked, then llama.cpp loads it in a c
 inside llama.cpp ends the child alone. A file that passed, or that this package wrote here, isn't checked again.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

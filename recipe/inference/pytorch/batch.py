@@ -1,7 +1,5 @@
 """Draws the next token of each row of a PyTorch batch from the raw logits. Runs no model."""
 
-from __future__ import annotations
-
 from collections import deque
 from typing import Any
 

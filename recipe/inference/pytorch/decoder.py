@@ -5,8 +5,6 @@ step runs the same kernels on the same memory. On a GPU a step is therefore reco
 for a small model, launching the kernels from Python takes longer than running them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Pick the engine that loads a model: Unsloth wherever it can be imported, else the stock libraries."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 

@@ -6,8 +6,6 @@ and read again. In both ways batch.py draws. A sample's draws follow from (seed,
 what runs beside it changes rounding alone.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import sys

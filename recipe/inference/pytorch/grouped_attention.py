@@ -5,8 +5,6 @@ KV cache once for each query head, at every token. Here the query heads of one k
 several tokens. The products are the same, and nothing is copied.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

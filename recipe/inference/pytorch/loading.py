@@ -1,7 +1,5 @@
 """Loads a model to train or to run, and sets this process's share of the machine. Two engines fill in the details."""
 
-from __future__ import annotations
-
 import gc
 import os
 from abc import ABC, abstractmethod

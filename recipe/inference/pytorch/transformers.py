@@ -1,7 +1,5 @@
 """The plain engine: transformers, PEFT and, for NF4, bitsandbytes, on any machine that PyTorch runs on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

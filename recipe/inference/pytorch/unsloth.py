@@ -1,7 +1,5 @@
 """The fast engine: Unsloth on a GPU, and on a CPU (since 2026.10.9). Import it before trl, transformers and peft."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from pathlib import Path

@@ -4,8 +4,6 @@ All samples of a prompt are one request, so vLLM reads the prompt once. It shows
 forced or read. Its GPU memory is free for certain only when its process ends: run it in a process of its own.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`sre serve`: one judge behind HTTP. Puts the routes, the limits and the page together, and runs them with uvicorn."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

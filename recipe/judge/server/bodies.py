@@ -1,7 +1,5 @@
 """What the judge's routes are sent and answer. Bodies are strict: an unknown field is an error that names it."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator

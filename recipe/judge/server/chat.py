@@ -4,8 +4,6 @@ Unknown fields of a request are ignored; what would change the answer and isn't 
 fields with the value that changes nothing (null, [], 0, "text"): those are accepted.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import secrets

@@ -1,8 +1,6 @@
 """What a server does about connections, below the requests: how many there may be, how long a request's head may take,
 and how what is under way ends when the server is stopped."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from typing import Any

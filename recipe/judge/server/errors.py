@@ -3,8 +3,6 @@
 {"error": {"message": "expected ...", "type": "invalid_request_error", "param": "rubric", "code": "bad_request"}}
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What every request passes before its route: host, origin, key, size and time of the body. It also counts requests."""
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import time

@@ -4,8 +4,6 @@ event: piece
 data: {"order": 0, "sample": 0, "text": " The"}
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable

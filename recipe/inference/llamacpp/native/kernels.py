@@ -5,8 +5,6 @@ arithmetic in less time. It is compiled once, with the C compiler of the machine
 install.c changes the addresses through which llama.cpp's CPU library calls the two functions.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import itertools
