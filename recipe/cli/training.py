@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from recipe.errors import SreError
 
 if TYPE_CHECKING:
     from recipe.config import Config
+
+WATCH_S = 5.0
 
 
 @opt.command(
@@ -152,17 +155,23 @@ def stage(name: str, run: Path, overrides: tuple[str, ...], again: bool) -> None
     opt.console().print_json(data={key: value for key, value in facts.items() if key not in hidden})
 
 
-@opt.command("sre status runs/quickstart")
+@opt.command("sre status runs/quickstart", "sre status runs/quickstart --watch")
 @opt.run
-def status(run: Path) -> None:
+@click.option("--watch", is_flag=True, help="Show it again every five seconds, until Ctrl-C.")
+def status(run: Path, watch: bool) -> None:
     """Show what of a run is done, how long it took, what has begun, and which rounds were kept."""
     from recipe.evaluation.report.tables import round_text, stages_table
     from recipe.pipeline.finished_runs import read_status
 
-    stages, rounds = read_status(run)
-    opt.console().print(stages_table(stages))
-    for found in rounds:
-        click.echo(round_text(found))
+    while True:
+        stages, rounds = read_status(run)
+        opt.console().print(stages_table(stages))
+        for found in rounds:
+            click.echo(round_text(found))
+        if not watch:
+            break
+        time.sleep(WATCH_S)
+        click.clear()
 
 
 @opt.command("sre config", "sre config cpu-smollm2-135m", "sre config my.toml --set sample.n=4")

@@ -107,7 +107,11 @@ def test_ctrl_c_keeps_the_rows_and_says_that_resume_goes_on(tmp_path: Path, scri
         return any_judgement(request)
 
     script.append(interrupted)
-    stopped = sre(command, rows=rows, out=out)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    try:
+        stopped = sre(command, rows=rows, out=out)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert stopped.exit_code == 130
     assert stopped.stderr.splitlines()[-1] == f"stopped; what was judged is kept in {out}. Add --resume to go on"
     assert ids(out) == ["r0", "r1", "r2"]

@@ -111,6 +111,22 @@ def test_status_tells_what_is_done_what_is_to_do_and_which_rounds_were_kept(run)
     assert "Round 1 is kept" in shown
 
 
+def test_status_is_watched_until_it_is_interrupted(run, monkeypatch):
+    run.keep_config()
+    waits = []
+
+    def sleep(seconds):
+        mark(run, "iter-1:sample")
+        waits.append(seconds)
+        if len(waits) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", sleep)
+    shown = CliRunner().invoke(main, ["status", str(run.path), "--watch"]).output
+    assert len(waits) == 2
+    assert shown.count("iter-1:dpo") == 2
+
+
 def test_a_run_that_a_finished_stage_refuses_leaves_the_settings_as_they_were(run):
     def do(given, stage="merged", work=lambda folder, **given: {}):
         with given.working():
