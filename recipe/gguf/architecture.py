@@ -139,20 +139,13 @@ def gguf_names(shape: Shape) -> Any:
     return gguf.get_tensor_name_map(arch, shape.layers)
 
 
-def permuted_heads(name: str, shape: Shape) -> int:
-    """How many heads' rows are permuted in the tensor `name` (Hugging Face's); 0 for none.
+def permuted(rows: Any, name: str, shape: Shape, *, inverse: bool = False) -> Any:
+    """The tensor `name` (Hugging Face's) with its rows in llama.cpp's order; inverse: in transformers'.
 
     For "llama", llama.cpp rotates neighbouring rows of q and k; transformers rotates rows that are half a head apart.
     """
-    module = name.rsplit(".", 2)[-2]
-    return {"q_proj": shape.heads, "k_proj": shape.kv_heads}.get(module, 0) if shape.arch == "llama" else 0
-
-
-def to_llamacpp_rows(rows: Any, heads: int) -> Any:
-    """Permute rows [heads * d, …]: the two halves of each head alternate, as in llama.cpp."""
-    return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(*rows.shape)
-
-
-def to_transformers_rows(rows: Any, heads: int) -> Any:
-    """The inverse of `to_llamacpp_rows`."""
-    return rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(*rows.shape)
+    heads = {"q_proj": shape.heads, "k_proj": shape.kv_heads}.get(name.rsplit(".", 2)[-2])
+    if shape.arch != "llama" or not heads:
+        return rows
+    halves = (heads, -1, 2) if inverse else (heads, 2, -1)
+    return rows.reshape(*halves, *rows.shape[1:]).swapaxes(1, 2).reshape(*rows.shape)

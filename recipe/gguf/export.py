@@ -10,15 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
-from recipe.gguf.architecture import (
-    Shape,
-    gguf_names,
-    permuted_heads,
-    read_shape,
-    tensor_names,
-    to_llamacpp_rows,
-    write_shape,
-)
+from recipe.gguf.architecture import Shape, gguf_names, permuted, read_shape, tensor_names, write_shape
 from recipe.gguf.known import remember
 from recipe.gguf.tokenizer import Vocabulary, read_vocabulary, write_vocabulary
 from recipe.gguf.weights import Adapter, Checkpoint
@@ -157,8 +149,7 @@ def _write(writer: Any, tensor: _Tensor, checkpoint: Checkpoint, adapter: Adapte
         values = checkpoint.tensor(tensor.source)
         if adapter is not None:
             values = adapter.merge(tensor.source, values)
-        if heads := permuted_heads(tensor.source, shape):
-            values = to_llamacpp_rows(values, heads)
+        values = permuted(values, tensor.source, shape)
     else:
         values = torch.tensor(shape.rope_factors)
     kind = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[tensor.type_name]

@@ -8,14 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
-from recipe.gguf.architecture import (
-    Shape,
-    gguf_names,
-    permuted_heads,
-    read_shape,
-    tensor_names,
-    to_transformers_rows,
-)
+from recipe.gguf.architecture import Shape, gguf_names, permuted, read_shape, tensor_names
 from recipe.gguf.header import read_header
 from recipe.gguf.tokenizer import PRE_TOKENIZERS, Vocabulary, tokenizer_json
 from recipe.storage import write_json
@@ -78,10 +71,8 @@ def _config(fields: dict[str, Any], tensors: dict[str, Any], dtype: str, source:
 
     arch = fields.get("general.architecture")
     if arch not in _FAMILIES:
-        raise SreError(
-            f"a GGUF of architecture {arch!r} can't be a seed ({', '.join(_FAMILIES)}); {_ADVICE}",
-            file=source,
-        )
+        known = ", ".join(_FAMILIES)
+        raise SreError(f"a GGUF of architecture {arch!r} can't be a seed ({known}); {_ADVICE}", file=source)
     scaling = fields.get(f"{arch}.rope.scaling.type", "none")
     if scaling != "none" or "rope_freqs.weight" in tensors or f"{arch}.expert_count" in fields:
         raise SreError(f"a GGUF with rotary scaling or experts can't be a seed; {_ADVICE}", file=source)
@@ -147,7 +138,5 @@ def _write_weights(tensors: dict[str, Any], shape: Shape, out: Path, dtype: str,
             if tensor is None:
                 continue
             values = torch.from_numpy(np.require(dequantize(tensor.data, tensor.tensor_type), requirements="W"))
-            heads = permuted_heads(kind, shape)
-            values = to_transformers_rows(values, heads) if heads else values
-            weights[kind] = values.to(getattr(torch, dtype)).contiguous()
+            weights[kind] = permuted(values, kind, shape, inverse=True).to(getattr(torch, dtype)).contiguous()
     save_file(weights, out, metadata={"format": "pt"})

@@ -3,6 +3,7 @@
 import codecs
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
 from typing import Literal
 
@@ -198,7 +199,12 @@ def draw_next(samples: list[Sample], logits: NDArray[np.float32]) -> list[Comple
     ends. Where a row can't be drawn from, its sample alone has failed.
     """
     tokens: dict[int, int] = {}
-    for (temperature, top_p), rows in _drawn_alike(samples).items():
+    alike: dict[tuple[float, float], list[int]] = {}
+    for row, sample in enumerate(samples):
+        if sample.draws:
+            sampling = sample.prompt.sampling
+            alike.setdefault((sampling.temperature, sampling.top_p), []).append(row)
+    for (temperature, top_p), rows in alike.items():
         uniforms = [samples[row].uniforms.random() for row in rows]
         chosen = logits if len(rows) == len(samples) else logits[rows]
         for row, token in zip(rows, draw(chosen, uniforms, temperature, top_p), strict=True):
@@ -207,18 +213,7 @@ def draw_next(samples: list[Sample], logits: NDArray[np.float32]) -> list[Comple
             if sample.grammar and token != NO_TOKEN and not sample.grammar.allows(token):
                 masked = sample.grammar.masked(logits[row])[None, :]
                 (tokens[row],) = draw(masked, [sample.uniforms.random()], temperature, top_p)
-    return [sample.advance(tokens.get(row, NO_TOKEN), _row_of(logits, row)) for row, sample in enumerate(samples)]
-
-
-def _row_of(logits: NDArray[np.float32], row: int) -> Logits:
-    return lambda: logits[row]
-
-
-def _drawn_alike(samples: list[Sample]) -> dict[tuple[float, float], list[int]]:
-    """(temperature, top_p) -> the rows that are drawn with both."""
-    groups: dict[tuple[float, float], list[int]] = {}
-    for row, sample in enumerate(samples):
-        if sample.draws:
-            sampling = sample.prompt.sampling
-            groups.setdefault((sampling.temperature, sampling.top_p), []).append(row)
-    return groups
+    return [
+        sample.advance(tokens.get(row, NO_TOKEN), partial(logits.__getitem__, row))
+        for row, sample in enumerate(samples)
+    ]

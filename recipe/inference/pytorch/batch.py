@@ -39,7 +39,6 @@ class Row:
 
     def begin(self) -> list[int]:
         """All tokens so far, to be read in one pass."""
-        self._queue.clear()
         return [*self.prompt.ids[: self.prompt.size].tolist(), *self.sample.tokens]
 
     def next(self, token: int, logits: Logits) -> int:

@@ -58,7 +58,7 @@ class Decoder:
         if self._record and self._graph is None and self._left >= WORTH_RECORDING:
             self._capture()
         if self._graph is None:
-            logits = self._forward()
+            logits = self._add()
         else:
             self._graph.replay()
             logits = self._replayed
@@ -98,18 +98,12 @@ class Decoder:
 
         width = len(runs[0])
         ids, mask = left_padded(runs, pad, self._device)
-        output = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
-            past_key_values=DynamicCache(),
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        cache = DynamicCache()
+        logits = self._forward(ids, mask, (mask.cumsum(dim=1) - 1).clamp(min=0), cache)
         if self._left:
             to = torch.tensor([row for group in rows for row in group], device=self._device)
             taken = torch.tensor([place for place, group in enumerate(rows) for _ in group], device=self._device)
-            prefilled = output.past_key_values.layers
+            prefilled = cache.layers
             if self._cache is None:
                 self._cache = Cache(layers=[StaticLayer(self._capacity) for _ in prefilled])
                 for layer, short in zip(self._cache.layers, prefilled, strict=True):
@@ -119,33 +113,34 @@ class Decoder:
             for layer, short in zip(self._cache.layers, prefilled, strict=True):
                 layer.keys[to, :, self._place - width : self._place] = short.keys[taken]
                 layer.values[to, :, self._place - width : self._place] = short.values[taken]
-        logits: torch.Tensor = output.logits[:, -1]
         return logits
 
-    def _forward(self) -> torch.Tensor:
-        output = self._model(
-            input_ids=self._ids,
-            attention_mask=self._mask,
-            position_ids=self._positions,
-            past_key_values=self._cache,
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+        logits: torch.Tensor = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
-        )
-        logits: torch.Tensor = output.logits[:, -1]
+        ).logits[:, -1]
         return logits
+
+    def _add(self) -> torch.Tensor:
+        return self._forward(self._ids, self._mask, self._positions, self._cache)
 
     def _capture(self) -> None:
         """Record one step. CUDA wants a run beforehand; the first replay overwrites what that one wrote."""
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
-            self._forward()
+            self._add()
         torch.cuda.current_stream().wait_stream(aside)
         for layer in self._cache.layers:
             layer.cumulative_length.fill_(self._place)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._replayed = self._forward()
+            self._replayed = self._add()
 
 
 def can_decode(model: Any) -> bool:

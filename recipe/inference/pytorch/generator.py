@@ -1,9 +1,8 @@
 """The Generator on PyTorch: a Hugging Face folder and its LoRA adapter, on a GPU or, slowly, on a CPU.
 
 decoder.py runs most models. Unsloth's, and those that grouped_attention.py doesn't name, go through `model.generate`,
-which reads a prompt once for each sample; after every LAP tokens the unfinished rows are gathered into fewer batches,
-and read again. In both ways batch.py draws. A sample's draws follow from (seed, request id, sample), as on llama.cpp;
-what runs beside it changes rounding alone.
+which reads a prompt once for each sample. In both ways batch.py draws. A sample's draws follow from (seed, request id,
+sample), as on llama.cpp; what runs beside it changes rounding alone.
 """
 
 import itertools
@@ -27,7 +26,6 @@ from recipe.inference.pytorch.loading import free_memory
 from recipe.inference.sequence import Sample
 from recipe.inference.special_tokens import PromptEncoder, added_tokens
 
-LAP = 96  # tokens that `model.generate` draws before finished rows are dropped; the last lap may have twice as many
 KEPT = 0.5  # the decoder drops finished rows when this share is left (on a GPU it then records a new graph)
 
 
@@ -93,6 +91,8 @@ class TorchGenerator(Generator):
         return self._template.render(messages)
 
     def _encode(self, request: Request) -> tuple[list[int], bytes]:
+        if request.prompt is not None:
+            raise SreError("PyTorch takes messages alone, no text prompt; use a GGUF file", field="prompt")
         return self._encoder.encode(request.messages), b""
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
@@ -110,26 +110,17 @@ class TorchGenerator(Generator):
 
     def _run(self, rows: list[Row], sampling: Sampling) -> Iterator[Row]:
         """Run rows to their end, in batches of rows with the same number of steps. Yields every row once."""
-        left = rows
-        while left:
-            left.sort(key=lambda row: (row.steps, -len(row.prompt.ids), row.prompt.request.id, row.sample.index))
-            going_on = []
-            for steps, alike in itertools.groupby(left, key=lambda row: row.steps):
-                group = list(alike)
-                # A short rest is not worth reading the prompts again.
-                lap = steps if self._decodes or steps < 2 * LAP else LAP
-                for begin in range(0, len(group), self.parallel):
-                    batch = group[begin : begin + self.parallel]
-                    self._check_open()
-                    self._run_batch(batch, lap, sampling)
-                    yield from (row for row in batch if row.done)
-                    going_on += [row for row in batch if not row.done]
-            for row in going_on:
-                row.steps -= LAP  # only with `generate`; the decoder runs every row to its end
-            left = going_on
+        rows.sort(key=lambda row: (row.steps, -len(row.prompt.ids), row.prompt.request.id, row.sample.index))
+        for steps, alike in itertools.groupby(rows, key=lambda row: row.steps):
+            group = list(alike)
+            for begin in range(0, len(group), self.parallel):
+                batch = group[begin : begin + self.parallel]
+                self._run_batch(batch, steps, sampling)
+                yield from batch
 
     def _run_batch(self, rows: list[Row], steps: int, sampling: Sampling) -> None:
         """Draw up to `steps` tokens of every row."""
+        self._check_open()
         fed = [row.begin() for row in rows]
         run = self._decode if self._decodes else self._run_generate
         try:
@@ -152,7 +143,6 @@ class TorchGenerator(Generator):
                 tokens = [tokens[place] for place in left]
                 decoder.keep(left)
             logits = decoder.step(tokens)
-        assert all(row.done for row in drawing.rows)
 
     def _run_generate(self, fed: list[list[int]], drawing: Drawing, steps: int) -> None:
         from transformers import LogitsProcessorList, StoppingCriteriaList

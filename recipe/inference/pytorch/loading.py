@@ -51,9 +51,7 @@ def resolve_quantization(setting: str) -> Quantization:
     """ "auto" is 4-bit NF4 (QLoRA) on a GPU and 16 bit on a CPU, where NF4 only costs time."""
     import torch
 
-    if setting == "auto":
-        return "nf4" if torch.cuda.is_available() else "none"
-    return "nf4" if setting == "nf4" else "none"
+    return "nf4" if setting == "nf4" or (setting == "auto" and torch.cuda.is_available()) else "none"
 
 
 def free_memory() -> None:

@@ -30,7 +30,6 @@ def float32() -> Iterator[None]:
     """Compared with float32 passes, whatever this machine computes in."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("recipe.inference.pytorch.transformers.compute_dtype", lambda: torch.float32)
-        patch.setattr("recipe.inference.pytorch.generator.LAP", 5)  # so that texts take several of `generate`
         yield
 
 
@@ -291,6 +290,8 @@ def test_refusals(judge: TorchGenerator, folder: Path, tmp_path: Path) -> None:
         list(judge.generate([Request("a", ask("x")), Request("a", ask("y"))], Sampling()))
     (done,) = judge.generate([Request("a", ask("x"), force_label=True)], Sampling())
     assert "names none" in done.error
+    (done,) = judge.generate([Request("a", (), prompt="x")], Sampling())
+    assert "no text prompt" in done.error
     with pytest.raises(SreError, match="not a model folder"):
         opened(tmp_path)
     with pytest.raises(SreError, match="not an adapter folder"):

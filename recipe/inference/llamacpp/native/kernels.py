@@ -109,7 +109,13 @@ def _compiled(include: Path, features: bytes) -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch) / target.name
             code = [str(path) for path in sources if path.suffix == ".c"]
-            _compile([*flags, "-I", str(include), "-o", str(made), *code, "-lm"])
+            compiler = shlex.split(os.environ.get("CC", "cc"))
+            command = [*compiler, *flags, "-I", str(include), "-o", str(made), *code, "-lm"]
+            english = {**os.environ, "LC_ALL": "C"}
+            done = subprocess.run(command, capture_output=True, env=english, errors="replace", check=False)
+            if done.returncode:
+                said = next((line for line in done.stderr.splitlines() if "error" in line), f"{compiler[0]} failed")
+                raise RuntimeError(f"compiling them: {said}")
             made.chmod(0o700)
             os.replace(made, target)
     for path in (folder, target):
@@ -117,15 +123,6 @@ def _compiled(include: Path, features: bytes) -> Path:
         if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise RuntimeError(f"others may write {path}")
     return target
-
-
-def _compile(arguments: list[str]) -> None:
-    compiler = shlex.split(os.environ.get("CC", "cc"))
-    english = {**os.environ, "LC_ALL": "C"}
-    done = subprocess.run([*compiler, *arguments], capture_output=True, env=english, errors="replace", check=False)
-    if done.returncode:
-        said = next((line for line in done.stderr.splitlines() if "error" in line), f"{compiler[0]} failed")
-        raise RuntimeError(f"compiling them: {said}")
 
 
 def _processor() -> bytes:
