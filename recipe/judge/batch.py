@@ -40,32 +40,19 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass
 class Summary:
-    """Counts of the rows in an output.
-
-    Attributes:
-        resumed: rows kept from an earlier run.
-        malformed: rows in whose judgement the model wrote no label.
-        errors: rows that could not be read or judged.
-        inconsistent: pairs whose two orders disagree.
-        ties: those of them that got no label by the tie rule.
-        odd_truths: given labels that are ties or can't be read.
-        seconds: wall time of this run.
-        labels: how often each label was given.
-        truths: by task, the rows with a given label.
-        agreed: by task, those of them where the judge gave the same.
-    """
+    """Counts of the rows in an output."""
 
     rows: int = 0
-    resumed: int = 0
-    malformed: int = 0
-    errors: int = 0
-    inconsistent: int = 0
-    ties: int = 0
-    odd_truths: int = 0
-    seconds: float = 0.0
-    labels: Counter[int] = field(default_factory=Counter)
-    truths: Counter[str] = field(default_factory=Counter)
-    agreed: Counter[str] = field(default_factory=Counter)
+    resumed: int = 0  # kept from an earlier run
+    malformed: int = 0  # the model wrote no label
+    errors: int = 0  # could not be read or judged
+    inconsistent: int = 0  # pairs whose two orders disagree
+    ties: int = 0  # those of them that got no label by the tie rule
+    odd_truths: int = 0  # given labels that are ties or can't be read
+    seconds: float = 0.0  # wall time of this run
+    labels: Counter[int] = field(default_factory=Counter)  # how often each was given
+    truths: Counter[str] = field(default_factory=Counter)  # by task, the rows with a given label
+    agreed: Counter[str] = field(default_factory=Counter)  # by task, those of them where the judge gave the same
 
     def count(self, row: Mapping[str, Any]) -> None:
         self.rows += 1

@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -94,7 +95,12 @@ class Journal(Closing):
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             self._lock = self.sidecar.open("a+", encoding="utf-8")
-            self._hold(self._lock)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SreError("another process is writing this output", file=self.out) from None
+            except OSError:
+                pass  # the file system has no locks
             self._refuse_existing()  # another process may have been quicker
             if self._resume:
                 self._refuse_other_header(header)
@@ -110,15 +116,6 @@ class Journal(Closing):
     def _refuse_existing(self) -> None:
         if not self.stdout and self._exists() and not (self._resume or self._overwrite):
             raise SreError("the output exists; use --resume to go on with it, or --overwrite", file=self.out)
-
-    def _hold(self, lock: IO[str]) -> None:
-        """Lock the sidecar, which lives as long as the output does."""
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SreError("another process is writing this output", file=self.out) from None
-        except OSError:
-            pass  # the file system has no locks
 
     def _begin_anew(self, sidecar: IO[str], header: Mapping[str, Any]) -> None:
         # First the old rows go: killed in between, they must not stand beside the new options.
@@ -250,12 +247,9 @@ def _print(text: str) -> None:
 
 def need_writer(path: Path) -> None:
     """Raise SreError when a file of this extension can't be written on this machine."""
-    if path.suffix.lower() == ".parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError:
-            message = "writing Parquet needs pyarrow: pip install pyarrow, or name a .jsonl or .csv file"
-            raise SreError(message, file=path) from None
+    if path.suffix.lower() == ".parquet" and not find_spec("pyarrow"):
+        message = "writing Parquet needs pyarrow: pip install pyarrow, or name a .jsonl or .csv file"
+        raise SreError(message, file=path)
 
 
 def write_table(path: Path, read: Callable[[], Iterable[Mapping[str, Any]]]) -> None:

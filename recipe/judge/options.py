@@ -13,28 +13,17 @@ MAX_TOKENS = 512
 class JudgeOptions:
     """What a judgement depends on beside the model, its prompts and the row.
 
-    Attributes:
-        max_tokens: the most tokens of one judgement.
-        temperature: 0 takes the most probable token each time. None is 0 for one sample and 1 for several.
-        seed: sampling seed; ignored at temperature 0.
-        constrain: force a label where the model writes none. Without it, such a judgement is malformed.
-        label_only: read the label from one prefill, without a rationale. This is faster and less accurate.
-        samples: judgements of each example; the majority of several is taken.
-        swap: judge pairs in both orders.
-        tie: the rule for a pair whose two orders disagree, see `aggregate.both_orders`.
-
-    Raises:
-        SreError: for options that don't go together.
+    Raises SreError for options that don't go together.
     """
 
-    max_tokens: int = MAX_TOKENS
-    temperature: float | None = None
-    seed: int = 0
-    constrain: bool = True
-    label_only: bool = False
-    samples: int = 1
-    swap: bool = False
-    tie: Tie = "probability"
+    max_tokens: int = MAX_TOKENS  # the most tokens of one judgement
+    temperature: float | None = None  # 0: the most probable token each time. None: 0 for one sample, 1 for several
+    seed: int = 0  # of the sampling; ignored at temperature 0
+    constrain: bool = True  # force a label where the model writes none; without it, such a judgement is malformed
+    label_only: bool = False  # read the label from one prefill, without a rationale: faster and less accurate
+    samples: int = 1  # judgements of each example; the majority of several is taken
+    swap: bool = False  # judge pairs in both orders
+    tie: Tie = "probability"  # the rule for a pair whose two orders disagree, see `aggregate.both_orders`
 
     def __post_init__(self) -> None:
         if self.temperature is None:

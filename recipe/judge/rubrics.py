@@ -105,20 +105,17 @@ def _read_file(path: Path) -> NamedRubric:
         kind = "TOML" if toml else "JSON"
         raise SreError(f"expected {kind} with criteria and descriptions; {error}", file=path) from None
     try:
-        return _checked(content, path.stem)
+        if not isinstance(content, dict):
+            raise SreError("expected an object with criteria and descriptions")
+        for key in content:
+            if key not in _KEYS and not _LEVEL.fullmatch(key):
+                keys = f"{', '.join(_KEYS)} (or score1_description and so on)"
+                raise SreError(f"unknown; expected only {keys}", field=key)
+        task = content.get("task")
+        if task not in (None, *TASKS):
+            raise SreError(f"expected {' or '.join(TASKS)}, or nothing for both, not {task!r}", field="task")
+        if not isinstance(content.get("descriptions", {}), dict):
+            raise SreError("expected a description for each score", field="descriptions")
+        return NamedRubric(to_text(content.get("name", path.stem), "name"), to_rubric(content), task)
     except SreError as error:
         raise SreError(error.message, file=path, field=error.field) from None
-
-
-def _checked(content: object, name: str) -> NamedRubric:
-    if not isinstance(content, dict):
-        raise SreError("expected an object with criteria and descriptions")
-    for key in content:
-        if key not in _KEYS and not _LEVEL.fullmatch(key):
-            raise SreError(f"unknown; expected only {', '.join(_KEYS)} (or score1_description and so on)", field=key)
-    task = content.get("task")
-    if task not in (None, *TASKS):
-        raise SreError(f"expected {' or '.join(TASKS)}, or nothing for both, not {task!r}", field="task")
-    if not isinstance(content.get("descriptions", {}), dict):
-        raise SreError("expected a description for each score", field="descriptions")
-    return NamedRubric(to_text(content.get("name", name), "name"), to_rubric(content), task)

@@ -67,11 +67,6 @@ class _Job:
     written: Counter[tuple[str, int]] = field(default_factory=Counter)
     shown: Counter[tuple[str, int]] = field(default_factory=Counter)
 
-    def run_alone(self) -> None:
-        self.alone = True
-        self.completions.clear()
-        self.written.clear()
-
     def show(self, piece: Piece) -> None:
         """Pass on what the caller has not seen yet."""
         key = piece.request_id, piece.sample
@@ -225,7 +220,9 @@ class Service(Closing):
         self._running.clear()
         if len(jobs) > 1:
             for job in jobs:
-                job.run_alone()
+                job.alone = True
+                job.completions.clear()
+                job.written.clear()
             self._held = jobs[::-1] + self._held
             return
         self._failures += 1

@@ -79,7 +79,7 @@ async def compare(body: CompareBody, http: HttpRequest) -> Any:
 
 
 async def _answer(body: Judging, example: Example, http: HttpRequest) -> Any:
-    service, metrics = http.app.state.service, http.app.state.metrics
+    service, metrics, timeout = http.app.state.service, http.app.state.metrics, http.app.state.timeout
     submit = partial(service.ask, example, body.options)
 
     def reply(answer: Answer) -> dict[str, Any]:
@@ -93,13 +93,8 @@ async def _answer(body: Judging, example: Example, http: HttpRequest) -> Any:
         return event({"order": order, "sample": written.sample, "text": written.text}, "piece")
 
     if body.stream:
-        return Streamed(
-            submit,
-            http.app.state.timeout,
-            piece=piece,
-            end=lambda answer: [event(reply(answer), "result")],
-        )
-    return reply(await whole(http, submit(), http.app.state.timeout))
+        return Streamed(submit, timeout, piece=piece, end=lambda answer: [event(reply(answer), "result")])
+    return reply(await whole(http, submit(), timeout))
 
 
 @router.get("/v1/judge/rubrics")

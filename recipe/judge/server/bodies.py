@@ -29,14 +29,14 @@ Text = Annotated[str, AfterValidator(_clean)]
 """Valid Unicode without NUL characters: JSON can spell both, and tokenizers can't take them."""
 
 
-def without_nulls(fields: Any) -> Any:
-    """A JSON object without the fields that are null: clients send those for what they leave open."""
-    return {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
-
-
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-    _without_nulls = model_validator(mode="before")(without_nulls)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, fields: Any) -> Any:
+        """Clients send null for what they leave open."""
+        return {k: value for k, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
 
 
 class Turn(Body):

@@ -15,13 +15,13 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field
 
 from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Piece, Request, Sampling, Token
 from recipe.judge.options import MAX_TOKENS
-from recipe.judge.server.bodies import MOST_SAMPLES, Text, without_nulls
+from recipe.judge.server.bodies import MOST_SAMPLES, Body, Text
 from recipe.judge.server.errors import Problem
 from recipe.judge.server.waiting import Streamed, event, whole
 from recipe.storage import hash_object
@@ -43,9 +43,8 @@ Nothing = Annotated[Any, AfterValidator(_nothing)]
 """What may only have a value that changes nothing."""
 
 
-class Loose(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    _without_nulls = model_validator(mode="before")(without_nulls)
+class Loose(Body):
+    model_config = ConfigDict(extra="ignore")
 
 
 class TextPart(Loose):
@@ -75,7 +74,7 @@ class CommonBody(Loose):
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     n: int = Field(default=1, ge=1, le=MOST_SAMPLES)
-    stop: Text | Annotated[list[Text], Field(max_length=MOST_STOPS)] = []
+    stop: Text | Annotated[list[Text], Field(max_length=MOST_STOPS)] = Field(default=[])
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     presence_penalty: Nothing = 0
@@ -104,8 +103,8 @@ class ChatBody(CommonBody):
     max_completion_tokens: int = Field(default=0, ge=0, description="The newer name of max_tokens.")
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=MOST_ALTERNATIVES)
-    response_format: dict[str, Any] = {}
-    tools: list[Any] = []
+    response_format: dict[str, Any] = Field(default={})
+    tools: list[Any] = Field(default=[])
     tool_choice: str | dict[str, Any] = "auto"
     functions: Nothing = None
     audio: Nothing = None
@@ -113,24 +112,23 @@ class ChatBody(CommonBody):
     def requests(self) -> list[Request]:
         messages = tuple(turn.message() for turn in self.messages)
         name = self.name([[message.role, message.content] for message in messages])
-        return [Request(name, messages, grammar=self._schema())]
+        if self.tools and self.tool_choice != "none":
+            raise SreError("the model calls no tools; ask for a json_schema, or set tool_choice to none", field="tools")
+        match self.response_format:
+            case {"type": "json_object"}:
+                schema = '{"type": "object"}'
+            case {"type": "json_schema", "json_schema": {"schema": given}}:
+                schema = json.dumps(given)
+            case form if form.get("type", "text") == "text":
+                schema = ""
+            case _:
+                raise SreError("expected text, json_object, or json_schema with a schema", field="response_format")
+        return [Request(name, messages, grammar=schema)]
 
     def sampling(self) -> Sampling:
         most = self.max_completion_tokens or self.max_tokens or MAX_TOKENS
         alternatives = self.top_logprobs if self.logprobs else None
         return replace(super().sampling(), max_tokens=most, alternatives=alternatives)
-
-    def _schema(self) -> str:
-        if self.tools and self.tool_choice != "none":
-            raise SreError("the model calls no tools; ask for a json_schema, or set tool_choice to none", field="tools")
-        match self.response_format:
-            case {"type": "json_object"}:
-                return '{"type": "object"}'
-            case {"type": "json_schema", "json_schema": {"schema": schema}}:
-                return json.dumps(schema)
-        if self.response_format.get("type", "text") == "text":
-            return ""
-        raise SreError("expected text, json_object, or json_schema with a schema", field="response_format")
 
     @staticmethod
     def content(text: str, key: str = "delta", **role: str) -> dict[str, Any]:
@@ -218,21 +216,15 @@ async def _answer(body: ChatBody | CompletionBody, http: HttpRequest, prefix: st
     timeout = http.app.state.timeout
     name = f"{prefix}-{secrets.token_hex(12)}"
     head = {"id": name, "object": kind, "created": int(time.time()), "model": body.model}
-    if body.stream:
-        first = {request.id: number * body.n for number, request in enumerate(requests)}
-        return _streamed(submit, timeout, body, head, first)
-    done = await whole(http, submit(), timeout)
-    choices = [
-        {"index": index, **body.content(one.text, "message", role="assistant"), **_end(body, one)}
-        for index, one in enumerate(done)
-    ]
-    return {**head, "choices": choices, "usage": _usage(done)}
+    if not body.stream:
+        done = await whole(http, submit(), timeout)
+        choices = [
+            {"index": index, **body.content(one.text, "message", role="assistant"), **_end(body, one)}
+            for index, one in enumerate(done)
+        ]
+        return {**head, "choices": choices, "usage": _usage(done)}
 
-
-def _streamed(
-    submit: Any, timeout: float, body: ChatBody | CompletionBody, head: Mapping[str, Any], first: Mapping[str, int]
-) -> Streamed:
-    """first: request id -> the index of its first choice."""
+    first = {request.id: number * body.n for number, request in enumerate(requests)}  # the index of its first choice
     # With usage asked for, every other chunk has it as null.
     usage: dict[str, Any] = {"usage": None} if body.stream_options.include_usage else {}
 

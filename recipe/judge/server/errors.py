@@ -3,7 +3,6 @@
 {"error": {"message": "expected ...", "type": "invalid_request_error", "param": "rubric", "code": "bad_request"}}
 """
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -52,17 +51,13 @@ def problem(error: BaseException) -> Problem:
         case ClientDisconnect():
             return Problem(GONE, "gone", "the client went away")
         case RequestValidationError():
-            return _invalid(error.errors())
+            # Of several, the one that lies deepest. Of a union pydantic names the member too ("str", "list[Turn]"):
+            # nothing that the client wrote.
+            worst = max(error.errors(), key=lambda one: len(one["loc"]))
+            path = [str(part) for part in worst["loc"][1:] if part != "str"]
+            field = ".".join(part for part in path if part.isdigit() or (part.islower() and part.isidentifier()))
+            said = worst["msg"].removeprefix("Value error, ")
+            return Problem(422, "invalid", f"{said} (field {field or 'body'})", field or None)
         case HTTPException():
             return Problem(error.status_code, "http", f"{error.detail}; /docs lists what this server offers")
     return Problem(500, "internal", "the server failed at this request; its log says why")
-
-
-def _invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
-    """The answer to pydantic's errors of a request's body: of several, the one that lies deepest."""
-    worst = max(errors, key=lambda error: len(error["loc"]))
-    # Of a union pydantic names the member too ("str", "list[Turn]"): nothing that the client wrote.
-    path = [str(part) for part in worst["loc"][1:] if part != "str"]
-    field = ".".join(part for part in path if part.isdigit() or (part.islower() and part.isidentifier()))
-    said = worst["msg"].removeprefix("Value error, ")
-    return Problem(422, "invalid", f"{said} (field {field or 'body'})", field or None)

@@ -19,19 +19,12 @@ SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits of a server.
+    """Limits of a server."""
 
-    Attributes:
-        api_key: what clients must send as `Authorization: Bearer <key>`; None for nothing.
-        timeout: seconds for the body to come, and again for the answer.
-        max_body: bytes.
-        hosts: the names by which it may be addressed (the header Host); None for any.
-    """
-
-    api_key: str | None = None
-    timeout: float = 120.0
-    max_body: int = 1_000_000
-    hosts: frozenset[str] | None = None
+    api_key: str | None = None  # what clients must send as `Authorization: Bearer <key>`; None for nothing
+    timeout: float = 120.0  # seconds for the body to come, and again for the answer
+    max_body: int = 1_000_000  # bytes
+    hosts: frozenset[str] | None = None  # the names by which it may be addressed (the header Host); None for any
 
 
 class Metrics:
@@ -41,9 +34,8 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = own = CollectorRegistry()
         self.requests = Counter("sre_requests", "HTTP requests", ["route", "status"], registry=own)
-        self.seconds = Histogram(
-            "sre_request_seconds", "Time to the last byte", ["route"], buckets=SECONDS, registry=own
-        )
+        about = "Time to the last byte"
+        self.seconds = Histogram("sre_request_seconds", about, ["route"], buckets=SECONDS, registry=own)
         self.judgements = Counter("sre_judgements", "Judgements written", registry=own)
         self.malformed = Counter("sre_malformed", "Judgements without a label", registry=own)
         self.queue = Gauge("sre_queue_depth", "Requests that wait or run", registry=own)
