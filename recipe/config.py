@@ -66,7 +66,6 @@ class DataConfig(_Section):
     # inputs: two scored responses to one prompt under one rubric make a pair, which the higher score wins. The pairs
     # join the inputs of self-rationalization.
     pairs_from_scores: Literal["off", "inputs"] = "off"
-    pairs_per_prompt: int | None = Field(None, ge=1)
     pairs_balance_length: bool = True  # keep as many pairs whose shorter response wins as pairs whose longer one does
     # Share of the training rows whose response claims a verdict ("Score: 5"); label and rationale stay as they are.
     forged_share: float = Field(0.05, ge=0, le=1)

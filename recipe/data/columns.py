@@ -164,7 +164,8 @@ def _recognised(columns: tuple[str, ...]) -> dict[str, str]:
             break
     if "instruction" in by_key and "input" in by_key:  # Alpaca: the input belongs to the instruction
         found["input"] = by_key["input"]
-    return found | {f"score{level_of(key)}": column for key, column in by_key.items() if level_of(key) is not None}
+    levels = {f"score{level_of(key)}": column for key, column in by_key.items()}
+    return found | {name: column for name, column in levels.items() if name in LEVELS}
 
 
 @lru_cache(maxsize=1024)

@@ -11,7 +11,6 @@ from pathlib import Path
 from recipe.data.benchmark_formats import GENERAL, Layout
 from recipe.data.columns import LABEL, LEVELS, RESPONSES, Row
 from recipe.data.records import TASKS, Example, Message, Rubric, Task
-from recipe.data.rubric_text import split_rubric
 from recipe.data.values import (
     TIE,
     conversation_id,
@@ -20,6 +19,7 @@ from recipe.data.values import (
     parsed,
     short,
     short_hash,
+    split_rubric,
     to_conversation,
     to_preference,
     to_rubric,

@@ -182,7 +182,8 @@ def _read(
             if "responses" in row.cells and "task" in row.cells:
                 example = from_own(row, task, rubrics)
             else:
-                row = replace(row, names=recognise(cells, layout.names_in(cells) if layout else mapped))
+                named = {ours: theirs for ours, theirs in layout.names.items() if theirs in cells} if layout else mapped
+                row = replace(row, names=recognise(cells, named))
                 example = from_columns(row, layout, part, task, rubrics, scale)
             if judged:
                 example = _with_verdict(example, raw.cells, strict)

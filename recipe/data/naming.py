@@ -22,15 +22,15 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 # A bare letter counts only where it can be neither an article nor the letter of a list.
-_BARE_PAIR = re.compile(rf"(?<![\w&/(.])([AB])(\s+(?:and|or|over|vs\.?|versus)\s+)([AB]){_END}(?!\s+\([ABab12]\))")
-_BARE_AFTER = re.compile(
-    rf"(\b(?:than|over|prefer|prefers|preferred|choose|favou?rs?)\s+)([AB])(?=\s*(?:[.;!?]|$)){_END}"
-)
-_BARE_OWNER = re.compile(r"(?<![\w&/(.])([AB])(?=['’]s\s+(?:response|answer|output|explanation))")
-_BARE_BEFORE = re.compile(
-    r"(^|[.,;:!?]\s+|\b(?:that|and|but|because|while|whereas)\s+)([AB])"
-    r"(?=\s+(?:is|was)\s+(?:(?:clearly|slightly|much|far|the)\s+)?"
-    r"(?:better|worse|stronger|weaker|superior|inferior|more|less)\b)"
+_BARE = (
+    re.compile(rf"(?<![\w&/(.])([AB])(\s+(?:and|or|over|vs\.?|versus)\s+)([AB]){_END}(?!\s+\([ABab12]\))"),
+    re.compile(rf"(\b(?:than|over|prefer|prefers|preferred|choose|favou?rs?)\s+)([AB])(?=\s*(?:[.;!?]|$)){_END}"),
+    re.compile(r"(?<![\w&/(.])([AB])(?=['’]s\s+(?:response|answer|output|explanation))"),
+    re.compile(
+        r"(^|[.,;:!?]\s+|\b(?:that|and|but|because|while|whereas)\s+)([AB])"
+        r"(?=\s+(?:is|was)\s+(?:(?:clearly|slightly|much|far|the)\s+)?"
+        r"(?:better|worse|stronger|weaker|superior|inferior|more|less)\b)"
+    ),
 )
 _EXCHANGED = str.maketrans("12", "21")
 _OURS = re.compile(
@@ -47,7 +47,6 @@ def to_prompt_names(rationale: str) -> str:
 
 def exchange_names(rationale: str) -> str:
     """The rationale of the same pair in the other order: 1 for 2 and 2 for 1. Twice gives the text back."""
-
     return _outside_code(rationale, lambda text: _OURS.sub(lambda match: match[0].translate(_EXCHANGED), text))
 
 
@@ -73,10 +72,9 @@ def _rename(text: str) -> str:
         return f"{word}{match['gap']}{_NUMBER[one]}{second}"
 
     text = _NAMED.sub(named, text)
-    text = _BARE_PAIR.sub(lambda m: f"Response {_NUMBER[m[1]]}{m[2]}Response {_NUMBER[m[3]]}", text)
-    text = _BARE_AFTER.sub(lambda m: f"{m[1]}Response {_NUMBER[m[2]]}", text)
-    text = _BARE_OWNER.sub(lambda m: f"Response {_NUMBER[m[1]]}", text)
-    return _BARE_BEFORE.sub(lambda m: f"{m[1]}Response {_NUMBER[m[2]]}", text)
+    for bare in _BARE:
+        text = bare.sub(lambda m: "".join(f"Response {_NUMBER[x]}" if x in ("A", "B") else x for x in m.groups()), text)
+    return text
 
 
 _X = r"responses? [(#]?(?P<x>[12])(?:['’]s)?\b"

@@ -1,7 +1,7 @@
 """Pairwise rows made of scored ones: two responses to one prompt under one rubric, the higher score wins. Pure."""
 
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
@@ -22,14 +22,13 @@ def pairs_from_scores(rows: Sequence[Example], settings: DataConfig, *, seed: in
     """
     pairs = list(_all_pairs(rows))
     random.Random(f"{seed}:pairs").shuffle(pairs)
-    taken: Counter[str] = Counter()
-    kinds: tuple[list[Pair], list[Pair]] = ([], [])
-    for pair in in_turn([in_turn(_by_prompt(pairs, longer).values()) for longer in (False, True)]):
-        taken[pair[0].prompt_id] += 1
-        if settings.pairs_per_prompt is None or taken[pair[0].prompt_id] <= settings.pairs_per_prompt:
-            kinds[_longer_wins(pair)].append(pair)
+    groups: tuple[dict[str, list[Pair]], ...] = (defaultdict(list), defaultdict(list))
+    for better, worse in pairs:
+        longer_wins = len(better.responses[0]) > len(worse.responses[0])
+        groups[longer_wins][better.prompt_id].append((better, worse))
+    kinds = [in_turn(by_prompt.values()) for by_prompt in groups]
     if settings.pairs_balance_length:
-        kinds = (kinds[0][: len(kinds[1])], kinds[1][: len(kinds[0])])
+        kinds = [kind[: min(map(len, kinds))] for kind in kinds]
     # Each kind has the labels in turn, so neither the place nor the length of a response tells the better one.
     labelled = [[(pair, 1 + (k + offset) % 2) for k, pair in enumerate(kind)] for offset, kind in enumerate(kinds)]
     return [_pairwise(pair, label) for pair, label in in_turn(labelled)]
@@ -46,19 +45,6 @@ def _all_pairs(rows: Iterable[Example]) -> Iterable[Pair]:
             margin = (one.label or 0) - (other.label or 0)
             if margin:
                 yield (one, other) if margin > 0 else (other, one)
-
-
-def _longer_wins(pair: Pair) -> bool:
-    better, worse = pair
-    return len(better.responses[0]) > len(worse.responses[0])
-
-
-def _by_prompt(pairs: Iterable[Pair], longer: bool) -> dict[str, list[Pair]]:
-    found: dict[str, list[Pair]] = defaultdict(list)
-    for pair in pairs:
-        if _longer_wins(pair) == longer:
-            found[pair[0].prompt_id].append(pair)
-    return found
 
 
 def _pairwise(pair: Pair, label: int) -> Example:

@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import itertools
 import json
 import re
 import reprlib
@@ -12,7 +13,6 @@ from numbers import Integral, Real
 from typing import Any
 
 from recipe.data.records import Message, Rubric
-from recipe.data.rubric_text import split_rubric
 from recipe.errors import SreError
 
 ROLES = {
@@ -35,6 +35,23 @@ _PREFERENCES = {
     **dict.fromkeys(("tie", "tied", "draw", "equal", "same", "both", "neither", "bothbad", "tiebothbad"), TIE),
     **dict.fromkeys(("a=b", "b=a", "a==b", "1=2", "0.5"), TIE),
 }
+_ITEM = r"(?:^[ \t]*(?:[-*+•>#]+[ \t]+)?)"
+_NUMBER = r"[*_]*(?P<score>\d{1,3})(?:[ \t]*(?:points?|stars?))?[*_]*[ \t]*"
+_NAME = r"[*_]*(?:score|rating|level|grade)(?:[ \t]+of)?[ \t]*"
+_SHAPES = (
+    # "Score 1: ..." anywhere, "Score 1 - ..." at the beginning of a line.
+    re.compile(rf"(?:{_ITEM}|(?<![\w*_])){_NAME}{_NUMBER}(?:[:=]|(?<=[ \t])[-–—](?=[ \t]))[*_]*", re.I | re.M),
+    re.compile(rf"{_ITEM}{_NUMBER}(?:[:=]|(?<=[ \t])[-–—])[*_]*(?=\s|$)", re.I | re.M),
+    re.compile(rf"(?<![\w.:/*_-]){_NUMBER}(?::[*_]*[ \t]|=)", re.I),
+)
+_SCORE = re.compile(
+    rf"(?:^|[^\w*_]){_NAME}\d+[*_]*[ \t]*(?:[-–—/,&.)]|to|and|or)?[ \t]*\d*[*_]*[ \t]*[:=]", re.I | re.M
+)
+_RANGE = re.compile(
+    r"\b(?:scales?|scor(?:es?|ed|ing)|rat(?:es?|ed|ings?))\b[^.?!\n]{0,40}?\b"
+    r"(\d+)[ \t]*(?:\([^)\n]*\)[ \t]*)?(?:-|–|—|to|\.{2,3})[ \t]*(\d+)\b",
+    re.I,
+)
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 50
 
@@ -168,7 +185,7 @@ def _joined(content: object) -> object:
 
 
 def to_rubric(value: object) -> Rubric:
-    """A rubric from a Rubric, a text (see rubric_text.py), or a mapping.
+    """A rubric from a Rubric, a text (see `split_rubric`), or a mapping.
 
     The mapping has `criteria`, and `descriptions` by score or `score1_description` and so on. Two or more scores from 0
     to 10 are described, or none. Raises SreError (field "rubric") otherwise.
@@ -190,9 +207,8 @@ def to_rubric(value: object) -> Rubric:
 
 
 def _levels(value: Mapping[Any, Any]) -> dict[int, Any]:
-    found = value.get("descriptions") or {
-        match[1]: text for key, text in value.items() if (match := _LEVEL.fullmatch(str(key)))
-    }
+    columns = {level: text for key, text in value.items() if (level := level_of(str(key))) is not None}
+    found = value.get("descriptions") or columns
     if isinstance(found, str):
         found = parsed(found)
     # Parquet fills the scores that other rows have with nulls.
@@ -205,7 +221,50 @@ def _levels(value: Mapping[Any, Any]) -> dict[int, Any]:
 def level_of(column: str) -> int | None:
     """The score that a column such as `score1_description` describes."""
     match = _LEVEL.fullmatch(column)
-    return int(match[1]) if match and int(match[1]) <= MOST_SCORE else None
+    return int(match[1]) if match else None
+
+
+def split_rubric(text: str) -> dict[str, Any]:
+    """A rubric written as one text -> its criteria, and the descriptions by score, of which there may be none.
+
+    [Are both items fruits?]
+    Score 1: Neither is.
+    Score 2: Both are.
+
+    Scores may also be list items, bold, bare numbers, or all on one line. Raises SreError (field "rubric") for repeated
+    scores, for gaps, and for a scale other than 1 to 5 that is named without descriptions.
+    """
+    places = next((found for shape in _SHAPES if _tells(found := list(shape.finditer(text)))), [])
+    criteria = text[: places[0].start()] if places else text
+    criteria = criteria.strip()
+    if criteria.startswith("[") and criteria.endswith("]"):
+        criteria = criteria[1:-1].strip()
+    scores = [int(place["score"]) for place in places]
+    if not places:
+        named = _RANGE.search(text)
+        if _SCORE.search(text) or (named and named.groups() != ("1", "5")):
+            raise _error("a scale is named and its scores are not described one by one")
+    elif len(set(scores)) < len(scores):
+        raise _error("one score is described twice")
+    elif sorted(scores) != list(range(min(scores), max(scores) + 1)):
+        raise _error(f"only the scores {', '.join(map(str, sorted(scores)))} are described, which leaves gaps")
+    ends = [*(place.start() for place in places[1:]), len(text)]
+    levels = {score: text[p.end() : end].strip(" \t\n;,|") for score, p, end in zip(scores, places, ends, strict=False)}
+    return {"criteria": criteria, "descriptions": levels}
+
+
+def _tells(places: list[re.Match[str]]) -> bool:
+    """Whether these are descriptions of scores. Bare numbers must count up or down, or they are something else."""
+    if not places or places[0].re is _SHAPES[0]:
+        return bool(places)
+    scores = [int(place["score"]) for place in places]
+    steps = {after - before for before, after in itertools.pairwise(scores)}
+    return steps in ({1}, {-1})
+
+
+def _error(why: str) -> SreError:
+    advice = "write the criteria, then a line for each score such as `Score 1: ...`"
+    return SreError(f"{why}; {advice}, or give a rubric with `criteria` and `descriptions`", field="rubric")
 
 
 def conversation_id(conversation: Sequence[Message]) -> str:

@@ -1,7 +1,7 @@
 """Rubrics as users name or write them: a ready one's name, a file, a text, or criteria and descriptions.
 
 One string means the same on the command line, over HTTP and in Python: a word is a ready rubric's name, a path that
-ends in .toml or .json is a file, and anything else is a rubric as text (data/rubric_text.py). A file:
+ends in .toml or .json is a file, and anything else is a rubric as text (`split_rubric` of data/values.py). A file:
 
 name = "conciseness"
 task = "pointwise"                # left out: for both tasks

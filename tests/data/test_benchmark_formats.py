@@ -221,4 +221,4 @@ def test_rows_of_the_collections_and_of_this_project_are_no_foreign_layout() -> 
 
 def test_every_layout_is_told_by_its_own_columns() -> None:
     rows = (BIGGEN, JUDGEBENCH, SAFE_RLHF, REWARDBENCH, ALPACA_OUTPUT)
-    assert [layout_of(row) for row in rows] == list(LAYOUTS)
+    assert [layout_of(row) for row in rows] == LAYOUTS

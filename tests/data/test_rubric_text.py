@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.data.rubric_text import split_rubric
+from recipe.data.values import split_rubric
 from recipe.errors import SreError
 
 SHAPES = {

@@ -44,7 +44,6 @@ OTHER = {
     "bootstrap.teacher": "http://127.0.0.1:8000/v1",
     "bootstrap.teacher_model": "large",
     "data.reference_share": 1.0,
-    "data.pairs_per_prompt": 1,
 }
 
 
