@@ -29,7 +29,6 @@ from recipe.system import resource
 # Source -> the end of the names of its rubrics. A model of 135 million parameters learns the counted ones alone.
 SEED_PARTS = {SEED_DATA: "", f"{SEED_DATA}:counted": "_given"}
 STDIN = "-"
-SEED_SPLITS = ("train", "dev", "test")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.-]+)?")
 _JSON_LIST = re.compile(r"\s*\[\s*(?:\{|$)")
 """How the first line of a JSON list of objects begins."""
@@ -63,8 +62,6 @@ def source_files(source: str | Path, task: Task | None, split: str) -> list[Path
     if name == STDIN or is_hub_name(name):
         return []
     if name in SEED_PARTS:
-        if split not in SEED_SPLITS:
-            raise SreError(f"split {split!r} of {SEED_DATA}: expected one of {', '.join(SEED_SPLITS)}")
         try:
             path = resource("data")
         except FileNotFoundError as error:
@@ -91,11 +88,9 @@ def count_rows(source: str | Path, task: Task | None, split: str) -> int | None:
 
 def has_split(source: str, task: Task, split: str) -> bool:
     """Whether a source has the rows of a split apart. A single file has training rows alone."""
-    if source in SEED_PARTS:
-        return split in SEED_SPLITS
-    if Path(source).is_dir():
+    if source in SEED_PARTS or Path(source).is_dir():
         with contextlib.suppress(SreError):
-            return bool(_files_of(Path(source), task, split))
+            return bool(source_files(source, task, split))
     return is_hub_name(source) and split in _hub_splits(source)
 
 

@@ -181,18 +181,6 @@ class Costs:
         work = 2 * (tokens * self.shape.linear + scored * self.shape.head)
         return work / (self.machine.flops * self.shares.forward)
 
-    def decoding(self, tokens: float, *, parallel: int, context: float, nf4: bool) -> float:
-        """Draw `tokens` tokens, `parallel` sequences of `context` tokens at a time: each step reads all weights once.
-
-        bitsandbytes unpacks NF4 to 16 bit for every product of more than one row: half a byte read, two written, two
-        read.
-        """
-        rule, shape = self.shares, self.shape
-        weights = (4.5 if nf4 else 2.0) * shape.linear + 2.0 * shape.head
-        traffic = (weights + shape.kv_bytes(int(parallel * context))) / (self.machine.bandwidth * rule.bandwidth)
-        work = parallel * 2 * (shape.linear + shape.head) / (self.machine.flops * rule.decode)
-        return tokens / parallel * (max(traffic, work) + shape.layers * rule.layer_s)
-
     def generating(self, counts: Mapping[Task, int], n: int, most: int) -> float:
         """Judge so many inputs of each task `n` times, up to `most` tokens each: prefill, then decoding."""
         prompt, completion = self.work.mean(counts)
@@ -200,8 +188,14 @@ class Costs:
         # Unsloth runs a prompt once for each of its samples, the others once for all.
         prefills = total * (n if self.on_torch and self.unsloth else 1)
         parallel = max(1, min(self.config.sample.parallel, total * n))
-        nf4 = self.on_torch and self.nf4
-        drawing = self.decoding(total * n * answer, parallel=parallel, context=prompt + answer, nf4=nf4)
+        # Each step reads all weights once. bitsandbytes unpacks NF4 to 16 bit for every product of more than one row:
+        # half a byte read, two written, two read.
+        rule, shape = self.shares, self.shape
+        weights = (4.5 if self.on_torch and self.nf4 else 2.0) * shape.linear + 2.0 * shape.head
+        cache = shape.kv_bytes(int(parallel * (prompt + answer)))
+        traffic = (weights + cache) / (self.machine.bandwidth * rule.bandwidth)
+        work = parallel * 2 * (shape.linear + shape.head) / (self.machine.flops * rule.decode)
+        drawing = total * n * answer / parallel * (max(traffic, work) + shape.layers * rule.layer_s)
         fixed = (self.shares.load_s if self.on_torch else 0.3) * self.machine.pace
         return fixed + self.forward(prefills * prompt) + drawing
 

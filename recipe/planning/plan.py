@@ -119,8 +119,8 @@ def _stages(costs: Costs, host: Costs) -> Iterator[StagePlan]:
     words = "converted or linked; the time of a download is not counted"
     yield StagePlan("seed", Memory(runtime=RUNTIME_LLAMA), SEED_S * host.machine.pace, words, host=True)
     for task in tasks if config.sft.bootstraps else ():
-        settings, unexplained = config.bootstrap, {task: work.tasks[task].unexplained}
-        asked = _judging(costs, f"bootstrap-{task}", unexplained, settings.n, settings.max_tokens, "rows")
+        unexplained, n = {task: work.tasks[task].unexplained}, config.bootstrap.n
+        asked = _judging(costs, f"bootstrap-{task}", unexplained, n, config.bootstrap.max_tokens, "rows")
         # By the seed model; half of the rows are taken to be asked again, with their label.
         yield replace(asked, seconds=1.5 * asked.seconds)
     if config.start == "mixed" and len(tasks) > 1:
@@ -137,7 +137,14 @@ def _stages(costs: Costs, host: Costs) -> Iterator[StagePlan]:
         if method not in ("correct-answer", "majority-vote", "random-equal"):
             n = sample.n if method == "self-assessment" else 2
             yield _judging(costs, f"iter-{t}:assess", inputs, n, sample.max_tokens, "inputs")
-        yield _dpo(costs, t)
+        settings, pairs, (prompt, completion) = config.dpo, work.pairs(t), work.mean(inputs)
+        # On a CPU a pair's prompt is run once, and only completions have logits.
+        tokens = pairs * ((2 if costs.machine.cuda else 1) * prompt + 2 * completion)
+        scored = tokens if costs.machine.cuda else pairs * 2 * completion
+        spent = costs.training(settings, pairs, tokens * settings.epochs, scored * settings.epochs, dpo=True)
+        spent += costs.forward(tokens, scored)  # the reference
+        words = f"about {pairs:,} pairs, {tokens * settings.epochs / 1e6:.2f} M tokens"
+        yield StagePlan(f"iter-{t}:dpo", costs.training_memory(dpo=True), spent, words)
         if config.data.has_dev():
             for judge in ("sft", "j1") if t == 1 else (f"j{t}",):
                 yield _judging(costs, f"dev/{judge}", dev, 1, most, "rows")
@@ -163,15 +170,3 @@ def _sft(costs: Costs, stage: str, tasks: Sequence[Task], *, first: bool) -> Sta
         spent += costs.shares.start_s * costs.machine.pace
     words = f"{rows:,} rows, {tokens / 1e6:.2f} M tokens"
     return StagePlan(stage, costs.training_memory(dpo=False), spent, words)
-
-
-def _dpo(costs: Costs, t: int) -> StagePlan:
-    settings, pairs, cuda = costs.config.dpo, costs.work.pairs(t), costs.machine.cuda
-    prompt, completion = costs.work.mean(costs.work.inputs(t))
-    # On a CPU a pair's prompt is run once, and only completions have logits.
-    tokens = pairs * ((2 if cuda else 1) * prompt + 2 * completion)
-    scored = tokens if cuda else pairs * 2 * completion
-    spent = costs.training(settings, pairs, tokens * settings.epochs, scored * settings.epochs, dpo=True)
-    spent += costs.forward(tokens, scored)  # the reference
-    words = f"about {pairs:,} pairs, {tokens * settings.epochs / 1e6:.2f} M tokens"
-    return StagePlan(f"iter-{t}:dpo", costs.training_memory(dpo=True), spent, words)

@@ -73,16 +73,12 @@ def shape_of(source: str) -> Shape:
     if source in KNOWN:
         return KNOWN[source]
     file = Path(source).expanduser() / "config.json"
-    if file.is_file():
-        return _read(file)
-    raise SreError(
-        f"the shape of {source!r} is not known, and nothing is downloaded to find out. Fetch its config.json and give "
-        f"its folder (--set model.source=FOLDER), or plan with a model like it: {', '.join(KNOWN)}",
-        field="model.source",
-    )
-
-
-def _read(file: Path) -> Shape:
+    if not file.is_file():
+        raise SreError(
+            f"the shape of {source!r} is not known, and nothing is downloaded to find out. Fetch its config.json and "
+            f"give its folder (--set model.source=FOLDER), or plan with a model like it: {', '.join(KNOWN)}",
+            field="model.source",
+        )
     config = read_json(file)
 
     def number(key: str) -> int:

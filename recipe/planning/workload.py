@@ -110,8 +110,12 @@ def _load(config: Config, task: Task, count: Callable[[str], int]) -> TaskLoad:
         raise SreError(f"no training rows in {source!r}", field=f"data.{task}")
     sft = select_sft_rows(config.data, config.sft, task, seed=config.seed)
     unexplained = config.sft.bootstraps and sum(not row.rationale.strip() for row in sft)
-    prompts = Prompts()
-    sizes = [_size(prompts, row, count) for row in train[:: max(1, len(train) // MEASURED_ROWS)]]
+    prompts, sizes = Prompts(), []
+    for row in train[:: max(1, len(train) // MEASURED_ROWS)]:
+        shown = "\n".join(message.content for message in prompts.judge(row))
+        label = row.label if row.label is not None else row.labels[0]
+        judgement = format_verdict(row.rationale.strip() or "-", label)
+        sizes.append((count(shown) + TEMPLATE_TOKENS, count(judgement) + 1))
     prompt, completion = (sum(side) / len(sizes) for side in zip(*sizes, strict=True))
     if unexplained:
         completion += unexplained / len(sft) * config.bootstrap.max_tokens / 2
@@ -132,13 +136,6 @@ def _held_out(config: Config, task: Task, load: TaskLoad) -> TaskLoad:
         kept[split] = taken if limit is None else min(taken, limit)
     sft = min(train, getattr(config.data, f"train_{task}") or train)
     return replace(load, train=train, sft=sft, **kept)
-
-
-def _size(prompts: Prompts, row: Example, count: Callable[[str], int]) -> tuple[int, int]:
-    """Tokens of a row's prompt and of its judgement."""
-    prompt = "\n".join(message.content for message in prompts.judge(row))
-    label = row.label if row.label is not None else row.labels[0]
-    return count(prompt) + TEMPLATE_TOKENS, count(format_verdict(row.rationale.strip() or "-", label)) + 1
 
 
 def _token_counter(source: str) -> Callable[[str], int]:

@@ -134,7 +134,7 @@ def test_seed_data_is_the_tasks_file_of_the_split(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(readers, "resource", lambda name: tmp_path if name == "data" else None)
     assert [e.id for e in read_examples("seed-data", task="pairwise", split="dev")] == ["two"]
     assert {e.id for e in read_examples("seed-data", split="dev")} == {"one", "two"}
-    with pytest.raises(SreError, match="train, dev, test"):
+    with pytest.raises(SreError, match="no file of split 'validation'"):
         read_examples("seed-data", split="validation")
     with pytest.raises(SreError, match="no file of split 'test'"):
         read_examples("seed-data", split="test")
