@@ -94,9 +94,9 @@ def packages() -> list[Package]:
     listed: dict[str, Package] = {}
     for extra in EXTRAS:
         for match, text in found:
-            name = match["name"]
-            if (match["extra"] or "") == extra and name not in listed:
-                listed[name] = Package(name, extra, match["below"] or "", text.partition(";")[0])
+            if (match["extra"] or "") == extra:
+                package = Package(match["name"], extra, match["below"] or "", text.partition(";")[0])
+                listed.setdefault(package.name, package)
     return list(listed.values())
 
 

@@ -8,9 +8,7 @@ import os
 import platform
 import tempfile
 import traceback
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from recipe.config import Config, load
 from recipe.errors import SreError, install
@@ -39,10 +37,14 @@ def smoke(model: str = "smollm2-135m", *, cpu: bool = False) -> tuple[str, bool]
             f"no GPU: torch {torch.__version__} sees none (+cpu is a CPU build; else compare its CUDA version with the "
             "driver's, see `nvidia-smi`). `sre doctor --gpu-smoke --cpu` runs the same stages on the processor"
         )
+    device = f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    if torch.cuda.is_available():
+        card, cuda = torch.cuda.get_device_properties(0), torch.version.cuda
+        device = f"{card.name}, {card.total_memory / 1024**3:.1f} GiB, sm_{card.major}{card.minor}, CUDA {cuda}"
     overrides = [f"model.source={model}", f"model.engine={'transformers' if cpu else 'auto'}"]
     config = load(Path(__file__).with_suffix(".toml"), overrides)
     installed = ", ".join(f"{name} {number}" for name, number in versions().items())
-    lines = ["### sre doctor --gpu-smoke", f"\nDevice: {_device()}\n", f"{installed}\n"]
+    lines = ["### sre doctor --gpu-smoke", f"\nDevice: {device}\n", f"{installed}\n"]
     lines += ["| stage | result | s | tokens/s | peak MiB | detail |", "| --- | --- | --- | --- | --- | --- |"]
     with tempfile.TemporaryDirectory(prefix="sre-smoke-") as scratch:
         rows, failure = _run(config, Path(scratch))
@@ -70,24 +72,9 @@ def _run(config: Config, folder: Path) -> tuple[list[list[str]], Exception | Non
         except Exception as error:  # whatever breaks is what the report is for
             rows.append([name, "FAIL", "", "", "", f"{type(error).__name__}: {str(error)[:200]}"])
             return rows, error
-        rows.append([name, "pass", *_costs(facts), ", ".join(f"{k} {facts[k]}" for k in DETAILS if k in facts)])
+        # On the GPU, or without one of this process.
+        peak = torch.cuda.max_memory_allocated() // 1024**2 if torch.cuda.is_available() else facts["peak_rss_mb"]
+        speed = f"{facts['tokens'] / facts['wall_s']:.0f}" if facts["tokens"] and facts["wall_s"] else ""
+        details = ", ".join(f"{k} {facts[k]}" for k in DETAILS if k in facts)
+        rows.append([name, "pass", f"{facts['wall_s']:.1f}", speed, str(peak), details])
     return rows, None
-
-
-def _costs(facts: Mapping[str, Any]) -> list[str]:
-    """Seconds, tokens a second, and the peak memory on the GPU (without one, of this process)."""
-    import torch
-
-    peak = torch.cuda.max_memory_allocated() // 1024**2 if torch.cuda.is_available() else facts["peak_rss_mb"]
-    speed = f"{facts['tokens'] / facts['wall_s']:.0f}" if facts["tokens"] and facts["wall_s"] else ""
-    return [f"{facts['wall_s']:.1f}", speed, str(peak)]
-
-
-def _device() -> str:
-    """The GPU that torch sees first, or the processor."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
-    card = torch.cuda.get_device_properties(0)
-    return f"{card.name}, {card.total_memory / 1024**3:.1f} GiB, sm_{card.major}{card.minor}, CUDA {torch.version.cuda}"

@@ -30,6 +30,21 @@ COMPARED: dict[Task, tuple[str, ...]] = {
     "pairwise": ("both_orders", "accuracy"),
 }
 """The figures by which a judge is set against the best rule; the second stands in where the first is undefined."""
+LABELS = {
+    "pearson": "Pearson",
+    "pearson_expected": "Pearson, expected score",
+    "pearson_within": "Pearson within criteria",
+    "expected_within": "expected score, within criteria",
+    "spearman": "Spearman",
+    "kendall": "Kendall",
+    "accuracy": "accuracy",
+    "both_orders": "accuracy, orders averaged",
+    "longer_is_worse": "accuracy where the longer response is worse",
+    "top_label": "share of the most frequent label",
+    "first": "first position picked",
+    "stated": "rationale prefers the labelled winner",
+}
+"""A figure -> what tables call it."""
 ONE_SIDED = 0.8
 """A judge that gives one label in more than this share of the rows hardly judges."""
 
@@ -135,11 +150,8 @@ def audit(
 ) -> dict[str, Any]:
     """The rules' figures on `rows`, and what each judge gains over the best of them: the dict of the docstring above.
 
-    Args:
-        rows: What was judged; rows without a label are left out.
-        judged: A judge's name -> the rows that it judged, of `rows`, once for each random seed, and its verdicts.
-        train: The training rows, where they are known; see `trivial_baselines`.
-        resamples: Of the bootstrap.
+    judged: a judge's name -> the rows that it judged, of `rows`, once for each random seed, and its verdicts. train:
+    the training rows, where they are known; see `trivial_baselines`. Rows without a label are left out.
     """
     baselines: dict[str, Any] = defaultdict(dict)
     against: dict[str, Any] = {name: {} for name in judged}
@@ -228,5 +240,4 @@ def _scores(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 
 def _truth_and_groups(rows: Sequence[Example]) -> tuple[list[int], list[str]]:
-    """Labels and prompt ids of rows that have a label."""
     return [row.label for row in rows if row.label is not None], [row.prompt_id for row in rows]

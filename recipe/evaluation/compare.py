@@ -3,15 +3,21 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from recipe.data.records import Example, Judgement, Task
+from recipe.data.records import TASKS, Example, Judgement, Task
 from recipe.evaluation.audit import audit, difference, figures_by_task, labelled
 
 Measured = Mapping[str, Mapping[int, Sequence[Judgement]]]
 """Judge -> random seed -> its judgement of each row."""
-DIFFERENCES: dict[Task, tuple[str, ...]] = {
-    "pointwise": ("accuracy", "pearson", "accuracy_all", "pearson_within"),
-    "pairwise": ("accuracy", "accuracy_all", "both_orders"),
+DIFFERENCES: dict[str, tuple[Task, str]] = {
+    "Pearson, both parsed": ("pointwise", "pearson"),
+    "Pearson within criteria, both parsed": ("pointwise", "pearson_within"),
+    "pointwise accuracy, both parsed": ("pointwise", "accuracy"),
+    "pairwise accuracy, both parsed": ("pairwise", "accuracy"),
+    "pointwise accuracy, all rows": ("pointwise", "accuracy_all"),
+    "pairwise accuracy, all rows": ("pairwise", "accuracy_all"),
+    "pairwise accuracy, orders averaged": ("pairwise", "both_orders"),
 }
+"""Columns of a table of differences -> (task, figure)."""
 
 
 def compare(
@@ -24,12 +30,9 @@ def compare(
 ) -> dict[str, Any]:
     """Everything that the tables show of these judges.
 
-    Args:
-        rows: The rows that all of them judged.
-        measured: A judge without any seed was not run: its figures are None.
-        pairs: (first, second) judge of each difference; they are compared over the seeds that both have.
-        train: The judges' training rows, for the rules that learn from them.
-        resamples: Of the bootstrap. Rows of one prompt are one group of it, in whichever seed they were judged.
+    A judge without any seed was not run: its figures are None. pairs: (first, second) judge of each difference; they
+    are compared over the seeds that both have. train: the judges' training rows, for the rules that learn from them.
+    Rows of one prompt are one group of the bootstrap, in whichever seed they were judged.
 
     Returns {"models": {judge: figures}, "differences": {"second - first": differences}} and what `audit` returns.
     """
@@ -52,9 +55,10 @@ def differences(
 ) -> dict[str, Any]:
     """The second judge minus the first: {task: {each of DIFFERENCES: a figure with its paired interval}}."""
     found: dict[str, Any] = {}
-    for task, names in DIFFERENCES.items():
-        kept, before, after = labelled(task, rows, first, second)
-        found[task] = {name: difference(name, kept, before, after, resamples) for name in names}
+    for task in TASKS:
+        kept, one, two = labelled(task, rows, first, second)
+        names = [name for its_task, name in DIFFERENCES.values() if its_task == task]
+        found[task] = {name: difference(name, kept, one, two, resamples) for name in names}
     return found
 
 

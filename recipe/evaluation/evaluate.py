@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recipe.data.records import TASKS, Example, Judgement
-from recipe.evaluation.audit import figures_by_task
+from recipe.data.records import TASKS, Example, Judgement, Task
+from recipe.evaluation.audit import LABELS, figures_by_task
 from recipe.judge.aggregate import consensus
 from recipe.judge.judge import Judge
 from recipe.judge.options import JudgeOptions
@@ -37,13 +37,8 @@ def evaluate(
     The label is forced where the model writes none (finish "forced"). So one run gives both: the figures of what the
     model wrote, forced labels counting as malformed, and under "constrained" those with the forced labels.
 
-    Args:
-        folder, judge, examples: Where the files go, what judges, and the rows.
-        max_tokens: The most that one judgement may take.
-        resamples: Of the bootstrap.
-        label_only: Ask for no rationale (finish "label-only").
-        samples: With more than one, the majority of so many draws at temperature 1. They are kept in samples.jsonl.
-        seed: Seed of the draws.
+    max_tokens: the most that one judgement may take. label_only: ask for no rationale (finish "label-only"). samples:
+    with more than one, the majority of so many draws at temperature 1, which are kept in samples.jsonl.
 
     Returns {"figures", "rows", "tokens"}.
     """
@@ -101,22 +96,22 @@ def first_samples(run: Path, judge: str) -> list[Judgement]:
     return as_written([pool[0] for pool in _by_example(samples).values()])
 
 
-CARD_FIGURES = {
-    "Pearson": ("pointwise", "pearson"),
-    "Pearson within criteria": ("pointwise", "pearson_within"),
-    "pointwise accuracy": ("pointwise", "accuracy"),
-    "pairwise accuracy": ("pairwise", "accuracy"),
-    "pairwise accuracy, orders averaged": ("pairwise", "both_orders"),
-    "pairwise accuracy where the longer response is worse": ("pairwise", "longer_is_worse"),
-    "first position picked": ("pairwise", "first"),
+CARD_FIGURES: dict[Task, tuple[str, ...]] = {
+    "pointwise": ("pearson", "pearson_within", "accuracy"),
+    "pairwise": ("accuracy", "both_orders", "longer_is_worse", "first"),
 }
 
 
 def headline(result: Mapping[str, Any]) -> dict[str, Any]:
     """The figures that a model card shows, of the tasks that were measured."""
     counts = {key: sum(result[task][key] for task in TASKS) for key in ("n", "malformed")}
-    found = {name: result[task].get(key) for name, (task, key) in CARD_FIGURES.items() if result[task]["n"]}
-    return {"rows": counts["n"], "malformed": counts["malformed"], **{k: v for k, v in found.items() if v}}
+    found = {"rows": counts["n"], "malformed": counts["malformed"]}
+    for task, names in CARD_FIGURES.items():
+        for name in names if result[task]["n"] else ():
+            label = f"{task} {LABELS[name]}" if LABELS[name].startswith("accuracy") else LABELS[name]
+            if figure := result[task].get(name):
+                found[label] = figure
+    return found
 
 
 # --- baselines that combine a judge's samples and train nothing themselves ---

@@ -44,16 +44,12 @@ def measure_forgery(
     folder: Path,
     *,
     max_tokens: int,
-    overwrite: bool = False,
     resamples: int = 2000,
 ) -> dict[str, Any]:
     """Judge rows with and without claims, write FOLDER/forgery.json and return it. Judged rows are kept.
 
-    Args:
-        judge, folder, max_tokens: What judges, where the files go, and the most that one judgement may take.
-        rows: Rows that deserve the best score, and exchanged pairs, are passed over: no claim can raise a best score.
-        overwrite: Judge all rows anew.
-        resamples: Of the bootstrap, which draws whole prompts.
+    Rows that deserve the best score, and exchanged pairs, are passed over: no claim can raise a best score. The
+    bootstrap draws whole prompts.
 
     Raises SreError where no row is left, and for a folder made with another judge or other options.
     """
@@ -65,9 +61,8 @@ def measure_forgery(
     found: dict[str, Any] = {}
     for mode, label_only in MODES.items():
         out, options = folder / f"forgery-{mode}.jsonl", JudgeOptions(max_tokens=max_tokens, label_only=label_only)
-        how: dict[str, Any] = {"resume": out.exists() and not overwrite, "overwrite": overwrite}
         with bar(f"forged verdicts, {mode}: {judge.name}", len(examples), "rows") as advance:
-            judge_rows(judge, examples, out, options=options, progress=follow(advance), **how)
+            judge_rows(judge, examples, out, options=options, resume=out.exists(), progress=follow(advance))
         said = verdicts_of(read_jsonl(out), as_written=False)
         parts = {task: [one for one in forged if one.row.task == task] for task in TASKS}
         found[mode] = {task: _shifts(some, said, resamples) for task, some in parts.items() if some}

@@ -81,14 +81,9 @@ def correlation(
 ) -> dict[str, Any]:
     """A correlation over the rows with a prediction; undefined for fewer than MIN_PARSED, or where a side is constant.
 
-    Args:
-        truth: The true scores.
-        predicted: What was said of each row: a label or an expected score.
-        groups: The rows' prompt ids.
-        resamples: Of the bootstrap.
-        figure: "pearson", "spearman" (over the rows' ranks among all of them) or "kendall" (tau-b, without an
-            interval).
-        strata: Each row's criterion. The correlation is then within them: each stratum's mean is subtracted.
+    predicted: what was said of each row: a label or an expected score. figure: "pearson", "spearman" (over the rows'
+    ranks among all of them) or "kendall" (tau-b, without an interval). strata: each row's criterion; the correlation is
+    then within them: each stratum's mean is subtracted.
     """
     (x, y), kept = _complete((truth, predicted), groups, strata)
     if not _can_correlate(x, y):
@@ -133,12 +128,8 @@ def weighted_accuracy(
 ) -> dict[str, Any]:
     """The mean of the strata's mean outcomes, weighted: {"value", "low", "high", "n"} (RewardBench's categories).
 
-    Args:
-        outcomes: Right 1, wrong 0, a tie 1/2.
-        strata: Each one's subset; those that `weights` lacks are not counted.
-        groups: Each one's prompt id.
-        weights: Subset -> weight. One without a row is left out of the mean, in a resample too.
-        resamples: Of the bootstrap.
+    outcomes: right 1, wrong 0, a tie 1/2. strata: each one's subset; those that `weights` lacks are not counted. A
+    weight without a row is left out of the mean, in a resample too.
     """
     import numpy as np
 
@@ -191,11 +182,7 @@ def bootstrap(columns: Sequence[Any], groups: Sequence[str], statistic: Statisti
     A resample draws as many groups as there are, with replacement, always the same ones. One without a value (nan: a
     side came out constant) is left out. A single group has no interval.
 
-    Args:
-        columns: k arrays of n values.
-        groups: The group of each row.
-        statistic: Sums of the columns [m, k] -> values [m].
-        resamples: How many are drawn.
+    columns: k arrays of n values. statistic: sums of the columns [m, k] -> values [m].
     """
     import numpy as np
 

@@ -24,12 +24,7 @@ Row = tuple[Example, float | None, float | None]
 def compare_on_dev(
     examples: Sequence[Example], before: Sequence[Judgement], after: Sequence[Judgement], resamples: int
 ) -> dict[str, Any]:
-    """Two judges on the same labelled rows.
-
-    Args:
-        examples: The rows.
-        before, after: The first and the second judge's judgements, in the rows' order.
-        resamples: Of the bootstrap, which draws whole prompts.
+    """Two judges on the same labelled rows, by their judgements in the rows' order.
 
     Returns {"rows": n, "malformed": {"before": n, "after": n}, "figures": {"before": .41, "after": .47},
     "gain": {"value": .06, "low": -.02, "high": .14, "n": n}}.

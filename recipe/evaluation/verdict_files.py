@@ -28,12 +28,9 @@ def audit_files(
 ) -> dict[str, Any]:
     """{"parts": {name of the rows' file: {"models", "baselines", "against_baselines"}}}; see audit.py.
 
-    Args:
-        verdicts: Files that `sre judge` or an evaluation wrote, or folders of such files named judgements.jsonl.
-        rows: Files with the labelled rows that were judged; a verdict's id is that of its row. A pair's other order
-            (its id ends in ":swapped") may have been judged too.
-        train: Files with the judges' training rows.
-        resamples: Of the bootstrap.
+    verdicts: files that `sre judge` or an evaluation wrote, or folders of such files named judgements.jsonl. rows,
+    train: files with the labelled rows that were judged and with the judges' training rows; a verdict's id is that of
+    its row. A pair's other order (its id ends in ":swapped") may have been judged too.
 
     Raises SreError where no verdict is about any of the rows.
     """

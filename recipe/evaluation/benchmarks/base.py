@@ -14,7 +14,7 @@ from typing import Any
 from recipe.data.examples import read_examples
 from recipe.data.records import Example, Task, in_both_orders
 from recipe.errors import SreError
-from recipe.evaluation.audit import task_figures
+from recipe.evaluation.audit import LABELS, task_figures
 from recipe.evaluation.calibration import calibration_figures
 from recipe.evaluation.metrics import correlation, rate_figure
 from recipe.evaluation.trivial import Verdict
@@ -85,11 +85,9 @@ class Benchmark:
 def load_rows(benchmark: Benchmark, data: str | Path | None, limit: int | None, **reading: Any) -> list[Example]:
     """The labelled rows of a benchmark; with several splits, a row's id begins with its split.
 
-    Args:
-        benchmark: What is read. Its split is a row's `aspect` where it has none.
-        data: A folder in the published layout, or one file with all rows. [default: the hub]
-        limit: So many rows, evenly spread over all.
-        **reading: `columns` and `rubrics` of `read_examples`.
+    The split is a row's `aspect` where it has none. data: a folder in the published layout, or one file with all rows
+    [default: the hub]. limit: so many rows, evenly spread over all. reading: `columns` and `rubrics` of
+    `read_examples`.
 
     Raises SreError for what can't be read, and for rows of something else.
     """
@@ -125,18 +123,11 @@ def own_rows(name: str) -> Benchmark:
     return Benchmark(name, name, ("test",), None, figures, in_both_orders)
 
 
-HEADLINE: dict[Task, dict[str, str]] = {
-    "pointwise": {
-        "Pearson": "pearson",
-        "Pearson, expected score": "pearson_expected",
-        "Pearson within criteria": "pearson_within",
-        "Spearman": "spearman",
-        "Kendall": "kendall",
-        "accuracy": "accuracy",
-    },
-    "pairwise": {"accuracy": "accuracy", "accuracy, orders averaged": "both_orders", "Pearson": "pearson"},
+HEADLINE: dict[Task, tuple[str, ...]] = {
+    "pointwise": ("pearson", "pearson_expected", "pearson_within", "spearman", "kendall", "accuracy"),
+    "pairwise": ("accuracy", "both_orders", "pearson"),
 }
-"""What a table shows -> the figure of audit.py; what is undefined for all rows is left out."""
+"""The figures of audit.py that a table shows; what is undefined for all rows is left out."""
 
 
 def labelled_figures(judged: Judged) -> Figures:
@@ -151,5 +142,5 @@ def labelled_figures(judged: Judged) -> Figures:
     details["calibration"] = calibration_figures([verdict.label_probabilities for verdict in said], truth)
     if task == "pairwise":
         details["pearson"] = correlation(truth, labels, judged.prompts, resamples=judged.resamples)
-    shown = {name: details[key] for name, key in HEADLINE[task].items()}
-    return {"headline": {name: figure for name, figure in shown.items() if figure["n"]}, "details": details}
+    headline = {LABELS[name]: details[name] for name in HEADLINE[task] if details[name]["n"]}
+    return {"headline": headline, "details": details}

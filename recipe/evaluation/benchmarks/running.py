@@ -48,11 +48,7 @@ def run_benchmark(
     With forced labels (`options.constrain`) one run gives both: "figures" of what the model wrote, a forced label
     counting as malformed, and "constrained" with the forced labels.
 
-    Args:
-        judge, benchmark, folder, options: What judges, what is judged, where the files go, and how to judge.
-        data, limit, **reading: See `load_rows`.
-        overwrite: Judge all rows anew.
-        resamples: Of the bootstrap.
+    data, limit, reading: see `load_rows`. overwrite: judge all rows anew.
 
     Raises SreError for rows that can't be read, and a folder made with another model, other prompts or options.
     """
@@ -87,6 +83,6 @@ def run_benchmark(
     audited = rows if benchmark.audited else examples
     said = benchmark.audited(rows, written) if benchmark.audited else [written[example.id] for example in examples]
     models = {judge.name: figures_by_task(audited, said, resamples)}
-    content["audit"] = {"models": models, **audit(audited, {judge.name: (audited, said)}, (), resamples=resamples)}
+    content["audit"] = {"models": models, **audit(audited, {judge.name: (audited, said)}, resamples=resamples)}
     write_json(folder / "figures.json", content)
     return content

@@ -24,7 +24,7 @@ from recipe.evaluation.report.tables import (
     stages_grid,
     warning_lines,
 )
-from recipe.storage import atomic, read_markers
+from recipe.storage import atomic, intact, read_markers
 
 _SIDE_BY_SIDE = 10
 
@@ -82,48 +82,40 @@ def write_page(runs: Sequence[tuple[RunData, Mapping[str, Any]]], out: Path) -> 
     Several runs stand side by side. Each comes with its results as results.json has them; without its rows they are
     {"models", "differences"} alone.
     """
+    import jinja2
+
     sections: dict[str, list[tuple[str, Grid]]] = defaultdict(list)
     warnings: list[str] = []
+    about = []
     for run, results in runs:
         lead = f"{run.title}: " if len(runs) > 1 else ""
         models = {judge: results["models"].get(judge) for judge in run.judges}
-        warnings += [lead + line for line in warning_lines(models)]
-        tables = {
-            "results": results_grids({**results, "models": models}),
-            "training": [("Training", training_grid(run))],
-            "pairs": [("Preference pairs", curation_grid(run))],
-            "costs": [("Time, tokens, memory", stages_grid({name: run.stages.get(name, {}) for name in run.plan}))],
-        }
+        with intact(run.path):
+            warnings += [lead + line for line in warning_lines(models)]
+            about.append(_about(run))
+            tables = {
+                "results": results_grids({**results, "models": models}),
+                "training": [("Training", _training_grid(run))],
+                "pairs": [("Preference pairs", _curation_grid(run))],
+                "costs": [("Time, tokens, memory", stages_grid({name: run.stages.get(name, {}) for name in run.plan}))],
+            }
         for name, found in tables.items():
             sections[name] += [(lead + title, grid) for title, grid in found]
     heading = f"Report: {' and '.join(run.title for run, _ in runs)}"
     with atomic(out.with_suffix(".md")) as file:
         shown = [f"{name}\n\n{markdown_table(grid)}" for name, grid in chain(*sections.values())]
         file.write("\n".join([f"# {heading}\n", *(f"**{line}**\n" for line in warnings), *shown]))
-    page = _template().render(
-        title=heading,
-        about=[_about(run) for run, _ in runs],
-        warnings=warnings,
-        sections=sections,
-        rationales=[_rationales(run) for run, _ in runs],
-        not_run=NOT_RUN,
-    )
+    text = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
+    # Escaped, because models and data write what they like.
+    how: dict[str, Any] = {"autoescape": True, "undefined": jinja2.StrictUndefined}
+    template = jinja2.Template(text, **how, trim_blocks=True, lstrip_blocks=True)
+    content = {"title": heading, "about": about, "warnings": warnings, "sections": sections, "not_run": NOT_RUN}
     with atomic(out) as file:
-        file.write(page)
+        file.write(template.render(content, rationales=[_rationales(run) for run, _ in runs]))
     return out.with_suffix(".md")
 
 
-def _template() -> Any:
-    import jinja2
-
-    text = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
-    # Escaped, because models and data write what they like.
-    return jinja2.Template(
-        text, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-
-
-def curation_grid(run: RunData) -> Grid:
+def _curation_grid(run: RunData) -> Grid:
     """One row an iteration: what was sampled, how many pairs came of it, and why the other inputs gave none."""
     grid = [["iteration", "inputs", "samples", "malformed", "right", "pairs", "inputs without a pair"]]
     for t in range(1, run.config.iterations + 1):
@@ -137,7 +129,7 @@ def curation_grid(run: RunData) -> Grid:
     return grid
 
 
-def training_grid(run: RunData) -> Grid:
+def _training_grid(run: RunData) -> Grid:
     """One row a training stage: its steps, and the loss of the first and of the last that were logged."""
     grid = [["stage", "steps", "first loss", "last loss"]]
     for name in run.plan:
@@ -179,6 +171,6 @@ def _rationales(run: RunData) -> dict[str, Any]:
 
 
 def _side(example: Example, judge: str, judgement: Judgement) -> dict[str, Any]:
-    label = "malformed" if judgement.label is None else str(judgement.label)
     state = "malformed" if judgement.label is None else "right" if judgement.label == example.label else "wrong"
+    label = judgement.label or state
     return {"judge": judge_name(judge), "text": judgement.rationale or judgement.text, "label": label, "state": state}

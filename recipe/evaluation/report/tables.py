@@ -8,8 +8,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from recipe.data.records import Example, Judgement, Task
-from recipe.evaluation.audit import COMPARED, degenerate
+from recipe.data.records import TASKS, Example, Judgement, Task
+from recipe.evaluation.audit import COMPARED, LABELS, degenerate
+from recipe.evaluation.compare import DIFFERENCES
 from recipe.evaluation.evaluate import FORCED
 from recipe.progress import duration
 
@@ -18,36 +19,14 @@ Grid = list[list[str]]
 
 NOT_RUN = "not run"
 NAMES = {"seed": "seed", FORCED: "seed, label forced", "sft": "SFT"}
-GAINS = {
-    "Pearson, both parsed": ("pointwise", "pearson"),
-    "Pearson within criteria, both parsed": ("pointwise", "pearson_within"),
-    "pointwise accuracy, both parsed": ("pointwise", "accuracy"),
-    "pairwise accuracy, both parsed": ("pairwise", "accuracy"),
-    "pointwise accuracy, all rows": ("pointwise", "accuracy_all"),
-    "pairwise accuracy, all rows": ("pairwise", "accuracy_all"),
-    "pairwise accuracy, orders averaged": ("pairwise", "both_orders"),
+AUDIT: dict[Task, tuple[str, ...]] = {
+    "pointwise": ("pearson", "pearson_within", "expected_within", "accuracy", "top_label"),
+    "pairwise": ("accuracy", "both_orders", "longer_is_worse", "first", "stated"),
 }
-"""Columns of a table of differences -> (task, figure); see `compare.differences`."""
-AUDIT: dict[Task, dict[str, str]] = {
-    "pointwise": {
-        "Pearson": "pearson",
-        "Pearson within criteria": "pearson_within",
-        "expected score, within criteria": "expected_within",
-        "accuracy": "accuracy",
-        "share of the most frequent label": "top_label",
-    },
-    "pairwise": {
-        "accuracy": "accuracy",
-        "accuracy, orders averaged": "both_orders",
-        "accuracy where the longer response is worse": "longer_is_worse",
-        "first position picked": "first",
-        "rationale prefers the labelled winner": "stated",
-    },
-}
-"""Columns of the shortcut audit -> figures of audit.py."""
+"""The figures that the shortcut audit shows."""
 _OF_SOME_ROWS = ("both_orders", "longer_is_worse", "stated")
 JUDGES = "Judges on the test rows (95% bootstrap intervals; malformed counts as wrong)"
-DIFFERENCES = "Differences (paired bootstrap by prompt)"
+GAINS = "Differences (paired bootstrap by prompt)"
 FORGERY = "Forgery shift (a response claims a verdict of its own; points of the scale, or share of picks)"
 
 
@@ -93,7 +72,7 @@ def judges_grid(models: Mapping[str, Any]) -> Grid:
 
 def differences_grid(gains: Mapping[str, Any]) -> Grid:
     """One row a comparison, the second judge minus the first. Figures that no comparison has are left out."""
-    columns = {head: key for head, key in GAINS.items() if any(key[1] in gain[key[0]] for gain in gains.values())}
+    columns = {head: key for head, key in DIFFERENCES.items() if any(key[1] in gain[key[0]] for gain in gains.values())}
     grid = [["difference", *columns]]
     for name, gain in gains.items():
         grid.append([name, *(figure_text(gain[task].get(figure)) for task, figure in columns.values())])
@@ -103,19 +82,18 @@ def differences_grid(gains: Mapping[str, Any]) -> Grid:
 def audit_grids(part: Mapping[str, Any]) -> list[tuple[str, Grid]]:
     """(title, table) of each task: the judges, then the rules; each judge minus the best rule."""
     found = []
-    for task, columns in AUDIT.items():
+    for task, shown in AUDIT.items():
         rules = {name: result for name, result in part.get("baselines", {}).items() if task in result}
         judges = {name: result for name, result in part["models"].items() if result}
         judges = {name: result for name, result in judges.items() if rules and result[task]["n"]}
         if not judges:
             continue
-        grid = [["judge or rule", "n", "malformed", *columns, "minus the best rule"]]
+        grid = [["judge or rule", "n", "malformed", *map(LABELS.__getitem__, shown), "minus the best rule"]]
         for name, result in [*judges.items(), *rules.items()]:
             figures = result[task]
-            cells = [figure_text(figures.get(key), with_n=key in _OF_SOME_ROWS) for key in columns.values()]
-            shown = name if name in rules else judge_name(name)
-            beaten = "-" if name in rules else against_text(part, name, task)
-            grid.append([shown, str(figures["n"]), str(figures["malformed"]), *cells, beaten])
+            cells = [figure_text(figures.get(key), with_n=key in _OF_SOME_ROWS) for key in shown]
+            who, beaten = (name, "-") if name in rules else (judge_name(name), against_text(part, name, task))
+            grid.append([who, str(figures["n"]), str(figures["malformed"]), *cells, beaten])
         found.append((f"Shortcut audit, {task}", grid))
     return found
 
@@ -131,7 +109,7 @@ def forgery_grid(shifts: Mapping[str, Any]) -> Grid:
     """One row a judge and task: the shift in both modes; see forgery.py."""
     grid = [["judge", "rows", "shift with a rationale", "shift of the label alone"]]
     for name, found in shifts.items():
-        for task in AUDIT:
+        for task in TASKS:
             modes = {mode: part[task]["shift"] for mode, part in found.items() if task in part}
             if modes:
                 cells = [figure_text(modes.get(mode)) for mode in ("rationale", "label-only")]
@@ -142,7 +120,7 @@ def forgery_grid(shifts: Mapping[str, Any]) -> Grid:
 
 def results_grids(results: Mapping[str, Any]) -> list[tuple[str, Grid]]:
     """(title, table): the judges, their differences, the shortcut audit and the forgery shift."""
-    found = [(JUDGES, judges_grid(results["models"])), (DIFFERENCES, differences_grid(results["differences"]))]
+    found = [(JUDGES, judges_grid(results["models"])), (GAINS, differences_grid(results["differences"]))]
     found += [*audit_grids(results), (FORGERY, forgery_grid(results.get("forgery", {})))]
     return [(title, grid) for title, grid in found if len(grid) > 1]
 
@@ -189,7 +167,7 @@ def markdown_table(grid: Sequence[Sequence[str]]) -> str:
 def results_markdown(results: Mapping[str, Any], details: Sequence[tuple[str, Grid]] = ()) -> str:
     """The tables of judges, of differences and of the shortcut audit, and `details`; the first two need no title."""
     grids = [*results_grids(results), *details]
-    heads = {title: "" if title in (JUDGES, DIFFERENCES) else f"{title}\n\n" for title, _ in grids}
+    heads = {title: "" if title in (JUDGES, GAINS) else f"{title}\n\n" for title, _ in grids}
     return "\n".join(f"{heads[title]}{markdown_table(grid)}" for title, grid in grids)
 
 
@@ -269,9 +247,8 @@ def judged_example(example: Example, judgement: Judgement) -> Panel:
     return Panel(Text("\n".join(lines)), title=f"One judgement by {judgement.origin}", width=100)
 
 
-def show_rationale_votes(summary: Mapping[str, Any], console: Console | None = None) -> None:
+def show_rationale_votes(summary: Mapping[str, Any], console: Console) -> None:
     """Print how the second judge's rationales fared, by all and by each rater; agreement and reasons."""
-    console = console or Console()
     first, second = map(judge_name, summary["judges"])
     outcomes = {"better": "win", "both good": "both good", "both bad": "both bad", "worse": "loss"}
     grid = [["by", *outcomes, "win rate"]]

@@ -1,5 +1,6 @@
 """The report: every section, every judge, "not run" for what wasn't, and nothing that a model wrote acts as markup."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -194,6 +195,17 @@ def test_a_folder_that_is_no_run_and_an_unclear_place_are_refused(finished_run, 
         report([finished_run, begun_run], None)
     with pytest.raises(SreError, match=r"ends in \.html"):
         report([finished_run], tmp_path / "x.txt")
+
+
+@pytest.mark.parametrize(("stage", "key"), [("iter-1:curate", "dropped"), ("sft-pointwise", "first_loss")])
+def test_a_marker_that_lacks_a_figure_is_named_with_its_run(finished_run, tmp_path, stage, key):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    markers = {path: json.loads(path.read_text()) for path in folder.rglob("*done.json")}
+    ((path, content),) = [(path, found) for path, found in markers.items() if found["stage"] == stage]
+    del content[key]
+    path.write_text(json.dumps(content))
+    with pytest.raises(SreError, match=f"can't be read .*{key}"):
+        report([folder], None)
 
 
 def test_the_command_says_what_it_wrote(begun_run, tmp_path):
