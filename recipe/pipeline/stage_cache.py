@@ -61,7 +61,8 @@ class RunFolder:
     """One run. `do` runs a stage unless its marker says it is done, here or in one of the `lenders`: other run folders
     whose stages of the same name and input hash are taken over. `begin` is called before a stage is made here.
 
-    Several processes of one launch may share it. `main`: this is the one that writes what all share.
+    Several processes of one launch may share it. `main`: this is the one that writes what all share. `renewed`: a stage
+    that `do` forgets, once all that it needs is found.
     """
 
     def __init__(self, path: Path, *, lenders: Sequence[Path] = (), begin: Callable[[], None] = lambda: None) -> None:
@@ -70,6 +71,7 @@ class RunFolder:
         self._begin = begin
         self._process = process()[0]
         self.main = self._process == 0
+        self.renewed = ""
 
     def do(
         self,
@@ -99,6 +101,8 @@ class RunFolder:
         head = {"stage": stage, "settings": settings, "inputs": inputs}
         head["hash"] = digest = hash_object(head)
         given = {n: v.path if isinstance(v, Made | Content) else v for n, v in given.items()}
+        if stage == self.renewed:
+            self.forget(stage)
         if (done := self._done(stage, digest)) is not None:
             return done
         if not self.main:

@@ -118,7 +118,7 @@ def run_stage(folder: Path, name: str, overrides: Sequence[str] = (), *, again: 
     with run.working():
         if again or run.config != load(folder / "config.toml"):
             _ = run.exported  # refused before anything is forgotten
-            run.cache.forget(name)
+            run.cache.renewed = name
         facts = step()
         write_results(run)
         return facts

@@ -223,6 +223,16 @@ def test_another_judge_than_the_last_is_taken_home(finished, tiny_model, tiny_da
         run_pipeline(load("tiny", ['export.source="j9"']), tmp_path / "other")
 
 
+def test_a_stage_that_cannot_run_again_stays_done(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    marker, config = folder / "iter-1" / "curate.done.json", folder / "config.toml"
+    before = marker.read_bytes(), config.read_bytes()
+    (folder / "iter-1" / "sample.done.json").unlink()
+    refused = CliRunner().invoke(main, ["stage", "iter-1:curate", str(folder), "--set", "curate.margin=1"])
+    assert (refused.exit_code, "needs stage 'iter-1:sample'" in refused.output) == (2, True)
+    assert (marker.read_bytes(), config.read_bytes()) == before
+
+
 def test_a_run_folder_of_another_config_is_refused(finished, tiny_model, tiny_data):
     changed = [*settings(tiny_model, tiny_data), "sft.learning_rate=1e-3"]
     with pytest.raises(SreError, match=r"differs in: sft\.learning_rate"):
