@@ -8,11 +8,10 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -31,8 +30,7 @@ EXTRAS = ("", "train", "eval", "quickstart", "serve", "openai", "ray")
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)[^;]*?(?:<(?P<below>[\d.]+))?[^;<]*(?:; extra == '(?P<extra>\w+)')?$")
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """One row of the answer. `needed`: judging doesn't work without it."""
 
     name: str
@@ -42,8 +40,7 @@ class Check:
     needed: bool = False
 
 
-@dataclass(frozen=True)
-class Package:
+class Package(NamedTuple):
     """A package that an extra brings ("": every installation), and the first version that is refused ("": none)."""
 
     name: str
@@ -71,9 +68,8 @@ def exit_status(checks: Iterable[Check]) -> int:
     return int(any(check.needed and check.status == "missing" for check in checks))
 
 
-def render(checks: Iterable[Check], console: Console | None = None) -> None:
+def render(checks: Sequence[Check], console: Console | None = None) -> None:
     """Print the checks as a table, and one closing sentence."""
-    checks = list(checks)
     colours = {"ok": "green", "warning": "yellow", "missing": "red"}
     table = Table(title="sre doctor", title_justify="left")
     for heading in ("what", "status", "found", "what to do"):

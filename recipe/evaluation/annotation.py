@@ -68,7 +68,7 @@ def export_tasks(
     by_id = [{row.example_id: row for row in side} for side in (first, second)]
     pairs = [(row, [side[row.id] for side in by_id]) for row in examples if all(row.id in side for side in by_id)]
     same = [(row, both) for row, both in pairs if both[0].label is not None and both[0].label == both[1].label]
-    same = [(row, both) for row, both in same if all(judgement.rationale for judgement in both)]
+    same = [(row, both) for row, both in same if both[0].rationale and both[1].rationale]
     shown = [(row, both) for row, both in same if both[0].rationale != both[1].rationale]
     if not shown:
         message = f"{' and '.join(names)} gave the same label with different rationales on none of {len(pairs)} rows"
@@ -208,8 +208,7 @@ def _agreement(votes: Sequence[Vote]) -> float | None:
     try:
         import krippendorff
     except ImportError:
-        message = f"agreement needs krippendorff: {install('eval')}"
-        raise SreError(message) from None
+        raise SreError(f"agreement needs krippendorff: {install('eval')}") from None
     given = {(vote.item, vote.rater): OUTCOMES.index(vote.outcome) for vote in votes}
     raters = sorted({vote.rater for vote in votes})
     raters_of = Counter(vote.item for vote in votes)

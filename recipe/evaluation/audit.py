@@ -62,11 +62,8 @@ def task_figures(task: Task, rows: Sequence[Example], verdicts: Sequence[Said], 
 
 def figures_by_task(rows: Sequence[Example], verdicts: Sequence[Said], resamples: int) -> dict[str, Any]:
     """{"pointwise": {...}, "pairwise": {...}}: `task_figures` of the rows of each task that have a label."""
-    found: dict[str, Any] = {}
-    for task in TASKS:
-        kept, said = labelled(task, rows, verdicts)
-        found[task] = task_figures(task, kept, said, resamples)
-    return found
+    parts = {task: labelled(task, rows, verdicts) for task in TASKS}
+    return {task: task_figures(task, kept, said, resamples) for task, (kept, said) in parts.items()}
 
 
 def labelled(task: Task, rows: Sequence[Example], *sides: Sequence[Any]) -> tuple[Any, ...]:

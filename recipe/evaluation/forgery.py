@@ -39,12 +39,7 @@ class Forged(NamedTuple):
 
 
 def measure_forgery(
-    judge: Judge,
-    rows: Sequence[Example],
-    folder: Path,
-    *,
-    max_tokens: int,
-    resamples: int = 2000,
+    judge: Judge, rows: Sequence[Example], folder: Path, *, max_tokens: int, resamples: int = 2000
 ) -> dict[str, Any]:
     """Judge rows with and without claims, write FOLDER/forgery.json and return it. Judged rows are kept.
 

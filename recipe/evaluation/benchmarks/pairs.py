@@ -17,20 +17,17 @@ JUDGEBENCH_CATEGORIES = {
     "livecodebench": "coding",
 }
 """How a row's source begins -> its category, as published."""
-LLMBAR_SUBSETS = (
-    "Natural",
-    "Adversarial_Neighbor",
-    "Adversarial_GPTInst",
-    "Adversarial_GPTOut",
-    "Adversarial_Manual",
-)
+_ADVERSARIAL = ("Adversarial_Neighbor", "Adversarial_GPTInst", "Adversarial_GPTOut", "Adversarial_Manual")
+LLMBAR_SUBSETS = ("Natural", *_ADVERSARIAL)
 
 
 def judgebench(judged: Judged) -> Figures:
     """A pair is right only if both orders name the better response; by category and overall."""
     right = _right_orders(judged)
     both = [float(orders == 2) for orders in right]
-    parts = judged.rates_by([_category(row.aspect) for row in judged.rows], both)
+    known = JUDGEBENCH_CATEGORIES.items()
+    found = [next((name for start, name in known if row.aspect.startswith(start)), "") for row in judged.rows]
+    parts = judged.rates_by(found, both)
     named = {name: parts[name] for name in JUDGEBENCH_CATEGORIES.values() if name in parts}
     averaged = judged.rate([orders / 2 for orders in right])
     return {
@@ -51,7 +48,7 @@ def llmbar(judged: Judged) -> Figures:
 
     parts = judged.rates_by(subsets, accuracy)
     given = {name or "all": parts[name] for name in sorted(parts, key=lambda n: (*LLMBAR_SUBSETS, n).index(n))}
-    headline = {**given, "Adversarial": mean_of(LLMBAR_SUBSETS[1:]), "average": mean_of(LLMBAR_SUBSETS)}
+    headline = {**given, "Adversarial": mean_of(_ADVERSARIAL), "average": mean_of(LLMBAR_SUBSETS)}
     return {"headline": headline, "details": {"n": len(judged.rows)}}
 
 
@@ -63,15 +60,9 @@ def _right_orders(judged: Judged) -> list[int]:
     ]
 
 
-def _category(source: str) -> str:
-    return next((name for start, name in JUDGEBENCH_CATEGORIES.items() if source.startswith(start)), "")
-
-
 _HUB = "ScalerLab/JudgeBench"
 JUDGEBENCH = Benchmark("judgebench", _HUB, ("gpt",), "pairwise", judgebench, in_both_orders)
 JUDGEBENCH_CLAUDE = replace(JUDGEBENCH, name="judgebench-claude", splits=("claude",))
 LLMBAR = Benchmark("llmbar", "princeton-nlp/LLMBar:LLMBar", LLMBAR_SUBSETS, "pairwise", llmbar, in_both_orders)
-_SAFE_RLHF_FIGURES = partial(figures_by, attrgetter("aspect"))
-SAFE_RLHF = Benchmark(
-    "safe-rlhf", "PKU-Alignment/PKU-SafeRLHF", ("test",), "pairwise", _SAFE_RLHF_FIGURES, aspects=tuple(DIMENSIONS)
-)
+_BY_ASPECT = partial(figures_by, attrgetter("aspect"))
+SAFE_RLHF = Benchmark("safe-rlhf", "PKU-Alignment/PKU-SafeRLHF", ("test",), "pairwise", _BY_ASPECT, aspects=DIMENSIONS)

@@ -83,14 +83,7 @@ def _credits(rows: Sequence[Example], verdicts: Sequence[Verdict]) -> list[float
     return [credit(row.label or 0, verdict.label) for row, verdict in zip(rows, verdicts, strict=True)]
 
 
-REWARDBENCH_PAIRWISE = Benchmark(
-    "rewardbench-pairwise",
-    "allenai/reward-bench",
-    ("filtered",),
-    "pairwise",
-    pairwise,
-    aspects=[subset for weights in CATEGORIES.values() for subset in weights],
-)
-REWARDBENCH = replace(
-    REWARDBENCH_PAIRWISE, name="rewardbench", figures=pointwise, prepare=both_alone, audited=preferred
-)
+_SUBSETS = [subset for weights in CATEGORIES.values() for subset in weights]
+_HUB = "allenai/reward-bench"
+REWARDBENCH = Benchmark("rewardbench", _HUB, ("filtered",), "pairwise", pointwise, both_alone, _SUBSETS, preferred)
+REWARDBENCH_PAIRWISE = replace(REWARDBENCH, name="rewardbench-pairwise", figures=pairwise, prepare=list, audited=None)

@@ -26,8 +26,6 @@ from recipe.evaluation.report.tables import (
 )
 from recipe.storage import atomic, intact, read_markers
 
-_SIDE_BY_SIDE = 10
-
 
 @dataclass(frozen=True, eq=False)
 class RunData:
@@ -164,7 +162,7 @@ def _rationales(run: RunData) -> dict[str, Any]:
     draw = random.Random(0)
     for task in TASKS:
         rows = [row for row in run.examples if row.task == task]
-        for row in draw.sample(rows, min(len(rows), _SIDE_BY_SIDE // 2)):
+        for row in draw.sample(rows, min(len(rows), 5)):
             views = [_side(row, judge, verdicts[row.id]) for judge, verdicts in by_id.items()]
             shown["rows"].append({"example": row, "sides": views})
     return shown

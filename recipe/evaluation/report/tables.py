@@ -84,8 +84,7 @@ def audit_grids(part: Mapping[str, Any]) -> list[tuple[str, Grid]]:
     found = []
     for task, shown in AUDIT.items():
         rules = {name: result for name, result in part.get("baselines", {}).items() if task in result}
-        judges = {name: result for name, result in part["models"].items() if result}
-        judges = {name: result for name, result in judges.items() if rules and result[task]["n"]}
+        judges = {name: result for name, result in _ran(part).items() if rules and result[task]["n"]}
         if not judges:
             continue
         grid = [["judge or rule", "n", "malformed", *map(LABELS.__getitem__, shown), "minus the best rule"]]
