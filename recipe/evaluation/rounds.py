@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from recipe.evaluation.metrics import Matrix
 
 Keep = Literal["better", "significant", "all"]
-Row = tuple[Example, float | None, float | None]
-"""A labelled row, and what each judge said of it."""
 
 
 def compare_on_dev(
@@ -29,31 +27,17 @@ def compare_on_dev(
     Returns {"rows": n, "malformed": {"before": n, "after": n}, "figures": {"before": .41, "after": .47},
     "gain": {"value": .06, "low": -.02, "high": .14, "n": n}}.
     """
+    import numpy as np
+
     sides = {"before": before, "after": after}
     malformed = {name: sum(j.label is None for j in as_written(side)) for name, side in sides.items()}
     rows = [(e, _said(one), _said(two)) for e, one, two in zip(examples, before, after, strict=True)]
     rows = [row for row in rows if row[0].label is not None]
     # A score that an engine could not give is left out on both sides.
     rows = [row for row in rows if row[0].task == "pairwise" or None not in row[1:]]
-    return {"rows": len(examples), "malformed": malformed, **_compared(rows, resamples)}
-
-
-def is_kept(gain: dict[str, Any], rule: Keep) -> bool:
-    """Whether a gain is proof enough for a round. One that can't be computed proves nothing."""
-    proof = gain["low"] if rule == "significant" else gain["value"]
-    return rule == "all" or (proof is not None and proof > 0)
-
-
-def _said(judgement: Judgement) -> float | None:
-    finer = judgement.expected_score if judgement.task == "pointwise" else None
-    return judgement.label if finer is None else finer
-
-
-def _compared(rows: Sequence[Row], resamples: int) -> dict[str, Any]:
-    import numpy as np
-
+    counts = {"rows": len(examples), "malformed": malformed}
     if not rows:
-        return {"figures": {"before": 0.0, "after": 0.0}, "gain": nothing(0)}
+        return {**counts, "figures": {"before": 0.0, "after": 0.0}, "gain": nothing(0)}
     truth = np.array([example.label for example, *_ in rows], dtype=np.float64)
     scores = np.array([example.task == "pointwise" for example, *_ in rows], dtype=np.float64)
     columns = []
@@ -75,4 +59,15 @@ def _compared(rows: Sequence[Row], resamples: int) -> dict[str, Any]:
     figures = {"before": float(figure(totals[:, :8])[0]), "after": float(figure(totals[:, 8:])[0])}
     groups = [example.prompt_id for example, *_ in rows]
     gain = bootstrap(columns, groups, lambda sums: figure(sums[:, 8:]) - figure(sums[:, :8]), resamples)
-    return {"figures": figures, "gain": gain}
+    return {**counts, "figures": figures, "gain": gain}
+
+
+def is_kept(gain: dict[str, Any], rule: Keep) -> bool:
+    """Whether a gain is proof enough for a round. One that can't be computed proves nothing."""
+    proof = gain["low"] if rule == "significant" else gain["value"]
+    return rule == "all" or (proof is not None and proof > 0)
+
+
+def _said(judgement: Judgement) -> float | None:
+    finer = judgement.expected_score if judgement.task == "pointwise" else None
+    return judgement.label if finer is None else finer

@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from recipe.data.benchmark_formats import GENERAL
@@ -22,10 +23,7 @@ def weighted_figures(outcomes: Sequence[float], judged: Judged) -> dict[str, Fig
     without a category there is no total.
     """
     subsets = [row.aspect for row in judged.rows]
-
-    def weighted(weights: Mapping[str, float]) -> Figures:
-        return weighted_accuracy(outcomes, subsets, judged.prompts, weights, judged.resamples)
-
+    weighted = partial(weighted_accuracy, outcomes, subsets, judged.prompts, resamples=judged.resamples)
     found = {name: weighted(weights) for name, weights in CATEGORIES.items()}
     if any(figure["value"] is None for figure in found.values()):
         return {**found, "total": nothing(sum(figure["n"] for figure in found.values()))}
