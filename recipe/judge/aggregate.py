@@ -112,9 +112,7 @@ def both_orders(first: Judgement, swapped: Judgement, tie: Tie = "probability") 
     shares = [first.label_probabilities.get(2), swapped.label_probabilities.get(1)]
     known = [share for share in shares if share is not None]
     preference = statistics.fmean(known) if len(known) == 2 else None
-    consistent = None
-    if first.label is not None and swapped.label is not None:
-        consistent = first.label == mirrored(swapped.label)
+    consistent = None if None in (first.label, swapped.label) else first.label == mirrored(swapped.label)
     label = first.label if consistent or (consistent is False and tie == "first") else None
     if consistent is False and tie == "probability" and preference is not None and preference != 0.5:
         label = 2 if preference > 0.5 else 1

@@ -15,6 +15,7 @@ be held to a label. What could not be judged is (None, None) in its place, with 
 import contextlib
 import logging
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,20 +35,11 @@ ABS_SYSTEM_PROMPT = "You score a response by the rubric given, and by nothing el
 REL_SYSTEM_PROMPT = "You compare two responses by the rubric given, and by nothing else."
 SCORE_RUBRIC_TEMPLATE = "[{criteria}]\n" + "\n".join(f"Score {k}: {{score{k}_description}}" for k in range(1, 6))
 _REFERENCE = "\n\n### Reference answer\n{reference_answer}"
-# By mode: how a template begins and how it ends; a reference answer goes between.
-_PARTS = {
-    "absolute": (
-        "### Instruction\n{instruction}\n\n### Response\n{response}",
-        "\n\n### Rubric\n{rubric}\n\nWrite a rationale that names the evidence in the response, then the score that "
-        "fits it, a whole number between 1 and 5, in this form: <rationale> [RESULT] <score>",
-    ),
-    "relative": (
-        "### Instruction\n{instruction}\n\n### Response A\n{response_A}\n\n### Response B\n{response_B}",
-        "\n\n### Rubric\n{rubric}\n\nWrite a rationale that names the evidence in both responses, then the better "
-        "one, A or B, in this form: <rationale> [RESULT] <A or B>",
-    ),
+# By mode: without a place for a reference answer, and with it.
+_TEMPLATES: dict[str, tuple[str, str]] = {
+    mode: (template.replace(_REFERENCE, ""), template)
+    for mode, template in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items()
 }
-_TEMPLATES = {mode: (one + end, one + _REFERENCE + end) for mode, (one, end) in _PARTS.items()}
 (ABSOLUTE_PROMPT_WO_REF, ABSOLUTE_PROMPT), (RELATIVE_PROMPT_WO_REF, RELATIVE_PROMPT) = _TEMPLATES.values()
 _RENAMED = {"factual_validity": "factuality", "honesty": "truthfulness"}
 _PARAMS = {"max_tokens", "temperature", "seed"}

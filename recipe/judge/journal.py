@@ -94,9 +94,9 @@ class Journal(Closing):
                 raise SreError(message, file=needed)
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = self.sidecar.open("a+", encoding="utf-8")
+            sidecar = self._lock = self.sidecar.open("a+", encoding="utf-8")
             try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(sidecar, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise SreError("another process is writing this output", file=self.out) from None
             except OSError:
@@ -106,7 +106,14 @@ class Journal(Closing):
                 self._refuse_other_header(header)
                 self._keep(count)
             else:
-                self._begin_anew(self._lock, header)
+                # First the old rows go: killed in between, they must not stand beside the new options.
+                self.path.unlink(missing_ok=True)
+                self.out.unlink(missing_ok=True)
+                sidecar.truncate(0)
+                sidecar.write(json.dumps(header, indent=2, ensure_ascii=False) + "\n")
+                sidecar.flush()
+                os.fsync(sidecar.fileno())
+                self.path.touch()
         except OSError as error:
             raise explain(error, self.out) from None
 
@@ -116,16 +123,6 @@ class Journal(Closing):
     def _refuse_existing(self) -> None:
         if not self.stdout and self._exists() and not (self._resume or self._overwrite):
             raise SreError("the output exists; use --resume to go on with it, or --overwrite", file=self.out)
-
-    def _begin_anew(self, sidecar: IO[str], header: Mapping[str, Any]) -> None:
-        # First the old rows go: killed in between, they must not stand beside the new options.
-        self.path.unlink(missing_ok=True)
-        self.out.unlink(missing_ok=True)
-        sidecar.truncate(0)
-        sidecar.write(json.dumps(header, indent=2, ensure_ascii=False) + "\n")
-        sidecar.flush()
-        os.fsync(sidecar.fileno())
-        self.path.touch()
 
     def _refuse_other_header(self, header: Mapping[str, Any]) -> None:
         try:
@@ -255,13 +252,22 @@ def need_writer(path: Path) -> None:
 def write_table(path: Path, read: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
     """Write the rows that `read` gives, atomically. It is called twice, and its rows are not held in memory."""
     columns = _columns(read())
-    if path.suffix.lower() == ".parquet":
-        _write_parquet(path, columns, read())
+    if path.suffix.lower() != ".parquet":
+        with atomic(path) as file:
+            lines = csv.writer(file, lineterminator="\n")
+            lines.writerow(columns)
+            lines.writerows([_text(row.get(name)) for name in columns] for row in read())
         return
-    with atomic(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([_text(row.get(name)) for name in columns] for row in read())
+    import pyarrow
+    from pyarrow import parquet
+
+    schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in columns.items()])
+    stream = iter(read())
+    with replacing(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+        while batch := list(itertools.islice(stream, _BATCH)):
+            cells = {name: [row.get(name) for row in batch] for name in columns}
+            cells |= {name: list(map(_text, cells[name])) for name, kind in columns.items() if kind == "string"}
+            writer.write_table(pyarrow.table(cells, schema=schema))
 
 
 def _columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -285,16 +291,3 @@ def _arrow_type(kinds: set[type]) -> str:
 
 def _text(value: object) -> str | None:
     return value if value is None or isinstance(value, str) else canonical(value)
-
-
-def _write_parquet(path: Path, columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
-    schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in columns.items()])
-    stream = iter(rows)
-    with replacing(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
-        while batch := list(itertools.islice(stream, _BATCH)):
-            cells = {name: [row.get(name) for row in batch] for name in columns}
-            cells |= {name: list(map(_text, cells[name])) for name, kind in columns.items() if kind == "string"}
-            writer.write_table(pyarrow.table(cells, schema=schema))

@@ -213,9 +213,8 @@ def _start_ray(ray: Any, cores: int) -> None:
     try:
         ray.init(**({"address": address} if address else own), log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise SreError(
-            f"Ray can't be reached: {_first_line(error)}", field=ADDRESS_VARIABLE if address else None
-        ) from error
+        field = ADDRESS_VARIABLE if address else None
+        raise SreError(f"Ray can't be reached: {_first_line(error)}", field=field) from error
     logging.getLogger("ray").setLevel(logging.ERROR)
 
 

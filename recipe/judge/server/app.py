@@ -164,7 +164,12 @@ def serve(
     # A page elsewhere may give its own name to 127.0.0.1 and so reach a server that has no key: names are checked.
     local = host in LOOPBACK
     hosts = frozenset(("127.0.0.1", "localhost", "[::1]")) if local and api_key is None else None
-    with _listen(host, port) as listening:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=128)
+    except (OSError, OverflowError) as error:
+        raise SreError(f"can't listen on {host}, port {port}: {error}; try another --port or --host") from None
+    with listening:
         app = create_app(judge, Settings(api_key, timeout, max_body, hosts), queue=queue)
         if not local and api_key is None:
             _log.warning("%s can be reached from other machines, and this server asks for no key", host)
@@ -188,11 +193,3 @@ def read_key(file: Path | None) -> str | None:
     if not text.strip() or not text.strip().isprintable():
         raise SreError("expected a key in one line, not an empty text", file=file or KEY_VARIABLE)
     return text.strip()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=128)
-    except (OSError, OverflowError) as error:
-        raise SreError(f"can't listen on {host}, port {port}: {error}; try another --port or --host") from None

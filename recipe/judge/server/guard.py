@@ -28,8 +28,7 @@ class Settings:
 
 
 class Metrics:
-    """What the server counts, as Prometheus reads it at /metrics: in a registry of its own, so that two servers in one
-    process count apart."""
+    """What /metrics shows, in a registry of its own, so that two servers in one process count apart."""
 
     def __init__(self) -> None:
         self.registry = own = CollectorRegistry()

@@ -17,9 +17,6 @@ from starlette.requests import ClientDisconnect
 from recipe.inference.base import Piece
 from recipe.judge.server.errors import problem
 
-# A proxy must not hold the events back.
-_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-
 
 async def whole(http: HttpRequest, future: Future[Any], timeout: float) -> Any:
     """The future's result. It is cancelled when the time is over (TimeoutError) or the client goes away."""
@@ -61,7 +58,8 @@ class Streamed(StreamingResponse):
         self._begin, self._piece, self._end = begin, piece, end
         self._future = submit(on_piece=self._push)
         self._future.add_done_callback(lambda _: self._push(None))
-        super().__init__(self._events(), media_type="text/event-stream", headers=_HEADERS)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # a proxy must not hold the events back
+        super().__init__(self._events(), media_type="text/event-stream", headers=headers)
 
     def _push(self, piece: Piece | None) -> None:
         self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
