@@ -51,7 +51,10 @@ def unfolded(row: Cells, layout: Layout | None) -> Iterator[tuple[str, Cells]]:
     if layout and layout.name == "Safe-RLHF":
         pair = {"response_a": row["response_0"], "response_b": row["response_1"]}
         for aspect, (column, question) in DIMENSIONS.items():
-            own = {"aspect": aspect, "rubric": question, "preference": _better(row, column)}
+            better = whole(row.get(column))  # counted from 0
+            if better not in (0, 1) and not no_label(row.get(column)):
+                raise SreError(f"expected 0 or 1, not {short(row[column])}", field=column)
+            own = {"aspect": aspect, "rubric": question, "preference": None if better is None else 1 + better}
             yield aspect, {**row, **pair, **own}
     elif layout and layout.name == "RewardBench" and _texts(row["chosen"]) and _texts(row["rejected"]):
         for k, chosen in enumerate(row["chosen"], 1):
@@ -63,16 +66,6 @@ def unfolded(row: Cells, layout: Layout | None) -> Iterator[tuple[str, Cells]]:
 
 def _texts(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
-
-
-def _better(row: Cells, column: str) -> int | None:
-    """1 or 2: Safe-RLHF counts responses from 0."""
-    value = row.get(column)
-    if no_label(value):
-        return None
-    if whole(value) not in (0, 1):
-        raise SreError(f"expected 0 or 1, not {short(value)}", field=column)
-    return 1 + (whole(value) or 0)
 
 
 # --- the output of `sre judge` ---

@@ -34,9 +34,7 @@ _BARE = (
 )
 _EXCHANGED = str.maketrans("12", "21")
 _OURS = re.compile(
-    rf"\b(?P<noun>responses?)(?P<gap>\s+[(#]?)(?P<one>[12]){_END}"
-    rf"(?:(?P<joint>\s*(?:and|or|&|/|vs\.?|versus|over)\s+)(?P<two>[12]){_END})?",
-    re.IGNORECASE,
+    rf"\bresponses?\s+[(#]?[12]{_END}(?:\s*(?:and|or|&|/|vs\.?|versus|over)\s+[12]{_END})?", re.IGNORECASE
 )
 
 

@@ -166,22 +166,17 @@ def _message(turn: object) -> Message:
         content = turn.get("content", turn.get("value"))
         if missing(content) and turn.get("tool_calls"):
             content = json.dumps(turn["tool_calls"], ensure_ascii=False, default=str)
-        turn = Message(role, _joined(content))  # type: ignore[arg-type]  # checked below
+        if isinstance(content, list):  # in parts, as OpenAI's API has it
+            texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
+            if not all(isinstance(text, str) for text in texts):
+                raise SreError("expected parts of text; a judge sees no images or sounds", field="conversation")
+            content = "\n".join(map(str, texts))
+        turn = Message(role, content)  # type: ignore[arg-type]  # checked below
     role = ROLES.get(turn.role.lower()) if isinstance(turn, Message) and isinstance(turn.role, str) else None
     if not isinstance(turn, Message) or role is None:
         expected = f"{{role, content}} with a role of {', '.join(dict.fromkeys(ROLES.values()))}"
         raise SreError(f"expected {expected}, not {short(turn)}", field="conversation")
     return Message(role, to_text(turn.content, "conversation", "a turn's content as a string"))
-
-
-def _joined(content: object) -> object:
-    """The text of content that comes in parts, as OpenAI's API has it."""
-    if not isinstance(content, list):
-        return content
-    texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
-    if all(isinstance(text, str) for text in texts):
-        return "\n".join(map(str, texts))
-    raise SreError("expected parts of text; a judge sees no images or sounds", field="conversation")
 
 
 def to_rubric(value: object) -> Rubric:

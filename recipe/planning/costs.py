@@ -95,12 +95,20 @@ class Costs:
         logits = tokens / 2
         if dpo or cuda:
             logits = min(LOGIT_CHUNK, size * longest_answer * (2 if dpo else 1))
+        # What the backward pass needs of the tokens, in 16 bit; attention keeps no square matrix.
+        queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        layer = 2 * tokens * (6 * shape.hidden + 3 * queries + 4 * keys + 5 * shape.intermediate)
+        if not cuda:  # PEFT keeps 32-bit copies of what its adapters read
+            layer *= 2
+        layers = layer * shape.layers
+        if self.checkpointed:  # one layer at a time, its gradients beside it, and every layer's input
+            layers = 2 * layer + 2 * tokens * shape.hidden * shape.layers
         return Memory(
             weights=self._weights(),
             adapter=4.0 * adapter * (2 if dpo else 1),
             optimiser=(4.0 + (2 if cuda else 8)) * adapter,  # the gradients and two moments: 8-bit AdamW on a GPU
             # Beside the layers': 16-bit logits and their gradient, 32-bit log-softmax.
-            activations=self._activations(tokens) + logits * shape.vocab * (2 + 2 + 4),
+            activations=layers + logits * shape.vocab * (2 + 2 + 4),
             runtime=RUNTIME_GPU if cuda else RUNTIME_CPU,
         )
 
@@ -150,17 +158,6 @@ class Costs:
         """Parameters of an adapter; the exact merge of two has the sum of their ranks."""
         rank = self.config.lora.r * (2 if merged and self.config.merge.method == "exact" else 1)
         return self.shape.adapter(rank, self.config.lora.target_modules)
-
-    def _activations(self, tokens: float) -> float:
-        """What the backward pass needs of `tokens` tokens, in 16 bit; attention keeps no square matrix."""
-        shape = self.shape
-        queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        layer = 2 * tokens * (6 * shape.hidden + 3 * queries + 4 * keys + 5 * shape.intermediate)
-        if not self.machine.cuda:  # PEFT keeps 32-bit copies of what its adapters read
-            layer *= 2
-        if self.checkpointed:  # one layer at a time, its gradients beside it, and every layer's input
-            return 2 * layer + 2 * tokens * shape.hidden * shape.layers
-        return layer * shape.layers
 
     # --- seconds ---
 

@@ -87,7 +87,17 @@ class Workload:
 
 def read_workload(config: Config) -> Workload:
     """Count and measure the rows. Raises SreError for data that is not on this machine and not in the table above."""
-    count = _token_counter(config.model.source)
+    file, tokenizer = Path(config.model.source).expanduser() / "tokenizer.json", None
+    if file.is_file() and importlib.util.find_spec("tokenizers"):
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(file))
+
+    def count(text: str) -> int:
+        if tokenizer is None:
+            return math.ceil(len(text) / CHARS_PER_TOKEN)
+        return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
     return Workload(config, {task: _load(config, task, count) for task in config.data.tasks})
 
 
@@ -136,14 +146,3 @@ def _held_out(config: Config, task: Task, load: TaskLoad) -> TaskLoad:
         kept[split] = taken if limit is None else min(taken, limit)
     sft = min(train, getattr(config.data, f"train_{task}") or train)
     return replace(load, train=train, sft=sft, **kept)
-
-
-def _token_counter(source: str) -> Callable[[str], int]:
-    """Exact where the model is a folder here and `tokenizers` is installed, else by the characters."""
-    file = Path(source).expanduser() / "tokenizer.json"
-    if file.is_file() and importlib.util.find_spec("tokenizers"):
-        from tokenizers import Tokenizer
-
-        tokenizer: Any = Tokenizer.from_file(str(file))
-        return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
-    return lambda text: math.ceil(len(text) / CHARS_PER_TOKEN)
