@@ -50,9 +50,6 @@ def _fingerprint(path: Path, size: int, changed: int) -> str:
     return digest.hexdigest()
 
 
-_RESTORE = "restore the file, or remove it to make it again"
-
-
 DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # what readers of damaged files raise
 
 
@@ -62,7 +59,8 @@ def intact(path: Path, line: int | None = None) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        message = f"can't be read ({type(error).__name__}: {error}); {_RESTORE}"
+        what = f"{type(error).__name__}: {error}"
+        message = f"can't be read ({what}); restore the file, or remove it to make it again"
         raise SreError(message, file=path, line=line) from None
 
 

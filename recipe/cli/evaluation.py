@@ -51,19 +51,18 @@ def evaluate(target: str, name: str | None, model: str | None, forgery: bool, **
         return
     unfit = options.keys() - ({"limit"} if forgery else set())
     opt.refuse(unfit, "needs --model: the judges of a run are measured by its own settings")
-    if forgery:
-        _measure_forgery(Path(target), str(name), options["limit"])
-    else:
-        _evaluate_run(Path(target), str(name))
-
-
-def _evaluate_run(run: Path, name: str) -> None:
+    from recipe.evaluation.report.tables import FORGERY, forgery_grid, results_grids, show
+    from recipe.pipeline.finished_runs import forgery_of
     from recipe.pipeline.steps import run_stage
-
-    run_stage(run, f"evaluation/{name}")
-    from recipe.evaluation.report.tables import results_grids, show
     from recipe.storage import read_json
 
+    run, judge = Path(target), str(name)
+    if forgery:
+        found = forgery_of(run, judge, limit=options["limit"])
+        show([(FORGERY, forgery_grid({judge: found}))], {}, opt.console())
+        click.echo(f"All figures: {run / 'evaluation' / judge / 'forgery.json'}")
+        return
+    run_stage(run, f"evaluation/{judge}")
     results = read_json(run / "results.json")
     show(results_grids(results), results["models"], opt.console())
 
@@ -85,14 +84,6 @@ def _evaluate_model(target: str, model: str, out: Path | None, rubric: str | Non
     show(audit_grids(result["audit"]), result["audit"]["models"], opt.console())
     click.echo("{rows} rows; {judged} judgements, {malformed} malformed, {not_judged} not judged".format(**result))
     click.echo(f"All figures: {folder / 'figures.json'}")
-
-
-def _measure_forgery(run: Path, name: str, limit: int | None) -> None:
-    from recipe.evaluation.report.tables import FORGERY, forgery_grid, show
-    from recipe.pipeline.finished_runs import forgery_of
-
-    show([(FORGERY, forgery_grid({name: forgery_of(run, name, limit=limit)}))], {}, opt.console())
-    click.echo(f"All figures: {run / 'evaluation' / name / 'forgery.json'}")
 
 
 @opt.command(
@@ -215,11 +206,8 @@ def export(run: Path, out: Path, first: str, second: str | None, n: int, seed: i
     )
 
 
-folder_argument = click.argument("folder", type=opt.EXISTING_FOLDER)
-
-
 @annotate.command("import", epilog=opt.examples("sre annotate import rationales annotations.json"))
-@folder_argument
+@click.argument("folder", type=opt.EXISTING_FOLDER)
 @click.argument("annotations", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 def import_(folder: Path, annotations: Path) -> None:
     """Compute win rate, agreement and reasons from Label Studio's JSON export of FOLDER's tasks."""

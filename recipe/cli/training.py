@@ -1,18 +1,13 @@
 """Train a judge: `sre quickstart`, `init`, `run`, `stage`, `status`, `config`, `split`."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from recipe.cli import options as opt
 from recipe.errors import SreError
-
-if TYPE_CHECKING:
-    from recipe.config import Config
 
 WATCH_S = 5.0
 
@@ -93,9 +88,7 @@ def _named(source: str) -> tuple[str, str]:
 @click.option("--until", metavar="STAGE", help="Stop after this stage, e.g. merged or iter-1:curate.")
 def run(config: str, run_dir: Path | None, overrides: tuple[str, ...], until: str | None) -> None:
     """Run the whole recipe, or go on with it. CONFIG is a TOML file or a preset's name (see `sre config`)."""
-    from recipe.config import load
-
-    _run_and_show(load(config, overrides), run_dir, until)
+    _run_and_show(config, overrides, run_dir, until)
 
 
 @opt.command("sre quickstart", "sre quickstart --set seed=3 --run-dir runs/third")
@@ -103,18 +96,18 @@ def run(config: str, run_dir: Path | None, overrides: tuple[str, ...], until: st
 @opt.overrides
 def quickstart(run_dir: Path | None, overrides: tuple[str, ...]) -> None:
     """Train SmolLM2-135M into a judge on this machine's CPU: all stages, a table, one judged example."""
-    from recipe.config import load
-    from recipe.pipeline.steps import judge_one
-
-    folder = _run_and_show(load("cpu-smollm2-135m", overrides), run_dir, None)
+    folder = _run_and_show("cpu-smollm2-135m", overrides, run_dir)
     from recipe.evaluation.report.tables import judged_example
+    from recipe.pipeline.steps import judge_one
 
     opt.console().print(judged_example(*judge_one(folder)))
 
 
-def _run_and_show(config: Config, run_dir: Path | None, until: str | None) -> Path:
+def _run_and_show(source: str, overrides: tuple[str, ...], run_dir: Path | None, until: str | None = None) -> Path:
+    from recipe.config import load
     from recipe.pipeline.steps import run_pipeline
 
+    config = load(source, overrides)
     folder = run_dir or Path("runs") / config.name
     results = run_pipeline(config, folder, until=until, say=click.echo)
     from recipe.evaluation.report.tables import judge_name, results_grids, round_text, show, stages_table

@@ -115,8 +115,7 @@ class RunContext:
 
         from recipe.inference.pytorch.loading import resolve_quantization
 
-        model = self.config.model
-        checkpointing = model.gradient_checkpointing
+        model, checkpointing = self.config.model, self.config.model.gradient_checkpointing
         return Loading(
             engine=model.engine,
             quantization=resolve_quantization(model.quantization),
@@ -129,30 +128,26 @@ class RunContext:
 
     def judge_model(self, judge: str, *, sampling: bool = False) -> JudgeModel:
         """A judge and how it is run. `sampling`: for samples, which alone vLLM draws where the settings say so."""
-        config = self.config
+        import torch
+
+        config, engine = self.config, self.config.sample.engine
+        if engine == "vllm" and process()[1] > 1:
+            raise SreError("vLLM can't share a launched run; use the engine torch", field="sample.engine")
+        if engine == "auto":
+            engine = "torch" if torch.cuda.is_available() else "llamacpp"
         return JudgeModel(
             name=judge,
             model=self.model,
             adapter=self.adapter(judge),
             prompts=self.prompts,
             loading=self.loading,
-            engine=self._engine(sampling=sampling),
+            engine="torch" if engine == "vllm" and not sampling else engine,
             context=config.model.max_length + max(config.sample.max_tokens, config.evaluate.max_tokens),
             parallel=config.sample.parallel,
             snapshot=config.export.snapshot,
             lenders=self.cache.lenders,
             base_model=config.model.source,
         )
-
-    def _engine(self, *, sampling: bool) -> str:
-        import torch
-
-        engine = self.config.sample.engine
-        if engine == "vllm" and process()[1] > 1:
-            raise SreError("vLLM can't share a launched run; use the engine torch", field="sample.engine")
-        if engine == "auto":
-            return "torch" if torch.cuda.is_available() else "llamacpp"
-        return "torch" if engine == "vllm" and not sampling else engine
 
     @property
     def teacher(self) -> Content | str | None:

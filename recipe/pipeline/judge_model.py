@@ -36,12 +36,6 @@ class Loading:
         free_memory()
         return engine
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """What the training functions take of it."""
-        names = ("quantization", "max_length", "gradient_checkpointing", "report_to", "run")
-        return {name: getattr(self, name) for name in names}
-
 
 @dataclass(frozen=True)
 class JudgeModel:

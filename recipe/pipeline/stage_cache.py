@@ -84,15 +84,14 @@ class RunFolder:
     ) -> dict[str, Any]:
         """Run `work(folder, **given)` once and return the marker's content.
 
+        Raises SreError where the folder holds the stage with another hash, or what it made has changed.
+
         Args:
             stage: A folder ("merged"), or a folder and a step that shares it ("iter-1:sample").
             work: Does the stage. It must read nothing but what it is given: the input hash is made of that.
             makes: The files and folders that it leaves, or needs to resume. It is done while the left are unchanged.
             together: All processes that share the run do the work. Else the main one does it and the others wait.
             given: Settings, rows, prompts, and what other stages made. `Made` and `Content` are handed on as paths.
-
-        Raises:
-            SreError: The folder holds the stage with another hash, or what it made has changed.
         """
         folder, marker, started = self._places(stage)
         inputs: dict[str, str] = {}

@@ -3,9 +3,9 @@
 What a stage is given is what its hash covers (stage_cache.py), so a setting that no stage is given changes no result.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from recipe.config import only
 from recipe.data.records import Task, in_both_orders
@@ -14,9 +14,7 @@ from recipe.pipeline import work
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.preflight import check_model
 from recipe.pipeline.stage_cache import Content
-
-Facts = Mapping[str, Any]
-MEASURED = ("max_tokens", "label_only", "resamples")
+from recipe.pipeline.work import Facts
 
 
 def seed(run: RunContext) -> Facts:
@@ -155,25 +153,17 @@ def best_of_n(run: RunContext, t: int) -> Facts:
     )
 
 
-def measure_dev(run: RunContext, judge: str) -> Facts:
-    """A judge on the dev rows, one greedy judgement each."""
-    return _measure(run, f"dev/{judge}", judge, run.dev_rows, only(run.config.evaluate, *MEASURED))
-
-
-def evaluate(run: RunContext, judge: str) -> Facts:
-    """A judge on the test rows."""
-    return _measure(run, f"evaluation/{judge}", judge, run.test_rows, only(run.config.evaluate, *MEASURED, "samples"))
-
-
-def _measure(run: RunContext, stage: str, judge: str, rows: Any, settings: Any) -> Facts:
-    sampled = settings.samples > 1
+def measure(run: RunContext, kind: Literal["dev", "evaluation"], judge: str) -> Facts:
+    """A judge on the dev rows, one greedy judgement each, or for its evaluation on the test rows."""
+    settings = run.config.evaluate
+    sampled = kind == "evaluation" and settings.samples > 1
     return run.cache.do(
-        stage,
+        f"{kind}/{judge}",
         work.measure,
         makes=("judgements.jsonl", "figures.json", *(("samples.jsonl",) if sampled else ())),
         judge=run.judge_model(judge),
-        examples=rows,
-        settings=settings,
+        examples=run.dev_rows if kind == "dev" else run.test_rows,
+        settings=only(settings, "max_tokens", "label_only", "resamples", *(("samples",) if sampled else ())),
         seed=run.config.seed if sampled else 0,  # greedy judgements are the same for every seed
     )
 

@@ -3,11 +3,9 @@
 The heavy libraries are imported when a stage runs: listing the stages must stay quick.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from recipe.config import CurateConfig, EvaluateConfig
 from recipe.data.records import Example, Judgement, Preference
@@ -16,9 +14,6 @@ from recipe.pipeline.judge_model import JudgeModel, Loading
 from recipe.pipeline.stage_cache import Made
 from recipe.storage import read_json, read_jsonl
 from recipe.system import in_own_process
-
-if TYPE_CHECKING:
-    from recipe.training.trainer import TrainingSetup
 
 Facts = Mapping[str, Any]
 Rows = Sequence[Example]
@@ -63,13 +58,15 @@ def sft(folder: Path, **given: Any) -> Facts:
     return run_sft(folder, setup, **given)
 
 
-def _setup(given: dict[str, Any]) -> TrainingSetup:
-    """Takes out of what a training stage is given what all of them are (stages.py)."""
+def _setup(given: dict[str, Any]) -> Any:
+    """The TrainingSetup, made of what all training stages are given (stages.py), which is taken out of `given`."""
     loading: Loading = given.pop("loading")
     engine = loading.open_engine()
     from recipe.training.trainer import TrainingSetup
 
-    return TrainingSetup(engine, given.pop("model"), given.pop("prompts"), seed=given.pop("seed"), **loading.options)
+    names = ("quantization", "max_length", "gradient_checkpointing", "report_to", "run")
+    options = {name: given.pop(name) for name in ("model", "prompts", "seed")}
+    return TrainingSetup(engine, **options, **{name: getattr(loading, name) for name in names})
 
 
 def sample(folder: Path, *, judge: JudgeModel, **given: Any) -> Facts:

@@ -45,6 +45,8 @@ def run_bootstrap(
 ) -> dict[str, Any]:
     """Write rationales.jsonl: the judgements whose rationales are kept, whose `origin` is their maker.
 
+    Returns facts for the done marker.
+
     Args:
         folder: The stage's folder; unhinted/ and hinted/ in it keep all judgements.
         generator: The seed model or the teacher.
@@ -53,9 +55,6 @@ def run_bootstrap(
         prompts: The templates.
         held: Hold the judgements to `_GRAMMAR`, which is English.
         seed: The run's seed.
-
-    Returns:
-        Facts for the done marker.
     """
     kept: dict[str, list[Judgement]] = {}
     dropped, texts, tokens, unhinted = Counter[str](), set[str](), 0, 0

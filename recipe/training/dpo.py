@@ -45,6 +45,8 @@ def run_dpo(
 ) -> dict[str, Any]:
     """Go on training an adapter on preference pairs; returns facts for the done marker.
 
+    Raises NothingToTrainError where no pair fits into `setup.max_length` tokens.
+
     Args:
         folder: The stage's folder.
         setup: What the two trainers share.
@@ -53,9 +55,6 @@ def run_dpo(
         examples: The judged inputs by id.
         preferences: The pairs.
         settings: The section `dpo`.
-
-    Raises:
-        NothingToTrainError: No pair fits into `setup.max_length` tokens.
     """
     model, tokenizer = setup.load(adapter, lora)
     rows, dev_rows = (

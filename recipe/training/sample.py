@@ -52,7 +52,7 @@ def run_sample(
     seed: int,
     ask: Callable[[Example], Request] | None = None,
 ) -> dict[str, Any]:
-    """Write folder/samples.jsonl, one judgement a line.
+    """Write folder/samples.jsonl, one judgement a line; returns counts for the done marker.
 
     Args:
         folder: The iteration's folder.
@@ -63,9 +63,6 @@ def run_sample(
         origin: J_t's name.
         seed: The run's seed.
         ask: What is asked of each input, up to its label; None asks for a raw judgement.
-
-    Returns:
-        Counts for the done marker.
     """
     path, unfinished = folder / "samples.jsonl", folder / UNFINISHED
     starts = range(0, len(examples), settings.block)

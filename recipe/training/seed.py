@@ -29,18 +29,14 @@ _NEEDED = {
 
 
 def run_seed(source: str, out: Path, *, revision: str | None = None) -> dict[str, Any]:
-    """Make out/model/ from the seed model.
+    """Make out/model/ from the seed model; returns facts for the done marker.
+
+    Raises SreError where `source` is no such thing, is incomplete, has no chat template, or can't be fetched.
 
     Args:
         source: "smollm2-135m" (embedded), a .gguf file, a model folder, or a hub name (org/name).
         out: The stage's folder.
         revision: A branch, tag or commit, for a hub name only.
-
-    Returns:
-        Facts for the done marker: its kind, its origin (a path, or name@commit), and the bytes of its weights.
-
-    Raises:
-        SreError: `source` is no such thing, is incomplete, has no chat template, or can't be fetched.
     """
     kind = _kind(source)
     if revision is not None and kind != "hub":
@@ -51,7 +47,11 @@ def run_seed(source: str, out: Path, *, revision: str | None = None) -> dict[str
             import_gguf(original, folder)
         else:
             original = Path(source).expanduser().resolve() if kind == "folder" else _fetch(source, revision)
-            _link_files(original, folder)
+            for path in _model_files(original):
+                try:
+                    os.symlink(path.resolve(), folder / path.name)
+                except OSError:  # no links on this file system
+                    shutil.copy2(path, folder / path.name)
         size = check_model(folder, source)
     origin = f"{source}@{original.name}" if kind == "hub" else str(original)
     return {"kind": kind, "origin": origin, "bytes": size}
@@ -108,14 +108,6 @@ def _kind(source: str) -> str:
 def _model_files(folder: Path) -> list[Path]:
     found = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()})
     return [path for path in found if not any(fnmatch(path.name, pattern) for pattern in _UNWANTED)]
-
-
-def _link_files(original: Path, folder: Path) -> None:
-    for path in _model_files(original):
-        try:
-            os.symlink(path.resolve(), folder / path.name)
-        except OSError:  # no links on this file system
-            shutil.copy2(path, folder / path.name)
 
 
 def _fetch(name: str, revision: str | None) -> Path:

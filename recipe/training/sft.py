@@ -38,6 +38,8 @@ def run_sft(
 ) -> dict[str, Any]:
     """Train a new adapter, or go on with `adapter`; returns facts for the done marker.
 
+    Raises SreError where no row fits into `setup.max_length` tokens.
+
     Args:
         folder: The stage's folder.
         setup: What the two trainers share.
@@ -46,9 +48,6 @@ def run_sft(
         settings: The section `sft`.
         lora: The section `lora`, for a new adapter.
         adapter: An adapter to go on with.
-
-    Raises:
-        SreError: No row fits into `setup.max_length` tokens.
     """
     model, tokenizer = setup.load(adapter, lora)
     label_only, longest = settings.label_only, setup.max_length

@@ -128,15 +128,14 @@ def trainer_arguments(
 ) -> dict[str, Any]:
     """The arguments that SFTConfig and DPOConfig share.
 
+    Raises SreError where the processes can't share a step, or the reporter is not installed.
+
     Args:
         settings: The section `sft` or `dpo`.
         folder: The stage's folder.
         setup: Names the seed, and where the log goes.
         rows: How many rows or pairs there are.
         dev: Whether dev rows choose the checkpoint to keep.
-
-    Raises:
-        SreError: The processes can't share a step, or the reporter is not installed.
     """
     import torch
 
@@ -259,17 +258,13 @@ def last_checkpoint(folder: Path) -> Path | None:
 def run_trainer(trainer: Any, folder: Path, settings: TrainConfig, label: str) -> dict[str, Any]:
     """Train, resuming from the newest checkpoint; save the adapter to folder/adapter and the log to training.json.
 
+    Returns facts for the done marker. Raises SreError where the loss is not a number.
+
     Args:
         trainer: TRL's trainer, made with `trainer_arguments`.
         folder: The stage's folder.
         settings: The section `sft` or `dpo`.
         label: The progress bar's name.
-
-    Returns:
-        Facts for the done marker.
-
-    Raises:
-        SreError: The loss is not a number.
     """
     from peft.helpers import disable_input_dtype_casting
     from transformers import EarlyStoppingCallback, PrinterCallback
