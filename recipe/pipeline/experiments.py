@@ -58,9 +58,6 @@ class Variant:
 _ROWS = tomllib.loads(Path(__file__).with_name("variants.toml").read_text(encoding="utf-8"))
 VARIANTS = {name: Variant(name, **row) for name, row in _ROWS.items()}
 
-# (first, second) of the differences reported beside every row's from `sft`.
-COMPARED = tuple((row.beside, name) for name, row in VARIANTS.items() if row.beside)
-
 # Settings that change no measurement of the judges that were made.
 IMMATERIAL: dict[str, Any] = {"name": True, "threads": True, "iterations": True, "rounds": True, "report_to": True}
 IMMATERIAL["export"] = {"types", "judge", "source", "flip_rows"}
@@ -155,13 +152,13 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
     context = RunContext(runs[0].config, runs[0].path)
     rows, train = context.test_rows, [*chain(*context.all_train)]
     measured = _verdicts(runs, rows)
-    tables = partial(compare, pairs=[*comparisons(measured), *COMPARED], train=train, resamples=base.evaluate.resamples)
-    seeds = sorted({run.config.seed for run in runs})
+    pairs = [*comparisons(measured), *((row.beside, name) for name, row in VARIANTS.items() if row.beside)]
+    tables = partial(compare, pairs=pairs, train=train, resamples=base.evaluate.resamples)
     path = experiment.folder / "results.json"
     known = {**(read_json(path).get("problems", {}) if path.exists() else {}), **problems}
     solved = {f"{name}, seed {seed}" for name, by_seed in measured.items() for seed in by_seed}
     results = {
-        "seeds": seeds,
+        "seeds": sorted({run.config.seed for run in runs}),
         "rows": {name: variant.description for name, variant in VARIANTS.items()},
         "problems": {row: why for row, why in known.items() if row not in solved},
         **tables(rows, measured),

@@ -87,15 +87,14 @@ def curate(
 ) -> tuple[list[Preference], list[dict[str, str]]]:
     """Make preference pairs: all that the method allows of each input, and of those a selection (balance.py).
 
+    Returns the pairs, and {"example_id", "task", "reason"} of each input that yields none.
+
     Args:
         judgements: All samples.
         settings: The section `curate`.
         assessments: What a model said about the samples, for the methods that ask one.
         criteria: The criterion of each input, by its id.
         seed: The run's seed.
-
-    Returns:
-        (the pairs, {"example_id", "task", "reason"} of each input that yields none).
     """
     candidates: list[Pair] = []
     dropped: dict[str, tuple[str, str]] = {}

@@ -54,15 +54,8 @@ def run_sample(
 ) -> dict[str, Any]:
     """Write folder/samples.jsonl, one judgement a line; returns counts for the done marker.
 
-    Args:
-        folder: The iteration's folder.
-        generator: Runs J_t.
-        examples: The inputs. One that the engine can't take gives judgements with the finish "error".
-        settings: The section `sample`.
-        prompts: The templates.
-        origin: J_t's name.
-        seed: The run's seed.
-        ask: What is asked of each input, up to its label; None asks for a raw judgement.
+    generator: runs J_t, whose name is `origin`. examples: the inputs; one that the engine can't take gives judgements
+    with the finish "error". ask: what is asked of each input, up to its label; None asks for a raw judgement.
     """
     path, unfinished = folder / "samples.jsonl", folder / UNFINISHED
     starts = range(0, len(examples), settings.block)

@@ -91,10 +91,7 @@ def completion_ids(tokenizer: Any, text: str) -> list[int]:
 def rows_on_disk(folder: Path, name: str, rows: Iterable[dict[str, list[int]]]) -> Any:
     """Write rows of token ids to a file, so that few are in memory; returns a dataset, None where there are no rows.
 
-    Args:
-        folder: The stage's folder. `run_trainer` removes the file with the checkpoints.
-        name: The file's name.
-        rows: The rows.
+    `folder` is the stage's; `run_trainer` removes the file in it with the checkpoints.
     """
     import pyarrow
     from datasets import Dataset
@@ -130,12 +127,8 @@ def trainer_arguments(
 
     Raises SreError where the processes can't share a step, or the reporter is not installed.
 
-    Args:
-        settings: The section `sft` or `dpo`.
-        folder: The stage's folder.
-        setup: Names the seed, and where the log goes.
-        rows: How many rows or pairs there are.
-        dev: Whether dev rows choose the checkpoint to keep.
+    settings: the section `sft` or `dpo`. setup: names the seed, and where the log goes. rows: how many rows or pairs
+    there are. dev: whether dev rows choose the checkpoint to keep.
     """
     import torch
 
@@ -192,11 +185,7 @@ def trainer_arguments(
 def open_trainer(trainer: Any, model: Any, arguments: Any, **options: Any) -> Any:
     """Make TRL's trainer for one GPU, with an adapter that stays in float32.
 
-    Args:
-        trainer: The trainer's class.
-        model: The PEFT model.
-        arguments: Its SFTConfig or DPOConfig.
-        options: What else the class takes.
+    trainer: the class. arguments: its SFTConfig or DPOConfig. options: what else it takes.
     """
     arguments._n_gpu = min(arguments.n_gpu, 1)  # it would multiply the batch by the GPUs that it sees
     # On a 4-bit base TRL rounds the adapter to bfloat16, where a step of 1e-5 changes few weights.
@@ -260,11 +249,7 @@ def run_trainer(trainer: Any, folder: Path, settings: TrainConfig, label: str) -
 
     Returns facts for the done marker. Raises SreError where the loss is not a number.
 
-    Args:
-        trainer: TRL's trainer, made with `trainer_arguments`.
-        folder: The stage's folder.
-        settings: The section `sft` or `dpo`.
-        label: The progress bar's name.
+    trainer: TRL's, made with `trainer_arguments`. settings: the section `sft` or `dpo`. label: the progress bar's name.
     """
     from peft.helpers import disable_input_dtype_casting
     from transformers import EarlyStoppingCallback, PrinterCallback
