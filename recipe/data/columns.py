@@ -28,8 +28,7 @@ NAMES = (*ALIASES, *LEVELS)
 RESPONSES: dict[Task, tuple[str, ...]] = {"pointwise": ("response",), "pairwise": ("response_a", "response_b")}
 LABEL: dict[Task, str] = {"pointwise": "score", "pairwise": "preference"}
 
-Names = Mapping[str, str]
-"""Our name -> the row's column."""
+Names = Mapping[str, str]  # our name -> the row's column
 ADD = "Add for example: "
 
 

@@ -33,8 +33,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.-]+)?")
 _JSON_LIST = re.compile(r"\s*\[\s*(?:\{|$)")
 """How the first line of a JSON list of objects begins."""
 
-Found = tuple[int, Any, str]
-"""What a reader yields: the line, the row, and why it could not be read."""
+Found = tuple[int, Any, str]  # what a reader yields: the line, the row, and why it could not be read
 
 
 def open_rows(source: str | Path, task: Task | None, split: str) -> Iterator[Row]:

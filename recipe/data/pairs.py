@@ -9,8 +9,7 @@ from recipe.config import DataConfig
 from recipe.data.records import Example
 from recipe.data.split import in_turn
 
-Pair = tuple[Example, Example]
-"""(better, worse)"""
+Pair = tuple[Example, Example]  # (better, worse)
 
 
 def pairs_from_scores(rows: Sequence[Example], settings: DataConfig, *, seed: int) -> list[Example]:

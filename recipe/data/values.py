@@ -22,8 +22,7 @@ ROLES = {
     **dict.fromkeys(("tool", "function", "observation", "ipython"), "tool"),
 }
 """Role in a file -> role in a prompt."""
-TIE = 0
-"""What `to_preference` gives for a tie."""
+TIE = 0  # what `to_preference` gives for a tie
 MOST_SCORE = 10
 _NOTHING = {"", "nan", "nat", "none", "null", "<na>", "n/a"}
 _WHOLE = re.compile(r"[0-9]{1,9}(?:\.0*)?")

@@ -45,8 +45,7 @@ LABELS = {
     "stated": "rationale prefers the labelled winner",
 }
 """A figure -> what tables call it."""
-ONE_SIDED = 0.8
-"""A judge that gives one label in more than this share of the rows hardly judges."""
+ONE_SIDED = 0.8  # a judge that gives one label in more than this share of the rows hardly judges
 
 
 def task_figures(task: Task, rows: Sequence[Example], verdicts: Sequence[Said], resamples: int) -> dict[str, Any]:

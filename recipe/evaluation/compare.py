@@ -6,8 +6,7 @@ from typing import Any
 from recipe.data.records import TASKS, Example, Judgement, Task
 from recipe.evaluation.audit import audit, difference, figures_by_task, labelled
 
-Measured = Mapping[str, Mapping[int, Sequence[Judgement]]]
-"""Judge -> random seed -> its judgement of each row."""
+Measured = Mapping[str, Mapping[int, Sequence[Judgement]]]  # judge -> random seed -> its judgement of each row
 DIFFERENCES: dict[str, tuple[Task, str]] = {
     "Pearson, both parsed": ("pointwise", "pearson"),
     "Pearson within criteria, both parsed": ("pointwise", "pearson_within"),

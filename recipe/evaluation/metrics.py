@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     Matrix = NDArray[np.float64]
     Statistic = Callable[[Matrix], Matrix]
 
-MIN_PARSED = 20
-"""Fewer parsed rows give no correlation."""
+MIN_PARSED = 20  # fewer parsed rows give no correlation
 
 
 def pointwise_figures(

@@ -17,10 +17,8 @@ FITTED = "length, criterion and reference (fitted on train)"
 MAJORITY = "majority label"
 FIRST = "first position"
 SECOND = "second position"
-TIE = 1.5
-"""The label of a rule that can't tell two responses apart; it counts as half right."""
-MIN_TRAIN = 20
-"""Fewer labelled training rows give no rule that is fitted on them."""
+TIE = 1.5  # the label of a rule that can't tell two responses apart; it counts as half right
+MIN_TRAIN = 20  # fewer labelled training rows give no rule that is fitted on them
 
 
 class Verdict(NamedTuple):
@@ -36,8 +34,7 @@ class Verdict(NamedTuple):
     rationale: str
 
 
-Said = Verdict | Judgement
-"""What a judge or a rule says about one row."""
+Said = Verdict | Judgement  # what a judge or a rule says about one row
 
 
 def trivial_baselines(rows: Sequence[Example], train: Sequence[Example] = ()) -> dict[str, list[Verdict]]:

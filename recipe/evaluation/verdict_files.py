@@ -19,8 +19,7 @@ from recipe.storage import intact, read_jsonl
 
 VERDICTS = "judgements.jsonl"
 
-Judged = dict[str, list[tuple[str, Said]]]
-"""Judge -> (id of the row, verdict) of all its files."""
+Judged = dict[str, list[tuple[str, Said]]]  # judge -> (id of the row, verdict) of all its files
 
 
 def audit_files(

@@ -22,8 +22,7 @@ from recipe.inference.chat_template import folded
 from recipe.verdict import find_verdict
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-RETRIES = 6
-"""Of one request, 20 s in all; longer where the server asks for it."""
+RETRIES = 6  # of one request, 20 s in all; longer where the server asks for it
 _ALTERNATIVES = 20  # asked for at each token
 _SAMPLES = 32  # asked for at once; some servers allow no more
 _KEY_ADVICE = f"put the server's key into the variable {KEY_VARIABLE}"

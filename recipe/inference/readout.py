@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from recipe.data.records import Judgement
 
 KEY = "sre.readout"
-MIN_ROWS = 20
-"""Fewer held-out rows fit nothing."""
-MIN_PER_LABEL = 5
-"""A label that fewer rows carry leaves only the temperature to fit."""
+MIN_ROWS = 20  # fewer held-out rows fit nothing
+MIN_PER_LABEL = 5  # a label that fewer rows carry leaves only the temperature to fit
 STRENGTH = 0.03
 """Inverse of the regression's L2 penalty. On cross-validated verdicts of small judges .01 to .1 did equally well."""
 _FLOOR = 30.0  # nats below the most probable label; less is as good as impossible

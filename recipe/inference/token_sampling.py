@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 
 BLOCK = 256  # tokens
 NUCLEUS = 1024  # tokens sorted at first: nearly every nucleus is smaller
-NO_TOKEN = -1
-"""What is drawn from logits that are not finite numbers."""
+NO_TOKEN = -1  # what is drawn from logits that are not finite numbers
 NOT_FINITE = "the model's logits are not finite numbers: its weights are damaged, or it can't read this text"
 
 

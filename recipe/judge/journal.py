@@ -33,11 +33,9 @@ _TYPES = {
     **dict.fromkeys(("expected_score", "confidence", "mean", "spread", "preference"), "float64"),
     "consistent": "bool",
 }
-BLOCK = 16
-"""Rows written and synced at once, if they come within FLUSH_S: what a kill can lose."""
+BLOCK = 16  # rows written and synced at once, if they come within FLUSH_S: what a kill can lose
 FLUSH_S = 2.0
-_LAST = 2**62
-"""The place of a row that the source lacks by now: after all others."""
+_LAST = 2**62  # the place of a row that the source lacks by now: after all others
 
 _BATCH = 1024  # rows that are written to a Parquet file at once
 

@@ -26,11 +26,9 @@ from recipe.judge.options import JudgeOptions
 from recipe.storage import hash_object
 
 _log = logging.getLogger("recipe.judge")
-QUEUE = 64
-"""Requests that may be unfinished at once."""
+QUEUE = 64  # requests that may be unfinished at once
 
-FAILURES = 3
-"""An engine that failed so often, with no answer in between, is broken."""
+FAILURES = 3  # an engine that failed so often, with no answer in between, is broken
 
 OnPiece = Callable[[Piece], None]
 

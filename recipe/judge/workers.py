@@ -20,12 +20,10 @@ from recipe.judge.judge import Closing, Judge
 from recipe.judge.options import JudgeOptions
 from recipe.judge.output_rows import WINDOW, JudgedRow, in_windows, result_rows
 
-RESTARTS = 3
-"""How often Ray starts a worker again, and tries a share again."""
+RESTARTS = 3  # how often Ray starts a worker again, and tries a share again
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 OpenJudge = Callable[[], Judge]
-Message = tuple[list[JudgedRow], bool]
-"""Rows, and whether their worker is ready for the next share."""
+Message = tuple[list[JudgedRow], bool]  # rows, and whether their worker is ready for the next share
 
 
 class Pool(Closing, ABC):

@@ -16,8 +16,7 @@ from recipe.storage import write_jsonl
 from recipe.training.balance import Pair, select
 from recipe.training.pools import Assessments, distinct_texts, pools_of, sides
 
-Found = tuple[list[Pair], str]
-"""(the pairs of an input, why there are none)"""
+Found = tuple[list[Pair], str]  # (the pairs of an input, why there are none)
 
 
 def pairs_of(pool: Sequence[Judgement], settings: CurateConfig, assessments: Assessments, rng: random.Random) -> Found:

@@ -14,8 +14,7 @@ from recipe.evaluation.compare import DIFFERENCES
 from recipe.evaluation.evaluate import FORCED
 from recipe.progress import duration
 
-Grid = list[list[str]]
-"""A head and rows; the first column names the row."""
+Grid = list[list[str]]  # a head and rows; the first column names the row
 
 NOT_RUN = "not run"
 NAMES = {"seed": "seed", FORCED: "seed, label forced", "sft": "SFT"}

@@ -22,8 +22,7 @@ from recipe.inference.llamacpp.kv_cache import KVCache
 from recipe.inference.prompt import Prompt
 from recipe.inference.sequence import Sample, draw_next
 
-NO_SLOT = -1
-"""The slot of a sample that is complete as soon as it is drawn: a label read from the prompt's logits."""
+NO_SLOT = -1  # the slot of a sample that is complete as soon as it is drawn: a label read from the prompt's logits
 
 
 @dataclass(eq=False)

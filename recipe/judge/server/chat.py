@@ -39,8 +39,7 @@ def _nothing(value: Any) -> Any:
     return value
 
 
-Nothing = Annotated[Any, AfterValidator(_nothing)]
-"""What may only have a value that changes nothing."""
+Nothing = Annotated[Any, AfterValidator(_nothing)]  # what may only have a value that changes nothing
 
 
 class Loose(Body):

@@ -8,12 +8,9 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-MOST = 256
-"""Connections at once. One more takes the place of the one that has been idle longest."""
-HEAD_SECONDS = 10.0
-"""For the head of a request to come, from its first byte or the connection's beginning."""
-GRACE_SECONDS = 3.0
-"""For requests under way when the server is stopped; they are answered with 503 then."""
+MOST = 256  # connections at once. One more takes the place of the one that has been idle longest.
+HEAD_SECONDS = 10.0  # for the head of a request to come, from its first byte or the connection's beginning
+GRACE_SECONDS = 3.0  # for requests under way when the server is stopped; they are answered with 503 then
 
 
 class Connection(H11Protocol):
