@@ -189,19 +189,13 @@ def _rubric(row: Row, kind: Task, layout: Layout | None, rubrics: Rubrics) -> Ru
             message = f"no criteria to judge by (--map criteria=COLUMN names a column of them); {row.advice()}"
             raise row.error_about("criteria", message)
         return found
-    levels = _levels(row)
+    texts = {score: row.text(name) for score, name in enumerate(LEVELS)}
+    levels = {score: text for score, text in texts.items() if text.strip() and not no_label(text)}
+    for score in range(min(levels, default=0), max(levels, default=0)):
+        if score not in levels:
+            column = re.sub(r"\d+", str(score), row.names[f"score{max(levels)}"], count=1)
+            raise row.error("expected a description of each score of the scale, or of none", column)
     with row.reading("criteria"):
         if isinstance(value, str) and not levels and not row.published:
             value = split_rubric(to_text(value, "rubric"))
         return to_rubric({"criteria": value, "descriptions": levels} if isinstance(value, str) else value)
-
-
-def _levels(row: Row) -> dict[int, str]:
-    """The described scores: a scale without gaps, or none."""
-    texts = {score: row.text(name) for score, name in enumerate(LEVELS)}
-    found = {score: text for score, text in texts.items() if text.strip() and not no_label(text)}
-    for score in range(min(found, default=0), max(found, default=0)):
-        if score not in found:
-            column = re.sub(r"\d+", str(score), row.names[f"score{max(found)}"], count=1)
-            raise row.error("expected a description of each score of the scale, or of none", column)
-    return found

@@ -145,16 +145,11 @@ def read_rows(
     mapped, seen = column_map(columns or {}), set[int]()
     for raw in itertools.islice(open_rows(source, task, split), limit):
         for row in _read(raw, mapped, task, rubrics or {}, scale, strict):
-            yield row if strict else _distinct(row, seen)
-
-
-def _distinct(row: ReadRow, seen: set[int]) -> ReadRow:
-    """The row, with another id where its own was there before. `seen` holds hashes, because they are small."""
-    name = row.id
-    while hash(name) in seen:
-        name = f"{row.id}-{row.raw.line}" if name == row.id else f"{name}'"
-    seen.add(hash(name))
-    return replace(row, id=name, example=row.example and replace(row.example, id=name))
+            name = row.id
+            while not strict and hash(name) in seen:
+                name = f"{row.id}-{row.raw.line}" if name == row.id else f"{name}'"
+            seen.add(hash(name))  # hashes are small
+            yield replace(row, id=name, example=row.example and replace(row.example, id=name))
 
 
 def _read(
