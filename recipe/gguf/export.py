@@ -18,7 +18,6 @@ from recipe.storage import replacing
 
 # The type's name -> llama.cpp's number for a file that is mostly of it.
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
-_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class _Tensor:
 
     @property
     def bytes(self) -> int:
-        return _BYTES[self.type_name] * math.prod(self.shape)
+        return (4 if self.type_name == "F32" else 2) * math.prod(self.shape)
 
 
 def write_gguf(
@@ -92,15 +91,9 @@ def _read(model: Path, type_name: str) -> tuple[Checkpoint, Shape, list[_Tensor]
         raise SreError(str(error), file=where) from error
     except KeyError as error:
         raise SreError("this setting is missing", file=where, field=error.args[0]) from error
-    plan = _plan(checkpoint, shape, type_name)
-    return checkpoint, shape, plan, read_vocabulary(model, checkpoint.shapes["model.embed_tokens.weight"][0])
-
-
-def _plan(checkpoint: Checkpoint, shape: Shape, type_name: str) -> list[_Tensor]:
-    """What is written, in order. Raises SreError for a tensor too many or too few."""
     missing = [name for name in tensor_names(shape) if name not in checkpoint.shapes]
     if missing:
-        raise SreError(f"the weights lack {missing[0]} ({len(missing)} tensors in all)", file=checkpoint.folder)
+        raise SreError(f"the weights lack {missing[0]} ({len(missing)} tensors in all)", file=model)
     names = gguf_names(shape)
     plan = []
     if shape.rope_factors:
@@ -110,9 +103,9 @@ def _plan(checkpoint: Checkpoint, shape: Shape, type_name: str) -> list[_Tensor]
             continue
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
-            raise SreError(f"{shape.arch} has no tensor {source!r} that llama.cpp knows", file=checkpoint.folder)
+            raise SreError(f"{shape.arch} has no tensor {source!r} that llama.cpp knows", file=model)
         plan.append(_Tensor(source, name, size, type_name if len(size) > 1 else "F32"))
-    return plan
+    return checkpoint, shape, plan, read_vocabulary(model, checkpoint.shapes["model.embed_tokens.weight"][0])
 
 
 def _start(

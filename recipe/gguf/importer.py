@@ -23,7 +23,15 @@ def import_gguf(source: Path, folder: Path, dtype: str = "bfloat16") -> None:
     All of the model is in memory once. Raises SreError when the file is no readable GGUF, or when its architecture,
     tokeniser or rotary scaling can't be carried over exactly.
     """
-    fields, tensors = _open(source)
+    from gguf import GGUFReader
+
+    read_header(source)  # a size without end would keep the reader busy for ever
+    try:
+        reader = GGUFReader(source)
+        fields = {key: field.contents() for key, field in reader.fields.items()}
+    except Exception as error:  # the reader lets whatever goes wrong in numpy through
+        raise SreError(f"can't be read as GGUF: {error}", file=source) from error
+    tensors = {tensor.name: tensor for tensor in reader.tensors}  # memory-mapped
     try:
         vocabulary = _vocabulary(fields, source)
         config = _config(fields, tensors, dtype, source)
@@ -50,19 +58,6 @@ def write_tokenizer(vocabulary: Vocabulary, folder: Path, longest: int) -> None:
     write_json(folder / "tokenizer_config.json", settings)
     if vocabulary.chat_template:
         (folder / "chat_template.jinja").write_text(vocabulary.chat_template, encoding="utf-8")
-
-
-def _open(source: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The pairs and the tensors (memory-mapped) of a GGUF file."""
-    from gguf import GGUFReader
-
-    read_header(source)  # a size without end would keep the reader busy for ever
-    try:
-        reader = GGUFReader(source)
-        fields = {key: field.contents() for key, field in reader.fields.items()}
-    except Exception as error:  # the reader lets whatever goes wrong in numpy through
-        raise SreError(f"can't be read as GGUF: {error}", file=source) from error
-    return fields, {tensor.name: tensor for tensor in reader.tensors}
 
 
 def _config(fields: dict[str, Any], tensors: dict[str, Any], dtype: str, source: Path) -> dict[str, Any]:

@@ -62,7 +62,15 @@ def read_vocabulary(model: Path, rows: int) -> Vocabulary:
     if data.get("model", {}).get("type") != "BPE":
         raise SreError(f"only BPE tokenisers are supported; {_ADVICE}", file=path)
     pre = _pre_tokenizer(data, path)
-    tokens, types = _tokens(data, rows, path)
+    by_id = {number: (token, NORMAL) for token, number in data["model"]["vocab"].items()}
+    for added in data.get("added_tokens", []):
+        by_id[added["id"]] = (added["content"], CONTROL if added["special"] else USER_DEFINED)
+    if max(by_id) >= rows:
+        raise SreError(f"the tokeniser has {max(by_id) + 1} tokens, the embedding only {rows} rows", file=path)
+    filled = [by_id.get(number, (f"[PAD{number}]", UNUSED)) for number in range(rows)]
+    tokens, types = [token for token, _ in filled], [kind for _, kind in filled]
+    if len(set(tokens)) != rows:
+        raise SreError(f"two ids have the token {Counter(tokens).most_common(1)[0][0]!r}", file=path)
     special = {role: number for role, number in found.special_token_ids.items() if role in ("bos", "eos", "unk", "pad")}
     if "eos" not in special:
         raise SreError("the tokeniser names no end-of-sequence token (eos_token)", file=path)
@@ -148,21 +156,6 @@ def _essence(step: dict[str, Any]) -> tuple[Any, ...]:
     if kind == "Split":
         return kind, step["pattern"].get("Regex"), step["behavior"], bool(step.get("invert"))
     return (kind,)
-
-
-def _tokens(data: dict[str, Any], rows: int, path: Path) -> tuple[list[str], list[int]]:
-    """The token and the type of each of the embedding's rows."""
-    by_id = {number: (token, NORMAL) for token, number in data["model"]["vocab"].items()}
-    for added in data.get("added_tokens", []):
-        by_id[added["id"]] = (added["content"], CONTROL if added["special"] else USER_DEFINED)
-    if max(by_id) >= rows:
-        raise SreError(f"the tokeniser has {max(by_id) + 1} tokens, the embedding only {rows} rows", file=path)
-    filled = [by_id.get(number, (f"[PAD{number}]", UNUSED)) for number in range(rows)]
-    tokens = [token for token, _ in filled]
-    if len(set(tokens)) != rows:
-        twice = Counter(tokens).most_common(1)[0][0]
-        raise SreError(f"two ids have the token {twice!r}", file=path)
-    return tokens, [kind for _, kind in filled]
 
 
 def tokenizer_json(vocabulary: Vocabulary) -> str:

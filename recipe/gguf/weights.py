@@ -123,7 +123,11 @@ class Adapter:
                 raise SreError(f"the tensor {key!r} is no LoRA factor of a linear layer", file=folder)
         for name, factors in self.modules.items():
             self._check_shapes(name, factors, base)
-        self._check_complete(base)
+        # The adapter of a model with fewer layers fits by name and shape, but leaves out the other layers.
+        kinds = {_kind(name) for name in self.modules}
+        for name in base.shapes:
+            if name.endswith(".weight") and name not in self.modules and _kind(name) in kinds:
+                raise self._other_base(f"it has nothing for {name}")
 
     def merge(self, name: str, weight: Any) -> Any:
         """W + alpha / r * B @ A in float32 for an adapted weight; any other tensor comes back as it is."""
@@ -142,13 +146,6 @@ class Adapter:
         shape = base.shapes[name]
         if (*b, *a) != (shape[0], rank, rank, shape[-1]):
             raise self._other_base(f"{name} is {shape}, the adapter's factors are {b} and {a}, its rank is {rank}")
-
-    def _check_complete(self, base: Checkpoint) -> None:
-        """The adapter of a model with fewer layers fits by name and shape, but leaves out the other layers."""
-        kinds = {_kind(name) for name in self.modules}
-        for name in base.shapes:
-            if name.endswith(".weight") and name not in self.modules and _kind(name) in kinds:
-                raise self._other_base(f"it has nothing for {name}")
 
     def _other_base(self, reason: str) -> SreError:
         return SreError(f"adapter of another base: {reason}", file=self._folder)

@@ -115,7 +115,9 @@ class PromptReader:
         if request.choices:
             choices = tuple(self.tokenizer.tokenize(choice) for choice in request.choices)
             return Prompt(request, sampling, np.array(ids, np.int32), max(map(len, choices)), choices=choices)
-        places = self._label_places(request.labels) if request.labels else None
+        if request.labels and request.labels not in self._places:
+            self._places[request.labels] = LabelPlaces(request.labels, self.tokenizer)
+        places = self._places.get(request.labels)
         if request.label_only and places:
             lead, label_tokens = places.lead_in(opened) if ids else ([], {})
             all_ids = np.array([*ids, *lead], np.int32)
@@ -128,8 +130,3 @@ class PromptReader:
         reserve = sampling.max_tokens + lead_out
         all_ids = np.array(ids, np.int32)
         return Prompt(request, sampling, all_ids, reserve, places, opened=opened, grammar=grammar)
-
-    def _label_places(self, labels: tuple[int, ...]) -> LabelPlaces:
-        if labels not in self._places:
-            self._places[labels] = LabelPlaces(labels, self.tokenizer)
-        return self._places[labels]

@@ -56,7 +56,12 @@ class TorchGenerator(Generator):
                 patches to transformers stay.
         """
         self.path, self.name, self.parallel = model, name, parallel
-        self.context = min(context, _trained_length(model) or context)
+        file = model / "config.json"
+        try:
+            trained = json.loads(file.read_text(encoding="utf-8")).get("max_position_embeddings")
+        except (OSError, ValueError) as error:
+            raise SreError(f"not a model folder: {error}", file=file) from None
+        self.context = min(context, int(trained or context))
         self._model, tokenizer = self._load(adapter, quantization, engine)
         self._tokenizer = TorchTokenizer(tokenizer, self._model)
         self._template = ChatTemplate.of(tokenizer)
@@ -161,13 +166,3 @@ class TorchGenerator(Generator):
     def _check_open(self) -> None:
         if self._model is None:
             raise SreError("the model has been closed", file=self.path)
-
-
-def _trained_length(model: Path) -> int | None:
-    """The longest text that the model was trained for, where its configuration says."""
-    file = model / "config.json"
-    try:
-        length = json.loads(file.read_text(encoding="utf-8")).get("max_position_embeddings")
-    except (OSError, ValueError) as error:
-        raise SreError(f"not a model folder: {error}", file=file) from None
-    return int(length) if length else None

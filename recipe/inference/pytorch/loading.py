@@ -103,17 +103,16 @@ class TrainingEngine(ABC):
         Raises:
             SreError: The model or the adapter can't be loaded, or the adapter belongs to another base.
         """
+        lora = lora or {}
         if adapter:
             saved, file = open_adapter(adapter)
             settings = {name: saved[name] for name in ("r", "lora_alpha", "target_modules")}
             settings["lora_dropout"] = saved.get("lora_dropout", 0.0)
         else:
-            lora = lora or {}
             settings = {"r": lora["r"], "lora_alpha": lora["alpha"], "lora_dropout": lora["dropout"]}
             settings["target_modules"] = list(lora["target_modules"])
-        seed = 0 if lora is None else lora.get("seed", 0)
         base, tokenizer = self.load_base(model, quantization, max_length)
-        peft_model = self.add_adapter(base, settings, seed, quantization, gradient_checkpointing)
+        peft_model = self.add_adapter(base, settings, lora.get("seed", 0), quantization, gradient_checkpointing)
         if adapter:
             _fill_adapter(peft_model, adapter, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         return peft_model, tokenizer

@@ -48,10 +48,7 @@ def load_base(model: Path, quantization: Quantization) -> Any:
     options: dict[str, Any] = {"dtype": dtype}
     if quantization == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
     try:
         return AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, **options)
