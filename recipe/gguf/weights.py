@@ -121,8 +121,16 @@ class Adapter:
                 self.modules.setdefault(f"{match['module']}.weight", {})[match["side"]] = key
             elif ".base_layer." not in key:  # PEFT's copy of an adapted head, which training leaves as it is
                 raise SreError(f"the tensor {key!r} is no LoRA factor of a linear layer", file=folder)
+        rank = self._config["r"]
         for name, factors in self.modules.items():
-            self._check_shapes(name, factors, base)
+            if factors.keys() != {"A", "B"}:
+                raise SreError(f"{name} has only one of its two factors", file=folder)
+            if name not in base.shapes:
+                raise self._other_base(f"the model has no {name}")
+            a, b = (tuple(self._file.get_slice(factors[side]).get_shape()) for side in "AB")
+            shape = base.shapes[name]
+            if (*b, *a) != (shape[0], rank, rank, shape[-1]):
+                raise self._other_base(f"{name} is {shape}, the adapter's factors are {b} and {a}, its rank is {rank}")
         # The adapter of a model with fewer layers fits by name and shape, but leaves out the other layers.
         kinds = {_kind(name) for name in self.modules}
         for name in base.shapes:
@@ -135,17 +143,6 @@ class Adapter:
             return weight
         a, b = (self._file.get_tensor(self.modules[name][side]).float() for side in "AB")
         return weight.float().addmm(b, a, alpha=self._config["lora_alpha"] / self._config["r"])
-
-    def _check_shapes(self, name: str, factors: dict[str, str], base: Checkpoint) -> None:
-        if factors.keys() != {"A", "B"}:
-            raise SreError(f"{name} has only one of its two factors", file=self._folder)
-        if name not in base.shapes:
-            raise self._other_base(f"the model has no {name}")
-        rank = self._config["r"]
-        a, b = (tuple(self._file.get_slice(factors[side]).get_shape()) for side in "AB")
-        shape = base.shapes[name]
-        if (*b, *a) != (shape[0], rank, rank, shape[-1]):
-            raise self._other_base(f"{name} is {shape}, the adapter's factors are {b} and {a}, its rank is {rank}")
 
     def _other_base(self, reason: str) -> SreError:
         return SreError(f"adapter of another base: {reason}", file=self._folder)

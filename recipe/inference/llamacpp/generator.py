@@ -156,13 +156,9 @@ class LlamaCppSession(Session):
     """One `Scheduler` on the generator's cache; see the Protocol."""
 
     def __init__(self, generator: LlamaCppGenerator, *, keep: int, stream: bool, cells: int = 0) -> None:
-        """Open the cache, which ends every other session.
+        """Open the cache, which ends every other session. keep, stream: see `Scheduler`.
 
-        Args:
-            generator: The model.
-            keep: Prompts that stay in the cache for later ones to begin with.
-            stream: Also return the pieces of text as they come.
-            cells: The tokens that all its requests need; 0 for requests that aren't known yet.
+        cells: the tokens that all its requests need; 0 for requests that aren't known yet.
         """
         self.refused: list[Completion] = []
         self._generator = generator

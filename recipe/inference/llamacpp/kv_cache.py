@@ -79,19 +79,10 @@ class KVCache:
     def __init__(
         self, path: Path, *, context: int, cells: int, memory: int, sequences: int, batch: int, threads: int
     ) -> None:
-        """Load the model.
+        """Load a GGUF file. Raises SreError where llama.cpp can't, or `memory` holds too few tokens.
 
-        Args:
-            path: The GGUF file.
-            context: The most tokens of one sequence, unless the model was trained for less.
-            cells: The most tokens of the cache, if `memory` is 0.
-            memory: The most bytes of the cache.
-            sequences: How many sequences there are.
-            batch: The most tokens of one `decode`.
-            threads: CPU threads.
-
-        Raises:
-            SreError: llama.cpp can't load the file, or `memory` holds too few tokens.
+        context: the most tokens of one sequence, unless the model was trained for less. memory: the most bytes of the
+        cache; where it is 0, `cells` is its most tokens. batch: the most tokens of one `decode`.
         """
         start_backend()
         self.path = path

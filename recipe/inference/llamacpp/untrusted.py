@@ -27,11 +27,9 @@ def check_model(path: Path) -> None:
         return
     read_header(path)
     command = [sys.executable, "-P", str(_TRIAL), str(path)]
-    environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}
+    env = {**os.environ, "GGML_NO_BACKTRACE": "1"}
     try:
-        done = subprocess.run(
-            command, capture_output=True, env=environment, errors="replace", timeout=_SECONDS, check=False
-        )
+        done = subprocess.run(command, capture_output=True, env=env, errors="replace", timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise SreError(f"llama.cpp doesn't load it within {_SECONDS} seconds", file=path) from None
     if done.returncode:

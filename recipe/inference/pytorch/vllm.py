@@ -63,8 +63,7 @@ class VllmGenerator(TorchGenerator):
             use_tqdm=False,
         )
         for group, output in zip(groups.values(), outputs, strict=True):
-            drawn = sorted(output.outputs, key=lambda sample: sample.index)
-            for row, found in zip(group, drawn, strict=True):
+            for row, found in zip(group, sorted(output.outputs, key=lambda sample: sample.index), strict=True):
                 sample = row.sample
                 sample.tokens = list(found.token_ids)
                 written = (token for token in sample.tokens if not self._tokenizer.is_end(token))
