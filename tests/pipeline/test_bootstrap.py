@@ -70,19 +70,19 @@ def test_killed_in_its_midst_and_resumed_equals_uninterrupted(
 ) -> None:
     from recipe.training import sample
 
-    append, config, calls = sample.append_jsonl, load("tiny", settings(tiny_model, data)), []
+    write, config, calls = sample.write_jsonl, load("tiny", settings(tiny_model, data)), []
 
     def killed(*given):
-        append(*given)
+        write(*given)
         calls.append(given)
         if len(calls) in (2, 5, 9):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(sample, "append_jsonl", killed)
+    monkeypatch.setattr(sample, "write_jsonl", killed)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             run_pipeline(config, tmp_path, until="bootstrap-pointwise")
-    monkeypatch.setattr(sample, "append_jsonl", append)
+    monkeypatch.setattr(sample, "write_jsonl", write)
     run_pipeline(config, tmp_path, until="bootstrap-pointwise")
     for name in ("unhinted/samples", "hinted/samples", "rationales"):
         path = Path("bootstrap-pointwise") / f"{name}.jsonl"
