@@ -77,10 +77,15 @@ GOOD = choice(token("Fine."), token(" [RESULT]"), token(" 4", -0.2, _4=-0.2, _5=
 
 
 class Fake:
-    """Answers the n-th request with the n-th of `replies`, then with GOOD: choices, or (status, headers, body)."""
+    """Answers the n-th request with the n-th of `replies`, then with GOOD: choices, or (status, headers, body).
 
-    def __init__(self, *replies: Any, models: tuple[str, ...] = ("fake",), pace: float = 0.0) -> None:
-        self.replies, self.models, self.pace = list(replies), models, pace
+    A field named in `refuses` is refused wherever it is asked for.
+    """
+
+    def __init__(
+        self, *replies: Any, models: tuple[str, ...] = ("fake",), pace: float = 0.0, refuses: str = ""
+    ) -> None:
+        self.replies, self.models, self.pace, self.refuses = list(replies), models, pace, refuses
         self.seen: list[dict[str, Any]] = []
         self.under_way = self.most = 0
 
@@ -95,6 +100,8 @@ class Fake:
             body, more = body + event.get("body", b""), event.get("more_body", False)
         self.seen.append(json.loads(body))
         reply = self.replies.pop(0) if self.replies else GOOD
+        if self.refuses in self.seen[-1]:
+            reply = refusal(422, "no", self.refuses)
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         await asyncio.sleep(self.pace)
@@ -162,11 +169,10 @@ def test_a_file_judged_by_our_own_server(tmp_path: Path) -> None:
 def test_a_server_that_refuses_log_probabilities_is_asked_without_and_the_user_told_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    refused = [refusal(422, "no", "logprobs") for _ in range(2)]
-    with serving(fake := Fake(*refused)) as address, caplog.at_level(logging.WARNING):
+    with serving(fake := Fake(refuses="logprobs")) as address, caplog.at_level(logging.WARNING):
         done = ask(address, "a", "b", parallel=2)
     assert [one.text for one in done] == ["Fine. [RESULT] 4"] * 2
-    assert [body.get("top_logprobs") for body in fake.seen][-2:] == [None, None]
+    assert [body.get("top_logprobs") for body in fake.seen].count(None) == 2
     assert len([record for record in caplog.records if "no log-probabilities" in record.getMessage()]) == 1
 
 
@@ -472,8 +478,8 @@ def test_a_reader_that_stops_early_ends_what_is_under_way() -> None:
         next(completions)
         completions.close()  # type: ignore[attr-defined]
         seen = len(fake.seen)
-        time.sleep(0.3)
-    assert len(fake.seen) == seen < 6
+        time.sleep(0.5)
+    assert len(fake.seen) <= seen + 1 < 6  # the next one may have been on its way
 
 
 @pytest.mark.slow
