@@ -273,3 +273,13 @@ def logprobs_after() -> Callable[..., Any]:
         return shifted - np.log(np.exp(shifted).sum())
 
     return read
+
+
+def training_setup(model: Path, **changes: Any) -> Any:
+    """What SFT and DPO share, for a tiny model; `changes` are fields of `TrainingSetup`."""
+    from recipe.inference.pytorch.transformers import TransformersEngine
+    from recipe.prompts import Prompts
+    from recipe.training.trainer import TrainingSetup
+
+    usual: dict[str, Any] = {"quantization": "none", "max_length": 2048, "gradient_checkpointing": False, "seed": 0}
+    return TrainingSetup(**{"engine": TransformersEngine(), "model": model, "prompts": Prompts()} | usual | changes)

@@ -16,8 +16,9 @@ from recipe.storage import read_json
 from recipe.training import dpo
 from recipe.training import trainer as training
 from recipe.training.dpo import hold_out, make_trainer, run_dpo, to_rows, with_reference
-from recipe.training.trainer import TrainingSetup, rows_on_disk
+from recipe.training.trainer import rows_on_disk
 from recipe.verdict import format_verdict
+from tests.model_fixtures import training_setup
 
 LORA = LoraConfig(r=4, alpha=8)
 
@@ -44,20 +45,8 @@ def preferences(examples):
     return pairs
 
 
-def setup_of(model, max_length=2048, engine=None):
-    return TrainingSetup(
-        engine=engine or TransformersEngine(),
-        model=model,
-        prompts=Prompts(),
-        quantization="none",
-        max_length=max_length,
-        gradient_checkpointing=False,
-        seed=0,
-    )
-
-
 def load(tiny_model):
-    return setup_of(tiny_model).load(None, LORA)
+    return training_setup(tiny_model).load(None, LORA)
 
 
 def open_trainer(folder, tiny_model, examples, pairs, **settings):
@@ -65,7 +54,7 @@ def open_trainer(folder, tiny_model, examples, pairs, **settings):
     chosen = DpoConfig(**{"batch_size": 4, "accumulate": 1, "checkpoints": 0, **settings})
     model, tokenizer = load(tiny_model)
     rows = rows_on_disk(folder, "rows", to_rows(tokenizer, examples, pairs, 2048, Prompts()))
-    trainer = make_trainer(setup_of(tiny_model), model, tokenizer, rows, None, folder, chosen)
+    trainer = make_trainer(training_setup(tiny_model), model, tokenizer, rows, None, folder, chosen)
     trainer.train_dataset = with_reference(trainer, rows)
     return trainer
 
@@ -148,7 +137,7 @@ def train(folder, tiny_model, examples, preferences, *, max_length=2048, adapter
     }
     return run_dpo(
         folder,
-        setup_of(tiny_model, max_length, engine),
+        training_setup(tiny_model, max_length=max_length, engine=engine or TransformersEngine()),
         adapter=adapter,
         lora=LORA,
         examples=examples,
@@ -193,7 +182,7 @@ def test_the_adapter_of_a_4_bit_base_is_not_rounded(tmp_path, tiny_model, exampl
     model.is_loaded_in_4bit = True  # what TRL goes by
     rows = rows_on_disk(tmp_path, "rows", to_rows(tokenizer, examples, preferences[:2], 2048, Prompts()))
     settings = DpoConfig(checkpoints=0)
-    trainer = make_trainer(setup_of(tiny_model), model, tokenizer, rows, None, tmp_path, settings)
+    trainer = make_trainer(training_setup(tiny_model), model, tokenizer, rows, None, tmp_path, settings)
     after = {name: w for name, w in trainer.model.named_parameters() if w.requires_grad}
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)

@@ -9,11 +9,11 @@ import pytest
 from recipe.config import LoraConfig, SftConfig
 from recipe.data.examples import read_examples
 from recipe.errors import SreError
-from recipe.inference.pytorch.transformers import TransformersEngine
 from recipe.prompts import Prompts
 from recipe.storage import read_json
 from recipe.training.sft import collate, make_trainer, run_sft, to_rows
-from recipe.training.trainer import TrainingSetup, rows_on_disk
+from recipe.training.trainer import rows_on_disk
+from tests.model_fixtures import training_setup
 
 
 def test_the_mask_covers_the_judgement_and_the_end_token_alone(tiny_model, tiny_data):
@@ -44,26 +44,12 @@ def test_rows_that_are_too_long_are_left_out_whole_and_counted(tiny_model, tiny_
 LORA = LoraConfig(r=4, alpha=8)
 
 
-def setup_of(model, max_length=2048, report_to="none"):
-    return TrainingSetup(
-        engine=TransformersEngine(),
-        model=model,
-        prompts=Prompts(),
-        quantization="none",
-        max_length=max_length,
-        gradient_checkpointing=False,
-        seed=0,
-        report_to=report_to,
-        run="tiny",
-    )
-
-
 def train(folder, tiny_model, tiny_data, limit=12, max_length=2048, dev=(), report_to="none", **settings):
     examples = read_examples(tiny_data, task="pointwise", split="train", limit=limit)
     chosen = {"batch_size": 4, "accumulate": 1, "checkpoints": 0, "learning_rate": 1e-2, **settings}
     facts = run_sft(
         folder,
-        setup_of(tiny_model, max_length, report_to),
+        training_setup(tiny_model, max_length=max_length, report_to=report_to, run="tiny"),
         examples=examples,
         dev=dev,
         settings=SftConfig(**chosen),
@@ -112,7 +98,7 @@ def test_the_loss_is_the_mean_over_the_tokens_of_a_step(tmp_path, tiny_model, ti
     import torch
 
     examples = read_examples(tiny_data, task="pointwise", split="train", limit=8)
-    setup = setup_of(tiny_model)
+    setup = training_setup(tiny_model)
     model, tokenizer = setup.load(None, LORA)
     rows = rows_on_disk(tmp_path, "rows", to_rows(tokenizer, examples, 2048, Prompts(), label_only=False))
     settings = SftConfig(batch_size=3, accumulate=2, checkpoints=0)
