@@ -9,7 +9,6 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from recipe.inference.base import Generator, Request
 from recipe.prompts import Prompts, neutralise
 from recipe.storage import read_jsonl, write_jsonl
 from recipe.system import process, wait_for
-from recipe.training.sample import UNFINISHED, run_sample
+from recipe.training.sample import run_sample
 from recipe.verdict import MARKER
 
 # A small model writes no rationale unless it is held to one: whole sentences about the response, then the label.
@@ -72,8 +71,9 @@ def run_bootstrap(
         origin = generator.name + ", told the label" * hinted
         given: dict[str, Any] = {"settings": settings, "prompts": prompts, "origin": origin, "seed": seed, "ask": ask}
         run_sample(part, generator=generator, examples=list(left.values()), **given)
-        wait_for(partial(_is_joined, part))
-        for judgement in read_jsonl(part / "samples.jsonl", Judgement.from_json):
+        samples = part / "samples.jsonl"
+        wait_for(samples.exists)
+        for judgement in read_jsonl(samples, Judgement.from_json):
             tokens += judgement.tokens
             found = kept.get(judgement.example_id, [])
             fault = _fault(judgement, left[judgement.example_id], texts)
@@ -87,10 +87,6 @@ def run_bootstrap(
         write_jsonl(folder / "rationales.jsonl", rows)
     counts = {"rows": len(examples), "unhinted": unhinted, "hinted": len(kept) - unhinted, "tokens": tokens}
     return {"maker": generator.name, **counts, "without": len(examples) - len(kept), "dropped": dict(dropped)}
-
-
-def _is_joined(folder: Path) -> bool:
-    return not (folder / UNFINISHED).exists()
 
 
 def _grammar(row: Example) -> str:
