@@ -7,7 +7,7 @@ import pytest
 from recipe.data.records import Judgement
 from recipe.evaluation.evaluate import as_written
 from recipe.evaluation.metrics import pairwise_figures, pointwise_figures
-from recipe.evaluation.report.tables import audit_grids, markdown_table, results_markdown
+from recipe.evaluation.tables import audit_grids, markdown_table, results_markdown
 from recipe.storage import read_json, read_jsonl
 
 ROOT = Path(__file__).parents[1]

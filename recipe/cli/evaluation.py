@@ -51,7 +51,7 @@ def evaluate(target: str, name: str | None, model: str | None, forgery: bool, **
         return
     unfit = options.keys() - ({"limit"} if forgery else set())
     opt.refuse(unfit, "needs --model: the judges of a run are measured by its own settings")
-    from recipe.evaluation.report.tables import FORGERY, forgery_grid, results_grids, show
+    from recipe.evaluation.tables import FORGERY, forgery_grid, results_grids, show
     from recipe.pipeline.finished_runs import forgery_of
     from recipe.pipeline.steps import run_stage
     from recipe.storage import read_json
@@ -70,7 +70,7 @@ def evaluate(target: str, name: str | None, model: str | None, forgery: bool, **
 def _evaluate_model(target: str, model: str, out: Path | None, rubric: str | None, **options: Any) -> None:
     from recipe.evaluation.benchmarks.running import find_benchmark, run_benchmark
     from recipe.evaluation.models import label_of, open_judge
-    from recipe.evaluation.report.tables import audit_grids, benchmark_table, show
+    from recipe.evaluation.tables import audit_grids, benchmark_table, show
     from recipe.judge.options import JudgeOptions
     from recipe.judge.rubrics import by_task, read_rubric
 
@@ -103,7 +103,7 @@ def audit(
     VERDICTS are files that `sre judge` or `sre evaluate` wrote, or folders that hold files named judgements.jsonl. No
     model is loaded. Files whose paths differ only in a folder seed-0, seed-1, ... are pooled.
     """
-    from recipe.evaluation.report.tables import audit_grids, show
+    from recipe.evaluation.tables import audit_grids, show
     from recipe.evaluation.verdict_files import audit_files
     from recipe.storage import write_json
 
@@ -155,7 +155,7 @@ def experiment(preset: str, rows: tuple[str, ...], tables: bool, seeds: Any, run
         results = write_results(Experiment(preset, overrides, folder), {})
     else:
         results = run_experiment(preset, rows, seeds, folder, overrides)
-    from recipe.evaluation.report.tables import show_experiment
+    from recipe.evaluation.tables import show_experiment
 
     show_experiment(results, opt.console())
 
@@ -169,7 +169,7 @@ def experiment(preset: str, rows: tuple[str, ...], tables: bool, seeds: Any, run
 @click.option("-o", "--out", type=opt.FILE, help="[default: RUN/report.html]")
 def report(runs: tuple[Path, ...], out: Path | None) -> None:
     """Write one self-contained HTML page about finished runs, and its tables as Markdown beside it."""
-    from recipe.pipeline.finished_runs import report as write
+    from recipe.pipeline.report import report as write
 
     for path in write(runs, out):
         click.echo(path)
@@ -212,7 +212,7 @@ def export(run: Path, out: Path, first: str, second: str | None, n: int, seed: i
 def import_(folder: Path, annotations: Path) -> None:
     """Compute win rate, agreement and reasons from Label Studio's JSON export of FOLDER's tasks."""
     from recipe.evaluation.annotation import import_annotations
-    from recipe.evaluation.report.tables import show_rationale_votes
+    from recipe.evaluation.tables import show_rationale_votes
 
     show_rationale_votes(import_annotations(folder, annotations), opt.console())
 

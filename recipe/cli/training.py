@@ -97,7 +97,7 @@ def run(config: str, run_dir: Path | None, overrides: tuple[str, ...], until: st
 def quickstart(run_dir: Path | None, overrides: tuple[str, ...]) -> None:
     """Train SmolLM2-135M into a judge on this machine's CPU: all stages, a table, one judged example."""
     folder = _run_and_show("cpu-smollm2-135m", overrides, run_dir)
-    from recipe.evaluation.report.tables import judged_example
+    from recipe.evaluation.tables import judged_example
     from recipe.pipeline.steps import judge_one
 
     opt.console().print(judged_example(*judge_one(folder)))
@@ -110,7 +110,7 @@ def _run_and_show(source: str, overrides: tuple[str, ...], run_dir: Path | None,
     config = load(source, overrides)
     folder = run_dir or Path("runs") / config.name
     results = run_pipeline(config, folder, until=until, say=click.echo)
-    from recipe.evaluation.report.tables import judge_name, results_grids, round_text, show, stages_table
+    from recipe.evaluation.tables import judge_name, results_grids, round_text, show, stages_table
 
     opt.console().print(stages_table(results["stages"]))
     if results["models"]:
@@ -153,7 +153,7 @@ def stage(name: str, run: Path, overrides: tuple[str, ...], again: bool) -> None
 @click.option("--watch", is_flag=True, help="Show it again every five seconds, until Ctrl-C.")
 def status(run: Path, watch: bool) -> None:
     """Show what of a run is done, how long it took, what has begun, and which rounds were kept."""
-    from recipe.evaluation.report.tables import round_text, stages_table
+    from recipe.evaluation.tables import round_text, stages_table
     from recipe.pipeline.finished_runs import read_status
 
     while True:

@@ -50,28 +50,35 @@ def export_tasks(
     folder: Path,
     *,
     examples: Sequence[Example],
-    first: Sequence[Judgement],
-    second: Sequence[Judgement],
-    names: tuple[str, str],
+    sides: Mapping[str, Sequence[Judgement]],
     n: int,
     seed: int,
 ) -> dict[str, int]:
-    """Write `n` tasks (fewer where there are fewer), drawn and ordered by `seed`, with configuration and key.
+    """Write tasks for raters, with the labelling configuration and the key.
 
-    Returns counts: rows, same_label, identical (equal rationales are not shown: there is nothing to choose) and
-    tasks. Raises SreError when nothing can be shown, and when the folder already holds a key: its annotations
-    would no longer fit.
+    Args:
+        folder: Where. It must not hold a key: that one's annotations would no longer fit.
+        examples: The rows that both judges judged.
+        sides: The two judges, the one whose wins are counted last: name -> judgements.
+        n: How many tasks at most.
+        seed: Draws the rows and the order of the rationales.
+
+    Returns:
+        The counts rows, same_label, identical (equal rationales are not shown: there is nothing to choose) and tasks.
+
+    Raises:
+        SreError: Nothing can be shown, or the folder holds a key.
     """
     if (folder / "key.json").exists():
         message = "this folder already holds an export; its annotations need that key. Use another -o"
         raise SreError(message, file=folder)
-    by_id = [{row.example_id: row for row in side} for side in (first, second)]
+    by_id = [{row.example_id: row for row in side} for side in sides.values()]
     pairs = [(row, [side[row.id] for side in by_id]) for row in examples if all(row.id in side for side in by_id)]
     same = [(row, both) for row, both in pairs if both[0].label is not None and both[0].label == both[1].label]
     same = [(row, both) for row, both in same if both[0].rationale and both[1].rationale]
     shown = [(row, both) for row, both in same if both[0].rationale != both[1].rationale]
     if not shown:
-        message = f"{' and '.join(names)} gave the same label with different rationales on none of {len(pairs)} rows"
+        message = f"{' and '.join(sides)} gave the same label with different rationales on none of {len(pairs)} rows"
         raise SreError(message, file=folder)
     draw = random.Random(seed)
     items = {}
@@ -89,7 +96,7 @@ def export_tasks(
         file.write(f"[{tasks}]\n")
     with atomic(folder / "labels.xml") as file:
         file.write(_CONFIG)
-    write_json(folder / "key.json", {"judges": list(names), "seed": seed, **counts, "items": items})
+    write_json(folder / "key.json", {"judges": list(sides), "seed": seed, **counts, "items": items})
     return counts
 
 

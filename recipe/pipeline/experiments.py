@@ -141,7 +141,7 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
     figures of a row that wasn't run are None.
     """
     from recipe.evaluation.compare import by_aspect, compare
-    from recipe.evaluation.report.tables import experiment_markdown
+    from recipe.evaluation.tables import experiment_markdown
 
     seeds = sorted({load(path / "config.toml").seed for path in experiment.folders()})
     runs = [run for name in VARIANTS for seed in seeds if (run := experiment.run(name, seed)).measured]

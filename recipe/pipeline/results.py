@@ -5,15 +5,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from recipe.evaluation.evaluate import FORCED
+from recipe.data.records import Example
+from recipe.errors import SreError
+from recipe.evaluation.compare import compare
+from recipe.evaluation.evaluate import FORCED, read_judgements
+from recipe.evaluation.forgery import read_forgery
+from recipe.evaluation.tables import results_markdown
 from recipe.pipeline.context import RunContext
 from recipe.storage import atomic, intact, read_json, read_markers, write_json
 
 
 def write_results(run: RunContext) -> dict[str, Any]:
     """Write results.json and results.md, and return the content of the former: `results_of`."""
-    from recipe.evaluation.report.tables import results_markdown
-
     content = results_of(run)
     if run.cache.main:
         write_json(run.path / "results.json", content)
@@ -24,10 +27,6 @@ def write_results(run: RunContext) -> dict[str, Any]:
 
 def results_of(run: RunContext) -> dict[str, Any]:
     """{"judge", "rounds", "stages"} and what `compare` says of the judges. Raises SreError without their rows."""
-    from recipe.evaluation.compare import compare
-    from recipe.evaluation.evaluate import read_judgements
-    from recipe.evaluation.forgery import read_forgery
-
     stages, found = costs(run.path), figures_of(run)
     content: dict[str, Any] = {"models": {}, "differences": {}}
     if found:
@@ -51,6 +50,24 @@ def figures_of(run: RunContext) -> dict[str, Any]:
                 if judge == "seed":
                     found[FORCED] = found[judge]["constrained"]
     return found
+
+
+def last_judge(run: RunContext) -> str | None:
+    """The last judge of the rounds that was measured: j2, j1, or None."""
+    measured = figures_of(run)
+    return next((judge for judge in reversed(run.judges) if judge[0] == "j" and judge in measured), None)
+
+
+def measured_rows(run: RunContext) -> tuple[list[Example], str]:
+    """The rows that the judges were measured on; or none, and why: a run folder may have travelled without its data."""
+    try:
+        rows = run.test_rows
+    except SreError as error:
+        return [], str(error)
+    for judge in figures_of(run):
+        if [judgement.example_id for judgement in read_judgements(run.path, judge)] != [row.id for row in rows]:
+            return [], f"they have changed since {judge} was measured on them"
+    return rows, ""
 
 
 def rounds(run: RunContext) -> list[dict[str, Any]]:

@@ -30,10 +30,9 @@ def verdicts(judge, labels=None, text="{judge} about {row}"):
 
 
 def export(folder, first=None, second=None, n=100, seed=0):
-    first, second = first or verdicts("alpha"), second or verdicts("omega")
-    return export_tasks(
-        folder, examples=ROWS, first=first, second=second, names=("sft", "j2"), n=n, seed=seed
-    ), json.loads((folder / "tasks.json").read_text())
+    sides = {"sft": first or verdicts("alpha"), "j2": second or verdicts("omega")}
+    counts = export_tasks(folder, examples=ROWS, sides=sides, n=n, seed=seed)
+    return counts, json.loads((folder / "tasks.json").read_text())
 
 
 def key(folder):

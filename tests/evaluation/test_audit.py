@@ -10,7 +10,7 @@ import pytest
 
 from recipe.data.records import Example, Judgement, Message, Rubric, exchanged, in_both_orders
 from recipe.evaluation.audit import audit, both_orders, degenerate, figures_by_task, shortcut_figures
-from recipe.evaluation.report.tables import results_markdown
+from recipe.evaluation.tables import results_markdown
 from recipe.evaluation.trivial import CRITERION, FITTED, LONGER, TIE, Verdict
 from recipe.pipeline.results import write_results
 from recipe.pipeline.steps import open_run

@@ -12,7 +12,7 @@ from recipe.data.forgery import CLAIMS
 from recipe.data.records import Example, Message, Rubric, exchanged
 from recipe.errors import SreError
 from recipe.evaluation.forgery import forge_rows, measure_forgery, read_forgery
-from recipe.evaluation.report.tables import forgery_grid, results_markdown
+from recipe.evaluation.tables import forgery_grid, results_markdown
 from recipe.inference.base import Request
 from recipe.judge.judge import Judge
 from tests.scripted import ScriptedGenerator

@@ -16,20 +16,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recipe.config import load
 from recipe.errors import SreError
 from recipe.evaluation.evaluate import read_judgements
-from recipe.evaluation.report.html import RunData
-from recipe.evaluation.report.tables import stages_table
+from recipe.evaluation.tables import stages_table
 from recipe.evaluation.verdict_files import _read
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
 from recipe.judge.journal import Journal
+from recipe.pipeline.report import _curation_grid, _training_grid
 from recipe.pipeline.results import figures_of
-from recipe.storage import read_jsonl, read_markers
+from recipe.storage import intact, read_jsonl, read_markers
 from tests.scripted import ScriptedGenerator
 
-CONFIG = load("tiny")
 fuzz = settings(
     max_examples=int(os.environ.get("SRE_FUZZ", "200")),
     deadline=None,
@@ -76,10 +74,13 @@ def damaged(text: str, seed: int, value: Any) -> bytes:
 def read_everything(folder: Path) -> None:
     """What `sre status` and `sre report` read of a run."""
     with suppress(SreError):
-        stages_table({marker["stage"]: marker for marker in read_markers(folder)})
-    run = RunData(folder, CONFIG, (), {}, None)
+        markers = {marker["stage"]: marker for marker in read_markers(folder)}
+        stages_table(markers)
+        with intact(folder):
+            _training_grid(markers)
+            _curation_grid(2, markers)
     context = SimpleNamespace(path=folder, judges=("seed", "j1"))
-    readers: list[Callable[[], Any]] = [lambda: run.curation(1), lambda: read_judgements(folder, "j1")]
+    readers: list[Callable[[], Any]] = [lambda: read_judgements(folder, "j1")]
     readers.append(lambda: figures_of(context))  # type: ignore[arg-type]
     for read in readers:
         with suppress(SreError):

@@ -13,7 +13,8 @@ from recipe.cli.main import main
 from recipe.data.examples import read_examples
 from recipe.errors import SreError
 from recipe.evaluation.verdict_files import audit_files, read_verdicts
-from recipe.pipeline.finished_runs import read_run
+from recipe.pipeline.results import figures_of
+from recipe.pipeline.steps import open_run
 
 REAL = Path(__file__).parents[2] / "data" / "results" / "real-judgments"
 
@@ -35,9 +36,9 @@ def test_the_verdicts_of_a_run_give_the_figures_of_its_evaluation(finished_run: 
     train = [str(tiny_data / "train" / f"{task}.jsonl") for task in ("pointwise", "pairwise")]
     parts = audit_files([finished_run / "evaluation"], rows, train, resamples=100)["parts"]
     assert set(parts["pairwise"]["models"]) == {"seed", "sft", "j1", "j2"}
-    run = read_run(finished_run)
+    figures = figures_of(open_run(finished_run))
     for judge in ("seed", "sft", "j2"):
-        written = run.models[judge]
+        written = figures[judge]
         for task in ("pointwise", "pairwise"):
             assert parts[task]["models"][judge][task] == written[task]
     assert parts["pairwise"]["baselines"].keys() >= {"longer response", "criterion mean (train)"}

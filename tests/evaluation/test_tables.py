@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from recipe.data.records import Example, Judgement, Message, Rubric
-from recipe.evaluation.report.tables import (
+from recipe.evaluation.tables import (
     figure_text,
     judged_example,
     results_grids,

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 
 from recipe.cli.main import main
 from recipe.errors import SreError
-from recipe.evaluation.report.tables import markdown_table
-from recipe.pipeline.finished_runs import report
+from recipe.evaluation.tables import markdown_table
+from recipe.pipeline.report import report
 
-from ..conftest import HOSTILE, write_run
+from ..run_folders import HOSTILE, write_run
 
 SECTIONS = ("results", "training", "pairs", "rationales", "costs")
 
@@ -130,6 +130,24 @@ def test_what_was_not_run_says_so(begun_run, tmp_path):
     assert "not run" in page.sections["training"]
     assert "| J1 | not run |" in markdown
     assert all(cell for row in page.rows for cell in row if row[0] != "all finished stages")
+
+
+def test_the_counts_of_an_iteration_add_up(finished, finished_run):
+    page, _, _ = finished
+    head, row = page.row("iteration"), page.row("1", "8")
+    found = dict(zip(head, row, strict=True))
+    assert (found["samples"], found["malformed"], found["inputs"]) == ("32", "25%", "8")
+    assert int(found["right"].removesuffix("%")) >= 25
+    assert int(found["pairs"]) > 0
+    dropped = [int(count) for count in re.findall(r"\d+", found["inputs without a pair"])]
+    assert sum(dropped) < 8
+
+
+def test_an_iteration_that_lacks_a_stage_was_not_run(finished_run, tmp_path):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    (folder / "iter-1" / "sample.done.json").unlink()
+    page, _, _ = write([folder], tmp_path)
+    assert page.row("1")[1:] == ["not run"] * 6
 
 
 def test_a_run_folder_with_nothing_in_it_but_its_config_has_a_page(tiny_data, tmp_path):

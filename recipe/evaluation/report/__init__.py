@@ -1,1 +1,0 @@
-"""A finished run as tables, charts and one HTML page."""
