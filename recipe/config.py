@@ -178,6 +178,9 @@ class SampleConfig(_Section):
     block: int = Field(16, ge=1)  # inputs sampled together and written together
     engine: Literal["auto", "llamacpp", "torch", "vllm"] = "auto"  # auto: torch on a GPU, else llamacpp
     parallel: int = Field(16, ge=1, le=1024)  # llama.cpp takes up to 128
+    # Layers that llama.cpp puts on a GPU, -1 for all. null: all if llama.cpp draws the samples and was built for a GPU
+    # (`sre doctor`), else none. A GPU rounds otherwise than a processor, so samples differ.
+    gpu_layers: int | None = Field(None, ge=-1)
 
     def inputs_of(self, t: int) -> int:
         """How many inputs round t (from 1) samples."""

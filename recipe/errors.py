@@ -37,5 +37,11 @@ def install(extra: str) -> str:
     return f"pip install 'self-rationalizing-evaluators[{extra}]'"
 
 
+def gpu_build() -> str:
+    """How to get a llama-cpp-python that runs models on a GPU: it is built from source."""
+    build = "pip install --force-reinstall --no-cache-dir --no-deps 'llama-cpp-python>=0.3.36,<0.4'"
+    return f"CMAKE_ARGS=-DGGML_CUDA=on {build} (on a Mac -DGGML_METAL=on, on other cards -DGGML_VULKAN=on)"
+
+
 class NothingToTrainError(SreError):
     """A training stage was left with no row: a finding about its settings, so an experiment goes on with other rows."""

@@ -8,7 +8,7 @@ import click
 from recipe.cli import options as opt
 from recipe.errors import SreError
 
-_OPENING, _ROWS = ("threads", "context", "parallel"), ("data", "limit", "overwrite", "columns")
+_OPENING, _ROWS = ("threads", "context", "parallel", "gpu_layers"), ("data", "limit", "overwrite", "columns")
 
 
 @opt.command(

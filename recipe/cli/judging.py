@@ -10,15 +10,16 @@ from recipe.cli import options as opt
 from recipe.errors import SreError, install, printable
 
 # The options that open a judge, and those that say how its rows are read and written; the others are JudgeOptions.
-_OPENING = ("engine", "base_url", "workers", "threads", "memory", "context", "parallel", "calibrated")
+_OPENING = ("engine", "base_url", "workers", "threads", "memory", "context", "parallel", "gpu_layers", "calibrated")
 _READING = ("resume", "overwrite", "limit", "task", "split", "columns")
 # A server has settled these itself.
-_SERVERS = ("workers", "threads", "memory", "context", "calibrated", "constrain")
+_SERVERS = ("workers", "threads", "memory", "context", "gpu_layers", "calibrated", "constrain")
 _NOT_WITH = {"llamacpp": ("base_url",), "ray": ("base_url",), "openai": _SERVERS}
 
 
 @opt.command(
     "sre judge rows.jsonl -o judged.jsonl --model judge.gguf",
+    "sre judge rows.jsonl -o judged.jsonl --model judge.gguf --gpu-layers -1",
     "sre judge answers.csv -o judged.csv --model runs/quickstart --rubric helpfulness",
     "sre judge rows.csv -o judged.csv --model judge.gguf --resume",
     "sre judge rows.parquet -o judged.parquet --model judge.gguf --map instruction=task --map response=text",
@@ -144,7 +145,8 @@ def rubrics(name: str | None) -> None:
 @opt.parallel
 @opt.context
 @opt.memory
-def serve(model: Path, threads: int | None, parallel: int, context: int, memory: str | None, **options: Any) -> None:
+@opt.gpu_layers
+def serve(model: Path, **options: Any) -> None:
     """Serve a judge over HTTP: judging, OpenAI's chat API, and a page to try it, on this machine alone by default.
 
     A key in --api-key-file or in the variable SRE_API_KEY is asked of every client.
@@ -155,7 +157,8 @@ def serve(model: Path, threads: int | None, parallel: int, context: int, memory:
         from recipe.judge.server.app import serve as run
     except ImportError as error:
         raise SreError(f"serving needs the extra: {install('serve')} ({error})") from None
-    with Judge.from_gguf(model, threads=threads, parallel=parallel, context=context, memory=memory) as opened:
+    opening = {name: options.pop(name) for name in ("threads", "parallel", "context", "memory", "gpu_layers")}
+    with Judge.from_gguf(model, **opening) as opened:
         told = f"{opened.name} is served at {{}} (the page: /, the API: /docs); Ctrl-C ends it"
         run(opened, started=lambda address: click.echo(told.format(address), err=True), **options)
 

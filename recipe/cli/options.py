@@ -35,6 +35,11 @@ context = click.option(
     "--context", type=click.IntRange(min=64), default=4096, help="Tokens of a prompt and its answer."
 )
 parallel = click.option("--parallel", type=POSITIVE, default=16, help="Judgements written at once.")
+gpu_layers = click.option(
+    "--gpu-layers",
+    type=click.IntRange(min=-1),
+    help="How many layers of the model go to the GPU, -1 for all. [default: all where llama.cpp has one]",
+)
 columns = click.option(
     "--map",
     "columns",
@@ -54,6 +59,7 @@ _JUDGING = (
     context,
     parallel,
     threads,
+    gpu_layers,
     columns,
     rubric,
 )

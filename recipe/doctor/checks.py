@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from recipe.errors import gpu_build
 from recipe.system import memory_limit, nvidia_gpus, usable_cores
 
 Status = Literal["ok", "missing", "warning"]
@@ -60,7 +61,7 @@ def diagnose() -> list[Check]:
         _disk(),
         _gpu(gpus),
     ]
-    return [*checks, *map(_package, packages()), _llama_library(), _unsloth(bool(gpus))]
+    return [*checks, *map(_package, packages()), _llama_library(bool(gpus)), _unsloth(bool(gpus))]
 
 
 def exit_status(checks: Iterable[Check]) -> int:
@@ -158,8 +159,8 @@ def _package(package: Package) -> Check:
     return Check(name, "ok", found, needed=needed)
 
 
-def _llama_library() -> Check:
-    """A llama-cpp-python whose build went wrong has metadata but no library."""
+def _llama_library(gpu: bool) -> Check:
+    """What llama.cpp was built for. A llama-cpp-python whose build went wrong has metadata but no library."""
     name, spec = "llama.cpp library", importlib.util.find_spec("llama_cpp")
     if spec is None or spec.origin is None:
         return Check(name, "missing", "llama-cpp-python is not installed", _install(""), needed=True)
@@ -167,7 +168,14 @@ def _llama_library() -> Check:
     if not libraries:
         remedy = "pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python"
         return Check(name, "missing", "llama-cpp-python is installed without its library", remedy, needed=True)
-    return Check(name, "ok", str(libraries[0]), needed=True)
+    found = {
+        match[1] for file in libraries[0].parent.iterdir() if (match := re.match(r"(?:lib)?ggml-(\w+)", file.name))
+    }
+    backends = sorted(found - {"base"})
+    remedy = (
+        "" if backends != ["cpu"] else f"to judge on the GPU: {gpu_build()}" if gpu else "see docs/gpu.md for a GPU"
+    )
+    return Check(name, "ok", f"built for {', '.join(backends)}: {libraries[0]}", remedy, needed=True)
 
 
 def _unsloth(gpu: bool) -> Check:

@@ -12,16 +12,21 @@ _EXPECTED = "a .gguf file, a run folder, a hub name, or a folder with config.jso
 _WEIGHTS = ("*.safetensors", "*.bin")
 
 
-def open_judge(model: str, *, threads: int | None = None, context: int = 4096, parallel: int = 16) -> Judge:
+def open_judge(
+    model: str, *, threads: int | None = None, context: int = 4096, parallel: int = 16, gpu_layers: int | None = None
+) -> Judge:
     """The judge that `model` names.
 
     A .gguf file, or a run folder with its judge.gguf: llama.cpp. A folder with adapter_config.json (its base is
     where that file says, seen from the folder) or config.json, or the hub name of either: PyTorch, with this package's
-    prompts. Raises SreError for anything else, a base that is missing, or a hub that can't be reached.
+    prompts. The options are those of `Judge.from_gguf`. Raises SreError for anything else, a base that is missing, a
+    hub that can't be reached, and `gpu_layers` for PyTorch, which takes the GPU by itself.
     """
     path = Path(model)
     if path.is_file() or path.suffix.lower() == ".gguf" or (path / "config.toml").is_file():
-        return Judge.from_gguf(path, threads=threads, context=context, parallel=parallel)
+        return Judge.from_gguf(path, threads=threads, context=context, parallel=parallel, gpu_layers=gpu_layers)
+    if gpu_layers is not None:
+        raise SreError("only a GGUF file takes a number of layers; PyTorch runs a model on the GPU", field="gpu_layers")
     folder = path if path.is_dir() else _downloaded(model)
     base, adapter = _parts(folder)
     from recipe.inference.pytorch.generator import TorchGenerator

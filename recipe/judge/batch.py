@@ -238,6 +238,7 @@ def open_judges(
     memory: str | None = None,
     context: int = 4096,
     parallel: int = 16,
+    gpu_layers: int | None = None,
     calibrated: bool = True,
 ) -> Judge | Workers | RayPool:
     """A judge, or several of one kind; use as a context manager. Raises SreError where it can't be opened.
@@ -253,7 +254,8 @@ def open_judges(
     limit = None if memory is None else to_bytes(memory)
     # Absolute, because Ray's workers may have another working directory.
     path = model.absolute() if engine == "ray" else model
-    opened = partial(Judge.from_gguf, path, context=context, parallel=parallel, calibrated=calibrated)
+    how: dict[str, Any] = {"context": context, "parallel": parallel, "gpu_layers": gpu_layers, "calibrated": calibrated}
+    opened = partial(Judge.from_gguf, path, **how)
     if engine == "ray":
         cores = threads or max(usable_cores() // workers, 1)
         return RayPool(partial(opened, threads=cores, memory=limit), workers, threads=cores)

@@ -93,6 +93,7 @@ class Judge(Closing):
         context: int = 4096,
         parallel: int = 16,
         memory: int | str | None = None,
+        gpu_layers: int | None = None,
         calibrated: bool = True,
     ) -> Judge:
         """Open a GGUF file with llama.cpp. The prompts are the file's own (`sre.prompts.*`), if it has any.
@@ -103,11 +104,13 @@ class Judge(Closing):
             context: the most tokens of one prompt with its judgement.
             parallel: judgements decoded at once.
             memory: the most that the KV cache may take, in bytes or as "2GB". [default: what the rest needs]
+            gpu_layers: how many layers go to the GPU, -1 for all. [default: all where llama.cpp has one, else none]
             calibrated: take label probabilities, and expected scores with them, by the readout that export fitted on
                 held-out rows (`sre.readout`), where the file has one. Labels stay as they are.
 
         Raises:
-            SreError: the file or llama-cpp-python is missing, the file is damaged, or `memory` is no size.
+            SreError: the file or llama-cpp-python is missing, the file is damaged, `memory` is no size, or there is no
+                GPU for the layers that were asked for.
         """
         path = Path(path)
         name = path.stem
@@ -117,12 +120,14 @@ class Judge(Closing):
                 raise SreError("this run folder has no judge.gguf yet; finish it with `sre run`", file=path.parent)
         if not path.is_file():
             raise SreError("no such model file; expected a .gguf file or a run folder", file=path)
-        limit: dict[str, Any] = {} if memory is None else {"memory": to_bytes(memory)}
+        limit = None if memory is None else to_bytes(memory)
         metadata = read_metadata(path)
         readouts = read_readouts(metadata) if calibrated else {}
         from recipe.inference.llamacpp.generator import LlamaCppGenerator
 
-        generator = LlamaCppGenerator(path, threads=threads, context=context, parallel=parallel, **limit)
+        generator = LlamaCppGenerator(
+            path, threads=threads, context=context, parallel=parallel, memory=limit, gpu_layers=gpu_layers
+        )
         return cls(generator, Prompts(prompts_in(metadata), path), name=name, path=path, readouts=readouts)
 
     @property

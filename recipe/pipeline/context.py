@@ -147,6 +147,7 @@ class RunContext:
             snapshot=config.export.snapshot,
             lenders=self.cache.lenders,
             base_model=config.model.source,
+            gpu_layers=config.sample.gpu_layers,
         )
 
     @property

@@ -42,7 +42,8 @@ class JudgeModel:
     """A judge by name ("seed", "sft", "j1", …) and how it is run.
 
     `engine`: llamacpp, torch or vllm. `context`: tokens of a prompt and its judgement. `snapshot`: the GGUF type that
-    llama.cpp reads it in. The fields that aren't compared change no result.
+    llama.cpp reads it in. `gpu_layers`: of a GGUF file, see `SampleConfig`. The fields that aren't compared change no
+    result.
     """
 
     name: str
@@ -56,6 +57,7 @@ class JudgeModel:
     snapshot: str
     lenders: tuple[Path, ...] = field(compare=False)
     base_model: str = field(compare=False)
+    gpu_layers: int | None = None
 
     @property
     def file(self) -> Path:
@@ -86,7 +88,15 @@ class JudgeModel:
         """A generator for another GGUF file, run as this judge is."""
         from recipe.inference.llamacpp.generator import LlamaCppGenerator
 
-        return LlamaCppGenerator(path, threads=self.loading.threads, context=self.context, parallel=self.parallel)
+        # A card that trains may have no room for a 16-bit file, so beside PyTorch it takes layers only when asked to.
+        usual = None if self.engine == "llamacpp" else 0
+        return LlamaCppGenerator(
+            path,
+            threads=self.loading.threads,
+            context=self.context,
+            parallel=self.parallel,
+            gpu_layers=usual if self.gpu_layers is None else self.gpu_layers,
+        )
 
     def write_snapshot(self) -> Path:
         """The judge as one GGUF file, written when first asked for and again when its weights have changed."""

@@ -22,8 +22,10 @@ def preflight(run: RunContext, *, offline: bool = False) -> list[str]:
         check_model(config, model, template=not offline)
     if not offline and run.judge_model("seed", sampling=True).engine == "llamacpp":
         from recipe.inference.llamacpp.generator import check_parallel
+        from recipe.inference.llamacpp.kv_cache import offloaded_layers
 
         check_parallel(config.sample.parallel, "sample.parallel")
+        offloaded_layers(config.sample.gpu_layers)
     remote = offline and any(is_hub_name(config.data.source(task)) for task in config.data.tasks)
     ids: set[str] = set()
     return [_rows_of(run, task, ids, remote=remote) for task in TASKS]

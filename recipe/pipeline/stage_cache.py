@@ -193,7 +193,9 @@ class RunFolder:
         if isinstance(value, BaseModel):
             value = dict(value)
         elif is_dataclass(value):
-            value = {field.name: getattr(value, field.name) for field in fields(value) if field.compare}
+            # What has a default and is at it says nothing: so a new field leaves finished runs as they are.
+            told = {field.name: field.default for field in fields(value) if field.compare}
+            value = {name: found for name, usual in told.items() if (found := getattr(value, name)) != usual}
         if isinstance(value, Mapping):
             return {name: self._describe(item, stage, inputs) for name, item in value.items()}
         raise TypeError(f"stage {stage!r} is given a {type(value).__name__}, which can't be hashed")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from recipe.config import Task, TrainConfig
-from recipe.planning.machines import CORE_FLOPS, GIB, Machine
+from recipe.planning.machines import CORE_FLOPS, GIB, HOST, Machine
 from recipe.planning.shapes import Shape
 from recipe.planning.workload import Workload
 
@@ -20,6 +20,9 @@ RUNTIME_GPU = 0.8 * GIB  # CUDA's context and the allocator's slack
 RUNTIME_CPU = 1.2 * GIB  # Python, torch, Unsloth and the trainers, and what the allocator keeps
 RUNTIME_LLAMA = 0.6 * GIB  # the same process without a trainer's buffers; compute buffers of a batch of 512
 LOGIT_CHUNK = 256  # completion tokens whose logits are computed at a time
+DRAW_S_PER_LOGIT = 13e-9  # a token drawn by numpy, and its log-probability: measured on one core
+VLLM_SEQUENCES = 256  # that it decodes together at most
+VLLM_MEMORY = 0.85  # of the card's
 SEED_S = 2.0  # linking the seed model; some seconds more for converting the embedded one
 MERGE_S = 1.0  # reading two adapters and writing one
 WRITE_S_PER_PARAMETER, QUANTISE_S_PER_PARAMETER = 12e-9, 20e-9
@@ -76,9 +79,10 @@ class Costs:
         self.nf4 = quantization == "nf4" or (quantization == "auto" and machine.cuda)
         self.checkpointed = machine.cuda if checkpointing == "auto" else bool(checkpointing)
         self.unsloth = config.model.engine != "transformers"
-        # vLLM reads a prompt once for all its samples and packs the GPU by itself: it is planned as torch, too long.
-        engine = config.sample.engine
+        engine, layers = config.sample.engine, config.sample.gpu_layers
         self.on_torch = not host and (engine in ("torch", "vllm") or (engine == "auto" and machine.cuda))
+        # Of the layers that llama.cpp runs. Whether it was built for a GPU is not known for another machine.
+        self.offloaded = 1.0 if layers in (None, -1) else min(1.0, (layers or 0) / shape.layers)
 
     # --- bytes ---
 
@@ -134,9 +138,10 @@ class Costs:
         """A snapshot in memory and the cells of a KV cache."""
         config, shape = self.config, self.shape
         cells = max(config.model.max_length + answer, config.sample.parallel * 1024)
+        part = self.offloaded if self.machine.cuda else 1.0
         return Memory(
-            weights=float((4 if config.export.snapshot == "F32" else 2) * shape.parameters),
-            kv=shape.kv_bytes(cells),
+            weights=part * (4 if config.export.snapshot == "F32" else 2) * shape.parameters,
+            kv=part * shape.kv_bytes(cells),
             activations=512 * shape.vocab * 4,
             runtime=RUNTIME_LLAMA,
         )
@@ -155,8 +160,9 @@ class Costs:
         return linear * self.shape.linear + 2.0 * (self.shape.parameters - self.shape.linear)
 
     def _adapter(self, *, merged: bool) -> int:
-        """Parameters of an adapter; the exact merge of two has the sum of their ranks."""
-        rank = self.config.lora.r * (2 if merged and self.config.merge.method == "exact" else 1)
+        """Parameters of an adapter; the exact merge of two has the sum of their ranks. `merged`: it comes after SFT."""
+        two = merged and self.config.start == "merged" and len(self.work.tasks) > 1
+        rank = self.config.lora.r * (2 if two and self.config.merge.method == "exact" else 1)
         return self.shape.adapter(rank, self.config.lora.target_modules)
 
     # --- seconds ---
@@ -178,13 +184,19 @@ class Costs:
         work = 2 * (tokens * self.shape.linear + scored * self.shape.head)
         return work / (self.machine.flops * self.shares.forward)
 
-    def generating(self, counts: Mapping[Task, int], n: int, most: int) -> float:
-        """Judge so many inputs of each task `n` times, up to `most` tokens each: prefill, then decoding."""
+    def generating(self, counts: Mapping[Task, int], n: int, most: int, *, samples: bool = False) -> float:
+        """Judge so many inputs of each task `n` times, up to `most` tokens each: prefill, then decoding.
+
+        samples: these are the samples of a round, which alone vLLM draws.
+        """
         prompt, completion = self.work.mean(counts)
         total, answer = sum(counts.values()), min(most, 1.2 * completion)  # a few go on until `most`
+        vllm = samples and self.config.sample.engine == "vllm"
         # Unsloth runs a prompt once for each of its samples, the others once for all.
-        prefills = total * (n if self.on_torch and self.unsloth else 1)
-        parallel = max(1, min(self.config.sample.parallel, total * n))
+        prefills = total * (n if self.on_torch and self.unsloth and not vllm else 1)
+        parallel = max(
+            1, min(self._side_by_side(prompt / n + answer) if vllm else self.config.sample.parallel, total * n)
+        )
         # Each step reads all weights once. bitsandbytes unpacks NF4 to 16 bit for every product of more than one row:
         # half a byte read, two written, two read.
         rule, shape = self.shares, self.shape
@@ -192,9 +204,22 @@ class Costs:
         cache = shape.kv_bytes(int(parallel * (prompt + answer)))
         traffic = (weights + cache) / (self.machine.bandwidth * rule.bandwidth)
         work = parallel * 2 * (shape.linear + shape.head) / (self.machine.flops * rule.decode)
-        drawing = total * n * answer / parallel * (max(traffic, work) + shape.layers * rule.layer_s)
+        # llama.cpp and vLLM launch a whole step at once; llama.cpp's tokens are drawn on the host.
+        beside = shape.layers * rule.layer_s if self.on_torch and not vllm else 0.0
+        if self.machine.cuda and not self.on_torch:
+            beside = parallel * shape.vocab * DRAW_S_PER_LOGIT
+        drawing = total * n * answer / parallel * (max(traffic, work) + beside)
         fixed = (self.shares.load_s if self.on_torch else 0.3) * self.machine.pace
-        return fixed + self.forward(prefills * prompt) + drawing
+        spent = fixed + self.forward(prefills * prompt) + drawing
+        if self.on_torch or not self.machine.cuda or self.offloaded == 1:
+            return spent
+        rest = Costs(self.work, shape, HOST, host=True).generating(counts, n, most)
+        return self.offloaded * spent + (1 - self.offloaded) * rest
+
+    def _side_by_side(self, tokens: float) -> int:
+        """How many sequences of so many tokens vLLM finds room for beside the weights."""
+        room = VLLM_MEMORY * self.machine.memory - self._weights() - RUNTIME_GPU
+        return max(1, min(VLLM_SEQUENCES, int(room / self.shape.kv_bytes(int(tokens) + 1))))
 
     def exporting(self) -> float:
         """Quantising, and the flip rows judged by the snapshot and each type."""

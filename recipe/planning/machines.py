@@ -41,6 +41,9 @@ def reference(cores: int = 2, memory_gib: float = 24.0) -> Machine:
     return Machine(f"{cores} cores", cores * CORE_FLOPS, cores * CORE_BANDWIDTH, memory_gib * GIB)
 
 
+HOST = reference(8, 32)  # what is taken to be beside a GPU
+
+
 def this_cpu(threads: int | None = None) -> Machine:
     """This machine's processor: the reference, faster or slower by one core's matrix products in a tenth of a second.
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recipe.config import Config, Task
 from recipe.errors import SreError
 from recipe.planning.costs import MERGE_S, RUNTIME_CPU, RUNTIME_LLAMA, SEED_S, Costs, Memory
-from recipe.planning.machines import CARDS, GIB, Machine, reference, this_cpu
-from recipe.planning.shapes import shape_of
-from recipe.planning.workload import read_workload
+from recipe.planning.machines import CARDS, GIB, HOST, Machine, this_cpu
+from recipe.planning.shapes import Shape, shape_of
+from recipe.planning.workload import Workload, read_workload
 from recipe.progress import duration
 
 if TYPE_CHECKING:
@@ -35,13 +35,17 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole run on one machine. download: bytes of the seed model where it comes from the hub; disk: bytes."""
+    """A whole run on one machine. download: bytes of the seed model where it comes from the hub; disk: bytes.
+
+    ways: the seconds of all samples by each way of drawing them.
+    """
 
     config: Config
     machine: Machine
     stages: tuple[StagePlan, ...]
     download: float
     disk: float
+    ways: Mapping[str, float]
 
     @property
     def seconds(self) -> float:
@@ -79,9 +83,30 @@ def make_plan(config: Config, gpu: str = "cpu", machine: Machine | None = None) 
     shape, work = shape_of(config.model.source), read_workload(config)
     chosen = machine or (CARDS[gpu] if gpu != "cpu" else this_cpu(config.threads))
     costs = Costs(work, shape, chosen)
-    host = Costs(work, shape, reference(8, 32) if chosen.cuda else chosen, host=True)
+    host = Costs(work, shape, HOST if chosen.cuda else chosen, host=True)
     download = 2.0 * shape.parameters if config.model.source.count("/") == 1 else 0.0
-    return Plan(config, chosen, tuple(_stages(costs, host)), download, costs.disk())
+    ways = _ways(work, shape, chosen) if config.iterations else {}
+    return Plan(config, chosen, tuple(_stages(costs, host)), download, costs.disk(), ways)
+
+
+def _ways(work: Workload, shape: Shape, machine: Machine) -> dict[str, float]:
+    """The seconds that all rounds' samples take by each way of drawing them, by the settings that ask for it."""
+    config, found = work.config, {}
+    every: list[dict[str, Any]] = [{"engine": "llamacpp"}]
+    if machine.cuda:
+        every = [{"engine": "vllm"}, {"engine": "llamacpp", "gpu_layers": -1}, {"engine": "llamacpp", "gpu_layers": 0}]
+    for loader in ("auto", "transformers") if machine.cuda else ("transformers",):
+        every.append({"engine": "torch", "loader": loader})
+    for way in every:
+        name = ", ".join(f"{'model.engine' if key == 'loader' else f'sample.{key}'}={way[key]}" for key in way)
+        model = config.model.model_copy(update={"engine": way.pop("loader", "auto")})
+        sample = config.sample.model_copy(update=way)
+        costs = Costs(
+            replace(work, config=config.model_copy(update={"model": model, "sample": sample})), shape, machine
+        )
+        rounds = range(1, config.iterations + 1)
+        found[name] = sum(costs.generating(work.inputs(t), sample.n, sample.max_tokens, samples=True) for t in rounds)
+    return found
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -104,6 +129,9 @@ def show_plan(plan: Plan, console: Console) -> None:
     console.print(table)
     fetched = f"downloads {plan.download / 1e9:.1f} GB, " if plan.download else ""
     disk = f"the run folder takes up to {plan.disk / 1e9:.1f} GB"
+    if plan.ways:
+        listed = "; ".join(f"{duration(seconds)} by {way}" for way, seconds in plan.ways.items())
+        console.print(f"All samples would take (estimated): {listed}.")
     console.print(f"All stages: {duration(plan.seconds)}; {fetched}{disk}.")
     if plan.machine.cuda:
         console.print("A GPU's times are estimates from its data sheet: right within a factor of two, not measured.")
@@ -133,7 +161,7 @@ def _stages(costs: Costs, host: Costs) -> Iterator[StagePlan]:
             yield StagePlan("merged", Memory(runtime=RUNTIME_CPU), spent, "two adapters added", host=True)
     for t in range(1, config.iterations + 1):
         inputs = work.inputs(t)
-        yield _judging(costs, f"iter-{t}:sample", inputs, sample.n, sample.max_tokens, "inputs")
+        yield _judging(costs, f"iter-{t}:sample", inputs, sample.n, sample.max_tokens, "inputs", samples=True)
         if method not in ("correct-answer", "majority-vote", "random-equal"):
             n = sample.n if method == "self-assessment" else 2
             yield _judging(costs, f"iter-{t}:assess", inputs, n, sample.max_tokens, "inputs")
@@ -157,10 +185,13 @@ def _stages(costs: Costs, host: Costs) -> Iterator[StagePlan]:
     yield StagePlan("gguf", costs.llama_cpp_memory(most), host.exporting(), words, host=costs.machine.cuda)
 
 
-def _judging(costs: Costs, stage: str, counts: Mapping[Task, int], n: int, most: int, unit: str) -> StagePlan:
+def _judging(
+    costs: Costs, stage: str, counts: Mapping[Task, int], n: int, most: int, unit: str, *, samples: bool = False
+) -> StagePlan:
     """So many rows of each task, judged `n` times with up to `most` tokens."""
     words = f"{sum(counts.values()):,} {unit}" + (f" x {n}" if n > 1 else "")
-    return StagePlan(stage, costs.generation_memory(most), costs.generating(counts, n, most), words)
+    spent = costs.generating(counts, n, most, samples=samples)
+    return StagePlan(stage, costs.generation_memory(most), spent, words)
 
 
 def _sft(costs: Costs, stage: str, tasks: Sequence[Task], *, first: bool) -> StagePlan:

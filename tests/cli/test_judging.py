@@ -60,10 +60,19 @@ def test_judge_writes_the_rows_and_a_summary_beside_them(tmp_path: Path, opened:
     result = sre("judge", rows, "-o", out, "--model", "m.gguf", "--threads", 2, "--parallel", 4, "--memory", "1MB")
     assert result.exit_code == 1, result.output  # a row failed
     assert [line["finish"] for line in lines(out)] == ["error", "stop"]
-    assert opened["options"] == {"threads": 2, "context": 4096, "parallel": 4, "memory": 1_000_000, "calibrated": True}
+    usual = {"context": 4096, "calibrated": True, "gpu_layers": None}
+    assert opened["options"] == {"threads": 2, "parallel": 4, "memory": 1_000_000, **usual}
     assert result.stdout == ""
     for part in ("rows", "errors", "rows/s", "labels"):
         assert part in result.stderr
+
+
+def test_layers_for_the_gpu_reach_every_judge(tmp_path: Path, opened: dict[str, Any]) -> None:
+    rows = write(tmp_path / "rows.jsonl", ROW)
+    assert sre("judge", rows, "-o", "-", "--model", "m.gguf", "--gpu-layers", -1).exit_code == 0
+    assert opened.pop("options")["gpu_layers"] == -1
+    sre("evaluate", rows, "--model", "m.gguf", "-o", tmp_path / "figures", "--gpu-layers", 9)
+    assert opened["options"]["gpu_layers"] == 9
 
 
 def test_a_pipe_goes_in_and_out(opened: dict[str, Any]) -> None:
@@ -163,7 +172,7 @@ def test_ray_gets_its_workers_with_all_threads_and_memory_each(
         (["--model", "m.gguf", "--engine", "ray", "--base-url", "http://x"], "can't be combined with --engine ray"),
         *(
             (["--engine", "openai", "--base-url", "http://x", *more], f"{more[0]} can't be combined with")
-            for more in (["--workers", "2"], ["--threads", "2"], ["--memory", "1MB"], ["--context", "99"])
+            for more in (["--workers", "2"], ["--threads", "2"], ["--memory", "1MB"], ["--gpu-layers", "9"])
         ),
         (["--engine", "openai", "--base-url", "http://x", "--calibrated"], "--calibrated can't be combined with"),
         (["--engine", "openai", "--base-url", "http://x", "--constrain"], "--constrain can't be combined with"),

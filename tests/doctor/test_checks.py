@@ -141,9 +141,32 @@ def test_a_llama_build_without_its_library(tmp_path: Path, monkeypatch: pytest.M
     (package / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
-    check = doctor._llama_library()
+    check = doctor._llama_library(gpu=False)
     assert (check.status, check.needed) == ("missing", True)
     assert "--force-reinstall" in check.remedy
+
+
+@pytest.mark.parametrize(
+    ("names", "gpu", "built", "told"),
+    [
+        (["libggml-cpu.so", "libggml-base.so.0"], True, "built for cpu", True),
+        (["libggml-cpu.so", "libggml-cuda.so", "libggml-base.so"], True, "built for cpu, cuda", False),
+        (["libggml-cpu.dylib", "libggml-metal.dylib"], False, "built for cpu, metal", False),
+    ],
+)
+def test_llamas_build_is_named_and_beside_a_card_how_to_get_one_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], gpu: bool, built: str, told: bool
+) -> None:
+    folder = tmp_path / "llama_cpp" / "lib"
+    folder.mkdir(parents=True)
+    for name in ("../__init__.py", "libllama.so", *names):
+        (folder / name).write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
+    check = doctor._llama_library(gpu=gpu)
+    assert check.status == "ok"
+    assert check.detail.startswith(f"{built}:")
+    assert ("CMAKE_ARGS=-DGGML_CUDA=on" in check.remedy) == told
 
 
 def test_little_memory_and_little_disk_are_warnings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,12 @@ def test_a_gguf_file_and_a_run_folder_are_opened_by_llama_cpp(tmp_path: Path, gg
     assert (gguf[0][1]["threads"], gguf[0][1]["context"]) == (2, 512)
 
 
+def test_layers_for_the_gpu_are_llama_cpps_alone(tmp_path: Path, torch_generator: list[Any]) -> None:
+    with pytest.raises(SreError, match=r"gpu_layers.*GGUF"):
+        open_judge(str(model_folder(tmp_path / "model")), gpu_layers=4)
+    assert not torch_generator
+
+
 def test_an_adapter_is_opened_on_the_base_that_it_names(tmp_path: Path, torch_generator: list[Any]) -> None:
     base = model_folder(tmp_path / "seed" / "model")
     adapter = adapter_folder(tmp_path / "iter-1" / "adapter", str(base))

@@ -205,6 +205,33 @@ def test_dpo_trains_the_merged_adapter_and_keeps_a_copy() -> None:
     assert dpo.adapter == 4 * sft.adapter  # rank r + r, twice
 
 
+@pytest.mark.parametrize("settings", [["start=mixed"], ["start=merged", "data.pairwise="], ["merge.method=svd"]])
+def test_without_an_exact_merge_dpo_trains_an_adapter_of_sfts_size(settings: list[str]) -> None:
+    plan = on_two_cores("seed-data", "data.pointwise=seed-data", *settings)
+    sft = next(stage for stage in plan.stages if stage.stage.startswith("sft"))
+    assert stage(plan, "iter-1:dpo").memory.adapter == 2 * sft.memory.adapter  # itself and its copy
+
+
+def test_more_layers_on_the_card_are_faster_and_take_more_of_it() -> None:
+    settings = [["sample.engine=llamacpp", f"sample.gpu_layers={layers}"] for layers in (0, 16, -1)]
+    found = [stage(make_plan(load("24gb-llama3.1-8b", more), "a100-80"), "iter-1:sample") for more in settings]
+    none, half, every = found
+    assert none.seconds > half.seconds > every.seconds
+    assert none.memory.weights == 0
+    assert half.memory.weights == every.memory.weights / 2 > 0
+
+
+def test_every_way_of_sampling_has_its_time_and_the_runs_own_is_among_them() -> None:
+    plan = make_plan(load("24gb-llama3.1-8b"), "4090")
+    sampling = sum(stage(plan, f"iter-{t}:sample").seconds for t in (1, 2))
+    assert plan.ways["sample.engine=torch, model.engine=auto"] == pytest.approx(sampling)
+    assert plan.ways["sample.engine=vllm"] < sampling < plan.ways["sample.engine=llamacpp, sample.gpu_layers=0"]
+    named = load("24gb-llama3.1-8b", ["sample.engine=vllm"])
+    assert sum(stage(make_plan(named, "4090"), f"iter-{t}:sample").seconds for t in (1, 2)) == pytest.approx(
+        plan.ways["sample.engine=vllm"]
+    )
+
+
 def test_a_faster_card_is_faster() -> None:
     times = [make_plan(load("24gb-qwen2-7b"), card).seconds for card in ("3090", "4090", "a100-80", "h100")]
     assert times == sorted(times, reverse=True)

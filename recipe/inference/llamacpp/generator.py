@@ -49,6 +49,7 @@ class LlamaCppGenerator(SessionGenerator):
         threads: int | None = None,
         parallel: int = 16,
         memory: int | None = None,
+        gpu_layers: int | None = None,
     ) -> None:
         """Load the model.
 
@@ -58,6 +59,7 @@ class LlamaCppGenerator(SessionGenerator):
             threads: CPU threads. [default: all usable cores]
             parallel: The most samples decoded side by side, 1 to 128.
             memory: The most bytes of the KV cache; it bounds the context too. [default: 1024 tokens a sample]
+            gpu_layers: How many layers go to the GPU, -1 for all. [default: all where llama.cpp has one, else none]
 
         Raises:
             SreError: The file can't be loaded, or a setting is out of bounds.
@@ -76,6 +78,7 @@ class LlamaCppGenerator(SessionGenerator):
             # All samples may be led on to their labels at once, by some tokens each.
             batch=max(BATCH, 16 * parallel),
             threads=threads or usable_cores(),
+            gpu_layers=gpu_layers,
         )
         self.context = self.cache.context
         self.metadata = self.cache.metadata()

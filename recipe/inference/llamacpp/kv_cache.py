@@ -17,7 +17,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from recipe.errors import SreError
+from recipe.errors import SreError, gpu_build
 from recipe.inference.llamacpp.tokenization import token_ids
 from recipe.inference.llamacpp.trial import ERROR
 from recipe.inference.llamacpp.untrusted import check_model, reason
@@ -47,19 +47,32 @@ def wants_native_kernels() -> bool:
     return os.environ.get("SRE_KERNELS") == "native"
 
 
-def start_backend() -> None:
-    """Start llama.cpp once in this process, and silence its log. Raises SreError where the native kernels fail."""
+def start_backend(*, native: bool = True) -> None:
+    """Start llama.cpp once in this process, and silence its log. Raises SreError where the native kernels fail.
+
+    native: whether they are put in place where the user asks for them.
+    """
     global _started
     _log_tail.clear()
     _C.llama_log_set(_on_log, ctypes.c_void_p(0))
-    if _started:
-        return
-    _C.llama_backend_init()
-    if wants_native_kernels():
+    if not _started:
+        _C.llama_backend_init()
+        _started = True
+    if native and wants_native_kernels():
         from recipe.inference.llamacpp.native.kernels import install
 
         install(_C.llama_print_system_info())
-    _started = True
+
+
+def offloaded_layers(asked: int | None) -> int:
+    """How many layers go to the GPU, -1 for all of them. None asks for all where llama.cpp has a GPU, else for none.
+
+    Raises SreError for layers that are asked for where it has none.
+    """
+    has_gpu = bool(_C.llama_supports_gpu_offload())
+    if asked and not has_gpu:
+        raise SreError(f"llama.cpp finds no GPU here. To build it for one: {gpu_build()}", field="gpu_layers")
+    return -int(has_gpu) if asked is None else asked
 
 
 def last_log() -> str:
@@ -77,17 +90,28 @@ class KVCache:
     """
 
     def __init__(
-        self, path: Path, *, context: int, cells: int, memory: int, sequences: int, batch: int, threads: int
+        self,
+        path: Path,
+        *,
+        context: int,
+        cells: int,
+        memory: int,
+        sequences: int,
+        batch: int,
+        threads: int,
+        gpu_layers: int | None = None,
     ) -> None:
         """Load a GGUF file. Raises SreError where llama.cpp can't, or `memory` holds too few tokens.
 
         context: the most tokens of one sequence, unless the model was trained for less. memory: the most bytes of the
-        cache; where it is 0, `cells` is its most tokens. batch: the most tokens of one `decode`.
+        cache; where it is 0, `cells` is its most tokens. batch: the most tokens of one `decode`. gpu_layers: see
+        `offloaded_layers`; where it puts any on a GPU, the native kernels stay out.
         """
-        start_backend()
+        layers = offloaded_layers(gpu_layers)
+        start_backend(native=not layers)
         self.path = path
         check_model(path)
-        self._model: Any = _C.llama_model_load_from_file(os.fsencode(path), model_params())
+        self._model: Any = _C.llama_model_load_from_file(os.fsencode(path), model_params(layers))
         if not self._model:
             raise SreError(f"llama.cpp can't load this file: {last_log()}", file=path)
         self._free_model = weakref.finalize(self, _C.llama_model_free, self._model)
@@ -303,12 +327,13 @@ def _read_text(call: Callable[[Any, int], int]) -> bytes:
         size = abs(length) + 1
 
 
-def model_params() -> Any:
-    """llama.cpp's defaults, without its AMX kernels.
+def model_params(gpu_layers: int = 0) -> Any:
+    """llama.cpp's defaults, with so many layers on a GPU and without its AMX kernels.
 
     GCC 12 (Debian 12) leaves out half of their set-up (GCC's bug 114098), so the process dies of an illegal
     instruction at the first 4- or 8-bit weight.
     """
     params = _C.llama_model_default_params()
+    params.n_gpu_layers = gpu_layers
     params.use_extra_bufts = b"AMX_INT8 = 1" not in _C.llama_print_system_info()
     return params

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from benchmarks.peers import open_llama
+from recipe.errors import SreError
+from recipe.gguf.export import write_gguf
 from recipe.inference.llamacpp import kv_cache as kvcache
 
 
@@ -23,3 +28,40 @@ def test_the_high_level_object_is_loaded_alike(monkeypatch: pytest.MonkeyPatch) 
         open_llama("no-such.gguf")
     assert seen == ["ours"]
     assert kvcache._C.llama_model_default_params is defaults
+
+
+@pytest.mark.parametrize(("asked", "layers"), [(None, -1), (-1, -1), (0, 0), (3, 3)])
+def test_layers_go_to_a_gpu_and_the_native_kernels_then_stay_out(
+    build: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: int | None,
+    layers: int,
+) -> None:
+    """A stand-in says that there is a GPU; this build of llama.cpp then loads the layers where it can."""
+    from recipe.inference.llamacpp.native import kernels
+
+    file, installed, loaded, load = tmp_path / "m.gguf", [], [], kvcache._C.llama_model_load_from_file
+    write_gguf(build("llama", "smollm"), file)
+    monkeypatch.setenv("SRE_KERNELS", "native")
+    monkeypatch.setattr(kernels, "install", installed.append)
+    monkeypatch.setattr(kvcache._C, "llama_supports_gpu_offload", lambda: True)
+    monkeypatch.setattr(
+        kvcache._C,
+        "llama_model_load_from_file",
+        lambda path, params: loaded.append(params.n_gpu_layers) or load(path, params),
+    )
+    sizes = {"context": 64, "cells": 64, "memory": 0, "sequences": 1, "batch": 64, "threads": 1}
+    kvcache.KVCache(file, gpu_layers=asked, **sizes).close()
+    assert loaded == [layers]
+    assert bool(installed) == (layers == 0)
+
+
+def test_without_a_gpu_no_layer_is_put_there_and_asking_for_one_says_how_to_build(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kvcache._C, "llama_supports_gpu_offload", lambda: False)
+    assert kvcache.offloaded_layers(None) == kvcache.offloaded_layers(0) == 0
+    for asked in (1, -1):
+        with pytest.raises(SreError, match=r"gpu_layers.*CMAKE_ARGS=-DGGML_CUDA=on pip install.*METAL.*VULKAN"):
+            kvcache.offloaded_layers(asked)
