@@ -440,7 +440,7 @@ def test_from_gguf_asks_with_the_files_own_prompts(tmp_path: Path, monkeypatch: 
     opened = fake_engine(monkeypatch)
     path = gguf(tmp_path / "mine.gguf", {"general.name": "x", "sre.prompts.pointwise": "Own: {{ criteria }}"})
     judge = Judge.from_gguf(path, threads=2, context=512, parallel=3)
-    assert opened == {"path": path, "threads": 2, "context": 512, "parallel": 3}
+    assert opened == {"path": path, "threads": 2, "context": 512, "parallel": 3, "memory": None, "gpu_layers": None}
     assert judge.prompts.judge(example("a")) == (Message("user", "Own: Are both items fruits?"),)
     assert judge.score("q", "r", RUBRIC).origin == "mine"
     assert len(judge.identity["model"]) == 64
