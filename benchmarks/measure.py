@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.workloads import Workload
 from recipe.errors import SreError
@@ -83,7 +83,7 @@ def draw(generator: Generator, workload: Workload) -> int:
     # Sampling has one length a call, so a workload of three lengths is three calls.
     for count, items in itertools.groupby(ordered, key=lambda item: item.new_tokens):
         requests = [Request(item.id, item.messages, item.labels, label_only=workload.label_only) for item in items]
-        sampling = Sampling(workload.temperature, workload.samples, count, ignore_end=True)
+        sampling = Sampling(workload.temperature, workload.samples, count)
         for completion in generator.generate(requests, sampling):
             if completion.error:
                 raise SreError(f"{completion.request_id}: {completion.error}")
@@ -116,7 +116,7 @@ def _cold(job: Job) -> dict[str, Any]:
     from recipe.judge.judge import Judge
 
     with Judge.from_gguf(job.model, threads=job.threads, parallel=job.parallel) as judge:
-        new = draw(judge.generator, job.workload)
+        new = draw(without_end(cast("LlamaCppGenerator", judge.generator)), job.workload)
         seconds = time.time() - job.started
     return {"seconds": seconds, "new_tokens": new}
 
@@ -197,7 +197,13 @@ def _train(job: Job) -> dict[str, Any]:
 def _generator(job: Job) -> LlamaCppGenerator:
     from recipe.inference.llamacpp.generator import LlamaCppGenerator
 
-    return LlamaCppGenerator(job.model, threads=job.threads, parallel=job.parallel)
+    return without_end(LlamaCppGenerator(job.model, threads=job.threads, parallel=job.parallel))
+
+
+def without_end(generator: LlamaCppGenerator) -> LlamaCppGenerator:
+    """The generator, whose answers now have exactly `max_tokens` tokens: no token ends one."""
+    generator.cache.is_end = lambda token: False  # type: ignore[assignment]
+    return generator
 
 
 KINDS: dict[str, Callable[[Job], dict[str, Any]]] = {

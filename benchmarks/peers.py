@@ -70,7 +70,7 @@ def run_transformers(
     import torch
     from transformers import GenerationConfig
 
-    from recipe.inference.pytorch.transformers import load_base
+    from recipe.inference.pytorch.engines import load_base
 
     use_threads(threads)
     model = load_base(folder, "none").eval()

@@ -277,7 +277,7 @@ def logprobs_after() -> Callable[..., Any]:
 
 def training_setup(model: Path, **changes: Any) -> Any:
     """What SFT and DPO share, for a tiny model; `changes` are fields of `TrainingSetup`."""
-    from recipe.inference.pytorch.transformers import TransformersEngine
+    from recipe.inference.pytorch.engines import TransformersEngine
     from recipe.prompts import Prompts
     from recipe.training.trainer import TrainingSetup
 

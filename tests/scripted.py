@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from recipe.data.records import Message
 from recipe.errors import SreError
-from recipe.inference.base import Completion, Piece, Request, Sampling, Session, SessionGenerator, Token
+from recipe.inference.base import Completion, Generator, Piece, Request, Sampling, Session, Token
 from recipe.verdict import format_verdict, parse_verdict
 
 Script = Callable[[Request], Sequence[str]] | Mapping[str, Sequence[str]]
@@ -33,7 +33,7 @@ def any_judgement(request: Request) -> list[str]:
     return [format_verdict(f"A scripted reason for {label}.", label) for label in labels]
 
 
-class ScriptedGenerator(SessionGenerator):
+class ScriptedGenerator(Generator):
     """Answers sample k of a request with text k (modulo their number) of the script.
 
     script: request -> texts, or request id -> texts. context: prompts of more tokens (words) than that, with
@@ -65,8 +65,7 @@ class ScriptedGenerator(SessionGenerator):
         if self.closed:
             raise SreError(f"the model {self.name!r} has been closed")
         self.seen.append(request)
-        alone = bool(request.label_only or request.choices)
-        for sample in range(1 if alone else sampling.n):
+        for sample in range(request.samples(sampling)):
             yield self._complete(request, sample, sampling)
 
     def session(self) -> ScriptedSession:

@@ -39,12 +39,11 @@ _log = logging.getLogger("recipe.inference")
 
 
 class OpenAIGenerator(Generator):
-    """Asks the server at `base_url`, `parallel` requests at a time.
+    """Asks a server. The variable OPENAI_API_KEY holds its key, if it wants one.
 
     Args:
         base_url: The address up to /v1, which is added where there is no path.
         model: None takes the only one that the server has.
-        api_key: None takes OPENAI_API_KEY, or none at all.
         parallel: Requests under way at once.
 
     Raises:
@@ -52,9 +51,7 @@ class OpenAIGenerator(Generator):
             that request's "error".
     """
 
-    def __init__(
-        self, base_url: str, *, model: str | None = None, api_key: str | None = None, parallel: int = 16
-    ) -> None:
+    def __init__(self, base_url: str, *, model: str | None = None, parallel: int = 16) -> None:
         try:
             import openai
         except ImportError:
@@ -62,7 +59,7 @@ class OpenAIGenerator(Generator):
         self.base_url = _address(base_url)
         self._openai = openai
         self._parallel = parallel
-        self._connection = {"base_url": self.base_url, "api_key": api_key or os.environ.get(KEY_VARIABLE) or "none"}
+        self._connection = {"base_url": self.base_url, "api_key": os.environ.get(KEY_VARIABLE) or "none"}
         self._tells_logprobs = True
         self._folds = False  # whether the model's chat template has no place for a system turn
         self._closed = False
@@ -73,8 +70,8 @@ class OpenAIGenerator(Generator):
         """Stream completions, in any order. Raises SreError when the server is gone."""
         if self._closed:
             raise SreError(f"the connection to {self.base_url} has been closed")
-        if sampling.ignore_end or any(request.choices for request in requests):
-            raise SreError("a server can't read choices or write past the end; use a GGUF file")
+        if any(request.choices for request in requests):
+            raise SreError("a server can't be held to choices; use a GGUF file")
         pool = ThreadPoolExecutor(self._parallel)
         with self._openai.OpenAI(**self._connection, max_retries=RETRIES) as client:
             try:
@@ -112,7 +109,7 @@ class OpenAIGenerator(Generator):
 
     def _complete(self, client: Any, request: Request, sampling: Sampling) -> list[Completion]:
         """All samples of one request. Servers that give fewer at a time than asked for are asked again."""
-        count = 1 if request.label_only else sampling.n
+        count = request.samples(sampling)
         found: list[Completion] = []
         error = ""
         try:

@@ -14,33 +14,22 @@ from recipe.inference.labels import LabelPlaces, LabelTokens, Tokenizer
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """A request with its token ids.
-
-    Attributes:
-        ids: The prompt's tokens. Where only the label is read, its marker is among them.
-        reserve: The most tokens that one answer decodes.
-        places: Where labels stand, if the request has any.
-        label_tokens: The tokens of the labels, where only the label is read.
-        lead: How many of `ids` are the marker.
-        choices: The tokens of each choice, if the request has any.
-        opened: The tag of reasoning (`<think>`) that the prompt ends with; it belongs to the answer.
-        grammar: Makes the grammar of one answer, see llamacpp/grammar.py.
-    """
+    """A request with its token ids."""
 
     request: Request
     sampling: Sampling
-    ids: NDArray[np.int32]
-    reserve: int
-    places: LabelPlaces | None = None
-    label_tokens: LabelTokens | None = None
-    lead: int = 0
-    choices: tuple[list[int], ...] = ()
-    opened: bytes = b""
-    grammar: Callable[[], Any] | None = None
+    ids: NDArray[np.int32]  # the prompt's tokens; where only the label is read, its marker is among them
+    reserve: int  # the most tokens that one answer decodes
+    places: LabelPlaces | None = None  # where labels stand, if the request has any
+    label_tokens: LabelTokens | None = None  # the tokens of the labels, where only the label is read
+    lead: int = 0  # how many of `ids` are the marker
+    choices: tuple[list[int], ...] = ()  # the tokens of each choice
+    opened: bytes = b""  # the tag of reasoning (`<think>`) that the prompt ends with; it belongs to the answer
+    grammar: Callable[[], Any] | None = None  # makes the grammar of one answer, see llamacpp/grammar.py
 
     @property
     def samples(self) -> int:
-        return count_samples(self.request, self.sampling)
+        return self.request.samples(self.sampling)
 
     @property
     def size(self) -> int:
@@ -52,25 +41,14 @@ class Prompt:
         return Completion(self.request.id, index, "", (), "error", self.size, error=why)
 
 
-def count_samples(request: Request, sampling: Sampling) -> int:
-    """How many completions a request gets. What is read and not drawn comes once."""
-    return 1 if request.label_only or request.choices else sampling.n
-
-
 @dataclass
 class PromptReader:
-    """Reads requests by one model's vocabulary.
-
-    Attributes:
-        tokenizer: The vocabulary.
-        encode: A request -> the prompt's token ids, and the tag of reasoning that it ends with.
-        context: The most tokens of a prompt with its answer.
-        grammar: A JSON schema, or GBNF -> what makes a grammar of it; None where the engine has none.
-    """
+    """Reads requests by one model's vocabulary."""
 
     tokenizer: Tokenizer
-    encode: Callable[[Request], tuple[list[int], bytes]]
-    context: int
+    encode: Callable[[Request], tuple[list[int], bytes]]  # -> a prompt's ids, the tag of reasoning that it ends with
+    context: int  # the most tokens of a prompt with its answer
+    # A JSON schema, or GBNF -> what makes a grammar of it; None where the engine has none.
     grammar: Callable[[str], Callable[[], Any]] | None = None
     _places: dict[tuple[int, ...], LabelPlaces] = field(default_factory=dict)
 
@@ -84,29 +62,23 @@ class PromptReader:
         prompts, refused = list[Prompt](), list[Completion]()
         for request in requests:
             try:
-                found = self.read(request, sampling)
+                prompts.append(self.read(request, sampling))
             except Exception as error:
                 why = str(error) if isinstance(error, SreError) else f"{type(error).__name__}: {error}"
-                numbers = range(count_samples(request, sampling))
-                found = [Completion(request.id, k, "", (), "error", 0, error=why) for k in numbers]
-            if isinstance(found, Prompt):
-                prompts.append(found)
-            else:
-                refused += found
+                numbers = range(request.samples(sampling))
+                refused += [Completion(request.id, k, "", (), "error", 0, error=why) for k in numbers]
         return prompts, refused
 
-    def read(self, request: Request, sampling: Sampling) -> Prompt | list[Completion]:
-        """The prompt, or an "error" completion for each sample where it is empty or doesn't fit.
-
-        Raises SreError for what this model can't do.
-        """
+    def read(self, request: Request, sampling: Sampling) -> Prompt:
+        """The prompt. Raises SreError where it is empty, doesn't fit, or asks for what this model can't do."""
         prompt = self._prompt(request, sampling)
         size = len(prompt.ids)
-        if size and size + prompt.reserve <= self.context:
-            return prompt
-        needed = f"the prompt has {size} tokens and its answer needs {prompt.reserve}"
-        why = f"{needed}, more than the context of {self.context}" if size else "the prompt is empty"
-        return [prompt.failed(k, why) for k in range(prompt.samples)]
+        if not size:
+            raise SreError("the prompt is empty")
+        if size + prompt.reserve > self.context:
+            needed = f"the prompt has {size} tokens and its answer needs {prompt.reserve}"
+            raise SreError(f"{needed}, more than the context of {self.context}")
+        return prompt
 
     def _prompt(self, request: Request, sampling: Sampling) -> Prompt:
         if (request.force_label or request.label_only) and not request.labels:

@@ -24,28 +24,21 @@ Logits = Callable[[], NDArray[np.float32]]
 
 @dataclass(eq=False)
 class Sample:
-    """One answer. Where a prompt asks for the label alone, its marker is written already.
-
-    Attributes:
-        index: Its number among the prompt's samples.
-        pending: The tokens to decode next. The last one's logits give the next token.
-        tokens: All tokens so far, the pending ones included.
-        found: The labels met so far: the byte offset in `written` where each ends -> its log-probabilities.
-        recorded: The drawn tokens, where they are asked for.
-        forced: The label tokens to choose among once `pending` is decoded.
-    """
+    """One answer. Where a prompt asks for the label alone, its marker is written already."""
 
     prompt: Prompt
-    index: int
+    index: int  # its number among the prompt's samples
     tokenizer: Tokenizer
-    pending: list[int] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
+    pending: list[int] = field(default_factory=list)  # to decode next; the last one's logits give the next token
+    tokens: list[int] = field(default_factory=list)  # all so far, the pending ones included
     written: bytearray = field(default_factory=bytearray)
+    # The labels met so far: the byte offset in `written` where each ends -> its log-probabilities.
     found: dict[int, dict[int, float]] = field(default_factory=dict)
-    recorded: list[Token] = field(default_factory=list)
+    recorded: list[Token] = field(default_factory=list)  # the drawn tokens, where they are asked for
 
     def __post_init__(self) -> None:
         prompt = self.prompt
+        # The label tokens to choose among once `pending` is decoded.
         self.forced: LabelTokens | None = prompt.label_tokens
         self.uniforms = stream(prompt.sampling.seed, prompt.request.id, self.index)
         self.grammar = prompt.grammar() if prompt.grammar else None
@@ -109,7 +102,7 @@ class Sample:
     def _take(self, token: int, logits: Logits) -> Completion | None:
         sampling, places = self.prompt.sampling, self.prompt.places
         self.tokens.append(token)
-        if self.tokenizer.is_end(token) and not sampling.ignore_end:
+        if self.tokenizer.is_end(token):
             self.pending = []
             return self._end("stop", logits)
         piece = self.tokenizer.piece(token)

@@ -11,9 +11,9 @@ NO_TOKEN = -1  # what is drawn from logits that are not finite numbers
 NOT_FINITE = "the model's logits are not finite numbers: its weights are damaged, or it can't read this text"
 
 
-def stream(seed: int, request_id: str, sample: int) -> np.random.Generator:
-    """The random numbers of one sample: they depend on these three arguments and on nothing else."""
-    digest = hashlib.blake2b(f"{seed}\0{request_id}\0{sample}".encode(), digest_size=16).digest()
+def stream(*key: object) -> np.random.Generator:
+    """Random numbers that depend on `key`, its parts as text, and on nothing else."""
+    digest = hashlib.blake2b("\0".join(map(str, key)).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from recipe.data.records import Example, Judgement
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Generator, Request, Sampling
-from recipe.judge.judge import Closing, Judge, to_example
+from recipe.judge.judge import Judge, to_example
 from recipe.judge.options import JudgeOptions
 from recipe.judge.rubrics import read_rubric, ready_rubrics
 from recipe.verdict import answer_begin, open_reasoning
@@ -108,7 +108,7 @@ def VLLM(model: str | Path = "", *, name: str | Path = "", max_model_len: int = 
         return Judge.from_gguf(model or name, context=max_model_len)
 
 
-class _Writer(Closing, Generator):
+class _Writer(Generator):
     """A model that only writes texts: `write` makes one from messages, `parallel` at a time."""
 
     def __init__(self, name: str, write: Callable[[list[dict[str, str]], Sampling], str], parallel: int = 1) -> None:
@@ -222,7 +222,7 @@ class PrometheusEval:
     def single_absolute_grade(
         self, instruction: str, response: str, rubric: str, reference_answer: str | None = None, params: Any = None
     ) -> tuple[str | None, int | None]:
-        """One feedback and one score."""
+        """`absolute_grade` of one response: its feedback and its score."""
         columns = {"instructions": [instruction], "responses": [response]}
         (feedback,), (score,) = self._grade("absolute", columns, [rubric], [reference_answer], params)
         return feedback, score
@@ -236,45 +236,41 @@ class PrometheusEval:
         reference_answer: Any = "",
         params: Any = None,
     ) -> tuple[str | None, str | None]:
-        """One feedback and "A" or "B"."""
+        """`relative_grade` of one pair: its feedback, and "A" or "B"."""
         columns = {"instructions": [instruction], "responses_A": [response_A], "responses_B": [response_B]}
         (feedback,), (label,) = self._grade("relative", columns, [rubric], [reference_answer], params)
         return feedback, label
 
     def _grade(self, mode: str, columns: Mapping[str, Any], rubric: Any, references: Any, params: Any) -> Graded:
-        rows = _rows({**columns, "rubric": rubric, "reference_answers": references})
         template = self.absolute_grade_template if mode == "absolute" else self.relative_grade_template
-        if template == _TEMPLATES[mode][False]:
-            rows = [{**row, "reference_answer": ""} for row in rows]
+        instructions = _texts(columns["instructions"], "instructions")
+        columns = {**columns, "instructions": instructions, "rubric": rubric, "reference_answers": references}
+        rows = zip(*(_texts(values, name, len(instructions)) for name, values in columns.items()), strict=True)
         taken = {name: value for name, value in (params or {}).items() if name in _PARAMS and value is not None}
         if ignored := sorted((params or {}).keys() - _PARAMS):
             _log.warning("ignored, because a judge samples without them: %s", ", ".join(ignored))
         with _value_errors():
-            examples = [_example(row, number) for number, row in enumerate(rows)]
+            examples = []
+            for place, (instruction, *responses, criteria, reference) in enumerate(rows):
+                shown = "" if template == _TEMPLATES[mode][False] else reference
+                made = read_rubric(criteria, files=False).rubric
+                examples.append(to_example(instruction, responses, made, shown, id=str(place)))
             judgements = self.model.judge(examples, JudgeOptions(**taken))
             found = {judgement.example_id: judgement for judgement in judgements}
         graded = [_graded(example, found[example.id]) for example in examples]
         return [feedback for feedback, _ in graded], [score for _, score in graded]
 
 
-def _rows(columns: Mapping[str, Any]) -> list[dict[str, str]]:
-    """One mapping of template fields to texts for each place of the columns, which must be equally long."""
-    number = len(_column(columns["instructions"], "instructions"))
-    lists: dict[str, list[Any]] = {}
-    for name, values in columns.items():
-        every = values is None or (name == "rubric" and isinstance(values, str))
-        lists[name] = [values] * number if every else _column(values, name)
-        if len(lists[name]) != number:
-            raise ValueError(f"{name}: {number} instructions need as many, not {len(lists[name])}")
-    single = {name: name.replace("responses", "response").removesuffix("s") for name in lists}
-    return [{single[name]: _text(cells[k], name) for name, cells in lists.items()} for k in range(number)]
-
-
-def _column(values: Any, field: str) -> list[Any]:
-    """The values by position, whatever labels they have."""
+def _texts(values: Any, field: str, number: int | None = None) -> list[str]:
+    """The texts of a column by position, whatever labels they have. One rubric, or None, stands for all rows."""
+    if number is not None and (values is None or (field == "rubric" and isinstance(values, str))):
+        values = [values] * number
     if isinstance(values, str | bytes | Mapping) or getattr(values, "ndim", 1) != 1 or not isinstance(values, Iterable):
         raise ValueError(f"{field}: expected a list of texts, not {type(values).__name__}")
-    return list(values)
+    texts = [_text(value, field) for value in values]
+    if number not in (None, len(texts)):
+        raise ValueError(f"{field}: {number} instructions need as many, not {len(texts)}")
+    return texts
 
 
 def _text(value: Any, field: str) -> str:
@@ -285,12 +281,6 @@ def _text(value: Any, field: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{field}: expected text, not {type(value).__name__}")
     return value
-
-
-def _example(row: Mapping[str, str], number: int) -> Example:
-    responses = [text for name, text in row.items() if name.startswith("response")]
-    rubric = read_rubric(row["rubric"], files=False).rubric
-    return to_example(row["instruction"], responses, rubric, row["reference_answer"], id=str(number))
 
 
 def _graded(example: Example, judgement: Judgement) -> tuple[str | None, Any]:

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from recipe.data.benchmark_formats import ORDERS, RESULTS, SAMPLES
 from recipe.errors import SreError
-from recipe.judge.judge import Closing
+from recipe.inference.base import Closing
 from recipe.storage import DAMAGE, append_jsonl, atomic, canonical, explain, replacing
 
 STDOUT = "-"

@@ -13,14 +13,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from recipe.data.records import Example, Judgement, Message, Task, exchanged
 from recipe.data.values import conversation_id, to_conversation, to_text
 from recipe.errors import SreError, printable
 from recipe.gguf.header import read_metadata
-from recipe.inference.base import Completion, Generator, Request, Sampling
-from recipe.inference.conversion import to_judgement
+from recipe.inference.base import Closing, Completion, Generator, Request, Sampling, to_judgement
 from recipe.inference.readout import Readout, read_readouts, write_readouts
 from recipe.judge.aggregate import Answer, BothOrders, Consensus, combined, judgements_of
 from recipe.judge.options import JudgeOptions
@@ -33,19 +32,6 @@ DEFAULT = JudgeOptions()
 _log = logging.getLogger("recipe.judge")
 
 Conversation = str | Sequence[Message | Mapping[str, str]]
-
-
-class Closing:
-    """What is closed at the end of its `with` block. Closing it twice is fine."""
-
-    def close(self) -> None:
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 class Judge(Closing):

@@ -19,9 +19,9 @@ from typing import Any
 
 from recipe.data.records import Example
 from recipe.errors import SreError
-from recipe.inference.base import Completion, Piece, Request, Sampling, Session
+from recipe.inference.base import Closing, Completion, Piece, Request, Sampling, Session
 from recipe.judge.aggregate import Answer, combined
-from recipe.judge.judge import DEFAULT, Closing, Judge, orders_of
+from recipe.judge.judge import DEFAULT, Judge, orders_of
 from recipe.judge.options import JudgeOptions
 from recipe.storage import hash_object
 
@@ -91,7 +91,6 @@ class Service(Closing):
     """
 
     def __init__(self, judge: Judge, *, queue: int = QUEUE) -> None:
-        # Only a SessionGenerator has it.
         open_session = getattr(judge.generator, "session", None)
         if open_session is None:
             raise SreError(f"the engine of {judge.name!r} takes no requests as they come; open a GGUF file")

@@ -8,7 +8,7 @@ import logging
 import multiprocessing
 import os
 import signal
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from multiprocessing.connection import Connection, wait
@@ -16,7 +16,8 @@ from typing import Any
 
 from recipe.data.records import Example
 from recipe.errors import SreError, install
-from recipe.judge.judge import Closing, Judge
+from recipe.inference.base import Closing
+from recipe.judge.judge import Judge
 from recipe.judge.options import JudgeOptions
 from recipe.judge.output_rows import WINDOW, JudgedRow, in_windows, result_rows
 
@@ -26,7 +27,7 @@ OpenJudge = Callable[[], Judge]
 Message = tuple[list[JudgedRow], bool]  # rows, and whether their worker is ready for the next share
 
 
-class Pool(Closing, ABC):
+class Pool(Closing):
     """Workers, known by their number. Use as a context manager: `close` ends them."""
 
     identity: dict[str, str]  # whose judgements theirs are

@@ -3,15 +3,13 @@
 Writes assessments.jsonl, one line for each question and what the answer says.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from recipe.config import CurateConfig, SampleConfig
 from recipe.data.records import Example, Judgement
-from recipe.inference.base import Completion, Generator, Request, Sampling
-from recipe.inference.conversion import to_judgement
+from recipe.inference.base import Completion, Generator, Request, Sampling, to_judgement
 from recipe.progress import bar
 from recipe.prompts import Prompts
 from recipe.storage import hash_object, write_jsonl
@@ -21,6 +19,10 @@ from recipe.verdict import parse_pick, parse_rating
 ASSESSED_METHODS = ("self-assessment", "meta-judge", "margin-0", "preference-reversal")
 MAX_ITEMS = 10  # rationales in a list to pick from: of ten there are 90 ordered picks
 _RATING_TOKENS = 192
+
+Pools = Mapping[str, Sequence[Judgement]]
+Ask = Callable[[Sequence[Request], Sampling], Iterator[Completion]]
+Rows = list[dict[str, Any]]
 
 
 def run_assess(
@@ -39,91 +41,78 @@ def run_assess(
     generator: the model that is asked. examples: the inputs by id. judgements: all samples. settings: the section
     `curate`. sampling: the section `sample`, for preference reversal, which draws judgements.
     """
+
+    def ask(requests: Sequence[Request], how: Sampling) -> Iterator[Completion]:
+        with bar(settings.method, len(requests) * how.n, "answers") as advance:
+            for completion in generator.generate(requests, how):
+                advance()
+                yield completion
+
     pools = {key: distinct_texts(pool) for key, pool in pools_of(judgements).items()}
-    assessor = _Assessor(generator, prompts, examples, pools)
     if settings.method == "self-assessment":
-        rows = assessor.rate()
+        rows = _ratings(ask, prompts, examples, pools)
     elif settings.method == "preference-reversal":
-        rows = assessor.reverse(sampling, seed)
+        draw = int(hash_object([seed, "reversal"])[:12], 16)
+        how = Sampling(sampling.temperature, sampling.n, sampling.max_tokens, draw)
+        rows = _reversals(ask, prompts, [examples[key] for key in pools], how)
     else:
-        rows = assessor.pick(settings)
+        rows = _picks(ask, prompts, examples, pools, settings)
     write_jsonl(folder / "assessments.jsonl", rows)
     counts = {key: sum(row.get(key, 0) for row in rows) for key in ("malformed", "disagreed", "tokens")}
     return {"assessor": generator.name, "questions": len(rows), **counts}
 
 
-@dataclass(frozen=True)
-class _Assessor:
-    """The model that is asked, and what it is asked about. Each method returns the rows of assessments.jsonl."""
+def _ratings(ask: Ask, prompts: Prompts, examples: Mapping[str, Example], pools: Pools) -> Rows:
+    """A rating of each judgement (A.1.4)."""
+    requests = [
+        Request(judgement.id, prompts.self_assessment(examples[key], judgement.text))
+        for key, pool in pools.items()
+        for judgement in pool
+        if judgement.label is not None
+    ]
+    rows: Rows = []
+    for completion in ask(requests, Sampling(0.0, 1, _RATING_TOKENS)):
+        rating = parse_rating(completion.text)
+        row = {"judgement_id": completion.request_id, "rating": rating, "malformed": rating is None}
+        rows.append({**row, "tokens": len(completion.token_ids)})
+    return sorted(rows, key=lambda row: str(row["judgement_id"]))
 
-    generator: Generator
-    prompts: Prompts
-    examples: Mapping[str, Example]
-    pools: Mapping[str, Sequence[Judgement]]
 
-    def rate(self) -> list[dict[str, Any]]:
-        """A rating of each judgement."""
-        requests = [
-            Request(judgement.id, self.prompts.self_assessment(self.examples[key], judgement.text))
-            for key, pool in self.pools.items()
-            for judgement in pool
-            if judgement.label is not None
-        ]
-        rows = []
-        for completion in self._ask(requests, Sampling(0.0, 1, _RATING_TOKENS), "self-assessment"):
-            rating = parse_rating(completion.text)
-            row = {"judgement_id": completion.request_id, "rating": rating, "malformed": rating is None}
-            rows.append({**row, "tokens": len(completion.token_ids)})
-        return sorted(rows, key=lambda row: str(row["judgement_id"]))
+def _reversals(ask: Ask, prompts: Prompts, examples: Sequence[Example], how: Sampling) -> Rows:
+    """Judgements that argue like a young child."""
+    by_id = {example.id: example for example in examples}
+    requests = [Request(one.id, prompts.preference_reversal(one), one.labels) for one in examples]
+    rows: Rows = []
+    for completion in ask(requests, how):
+        made = to_judgement(by_id[completion.request_id], completion, "reversal")
+        rows.append({"reversal": made.to_json(), "malformed": made.label is None, "tokens": made.tokens})
+    return sorted(rows, key=lambda row: str(row["reversal"]["id"]))
 
-    def reverse(self, sampling: SampleConfig, seed: int) -> list[dict[str, Any]]:
-        """Judgements that argue like a young child."""
-        examples = [self.examples[key] for key in self.pools]
-        requests = [Request(one.id, self.prompts.preference_reversal(one), one.labels) for one in examples]
-        draw = int(hash_object([seed, "reversal"])[:12], 16)
-        rows = []
-        settings = Sampling(sampling.temperature, sampling.n, sampling.max_tokens, draw)
-        for completion in self._ask(requests, settings, "preference reversal"):
-            made = to_judgement(self.examples[completion.request_id], completion, "reversal")
-            rows.append({"reversal": made.to_json(), "malformed": made.label is None, "tokens": made.tokens})
-        return sorted(rows, key=lambda row: str(row["reversal"]["id"]))
 
-    def pick(self, settings: CurateConfig) -> list[dict[str, Any]]:
-        """The best and the worst rationale of a list, where the model names the same two in both orders of the list."""
-        lists: dict[tuple[str, str, str], Sequence[Judgement]] = {}
-        for key, pool in self.pools.items():
-            right, wrong = sides(pool, pool[0].truth if pool else None, settings)
-            asked = {"right": right, "wrong": wrong if right and settings.method == "meta-judge" else []}
-            for side, items in asked.items():
-                if len(items) > 1:
-                    lists[key, side, "as drawn"] = items[:MAX_ITEMS]
-                    lists[key, side, "reversed"] = items[:MAX_ITEMS][::-1]
-        by_id = {"|".join(name): name for name in lists}
-        requests = [self._list_request(by_id[name][0], name, lists[by_id[name]]) for name in by_id]
-        picks: dict[tuple[str, str, str], list[str]] = {}
-        for completion in self._ask(requests, Sampling(0.0, 1, 32), "meta-judge"):
-            listed = lists[by_id[completion.request_id]]
-            picked = parse_pick(completion.text, len(listed))
-            if picked:
-                picks[by_id[completion.request_id]] = [listed[place].id for place in picked]
-        rows = []
-        for key, side, order in lists:
-            if order == "as drawn":
-                first, second = picks.get((key, side, "as drawn")), picks.get((key, side, "reversed"))
-                agreed = first if first == second else None
-                rows.append({"example_id": key, "side": side, "pick": agreed, "disagreed": agreed is None})
-        return rows
-
-    def _list_request(self, key: str, name: str, listed: Sequence[Judgement]) -> Request:
-        count = range(1, len(listed) + 1)
+def _picks(ask: Ask, prompts: Prompts, examples: Mapping[str, Example], pools: Pools, settings: CurateConfig) -> Rows:
+    """The best and the worst rationale of a list (A.1.6), where the model names the same two in both orders of it."""
+    lists: dict[tuple[str, str], Sequence[Judgement]] = {}
+    for key, pool in pools.items():
+        right, wrong = sides(pool, pool[0].truth if pool else None, settings)
+        asked = {"right": right, "wrong": wrong if right and settings.method == "meta-judge" else []}
+        lists |= {(key, side): items[:MAX_ITEMS] for side, items in asked.items() if len(items) > 1}
+    requests: list[Request] = []
+    listed: dict[str, Sequence[Judgement]] = {}
+    for (key, side), items in lists.items():
+        count = range(1, len(items) + 1)
         choices = tuple(f'["ITEM{best}", "ITEM{worst}"]' for best in count for worst in count if best != worst)
-        texts = [judgement.rationale or judgement.text for judgement in listed]
-        return Request(name, self.prompts.meta_judge(self.examples[key], texts), choices=choices)
-
-    def _ask(self, requests: list[Request], sampling: Sampling, label: str) -> list[Completion]:
-        completions = []
-        with bar(label, len(requests) * sampling.n, "answers") as advance:
-            for completion in self.generator.generate(requests, sampling):
-                completions.append(completion)
-                advance()
-        return completions
+        for order, judgements in (("as drawn", items), ("reversed", items[::-1])):
+            texts = [judgement.rationale or judgement.text for judgement in judgements]
+            requests.append(Request(f"{key}|{side}|{order}", prompts.meta_judge(examples[key], texts), choices=choices))
+            listed[requests[-1].id] = judgements
+    picks: dict[str, list[str] | None] = {}
+    for completion in ask(requests, Sampling(0.0, 1, 32)):
+        items = listed[completion.request_id]
+        picked = parse_pick(completion.text, len(items))
+        picks[completion.request_id] = [items[place].id for place in picked] if picked else None
+    rows: Rows = []
+    for key, side in lists:
+        first, second = (picks.get(f"{key}|{side}|{order}") for order in ("as drawn", "reversed"))
+        agreed = first if first == second else None
+        rows.append({"example_id": key, "side": side, "pick": agreed, "disagreed": agreed is None})
+    return rows

@@ -13,30 +13,25 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Base:
-    """The base model. name: for readers, without folders of this machine. note: where its weights really come from."""
+    """The base model."""
 
-    name: str
+    name: str  # for readers, without folders of this machine
     licence: str
-    note: str = ""
+    note: str = ""  # where its weights really come from
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a model card tells beside the files.
-
-    data: task -> where its rows came from. merge: the method, "" where nothing was merged. rounds: of DPO.
-    figures: name -> {"value", "low", "high", "n"} or a number. warnings: ends of a sentence that begins with "This
-    judge". nf4: whether the judge was trained on a 4-bit base.
-    """
+    """What a model card tells beside the files."""
 
     name: str
-    data: Mapping[str, str]
-    merge: str
-    rounds: int
+    data: Mapping[str, str]  # task -> where its rows came from
+    merge: str  # the method; "" where nothing was merged
+    rounds: int  # of DPO
     base: Base
-    figures: Mapping[str, Any]
-    warnings: Sequence[str] = ()
-    nf4: bool = False
+    figures: Mapping[str, Any]  # name -> {"value", "low", "high", "n"}, or a number
+    warnings: Sequence[str] = ()  # ends of a sentence that begins with "This judge"
+    nf4: bool = False  # whether the judge was trained on a 4-bit base
 
 
 def base_of(source: str, model: Path) -> Base:

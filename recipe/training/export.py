@@ -14,9 +14,8 @@ from typing import Any
 from recipe.config import ExportConfig
 from recipe.data.records import TASKS, Example, Judgement, Message
 from recipe.gguf.header import add_metadata, read_header
-from recipe.inference.base import Request, Sampling, completions_by_request
+from recipe.inference.base import Request, Sampling, completions_by_request, to_judgement
 from recipe.inference.chat_template import ChatTemplate
-from recipe.inference.conversion import to_judgement
 from recipe.inference.llamacpp.quantization import quantize
 from recipe.inference.readout import Readout, fit_readout, write_readouts
 from recipe.progress import bar

@@ -59,7 +59,7 @@ def run_merge(
             merged[name], squares = truncate(factors, rank)
             lost, whole = lost + float(squares[rank:].sum()), whole + float(squares.sum())
         error = (lost / max(whole, 1e-300)) ** 0.5
-    write_adapter(folder / "adapter", merged, config)
+    _write_adapter(folder / "adapter", merged, config)
     facts = {"method": settings.method, "weights": weights, "relative_error": error}
     write_json(folder / "merge.json", facts)
     return facts
@@ -77,7 +77,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, Factors], dict[str, Any]]:
     }, config
 
 
-def write_adapter(folder: Path, merged: dict[str, Factors], config: dict[str, Any]) -> None:
+def _write_adapter(folder: Path, merged: dict[str, Factors], config: dict[str, Any]) -> None:
     """Save factors of scale 1 as a PEFT adapter: lora_alpha equals r."""
     from safetensors.torch import save_file
 

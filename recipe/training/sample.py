@@ -13,8 +13,7 @@ from typing import Any
 
 from recipe.config import BootstrapConfig, SampleConfig
 from recipe.data.records import Example, Judgement
-from recipe.inference.base import Generator, Request, Sampling, completions_by_request
-from recipe.inference.conversion import to_judgement
+from recipe.inference.base import Generator, Request, Sampling, completions_by_request, to_judgement
 from recipe.progress import bar
 from recipe.prompts import Prompts
 from recipe.storage import atomic, hash_object, read_jsonl, write_jsonl
@@ -71,8 +70,10 @@ def run_sample(
                 if not file.exists():
                     # Without `ask` no grammar and no filter, up to the end token.
                     requests = [ask(row) if ask else Request(row.id, prompts.judge(row), row.labels) for row in block]
-                    judgements = sample_block(generator, block, requests, sampling, origin)
-                    write_jsonl(file, [judgement.to_json() for judgement in judgements])
+                    found = completions_by_request(generator.generate(requests, sampling))
+                    write_jsonl(
+                        file, [to_judgement(row, one, origin).to_json() for row in block for one in found[row.id]]
+                    )
                 advance(len(block) * settings.n)
         if number == 0:
             wait_for(lambda: all(file.exists() for file in blocks))
@@ -82,20 +83,6 @@ def run_sample(
         return {}
     shutil.rmtree(unfinished, ignore_errors=True)
     return count(read_jsonl(path, Judgement.from_json))
-
-
-def sample_block(
-    generator: Generator, block: Sequence[Example], requests: Sequence[Request], sampling: Sampling, origin: str
-) -> list[Judgement]:
-    """N judgements of each example, in order."""
-    found = completions_by_request(generator.generate(requests, sampling))
-    judgements = []
-    for example in block:
-        completions = found[example.id]
-        if completions[0].finish == "error":
-            completions = [completions[0]] * sampling.n
-        judgements += [to_judgement(example, completion, origin) for completion in completions]
-    return judgements
 
 
 def count(judgements: Sequence[Judgement]) -> dict[str, Any]:

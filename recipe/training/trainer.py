@@ -33,22 +33,17 @@ WHOLE = "whole"  # the file that is written last into a checkpoint
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What SFT and DPO are both given.
-
-    engine: loads the model. model: the seed model's folder. max_length: in tokens; longer rows are left out and
-    counted. report_to: where the log goes besides training.json ("auto": to TensorBoard where it is installed).
-    run: the run's name in that log.
-    """
+    """What SFT and DPO are both given."""
 
     engine: TrainingEngine
-    model: Path
+    model: Path  # the seed model's folder
     prompts: Prompts
     quantization: Quantization
-    max_length: int
+    max_length: int  # in tokens; longer rows are left out and counted
     gradient_checkpointing: bool
     seed: int
-    report_to: str = "none"
-    run: str = ""
+    report_to: str = "none"  # where the log goes besides training.json; "auto": to TensorBoard where it is installed
+    run: str = ""  # the run's name in that log
 
     def load(self, adapter: Path | None, lora: LoraConfig | None) -> tuple[Any, Any]:
         """(PEFT model, tokeniser), with a saved adapter or else with a new one made by `lora`."""

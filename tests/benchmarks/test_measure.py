@@ -24,13 +24,13 @@ class Recorder:
                 yield Completion(request.id, sample, "", tokens, finish, 3, error=self._error)
 
 
-def test_every_length_is_one_call_without_end_tokens(workload):
+def test_every_length_is_one_call(workload):
     work = workload([[1], [2], [3]], [6, 4, 6], samples=2, temperature=1.0)
     generator = Recorder()
     assert draw(generator, work) == work.new_tokens == 32
     assert [[request.id for request in requests] for requests, _ in generator.calls] == [["i1"], ["i0", "i2"]]
-    settings = [(s.max_tokens, s.n, s.temperature, s.ignore_end, s.stop_at_label) for _, s in generator.calls]
-    assert settings == [(4, 2, 1.0, True, False), (6, 2, 1.0, True, False)]
+    settings = [(s.max_tokens, s.n, s.temperature, s.stop_at_label) for _, s in generator.calls]
+    assert settings == [(4, 2, 1.0, False), (6, 2, 1.0, False)]
 
 
 def test_a_label_alone_counts_as_one_token(workload):

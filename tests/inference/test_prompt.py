@@ -9,7 +9,7 @@ import pytest
 from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.base import Request, Sampling
-from recipe.inference.prompt import Prompt, PromptReader
+from recipe.inference.prompt import PromptReader
 
 
 class Letters:
@@ -51,18 +51,14 @@ def test_what_a_template_raises_belongs_to_one_request() -> None:
 
 @pytest.mark.parametrize(("text", "why"), [("", "the prompt is empty"), ("x" * 17, "17 tokens"), ("x" * 16, "")])
 def test_a_prompt_that_is_empty_or_too_long_is_an_error_of_each_sample(text: str, why: str) -> None:
-    found = READER.read(ask("a", text), Sampling(n=3, max_tokens=4))
-    if why:
-        assert isinstance(found, list)
-        assert [c.finish for c in found] == ["error"] * 3
-        assert why in found[0].error
-    else:
-        assert isinstance(found, Prompt)
+    prompts, refused = READER.read_all([ask("a", text)], Sampling(n=3, max_tokens=4))
+    assert [c.finish for c in refused] == ["error"] * (3 if why else 0)
+    assert all(why in c.error for c in refused)
+    assert len(prompts) == (not why)
 
 
 def test_a_label_alone_ends_the_prompt_with_its_marker() -> None:
     prompt = READER.read(ask("a", "word", labels=(1, 2), label_only=True), Sampling(n=3, max_tokens=99))
-    assert isinstance(prompt, Prompt)
     assert "".join(map(chr, prompt.ids)) == "word[RESULT] "
     assert (prompt.size, prompt.reserve, prompt.samples) == (4, 0, 1)
     assert prompt.label_tokens == {1: ord("1"), 2: ord("2")}
@@ -70,7 +66,6 @@ def test_a_label_alone_ends_the_prompt_with_its_marker() -> None:
 
 def test_max_tokens_are_cut_to_what_the_context_leaves_where_asked() -> None:
     prompt = READER.read(ask("a", "x" * 15), Sampling(max_tokens=99, fit=True))
-    assert isinstance(prompt, Prompt)
     assert prompt.sampling.max_tokens == prompt.reserve == 5
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import re
 import socket
@@ -25,8 +26,10 @@ def serving(
     """A server in a thread: its address and its application."""
     from recipe.judge.server.app import create_app
     from recipe.judge.server.connections import Server
+    from recipe.judge.server.guard import Settings
 
-    app = create_app(Judge(ScriptedGenerator(script, pace=pace, context=context)), settings, queue=queue)
+    settings = dataclasses.replace(settings or Settings(), queue=queue)
+    app = create_app(Judge(ScriptedGenerator(script, pace=pace, context=context)), settings)
     with socket.create_server(("127.0.0.1", 0), backlog=256) as listening:
         server = Server(app, app.state.service.close)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -17,8 +17,7 @@ import pytest
 
 from recipe.data.records import Example, Judgement, Message, Rubric
 from recipe.errors import SreError
-from recipe.inference.base import Completion, Request, Sampling
-from recipe.inference.conversion import to_judgement
+from recipe.inference.base import Completion, Request, Sampling, to_judgement
 from recipe.inference.readout import Readout
 from recipe.judge import BothOrders, Judge
 from recipe.judge.judge import prompts_in, to_bytes

@@ -134,7 +134,7 @@ def test_sampled_log_probabilities_are_those_of_training(finished, tmp_path):
 
     from recipe.config import DpoConfig
     from recipe.inference.base import Request, Sampling
-    from recipe.inference.pytorch.transformers import TransformersEngine
+    from recipe.inference.pytorch.engines import TransformersEngine
     from recipe.training.dpo import make_trainer
     from recipe.training.trainer import TrainingSetup, completion_ids, prompt_ids, rows_on_disk
 

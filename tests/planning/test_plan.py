@@ -68,7 +68,7 @@ def test_a_folder_tells_its_own_shape(tiny_model: Path) -> None:
 
 
 def test_an_adapter_has_as_many_parameters_as_peft_makes(tiny_model: Path) -> None:
-    from recipe.inference.pytorch.transformers import TransformersEngine
+    from recipe.inference.pytorch.engines import TransformersEngine
 
     lora = load("tiny").lora
     model, _ = TransformersEngine().load(tiny_model, lora=lora.model_dump())

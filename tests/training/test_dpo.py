@@ -10,7 +10,7 @@ from recipe.config import DpoConfig, LoraConfig
 from recipe.data.examples import read_examples
 from recipe.data.records import Judgement, Preference
 from recipe.errors import NothingToTrainError
-from recipe.inference.pytorch.transformers import TransformersEngine
+from recipe.inference.pytorch.engines import TransformersEngine
 from recipe.prompts import Prompts
 from recipe.storage import read_json
 from recipe.training import dpo

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from recipe.data.records import Message
 from recipe.errors import SreError
-from recipe.inference.base import Completion, Piece, Request, Sampling, Session, SessionGenerator
+from recipe.inference.base import Completion, Generator, Piece, Request, Sampling, Session
 from recipe.inference.chat_template import ChatTemplate
 from recipe.inference.llamacpp.grammar import Grammar, gbnf_of
 from recipe.inference.llamacpp.kv_cache import KVCache
 from recipe.inference.llamacpp.scheduler import Scheduler
-from recipe.inference.prompt import Prompt, PromptReader
+from recipe.inference.prompt import PromptReader
 from recipe.inference.special_tokens import PromptEncoder
 from recipe.system import usable_cores
 from recipe.verdict import opened_at_end
@@ -38,7 +38,7 @@ def check_parallel(parallel: int, field: str = "parallel") -> None:
         raise SreError(f"llama.cpp decodes 1 to {most} samples side by side, not {parallel}", field=field)
 
 
-class LlamaCppGenerator(SessionGenerator):
+class LlamaCppGenerator(Generator):
     """Runs one GGUF model. `metadata` are the file's scalar pairs, as text."""
 
     def __init__(
@@ -68,7 +68,7 @@ class LlamaCppGenerator(SessionGenerator):
         self.path = Path(path)
         self.name = self.path.stem
         self.parallel = parallel
-        self.ticket: object = None  # stands for the session that may use the cache
+        self.latest: LlamaCppSession | None = None  # the session that may use the cache
         self.cache = KVCache(
             self.path,
             context=context,
@@ -88,7 +88,7 @@ class LlamaCppGenerator(SessionGenerator):
 
     def close(self) -> None:
         """Free model and cache; a generation under way then raises SreError. Twice is fine."""
-        self.ticket = None
+        self.latest = None
         self.cache.close()
 
     # --- prompts ---
@@ -163,9 +163,8 @@ class LlamaCppSession(Session):
 
         cells: the tokens that all its requests need; 0 for requests that aren't known yet.
         """
-        self.refused: list[Completion] = []
         self._generator = generator
-        generator.ticket = self._ticket = object()
+        generator.latest = self
         generator.cache.open(cells)
         self.scheduler = Scheduler(
             generator.cache,
@@ -177,32 +176,25 @@ class LlamaCppSession(Session):
 
     def submit(self, request: Request, sampling: Sampling) -> None:
         self.check_latest()
-        found = self._generator.reader.read(request, sampling)
-        if isinstance(found, Prompt):
-            self.scheduler.submit(found)
-        else:
-            self.refused += found
+        self.scheduler.submit(self._generator.reader.read(request, sampling))
 
     def cancel(self, request_id: str) -> None:
-        if self._generator.ticket is self._ticket:
+        if self._generator.latest is self:
             self.scheduler.cancel(request_id)
-        self.refused = [completion for completion in self.refused if completion.request_id != request_id]
 
     def step(self) -> list[Piece | Completion]:
         self.check_latest()
-        refused, self.refused = self.refused, []
-        results = self.scheduler.step() if self.scheduler.busy else []
-        return [*refused, *results]
+        return self.scheduler.step()
 
     @property
     def busy(self) -> bool:
-        return bool(self.refused or self.scheduler.busy)
+        return self.scheduler.busy
 
     def close(self) -> None:
-        if self._generator.ticket is self._ticket:
-            self._generator.ticket = None
+        if self._generator.latest is self:
+            self._generator.latest = None
 
     def check_latest(self) -> None:
         """Raises SreError where a later session, or closing the generator, has ended this one."""
-        if self._generator.ticket is not self._ticket:
+        if self._generator.latest is not self:
             raise SreError("this session was ended by a later call or by close()", file=self._generator.path)

@@ -9,7 +9,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +130,7 @@ class KVCache:
         self.shares = not (_C.llama_model_is_recurrent(self._model) or _C.llama_model_is_hybrid(self._model))
         self.sequences, self.batch = sequences, batch
         self._threads = threads
-        self._pieces: dict[int, bytes] = {}
-        self._ends: dict[int, bool] = {}
-        self._special: dict[int, str | None] = {}
+        self.piece, self.is_end, self.special = cache(self._piece), cache(self._is_end), cache(self._special)
         self.damaged = False
         self.filled = 0  # tokens in the next batch
         self._allocate()
@@ -215,32 +213,21 @@ class KVCache:
             raise SreError(f"the text has {len(text):,} characters, more than the context of {self.context} can hold")
         return token_ids(self._vocab, text)
 
-    def piece(self, token: int) -> bytes:
-        """The bytes that a token writes; a control token writes none."""
-        if token not in self._pieces:
-            self._check_open()
-            self._pieces[token] = _read_text(
-                lambda buffer, size: _C.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
-            )
-        return self._pieces[token]
+    def _piece(self, token: int) -> bytes:
+        self._check_open()
+        return _read_text(lambda buffer, size: _C.llama_token_to_piece(self._vocab, token, buffer, size, 0, False))
 
-    def is_end(self, token: int) -> bool:
-        """Whether a token ends an answer (end of text, end of turn)."""
-        if token not in self._ends:
-            self._ends[token] = bool(_C.llama_vocab_is_eog(self._vocab, token))
-        return self._ends[token]
+    def _is_end(self, token: int) -> bool:
+        return bool(_C.llama_vocab_is_eog(self._vocab, token))
 
-    def special(self, token: int) -> str | None:
+    def _special(self, token: int) -> str | None:
         """The text of a token that only a chat template may write (see special_tokens.py), None for any other."""
-        if token not in self._special:
-            self._check_open()
-            attributes = int(_C.llama_vocab_get_attr(self._vocab, token))
-            text = str(_C.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace"))
-            control = bool(attributes & (_C.LLAMA_TOKEN_ATTR_CONTROL | _C.LLAMA_TOKEN_ATTR_UNKNOWN))
-            control = control or self.is_end(token)
-            added = control or bool(attributes & _C.LLAMA_TOKEN_ATTR_USER_DEFINED)
-            self._special[token] = text if added and is_structure(text, control=control) else None
-        return self._special[token]
+        self._check_open()
+        attributes = int(_C.llama_vocab_get_attr(self._vocab, token))
+        text = str(_C.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace"))
+        control = bool(attributes & (_C.LLAMA_TOKEN_ATTR_CONTROL | _C.LLAMA_TOKEN_ATTR_UNKNOWN)) or self.is_end(token)
+        added = control or bool(attributes & _C.LLAMA_TOKEN_ATTR_USER_DEFINED)
+        return text if added and is_structure(text, control=control) else None
 
     def special_text(self, name: str) -> str:
         """The text of the "bos" or "eos" token, "" where there is none."""

@@ -27,24 +27,15 @@ NO_SLOT = -1  # the slot of a sample that is complete as soon as it is drawn: a 
 
 @dataclass(eq=False)
 class Lane:
-    """A prompt being read.
-
-    Attributes:
-        slot: Its sequence in the cache.
-        source: The lane that it begins with, until that one has read as much.
-        shared: How many of the source's tokens it begins with.
-        done: How many of its tokens are decoded or in the next batch.
-        started: How many samples have forked from it.
-        logits: Those after its last token [vocabulary].
-    """
+    """A prompt being read."""
 
     prompt: Prompt
-    slot: int
-    source: Lane | None = None
-    shared: int = 0
-    done: int = 0
-    started: int = 0
-    logits: NDArray[np.float32] | None = None
+    slot: int  # its sequence in the cache
+    source: Lane | None = None  # the lane that it begins with, until that one has read as much
+    shared: int = 0  # how many of the source's tokens it begins with
+    done: int = 0  # how many of its tokens are decoded or in the next batch
+    started: int = 0  # how many samples have forked from it
+    logits: NDArray[np.float32] | None = None  # those after its last token [vocabulary]
 
     @property
     def missing(self) -> int:

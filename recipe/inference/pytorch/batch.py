@@ -1,6 +1,7 @@
 """Draws the next token of each row of a PyTorch batch from the raw logits. Runs no model."""
 
 from collections import deque
+from functools import cache
 from typing import Any
 
 import torch
@@ -100,7 +101,7 @@ class TorchTokenizer:
 
         self.inner = tokenizer
         self._added = dict(tokenizer.added_tokens_decoder)
-        self._pieces: dict[int, bytes] = {}
+        self.piece = cache(self._piece)
         decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
         byte_level = decoder is not None and b"ByteLevel" in decoder.__getstate__()
         self._bytes = {char: byte for byte, char in bytes_to_unicode().items()} if byte_level else None
@@ -111,14 +112,7 @@ class TorchTokenizer:
         self.pad = int(next(token for token in (tokenizer.pad_token_id, *sorted(self.ends), 0) if token is not None))
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of `text`. Special tokens spelt in it are recognised, none are added."""
         return list(self.inner(text, add_special_tokens=False)["input_ids"])
-
-    def piece(self, token: int) -> bytes:
-        """The bytes that a token writes; a control token writes none."""
-        if token not in self._pieces:
-            self._pieces[token] = self._piece(token)
-        return self._pieces[token]
 
     def is_end(self, token: int) -> bool:
         return token in self.ends

@@ -1,10 +1,13 @@
-"""Pick the engine that loads a model: Unsloth wherever it can be imported, else the stock libraries."""
+"""The engines that load a model: Unsloth wherever it can be imported, else transformers, PEFT and bitsandbytes."""
 
 import importlib.util
 import os
+from pathlib import Path
+from typing import Any
 
 from recipe.errors import SreError, install
-from recipe.inference.pytorch.loading import TrainingEngine
+from recipe.inference.base import Quantization
+from recipe.inference.pytorch.loading import TrainingEngine, avoid_cudnn_attention, compute_dtype
 
 
 def open_engine(name: str = "auto") -> TrainingEngine:
@@ -28,6 +31,55 @@ def open_engine(name: str = "auto") -> TrainingEngine:
         except ImportError as error:
             if name == "unsloth":
                 raise SreError(f"Unsloth can't be imported ({error}); see `sre doctor`") from None
-    from recipe.inference.pytorch.transformers import TransformersEngine
-
     return TransformersEngine()
+
+
+class TransformersEngine(TrainingEngine):
+    """Stock libraries, on any machine that PyTorch runs on.
+
+    For inference the model goes to the GPU, if there is one, and decodes with grouped heads.
+    """
+
+    name = "transformers"
+
+    def load_base(self, model: Path, quantization: Quantization, max_length: int) -> tuple[Any, Any]:
+        from transformers import AutoTokenizer
+
+        return load_base(model, quantization), AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+
+    def add_adapter(
+        self, base: Any, settings: dict[str, Any], seed: int, quantization: Quantization, gradient_checkpointing: bool
+    ) -> Any:
+        import torch
+        from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+        if quantization == "nf4":
+            base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=gradient_checkpointing)
+        torch.manual_seed(seed)
+        return get_peft_model(base, LoraConfig(**settings, task_type="CAUSAL_LM"))
+
+    def for_inference(self, loaded: Any, quantization: Quantization) -> Any:
+        import torch
+
+        from recipe.inference.pytorch.grouped_attention import decode_grouped
+
+        decode_grouped(loaded.get_base_model() if hasattr(loaded, "get_base_model") else loaded)
+        move = torch.cuda.is_available() and quantization == "none"
+        return (loaded.to("cuda") if move else loaded).eval()
+
+
+def load_base(model: Path, quantization: Quantization) -> Any:
+    """The causal language model in `model`, in NF4 or in the machine's 16-bit type. Raises SreError if it isn't one."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    avoid_cudnn_attention()
+    dtype = compute_dtype()
+    options: dict[str, Any] = {"dtype": dtype}
+    if quantization == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+    try:
+        return AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, **options)
+    except (OSError, ValueError) as error:
+        raise SreError(f"not a model that transformers can load: {str(error).splitlines()[0]}", file=model) from None

@@ -28,7 +28,7 @@ class VllmGenerator(TorchGenerator):
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Stream completions. Raises SreError for requests that want more than samples."""
         forced = any(request.force_label or request.label_only or request.choices for request in requests)
-        if forced or sampling.stop_at_label or sampling.ignore_end or not sampling.temperature:
+        if forced or sampling.stop_at_label or not sampling.temperature:
             raise SreError(
                 "vLLM draws whole samples at temperatures above 0; take the engine torch", field="sample.engine"
             )

@@ -44,11 +44,10 @@ _log = logging.getLogger("recipe.judge")
 router = APIRouter()
 
 
-def create_app(judge: Judge, settings: Settings | None = None, *, queue: int = QUEUE) -> FastAPI:
+def create_app(judge: Judge, settings: Settings) -> FastAPI:
     """The server of one judge as an ASGI application. `app.state.service` is running: close it, then the judge."""
-    settings = settings or Settings()
     metrics = Metrics()
-    service = Service(judge, queue=queue)
+    service = Service(judge, queue=settings.queue)
     metrics.queue.set_function(lambda: service.unfinished)
 
     app = FastAPI(title="Self-rationalizing judge", version=__version__, docs_url=None, redoc_url=None)
@@ -94,7 +93,7 @@ async def _answer(body: Judging, example: Example, http: HttpRequest) -> Any:
 
     if body.stream:
         return Streamed(submit, timeout, piece=piece, end=lambda answer: [event(reply(answer), "result")])
-    return reply(await whole(http, submit(), timeout))
+    return reply(await whole(http, submit()))
 
 
 @router.get("/v1/judge/rubrics")
@@ -170,7 +169,7 @@ def serve(
     except (OSError, OverflowError) as error:
         raise SreError(f"can't listen on {host}, port {port}: {error}; try another --port or --host") from None
     with listening:
-        app = create_app(judge, Settings(api_key, timeout, max_body, hosts), queue=queue)
+        app = create_app(judge, Settings(api_key, timeout, max_body, hosts, queue))
         if not local and api_key is None:
             _log.warning("%s can be reached from other machines, and this server asks for no key", host)
         started(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}")

@@ -216,7 +216,7 @@ async def _answer(body: ChatBody | CompletionBody, http: HttpRequest, prefix: st
     name = f"{prefix}-{secrets.token_hex(12)}"
     head = {"id": name, "object": kind, "created": int(time.time()), "model": body.model}
     if not body.stream:
-        done = await whole(http, submit(), timeout)
+        done = await whole(http, submit())
         choices = [
             {"index": index, **body.content(one.text, "message", role="assistant"), **_end(body, one)}
             for index, one in enumerate(done)

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import Message, Receive, Scope, Send
 
 from recipe.judge.server.errors import Problem
+from recipe.judge.service import QUEUE
 
 OPEN = frozenset({"/", "/health", "/docs", "/openapi.json"})
 """Paths that need no key: they tell nothing of what is judged."""
@@ -25,6 +26,7 @@ class Settings:
     timeout: float = 120.0  # seconds for the body to come, and again for the answer
     max_body: int = 1_000_000  # bytes
     hosts: frozenset[str] | None = None  # the names by which it may be addressed (the header Host); None for any
+    queue: int = QUEUE  # requests that may be unfinished at once
 
 
 class Metrics:

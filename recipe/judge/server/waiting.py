@@ -18,11 +18,11 @@ from recipe.inference.base import Piece
 from recipe.judge.server.errors import problem
 
 
-async def whole(http: HttpRequest, future: Future[Any], timeout: float) -> Any:
+async def whole(http: HttpRequest, future: Future[Any]) -> Any:
     """The future's result. It is cancelled when the time is over (TimeoutError) or the client goes away."""
     answer, gone = asyncio.wrap_future(future), asyncio.ensure_future(_gone(http))
     try:
-        await asyncio.wait((answer, gone), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((answer, gone), timeout=http.app.state.timeout, return_when=asyncio.FIRST_COMPLETED)
         if answer.done():
             return answer.result()
         raise ClientDisconnect if gone.done() else TimeoutError

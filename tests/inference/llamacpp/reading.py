@@ -12,7 +12,7 @@ from recipe.inference.llamacpp.generator import LlamaCppGenerator
 
 def prompt_logits(generator: LlamaCppGenerator, ids: Sequence[int]) -> NDArray[np.float32]:
     """The logits after every token of `ids`, from an empty cache: [len(ids), vocabulary]."""
-    generator.ticket = None  # ends any session
+    generator.latest = None  # ends any session
     cache = generator.cache
     cache.open()
     rows = []

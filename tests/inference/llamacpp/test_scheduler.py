@@ -113,14 +113,14 @@ def test_pieces_are_the_text_in_order_and_come_before_the_completion() -> None:
 def test_places_are_refilled_at_once() -> None:
     """Twelve requests of six tokens on four places: three waves, no step in which a place waits for a prompt."""
     cache = FakeCache(500, 20, 64)
+    cache.is_end = lambda token: False  # type: ignore[method-assign]
     scheduler = make(cache, 4, ride_along=20)
     for number in range(12):
-        scheduler.submit(Prompt(Request(str(number), ()), IGNORING, np.full(8, number + 1, np.int32), 6))
+        scheduler.submit(
+            Prompt(Request(str(number), ()), Sampling(temperature=0, max_tokens=6), np.full(8, number + 1, np.int32), 6)
+        )
     run(scheduler)
     assert cache.batches <= 1 + 3 * 6
-
-
-IGNORING = Sampling(temperature=0, max_tokens=6, ignore_end=True)
 
 
 class DamagedCache(FakeCache):

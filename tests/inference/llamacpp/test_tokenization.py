@@ -30,7 +30,7 @@ for path in sys.argv[2:]:
     with LlamaCppGenerator(path, context=int(sys.argv[1]), threads=1, parallel=1) as generator:
         texts = {"honest": "Hello world", "long": "a" * 30_000, "longest": "a" * 200_000}
         requests = [Request(name, (Message("user", text),)) for name, text in texts.items()]
-        found = generator.generate(requests, Sampling(max_tokens=4, ignore_end=True))
+        found = generator.generate(requests, Sampling(max_tokens=4))
         ids = [len(token_ids(generator.cache._vocab, letter * 40_000)) for letter in "a \\u5b571"]
         print(json.dumps([{c.request_id: c.error for c in found}, ids]))
 """

@@ -29,7 +29,7 @@ EXACT = {"abs": 1e-4}
 def float32() -> Iterator[None]:
     """Compared with float32 passes, whatever this machine computes in."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recipe.inference.pytorch.transformers.compute_dtype", lambda: torch.float32)
+        patch.setattr("recipe.inference.pytorch.engines.compute_dtype", lambda: torch.float32)
         yield
 
 
