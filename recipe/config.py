@@ -97,13 +97,11 @@ class DataConfig(_Section):
         kinds: tuple[Task, ...] = ("pointwise", "pairwise")
         return tuple(task for task in kinds if self.source(task) or (scored and task == "pairwise"))
 
-    def has_dev(self) -> bool:
-        """Whether rows are held out to decide which judge is best."""
-        return bool(self.dev_split) and any(getattr(self, f"dev_{task}") != 0 for task in self.tasks)
-
-    def has_test(self) -> bool:
-        """Whether the judges are measured on test rows."""
-        return bool(self.test_split) and any(getattr(self, f"test_{task}") != 0 for task in self.tasks)
+    def takes(self, split: Literal["dev", "test"]) -> bool:
+        """Whether rows are held out to decide which judge is best (dev), or to measure the judges on (test)."""
+        return bool(getattr(self, f"{split}_split")) and any(
+            getattr(self, f"{split}_{task}") != 0 for task in self.tasks
+        )
 
 
 class LoraConfig(_Section):

@@ -14,7 +14,8 @@ def printable(text: str) -> str:
 class SreError(Exception):
     """Something the user can mend: bad input, a bad setting, a missing package.
 
-    `file`, `line` (1-based) and `field` say where; `message` says what was expected.
+    `file`, `line` (1-based) and `field` say where; `message` says what was expected; `options`, which options to add to
+    the command, `sre judge` or another that reads rows.
     """
 
     def __init__(
@@ -24,12 +25,14 @@ class SreError(Exception):
         file: str | Path | None = None,
         line: int | None = None,
         field: str | None = None,
+        options: str = "",
     ) -> None:
-        self.message, self.file, self.line, self.field = message, file, line, field
+        self.message, self.file, self.line, self.field, self.options = message, file, line, field, options
         place = [] if file is None else [str(file)]
         place += [] if line is None else [f"line {line}"]
         place += [] if field is None else [f"field {field!r}"]
-        super().__init__(printable(f"{', '.join(place)}: {message}" if place else message))
+        said = f"{message}. Add for example: {options}" if options else message
+        super().__init__(printable(f"{', '.join(place)}: {said}" if place else said))
 
 
 def install(extra: str) -> str:

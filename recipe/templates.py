@@ -65,7 +65,16 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         self.filters = {name: self.limited(name, function) for name, function in self.filters.items()}
 
     def compile_limited(self, source: str, file: str | Path, field: str | None = None) -> jinja2.Template:
-        """Raises SreError that names the file, and the field in it, when the template is broken."""
+        """Compile a template.
+
+        Args:
+            source: Its text.
+            file: Where it stands, for errors.
+            field: The same, within the file.
+
+        Raises:
+            SreError: The template is broken.
+        """
         with self._limit("is broken", file, field):
             self.spend("", [source] * 10)
             return self.from_string(source)
@@ -73,7 +82,17 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     def render_limited(
         self, template: jinja2.Template, context: Mapping[str, Any], file: str | Path, field: str | None = None
     ) -> str:
-        """The text of a template. Raises SreError that names file and field for whatever goes wrong in it."""
+        """The text that a template gives.
+
+        Args:
+            template: One that `compile_limited` gave.
+            context: Its variables.
+            file: Where it stands, for errors.
+            field: The same, within the file.
+
+        Raises:
+            SreError: Whatever goes wrong in it.
+        """
         with self._limit("can't be rendered", file, field):
             return template.render(context)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.config import load
+from recipe.config import EvaluateConfig, load
 from recipe.data.records import TASKS, Judgement
 from recipe.evaluation.evaluate import evaluate
 from recipe.judge.judge import Judge
@@ -73,8 +73,9 @@ def write_run(folder, data, *, judges=("seed", "sft", "j1", "j2"), iterations=(1
     for name in judges:
 
         def measure(place, name=name):
+            settings = EvaluateConfig(max_tokens=64, resamples=100)
             with Judge(ScriptedGenerator(answers(name, by_id)), name=name) as judge:
-                return evaluate(place, judge=judge, examples=rows, max_tokens=64, resamples=100)
+                return evaluate(place, judge=judge, examples=rows, settings=settings)
 
         run.cache.do(f"evaluation/{name}", measure)
     return folder

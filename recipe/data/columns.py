@@ -29,7 +29,6 @@ RESPONSES: dict[Task, tuple[str, ...]] = {"pointwise": ("response",), "pairwise"
 LABEL: dict[Task, str] = {"pointwise": "score", "pairwise": "preference"}
 
 Names = Mapping[str, str]  # our name -> the row's column
-ADD = "Add for example: "
 
 
 @dataclass(frozen=True)
@@ -76,15 +75,23 @@ class Row:
     def error_about(self, name: str, message: str) -> SreError:
         return self.error(message, self.column(name))
 
-    def advice(self, *lacking: str, rubric: bool = True) -> str:
-        """The columns of a row in which some were not recognised, and options of `sre judge` that name them."""
+    def error_without(self, name: str, message: str, *lacking: str, rubric: bool = True) -> SreError:
+        """An error about a row in which columns were not recognised. It names those that are there.
+
+        Args:
+            name: The column that is wrong.
+            message: What is wrong.
+            lacking: Columns for which an option is to be offered.
+            rubric: Offer one for the rubric too, where the row has none.
+        """
         free = [column for column in self.cells if column not in self.names.values()]
         guesses = zip(lacking, [*free, *["COLUMN"] * len(lacking)], strict=False)
         options = [f"--map {name}={shlex.quote(str(column))}" for name, column in guesses]
         if rubric and "criteria" not in self:
             options.append("--rubric helpfulness")
         shown = ", ".join(map(str, list(self.cells)[:30]))
-        return f"columns found: {shown or 'none'}. {ADD}{' '.join(options)}"
+        said = f"{message}; columns found: {shown or 'none'}"
+        return SreError(said, file=self.file, line=self.line, field=self.column(name), options=" ".join(options))
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[None]:

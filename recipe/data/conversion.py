@@ -71,7 +71,16 @@ def from_columns(
 
 
 def from_own(row: Row, task: Task | None, rubrics: Rubrics) -> Example:
-    """A row of `Example.to_json()`; id, prompt_id and origin may be left out. Raises SreError for odd values."""
+    """A row of `Example.to_json()`; id, prompt_id and origin may be left out.
+
+    Args:
+        row: The row.
+        task: The only one that is wanted.
+        rubrics: Task -> the rubric of rows that bring none.
+
+    Raises:
+        SreError: A value is odd.
+    """
     row = replace(row, names={name: name for name, value in row.cells.items() if not missing(value)})
     kind: Task = row["task"]
     allowed = (task,) if task else TASKS
@@ -139,8 +148,8 @@ def _task(row: Row, wanted: Task | None) -> Task:
     if len(found) == 2 and not wanted:
         raise row.error_about("response", "can't tell pointwise from pairwise: one response and a pair are there")
     if not found:
-        lacking = tuple(name for name in ("instruction", "response") if name not in row and "messages" not in row)
-        raise row.error_about("response", f"no response here; {row.advice(*(lacking or ('response',)))}")
+        lacking = [name for name in ("instruction", "response") if name not in row and "messages" not in row]
+        raise row.error_without("response", "no response here", *(lacking or ["response"]))
     return wanted or found[0]
 
 
@@ -171,8 +180,7 @@ def _conversation(row: Row, before: Conversation, *, whole: bool) -> Conversatio
         turns = (Message("user", "\n\n".join(text for text in texts if text)),)
     turns = turns or row.turns("messages") or before
     if not turns:
-        message = f"no instruction, and no turns before the response; {row.advice('instruction')}"
-        raise row.error_about("instruction", message)
+        raise row.error_without("instruction", "no instruction, and no turns before the response", "instruction")
     system = row.text("system")
     return (Message("system", system), *turns) if system and turns[0].role != "system" else turns
 
@@ -186,8 +194,8 @@ def _rubric(row: Row, kind: Task, layout: Layout | None, rubrics: Rubrics) -> Ru
         general = (kind == "pairwise" and not row.published) or (layout and layout.name == "alpaca_eval")
         found = rubrics.get(kind) or (GENERAL[kind] if general else None)
         if found is None:
-            message = f"no criteria to judge by (--map criteria=COLUMN names a column of them); {row.advice()}"
-            raise row.error_about("criteria", message)
+            message = "no criteria to judge by (--map criteria=COLUMN names a column of them)"
+            raise row.error_without("criteria", message)
         return found
     texts = {score: row.text(name) for score, name in enumerate(LEVELS)}
     levels = {score: text for score, text in texts.items() if text.strip() and not no_label(text)}

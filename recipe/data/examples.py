@@ -221,9 +221,7 @@ def _checked(row: ReadRow, need_label: bool, places: dict[str, Row]) -> Example:
     if need_label and example.label is None and example.label_note != "tie":
         name = LABEL[example.task]
         problem = example.label_note or f"the label is missing; expected one of {example.labels}"
-        if name not in raw:
-            problem += f"; {raw.advice(name, rubric=False)}"
-        raise raw.error_about(name, problem)
+        raise raw.error_about(name, problem) if name in raw else raw.error_without(name, problem, name, rubric=False)
     return example
 
 

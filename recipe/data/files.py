@@ -37,9 +37,15 @@ Found = tuple[int, Any, str]  # what a reader yields: the line, the row, and why
 
 
 def open_rows(source: str | Path, task: Task | None, split: str) -> Iterator[Row]:
-    """The rows of `source` (see `examples.read_rows`).
+    """The rows of a source.
 
-    Raises SreError, at the latest at the first row, when nothing can be read there.
+    Args:
+        source: A file, a folder, a hub name, "seed-data" or "-", which is standard input.
+        task: Of a folder with a file for each task, that task's alone; None: both.
+        split: Which files of a folder, or which split of a hub data set.
+
+    Raises:
+        SreError: Nothing can be read there; at the latest at the first row.
     """
     name = str(source)
     if name == STDIN:
@@ -56,7 +62,16 @@ def open_rows(source: str | Path, task: Task | None, split: str) -> Iterator[Row
 
 
 def source_files(source: str | Path, task: Task | None, split: str) -> list[Path]:
-    """The files that `open_rows` reads; none for standard input and hub names. Raises SreError where there are none."""
+    """The files that `open_rows` reads; none for standard input and hub names.
+
+    Args:
+        source: See `open_rows`.
+        task: See `open_rows`.
+        split: See `open_rows`.
+
+    Raises:
+        SreError: There is no such file, or none of the split.
+    """
     name, path = str(source), Path(source)
     if name == STDIN or is_hub_name(name):
         return []
@@ -74,7 +89,13 @@ def source_files(source: str | Path, task: Task | None, split: str) -> list[Path
 
 
 def count_rows(source: str | Path, task: Task | None, split: str) -> int | None:
-    """How many rows `source` has, where they are the lines of files."""
+    """How many rows a source has; None where they are not the lines of files.
+
+    Args:
+        source: See `open_rows`.
+        task: See `open_rows`.
+        split: See `open_rows`.
+    """
     files = source_files(source, task, split)
     if not files or any(path.suffix not in (".jsonl", ".ndjson") for path in files):
         return None
@@ -86,7 +107,13 @@ def count_rows(source: str | Path, task: Task | None, split: str) -> int | None:
 
 
 def has_split(source: str, task: Task, split: str) -> bool:
-    """Whether a source has the rows of a split apart. A single file has training rows alone."""
+    """Whether a source has the rows of a split apart.
+
+    Args:
+        source: See `open_rows`. A single file has training rows alone.
+        task: Whose rows.
+        split: The split's name.
+    """
     if source in SEED_PARTS or Path(source).is_dir():
         with contextlib.suppress(SreError):
             return bool(source_files(source, task, split))

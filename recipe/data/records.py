@@ -119,7 +119,13 @@ def in_both_orders(examples: Iterable[Example]) -> list[Example]:
 
 
 def with_references(examples: Iterable[Example], share: float, seed: int) -> list[Example]:
-    """The examples, of which a share keeps its reference answer; `seed` and a row's id decide."""
+    """The examples, of which a share keeps its reference answer.
+
+    Args:
+        examples: Rows, with or without one.
+        share: From 0 (none keeps it) to 1 (all do).
+        seed: Decides with a row's id which rows keep it.
+    """
     return [
         example
         if not example.reference or random.Random(f"{seed}:reference:{example.id}").random() < share

@@ -126,9 +126,17 @@ def _task(name: str, item: Mapping[str, Any]) -> dict[str, Any]:
 def import_annotations(folder: Path, annotations: Path, *, resamples: int = 2000) -> dict[str, Any]:
     """Read Label Studio's JSON export against the folder's key; write folder/annotations-summary.json; return it.
 
-    {"judges", "annotations", "skipped", "outcomes", "win_rate", "raters": {rater: {"outcomes", "win_rate"}},
-    "agreement", "reasons": {judge: {reason: n}}}. `win_rate` is the second judge's, over all annotations, with a
-    bootstrap interval over items. Raises SreError for a file that is no such export, or of other tasks.
+    Args:
+        folder: Where `export_tasks` wrote.
+        annotations: The export.
+        resamples: Of the bootstrap, which draws items.
+
+    Returns:
+        {"judges", "annotations", "skipped", "outcomes", "win_rate", "raters": {rater: {"outcomes", "win_rate"}},
+        "agreement", "reasons": {judge: {reason: n}}}. `win_rate` is the second judge's, over all annotations.
+
+    Raises:
+        SreError: The file is no such export, or one of other tasks.
     """
     if not (folder / "key.json").is_file():
         raise SreError("no key.json here; make the folder with `sre annotate export`", file=folder)

@@ -1,6 +1,6 @@
 """The shortcut audit: what a judge's agreement is worth beside rules that need no model. Pure; runs no model.
 
-`shortcut_figures` adds to a judge's or rule's figures those that a shortcut can't raise. `audit` returns
+`task_figures` adds to a judge's or rule's figures those that a shortcut can't raise. `audit` returns
 
     {"baselines": {"longer response": {"pointwise": {figures}, "pairwise": {figures}}, ...},
      "against_baselines": {"j1": {"pairwise": {"both_orders": {"baseline": "longer response",
@@ -49,29 +49,48 @@ ONE_SIDED = 0.8  # a judge that gives one label in more than this share of the r
 
 
 def task_figures(task: Task, rows: Sequence[Example], verdicts: Sequence[Said], resamples: int) -> dict[str, Any]:
-    """All figures of the verdicts on labelled rows of a task: those of metrics.py and, of any rows, the shortcuts'."""
+    """All figures of a task: those of metrics.py and, of any rows, those that show a shortcut.
+
+    Args:
+        task: The task.
+        rows: Its labelled rows.
+        verdicts: What was said of each.
+        resamples: Of the bootstrap.
+    """
     truth, groups, labels = *_truth_and_groups(rows), [verdict.label for verdict in verdicts]
     if task == "pairwise":
         found = pairwise_figures(truth, labels, groups, resamples)
     else:
         expected = [verdict.expected_score for verdict in verdicts]
         found = pointwise_figures(truth, labels, groups, resamples=resamples, expected=expected)
-    return found | (shortcut_figures(rows, verdicts, resamples) if rows else {})
+    return found | (_shortcut_figures(rows, verdicts, resamples) if rows else {})
 
 
 def figures_by_task(rows: Sequence[Example], verdicts: Sequence[Said], resamples: int) -> dict[str, Any]:
-    """{"pointwise": {...}, "pairwise": {...}}: `task_figures` of the rows of each task that have a label."""
+    """{"pointwise": {...}, "pairwise": {...}}: `task_figures` of the rows of each task that have a label.
+
+    Args:
+        rows: Rows of both tasks.
+        verdicts: What was said of each.
+        resamples: Of the bootstrap.
+    """
     parts = {task: labelled(task, rows, verdicts) for task in TASKS}
     return {task: task_figures(task, kept, said, resamples) for task, (kept, said) in parts.items()}
 
 
 def labelled(task: Task, rows: Sequence[Example], *sides: Sequence[Any]) -> tuple[Any, ...]:
-    """The rows of a task that have a label, and what each side says of them."""
+    """The rows of a task that have a label, and what each side says of them.
+
+    Args:
+        task: The task.
+        rows: Rows of both tasks.
+        sides: Each a verdict of every row.
+    """
     kept = [k for k, row in enumerate(rows) if row.task == task and row.label is not None]
     return [rows[k] for k in kept], *([side[k] for k in kept] for side in sides)
 
 
-def shortcut_figures(rows: Sequence[Example], verdicts: Sequence[Said], resamples: int) -> dict[str, Any]:
+def _shortcut_figures(rows: Sequence[Example], verdicts: Sequence[Said], resamples: int) -> dict[str, Any]:
     """What shows a shortcut, of verdicts on labelled rows of one task: each {"value", "low", "high", "n"}.
 
     top_label: the share of the most frequent label, which is in it, beside its share of the truth.
@@ -116,8 +135,12 @@ def both_orders(
 ) -> dict[int, float | None]:
     """Place of each pair that was judged in both orders -> the label that both say on average, in the pair's order.
 
-    None where either is malformed; TIE where they are even. Without probabilities, and with `labels_alone`, the labels
-    are averaged.
+    It is None where either is malformed, and TIE where they are even.
+
+    Args:
+        rows: Pairs; those of several random seeds repeat their ids, in the same order.
+        verdicts: What was said of each.
+        labels_alone: Average the labels, as is done without probabilities too.
     """
     exchanged: dict[str, list[Said]] = defaultdict(list)
     for row, verdict in zip(rows, verdicts, strict=True):
@@ -125,7 +148,6 @@ def both_orders(
             exchanged[row.id.removesuffix(SWAPPED)].append(verdict)
     found: dict[int, float | None] = {}
     for k, (row, one) in enumerate(zip(rows, verdicts, strict=True)):
-        # The rows of several random seeds repeat their ids, in the same order.
         if waiting := exchanged.get(row.id):
             other = waiting.pop(0)
             sides = [one.expected_score, other.expected_score]
@@ -146,8 +168,11 @@ def audit(
 ) -> dict[str, Any]:
     """The rules' figures on `rows`, and what each judge gains over the best of them: the dict of the docstring above.
 
-    judged: a judge's name -> the rows that it judged, of `rows`, once for each random seed, and its verdicts. train:
-    the training rows, where they are known; see `trivial_baselines`. Rows without a label are left out.
+    Args:
+        rows: Those without a label are left out.
+        judged: A judge's name -> the rows that it judged, of `rows`, once for each random seed, and its verdicts.
+        train: The training rows, where they are known; see `trivial_baselines`.
+        resamples: Of the bootstrap.
     """
     baselines: dict[str, Any] = defaultdict(dict)
     against: dict[str, Any] = {name: {} for name in judged}
@@ -198,10 +223,15 @@ def degenerate(figures: Mapping[str, Any]) -> list[str]:
 def difference(
     figure: str, rows: Sequence[Example], first: Sequence[Said], second: Sequence[Said], resamples: int
 ) -> dict[str, Any]:
-    """A figure of the second side minus that of the first, of labelled rows of one task, with its paired interval.
+    """A figure of the second side minus that of the first, with its paired interval.
 
-    "accuracy", "pearson" and "pearson_within" are over the rows that both parsed, "accuracy_all" over all rows and
-    "both_orders" over all pairs judged in both orders, malformed counting as wrong.
+    Args:
+        figure: "accuracy", "pearson" or "pearson_within" over the rows that both parsed, "accuracy_all" over all rows,
+            or "both_orders" over all pairs judged in both orders; in these two malformed counts as wrong.
+        rows: Labelled rows of one task.
+        first: What one side said of each.
+        second: What the other side said.
+        resamples: Of the bootstrap.
     """
     truth, groups = _truth_and_groups(rows)
     one, two = ([verdict.label for verdict in side] for side in (first, second))

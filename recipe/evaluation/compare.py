@@ -29,11 +29,18 @@ def compare(
 ) -> dict[str, Any]:
     """Everything that the tables show of these judges.
 
-    A judge without any seed was not run: its figures are None. pairs: (first, second) judge of each difference; they
-    are compared over the seeds that both have. train: the judges' training rows, for the rules that learn from them.
     Rows of one prompt are one group of the bootstrap, in whichever seed they were judged.
 
-    Returns {"models": {judge: figures}, "differences": {"second - first": differences}} and what `audit` returns.
+    Args:
+        rows: The rows that were judged.
+        measured: The judges. One without any seed was not run: its figures are None.
+        pairs: (first, second) judge of each difference; they are compared over the seeds that both have.
+        train: The judges' training rows, for the rules that learn from them.
+        resamples: Of the bootstrap.
+
+    Returns:
+        {"models": {judge: figures}, "differences": {"second - first": {task: {each of DIFFERENCES: a figure with its
+        paired interval}}}} and what `audit` returns.
     """
     ran = {name: _pooled(rows, by_seed, list(by_seed)) for name, by_seed in measured.items() if by_seed}
     found: dict[str, Any] = {
@@ -45,14 +52,13 @@ def compare(
         if seeds:
             repeated, one = _pooled(rows, measured[first], seeds)
             _, two = _pooled(rows, measured[second], seeds)
-            found["differences"][f"{second} - {first}"] = differences(repeated, one, two, resamples)
+            found["differences"][f"{second} - {first}"] = _differences(repeated, one, two, resamples)
     return found | audit(rows, ran, train, resamples=resamples)
 
 
-def differences(
+def _differences(
     rows: Sequence[Example], first: Sequence[Judgement], second: Sequence[Judgement], resamples: int
 ) -> dict[str, Any]:
-    """The second judge minus the first: {task: {each of DIFFERENCES: a figure with its paired interval}}."""
     found: dict[str, Any] = {}
     for task in TASKS:
         kept, one, two = labelled(task, rows, first, second)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from recipe.config import EvaluateConfig
 from recipe.data.records import TASKS, Example, Judgement, Task
 from recipe.evaluation.audit import LABELS, figures_by_task
 from recipe.judge.aggregate import consensus
@@ -22,28 +23,26 @@ FORCED = "seed-constrained"
 
 
 def evaluate(
-    folder: Path,
-    *,
-    judge: Judge,
-    examples: Sequence[Example],
-    max_tokens: int,
-    resamples: int,
-    label_only: bool = False,
-    samples: int = 1,
-    seed: int = 0,
+    folder: Path, *, judge: Judge, examples: Sequence[Example], settings: EvaluateConfig, seed: int = 0
 ) -> dict[str, Any]:
     """Judge rows once and write folder/judgements.jsonl and folder/figures.json.
 
     The label is forced where the model writes none (finish "forced"). So one run gives both: the figures of what the
     model wrote, forced labels counting as malformed, and under "constrained" those with the forced labels.
 
-    max_tokens: the most that one judgement may take. label_only: ask for no rationale (finish "label-only"). samples:
-    with more than one, the majority of so many draws at temperature 1, which are kept in samples.jsonl.
+    Args:
+        folder: Where. The draws of several samples, whose majority counts, are kept in samples.jsonl.
+        judge: The judge.
+        examples: The rows, each pair in the orders that are to be judged.
+        settings: How. Where only labels are asked for, the finish is "label-only".
+        seed: Of the draws.
 
-    Returns {"figures", "rows", "tokens"}.
+    Returns:
+        {"figures", "rows", "tokens"}.
     """
+    samples, label_only = settings.samples, settings.label_only
     asked = 1 if label_only else samples
-    options = JudgeOptions(max_tokens=max_tokens, label_only=label_only, seed=seed, samples=asked)
+    options = JudgeOptions(max_tokens=settings.max_tokens, label_only=label_only, seed=seed, samples=asked)
     pools: dict[str, list[Judgement]] = {example.id: [] for example in examples}
     with bar(f"judging with {judge.name}", len(examples) * asked, "judgements") as advance:
         for judgement in judge.judge(examples, options):
@@ -57,8 +56,8 @@ def evaluate(
         sides = self_consistency(as_written(judgements)), self_consistency(judgements)
         judgements = [forced if written.label is None else written for written, forced in zip(*sides, strict=True)]
     write_jsonl(folder / "judgements.jsonl", [judgement.to_json() for judgement in judgements])
-    result = figures_by_task(examples, as_written(judgements), resamples)
-    result["constrained"] = figures_by_task(examples, judgements, resamples)
+    result = figures_by_task(examples, as_written(judgements), settings.resamples)
+    result["constrained"] = figures_by_task(examples, judgements, settings.resamples)
     write_json(folder / "figures.json", result)
     return {"figures": result, "rows": len(examples), "tokens": tokens}
 
@@ -79,7 +78,7 @@ def _all_draws(pool: list[Judgement], n: int, seed: int, *, label_only: bool) ->
         return [first] * n
     if label_only:
         first = replace(first, finish=LABEL_ONLY)
-        return label_draws(first, n, seed) if n > 1 else [first]
+        return _label_draws(first, n, seed) if n > 1 else [first]
     return sorted(pool, key=lambda judgement: judgement.sample)
 
 
@@ -137,7 +136,11 @@ def best_of_n(examples: Sequence[Example], judgements: Iterable[Judgement], n: i
 
     Of several right samples, the one that gives the true label the highest probability (ours; the paper doesn't say
     which), then the first. A sample counts only if the model itself ended it (finish "stop") and wrote a rationale.
-    Examples without a right sample, or without a label, are left out.
+
+    Args:
+        examples: The inputs. Those without a right sample, or without a label, are left out.
+        judgements: Their samples.
+        n: How many samples of each count.
     """
     pools = _by_example(judgements)
     rows = []
@@ -150,7 +153,7 @@ def best_of_n(examples: Sequence[Example], judgements: Iterable[Judgement], n: i
     return rows
 
 
-def label_draws(judgement: Judgement, n: int, seed: int) -> list[Judgement]:
+def _label_draws(judgement: Judgement, n: int, seed: int) -> list[Judgement]:
     """n samples at temperature 1 of a judgement that is a label alone: draws from its label distribution."""
     shares = judgement.label_probabilities
     labels = random.Random(f"{seed}:{judgement.example_id}").choices(list(shares), list(shares.values()), k=n)

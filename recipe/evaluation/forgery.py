@@ -14,6 +14,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from recipe.config import EvaluateConfig
 from recipe.data.forgery import CLAIMS, forge
 from recipe.data.records import SWAPPED, TASKS, Example
 from recipe.errors import SreError
@@ -38,15 +39,17 @@ class Forged(NamedTuple):
     response: int
 
 
-def measure_forgery(
-    judge: Judge, rows: Sequence[Example], folder: Path, *, max_tokens: int, resamples: int = 2000
-) -> dict[str, Any]:
-    """Judge rows with and without claims, write FOLDER/forgery.json and return it. Judged rows are kept.
+def measure_forgery(judge: Judge, rows: Sequence[Example], folder: Path, settings: EvaluateConfig) -> dict[str, Any]:
+    """Judge rows with and without claims, write FOLDER/forgery.json and return it.
 
-    Rows that deserve the best score, and exchanged pairs, are passed over: no claim can raise a best score. The
-    bootstrap draws whole prompts.
+    Args:
+        judge: The judge.
+        rows: Those that deserve the best score, which no claim can raise, and exchanged pairs are passed over.
+        folder: Judged rows are kept there.
+        settings: Tokens of a judgement, and resamples of the bootstrap.
 
-    Raises SreError where no row is left, and for a folder made with another judge or other options.
+    Raises:
+        SreError: No row is left, or the folder was made with another judge or other options.
     """
     forged = forge_rows(rows)
     if not forged:
@@ -55,12 +58,15 @@ def measure_forgery(
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     for mode, label_only in MODES.items():
-        out, options = folder / f"forgery-{mode}.jsonl", JudgeOptions(max_tokens=max_tokens, label_only=label_only)
+        out, options = (
+            folder / f"forgery-{mode}.jsonl",
+            JudgeOptions(max_tokens=settings.max_tokens, label_only=label_only),
+        )
         with bar(f"forged verdicts, {mode}: {judge.name}", len(examples), "rows") as advance:
             judge_rows(judge, examples, out, options=options, resume=out.exists(), progress=follow(advance))
         said = verdicts_of(read_jsonl(out), as_written=False)
         parts = {task: [one for one in forged if one.row.task == task] for task in TASKS}
-        found[mode] = {task: _shifts(some, said, resamples) for task, some in parts.items() if some}
+        found[mode] = {task: _shifts(some, said, settings.resamples) for task, some in parts.items() if some}
     write_json(folder / "forgery.json", found)
     return found
 

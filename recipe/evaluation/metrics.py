@@ -33,10 +33,18 @@ def pointwise_figures(
     resamples: int = 2000,
     expected: Sequence[float | None] | None = None,
 ) -> dict[str, Any]:
-    """Figures of scores: the dict in this module's docstring.
+    """Figures of scores: the dict in this module's docstring. Accuracy is exact agreement.
 
-    Accuracy is exact agreement. With `expected`, the rows' expected scores, there is "pearson_expected" too, over the
-    rows that are parsed and have one. Raises ValueError for lengths that differ.
+    Args:
+        truth: Each row's label.
+        predicted: What was said of it.
+        groups: The rows' prompt ids.
+        resamples: Of the bootstrap.
+        expected: The rows' expected scores: with them there is "pearson_expected" too, over the rows that are parsed
+            and have one.
+
+    Raises:
+        ValueError: The lengths differ.
     """
     found = pairwise_figures(truth, predicted, groups, resamples)
     for name in ("pearson", "spearman", "kendall"):
@@ -50,7 +58,17 @@ def pointwise_figures(
 def pairwise_figures(
     truth: Sequence[int], predicted: Sequence[float | None], groups: Sequence[str], resamples: int = 2000
 ) -> dict[str, Any]:
-    """Figures of preferences (1 or 2): n, malformed, malformed_rate and accuracy over all rows."""
+    """Figures of preferences (1 or 2): n, malformed, malformed_rate and accuracy over all rows.
+
+    Args:
+        truth: Each row's label.
+        predicted: What was said of it.
+        groups: The rows' prompt ids.
+        resamples: Of the bootstrap.
+
+    Raises:
+        ValueError: The lengths differ.
+    """
     malformed = sum(label is None for label in predicted)
     return {
         "n": len(predicted),
@@ -66,7 +84,13 @@ def credit(truth: int, label: float | None) -> float:
 
 
 def rate_figure(outcomes: Sequence[float], groups: Sequence[str], resamples: int = 2000) -> dict[str, Any]:
-    """The mean of n outcomes (right 1, wrong 0, a tie 1/2) with its interval: {"value", "low", "high", "n"}."""
+    """The mean of n outcomes with its interval: {"value", "low", "high", "n"}.
+
+    Args:
+        outcomes: Right 1, wrong 0, a tie 1/2.
+        groups: Each one's prompt id.
+        resamples: Of the bootstrap.
+    """
     return bootstrap([[1.0] * len(outcomes), outcomes], groups, mean, resamples)
 
 
@@ -80,9 +104,14 @@ def correlation(
 ) -> dict[str, Any]:
     """A correlation over the rows with a prediction; undefined for fewer than MIN_PARSED, or where a side is constant.
 
-    predicted: what was said of each row: a label or an expected score. figure: "pearson", "spearman" (over the rows'
-    ranks among all of them) or "kendall" (tau-b, without an interval). strata: each row's criterion; the correlation is
-    then within them: each stratum's mean is subtracted.
+    Args:
+        truth: Each row's label.
+        predicted: What was said of it: a label or an expected score.
+        groups: The rows' prompt ids.
+        resamples: Of the bootstrap.
+        figure: "pearson", "spearman" (over the rows' ranks among all of them) or "kendall" (tau-b, without an
+            interval).
+        strata: Each row's criterion; the correlation is then within them: each stratum's mean is subtracted.
     """
     (x, y), kept = _complete((truth, predicted), groups, strata)
     if not _can_correlate(x, y):
@@ -108,8 +137,18 @@ def paired_difference(
 ) -> dict[str, Any]:
     """Pearson's r of the second judge minus that of the first, over the rows that both parsed.
 
-    Both come from the same resample of groups. A side may be expected scores; strata: see `correlation`. Raises
-    ValueError for lengths that differ.
+    Both come from the same resample of groups.
+
+    Args:
+        truth: Each row's label.
+        first: What one judge said of it: a label or an expected score.
+        second: The same of the other judge.
+        groups: The rows' prompt ids.
+        resamples: Of the bootstrap.
+        strata: See `correlation`.
+
+    Raises:
+        ValueError: The lengths differ.
     """
     (t, f, s), kept = _complete((truth, first, second), groups, strata)
     if not _can_correlate(t, f, s):
@@ -127,8 +166,12 @@ def weighted_accuracy(
 ) -> dict[str, Any]:
     """The mean of the strata's mean outcomes, weighted: {"value", "low", "high", "n"} (RewardBench's categories).
 
-    outcomes: right 1, wrong 0, a tie 1/2. strata: each one's subset; those that `weights` lacks are not counted. A
-    weight without a row is left out of the mean, in a resample too.
+    Args:
+        outcomes: Right 1, wrong 0, a tie 1/2.
+        strata: Each one's subset; those that `weights` lacks are not counted.
+        groups: Each one's prompt id.
+        weights: Subset -> weight. One without a row is left out of the mean, in a resample too.
+        resamples: Of the bootstrap.
     """
     import numpy as np
 
@@ -181,7 +224,14 @@ def bootstrap(columns: Sequence[Any], groups: Sequence[str], statistic: Statisti
     A resample draws as many groups as there are, with replacement, always the same ones. One without a value (nan: a
     side came out constant) is left out. A single group has no interval.
 
-    columns: k arrays of n values. statistic: sums of the columns [m, k] -> values [m].
+    Args:
+        columns: k arrays of n values.
+        groups: The group of each of the n.
+        statistic: Sums of the columns [m, k] -> values [m].
+        resamples: How many.
+
+    Raises:
+        ValueError: The lengths differ.
     """
     import numpy as np
 

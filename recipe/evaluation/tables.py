@@ -90,13 +90,13 @@ def audit_grids(part: Mapping[str, Any]) -> list[tuple[str, Grid]]:
         for name, result in [*judges.items(), *rules.items()]:
             figures = result[task]
             cells = [figure_text(figures.get(key), with_n=key in _OF_SOME_ROWS) for key in shown]
-            who, beaten = (name, "-") if name in rules else (judge_name(name), against_text(part, name, task))
+            who, beaten = (name, "-") if name in rules else (judge_name(name), _against_text(part, name, task))
             grid.append([who, str(figures["n"]), str(figures["malformed"]), *cells, beaten])
         found.append((f"Shortcut audit, {task}", grid))
     return found
 
 
-def against_text(part: Mapping[str, Any], judge: str, task: Task) -> str:
+def _against_text(part: Mapping[str, Any], judge: str, task: Task) -> str:
     """ "-.16 [-.27, -.06] (longer response)": a judge minus the best rule; "-" where that is undefined."""
     against = part.get("against_baselines", {}).get(judge, {}).get(task, {})
     found = next((against[name] for name in COMPARED[task] if against.get(name, {}).get("value") is not None), None)
@@ -180,7 +180,13 @@ def experiment_markdown(results: Mapping[str, Any]) -> str:
 
 
 def show(grids: Sequence[tuple[str, Grid]], models: Mapping[str, Any], console: Console) -> None:
-    """Print the tables and, in red, what is wrong with a judge."""
+    """Print the tables and, in red, what is wrong with a judge.
+
+    Args:
+        grids: (title, table) of each.
+        models: The judges' figures, which `warning_lines` looks at.
+        console: Where.
+    """
     for title, grid in grids:
         console.print(_table(title, grid))
     for line in warning_lines(models):

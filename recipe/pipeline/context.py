@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from recipe.config import Config, dump, load
-from recipe.data.columns import ADD
 from recipe.data.records import TASKS, Example, Task, in_both_orders
 from recipe.data.selection import Split, select_rows, select_sft_rows
 from recipe.errors import SreError
@@ -164,28 +163,37 @@ class RunContext:
     # --- rows ---
 
     def rows(self, split: Split, task: Task, *, limited: bool = True) -> list[Example]:
-        """The rows of a split, as many as the settings say; [] where they take none of it."""
+        """The rows of a split; [] where the settings take none of it.
+
+        Args:
+            split: Which rows.
+            task: Which rows.
+            limited: As many as the settings say; False: all.
+
+        Raises:
+            SreError: Rows can't be read, or the split is empty.
+        """
         data, seed, rejects = self.config.data, self.config.seed, self.path / f"rejects-{split}-{task}.jsonl"
-        with self._naming_a_command(task):
+        with self._telling_to_split(task):
             return select_rows(data, task, split, seed=seed, rejects=rejects, limited=limited)
 
     def sft_rows(self, task: Task) -> list[Example]:
         """The training rows of SFT; see `select_sft_rows`."""
         data, seed, rejects = self.config.data, self.config.seed, self.path / f"rejects-train-{task}.jsonl"
-        with self._naming_a_command(task):
+        with self._telling_to_split(task):
             return select_sft_rows(data, self.config.sft, task, seed=seed, rejects=rejects)
 
     @contextmanager
-    def _naming_a_command(self, task: Task) -> Iterator[None]:
-        """What is wrong with a task's rows, with the command that mends it."""
+    def _telling_to_split(self, task: Task) -> Iterator[None]:
+        """Options that would mend a task's rows are those of `sre split`: a run does not have them."""
         try:
             yield
         except SreError as error:
-            problem, add, options = str(error).partition(ADD)
-            if add:  # options of `sre judge` and `sre split`, which a run does not have
-                split_it = f"sre split {shlex.quote(self.config.data.source(task))} -o DIR {options}"
-                error.args = (f"{problem}Prepare the rows: {split_it}; then add --set data.{task}=DIR",)
-            raise
+            if not error.options:
+                raise
+            split = f"sre split {shlex.quote(self.config.data.source(task))} -o DIR {error.options}"
+            message = f"{error.message}. Prepare the rows: {split}; then add --set data.{task}=DIR"
+            raise SreError(message, file=error.file, line=error.line, field=error.field) from None
 
     @cached_property
     def test_rows(self) -> list[Example]:

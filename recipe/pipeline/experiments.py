@@ -116,8 +116,17 @@ def run_experiment(
 ) -> dict[str, Any]:
     """Run and measure the named rows, or go on with them; write results.json and results.md, return the former.
 
-    No names: seed, sft and j1 to J_T. A row that is left without anything to train on is a finding: it is told in
-    "problems", and the others run. Raises SreError for an unknown row and as `run_judge` does.
+    A row that is left without anything to train on is a finding: it is told in "problems", and the others run.
+
+    Args:
+        preset: A preset's name or a TOML file.
+        names: Rows of variants.toml; none: seed, sft and j1 to J_T.
+        seeds: Random seeds.
+        folder: The experiment's.
+        overrides: Settings as `key=value`.
+
+    Raises:
+        SreError: A row is unknown, or `run_judge` raised it.
     """
     experiment = Experiment(preset, tuple(overrides), folder)
     unknown = next((name for name in names if name not in VARIANTS), None)

@@ -24,7 +24,16 @@ def read_status(folder: Path) -> tuple[dict[str, dict[str, Any]], list[dict[str,
 def export_annotations(folder: Path, out: Path, *, first: str, second: str | None, n: int, seed: int) -> dict[str, int]:
     """Write the blind side-by-side of two of a run's judges; returns the counts (evaluation/annotation.py).
 
-    second: None is the last judge that was measured. Raises SreError when one of the judges was not.
+    Args:
+        folder: The run.
+        out: Where to write.
+        first: A judge.
+        second: The judge whose wins are counted; None: the last one that was measured.
+        n: How many tasks at most.
+        seed: Draws the rows and the order of the rationales.
+
+    Raises:
+        SreError: One of the judges was not measured, or the rows can't be read.
     """
     from recipe.evaluation.annotation import export_tasks
 
@@ -42,22 +51,25 @@ def export_annotations(folder: Path, out: Path, *, first: str, second: str | Non
 
 
 def forgery_of(folder: Path, name: str, *, limit: int | None) -> dict[str, Any]:
-    """Measure the forgery shift of a run's judge on `limit` of its test rows, and write it into the run's results.
+    """Measure the forgery shift of a run's judge on its test rows, and write it into the run's results.
 
-    Raises SreError where there is no such run, judge or test rows.
+    Args:
+        folder: The run.
+        name: The judge: seed, sft, j1, …
+        limit: Only so many rows, evenly spread.
+
+    Raises:
+        SreError: There is no such run, judge or test rows.
     """
     from recipe.evaluation.benchmarks.base import spread
     from recipe.evaluation.forgery import measure_forgery
     from recipe.judge.judge import Judge
 
     run = open_run(folder)
-    if run.cache.marker(run.stage_of(name)) is None or not run.config.data.has_test():
+    if run.cache.marker(run.stage_of(name)) is None or not run.config.data.takes("test"):
         raise SreError(f"this run has no judge {name!r} yet, or no test rows", file=folder)
-    model, settings = run.judge_model(name), run.config.evaluate
-    given = [row for row in run.test_rows if not row.id.endswith(SWAPPED)]
-    how: dict[str, Any] = {"max_tokens": settings.max_tokens, "resamples": settings.resamples}
+    model, given = run.judge_model(name), [row for row in run.test_rows if not row.id.endswith(SWAPPED)]
     with Judge(model.open(), model.prompts, name=name) as judge:
-        place = folder / "evaluation" / name
-        found = measure_forgery(judge, spread(given, limit), place, **how)
+        found = measure_forgery(judge, spread(given, limit), folder / "evaluation" / name, run.config.evaluate)
     write_results(run)
     return found

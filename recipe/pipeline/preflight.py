@@ -32,9 +32,15 @@ def preflight(run: RunContext, *, offline: bool = False) -> list[str]:
 
 
 def check_model(config: Config, folder: Path, *, template: bool = True) -> None:
-    """Raises SreError for a model folder that lacks something, or that can't become a GGUF file or be shown a prompt.
+    """Check the seed model.
 
-    `template`: try the chat template, for which transformers is imported.
+    Args:
+        config: The run's settings.
+        folder: The model's folder.
+        template: Try the chat template, for which transformers is imported.
+
+    Raises:
+        SreError: The folder lacks something, or the model can't become a GGUF file or be shown a prompt.
     """
     from recipe.gguf.export import export_problem
     from recipe.training.seed import check_model as check_files

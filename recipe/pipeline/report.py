@@ -12,6 +12,7 @@ from typing import Any
 
 from recipe.data.records import TASKS, Example, Judgement
 from recipe.errors import SreError
+from recipe.evaluation.charts import confusion, interval_charts
 from recipe.evaluation.evaluate import FORCED, read_judgements
 from recipe.evaluation.tables import (
     NOT_RUN,
@@ -74,7 +75,9 @@ def _content(run: RunContext) -> dict[str, Any]:
     rows, problem = measured_rows(run)
     results = {"models": measured, "differences": {}} if problem else results_of(run)
     judges = [name for judge in run.judges for name in ((judge, FORCED) if judge == "seed" else (judge,))]
-    models = {judge: measured.get(judge) for judge in judges if config.data.has_test()}
+    models = {judge: measured.get(judge) for judge in judges if config.data.takes("test")}
+    shown = [judge for judge in ("sft", last_judge(run)) if judge in measured and rows]
+    said = {judge: read_judgements(run.path, judge) for judge in shown}
     markers = {marker["stage"]: marker for marker in read_markers(run.path)}
     stages: Stages = {name: markers.get(name, {}) for name, _ in steps(run)}
     versions = [f"{name} {version}" for m in markers.values() for name, version in m.get("versions", {}).items()]
@@ -96,7 +99,9 @@ def _content(run: RunContext) -> dict[str, Any]:
                 "pairs": [("Preference pairs", _curation_grid(config.iterations, markers))],
                 "costs": [("Time, tokens, memory", stages_grid(stages))],
             },
-            "rationales": _rationales(run, rows, last_judge(run)) if "sft" in measured else [],
+            "charts": interval_charts(results),
+            "confusions": {judge_name(judge): counts for judge in said if (counts := confusion(rows, said[judge]))},
+            "rationales": _rationales(rows, said) if len(said) > 1 else [],
         }
 
 
@@ -125,16 +130,14 @@ def _training_grid(stages: Stages) -> Grid:
     return grid
 
 
-def _rationales(run: RunContext, rows: Sequence[Example], last: str | None) -> list[dict[str, Any]]:
-    """Ten rows, half of each task, drawn once: what SFT and the last judge wrote about them."""
-    if last is None or not rows:
-        return []
-    said = {judge: {j.example_id: j for j in read_judgements(run.path, judge)} for judge in ("sft", last)}
+def _rationales(rows: Sequence[Example], said: Mapping[str, Sequence[Judgement]]) -> list[dict[str, Any]]:
+    """Ten rows, half of each task, drawn once: what each judge wrote about them."""
+    by_id = {judge: {judgement.example_id: judgement for judgement in side} for judge, side in said.items()}
     draw, shown = random.Random(0), []
     for task in TASKS:
         some = [row for row in rows if row.task == task]
         for row in draw.sample(some, min(len(some), 5)):
-            shown.append({"example": row, "sides": [_side(row, judge, said[judge][row.id]) for judge in said]})
+            shown.append({"example": row, "sides": [_side(row, judge, side[row.id]) for judge, side in by_id.items()]})
     return shown
 
 

@@ -154,7 +154,13 @@ def best_of_n(run: RunContext, t: int) -> Facts:
 
 
 def measure(run: RunContext, kind: Literal["dev", "evaluation"], judge: str) -> Facts:
-    """A judge on the dev rows, one greedy judgement each, or for its evaluation on the test rows."""
+    """A judge on held-out rows.
+
+    Args:
+        run: The run.
+        kind: "dev", one greedy judgement of each dev row; or "evaluation", of the test rows as the settings say.
+        judge: The judge.
+    """
     settings = run.config.evaluate
     sampled = kind == "evaluation" and settings.samples > 1
     return run.cache.do(
@@ -186,7 +192,7 @@ def decide(run: RunContext, t: int) -> Facts:
 def export(run: RunContext) -> Facts:
     config, source, settings = run.config, run.exported, run.config.export
     merged = config.start == "merged" and len(config.data.tasks) > 1 and source != "seed"
-    split: Split = "dev" if config.data.has_dev() else "train"
+    split: Split = "dev" if config.data.takes("dev") else "train"
     rows = {task: run.rows(split, task, limited=False) for task in config.data.tasks}
     counts = {task: settings.flip_rows // len(rows) for task in rows}
     types = tuple(f"judge-{name}.gguf" for name in settings.types if name != settings.snapshot)
@@ -196,11 +202,11 @@ def export(run: RunContext) -> Facts:
         makes=("../judge.gguf", *types),
         judge=run.judge_model(source),
         rows=[row for task in rows for row in rows[task][: counts[task]]],
-        held_out=run.made(f"dev/{source}", "judgements.jsonl") if config.data.has_dev() else None,
+        held_out=run.made(f"dev/{source}", "judgements.jsonl") if config.data.takes("dev") else None,
         prompt_ids={row.id: row.prompt_id for row in run.dev_rows},
         settings=only(settings, "snapshot", "types", "judge"),
         max_tokens=config.evaluate.max_tokens,
-        figures=run.made(f"evaluation/{source}", "figures.json") if config.data.has_test() else None,
+        figures=run.made(f"evaluation/{source}", "figures.json") if config.data.takes("test") else None,
         origin={
             "name": config.name,
             "data": {task: config.data.source(task) for task in config.data.tasks},

@@ -47,15 +47,15 @@ def steps(run: RunContext, *, every: bool = False) -> Iterator[Step]:
             if "problem" in run.outcome(t) and not every:
                 break
             yield f"iter-{t}:dpo", partial(stages.dpo, run, t)
-        if config.data.has_dev():
+        if config.data.takes("dev"):
             for judge in (run.judge_before(t), f"j{t}"):
                 yield f"dev/{judge}", partial(stages.measure, run, "dev", judge)
             yield f"iter-{t}:decide", partial(stages.decide, run, t)
         if not run.kept(t) and not every:
             break
-    for judge in (judges_of(config) if every else run.judges) if config.data.has_test() else ():
+    for judge in (judges_of(config) if every else run.judges) if config.data.takes("test") else ():
         yield f"evaluation/{judge}", partial(stages.measure, run, "evaluation", judge)
-    if config.data.has_dev():  # the rows that its readout is fitted on
+    if config.data.takes("dev"):  # the rows that its readout is fitted on
         yield f"dev/{run.exported}", partial(stages.measure, run, "dev", run.exported)
     yield "gguf", partial(stages.export, run)
 
@@ -63,10 +63,16 @@ def steps(run: RunContext, *, every: bool = False) -> Iterator[Step]:
 def run_pipeline(
     config: Config, folder: Path, *, until: str | None = None, say: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Run (or go on with) all stages up to and including `until`; returns what results.json then holds.
+    """Run (or go on with) all stages; returns what results.json then holds.
 
-    `say` is told first which rows the run takes. Raises SreError for an unknown stage name, a folder made with other
-    settings, and what would end a later stage.
+    Args:
+        config: The settings.
+        folder: The run folder.
+        until: The last stage to run; None: all.
+        say: Is told first which rows the run takes.
+
+    Raises:
+        SreError: The stage is unknown, the folder was made with other settings, or a later stage could not run.
     """
     run = RunContext(config, folder)
     _known(run, until or "seed", "--until")
@@ -83,11 +89,17 @@ def run_pipeline(
 def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path]) -> None:
     """Run what a judge needs and no more, and measure it on the test rows.
 
-    "best" is the judge that the dev rows say is best. `lenders` are run folders whose stages may be taken over. Raises
-    SreError as `run_pipeline` does, for a judge that is not of this run, and where there are no test rows.
+    Args:
+        config: The settings.
+        folder: The run folder.
+        judge: A judge of this run, or "best", the one that the dev rows say is best.
+        lenders: Run folders whose stages may be taken over.
+
+    Raises:
+        SreError: As `run_pipeline` does, for a judge that is not of this run, and where there are no test rows.
     """
     run, best = RunContext(config, folder, lenders), judge == "best"
-    if not config.data.has_test() or not (best or judge in judges_of(config)):
+    if not config.data.takes("test") or not (best or judge in judges_of(config)):
         made = ", ".join(judges_of(config))
         raise SreError(f"nothing measures a judge {judge!r}: this run has {made}, and takes test rows")
     with run.working():
@@ -110,8 +122,14 @@ def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path])
 def run_stage(folder: Path, name: str, overrides: Sequence[str] = (), *, again: bool = False) -> Facts:
     """Run one stage of a run folder, in which the stages that it needs are done.
 
-    overrides: settings other than the folder's, with which the stage runs again; the folder keeps them. again: run it
-    even if it is done. Raises SreError for a stage that isn't of this run, or one that it needs and that isn't done.
+    Args:
+        folder: The run folder.
+        name: The stage.
+        overrides: Settings other than the folder's, with which the stage runs again; the folder keeps them.
+        again: Run it even if it is done.
+
+    Raises:
+        SreError: The stage isn't of this run, or one that it needs isn't done.
     """
     run = open_run(folder, overrides)
     step = _known(run, name, None)

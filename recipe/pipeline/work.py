@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipe.config import CurateConfig, EvaluateConfig
+from recipe.config import CurateConfig
 from recipe.data.records import Example, Judgement, Preference
 from recipe.errors import NothingToTrainError
 from recipe.pipeline.judge_model import JudgeModel, Loading
@@ -132,13 +132,12 @@ def best_of_n(folder: Path, *, examples: Rows, samples: Path, n: int, **given: A
     return sft(folder, examples=rows, dev=(), **given)
 
 
-def measure(folder: Path, *, judge: JudgeModel, settings: EvaluateConfig, **given: Any) -> Facts:
+def measure(folder: Path, *, judge: JudgeModel, **given: Any) -> Facts:
     from recipe.evaluation.evaluate import evaluate
     from recipe.judge.judge import Judge
 
-    how = settings.model_dump(exclude={"both_orders"})
     with Judge(judge.open(), judge.prompts, name=judge.name) as opened:
-        return evaluate(folder, judge=opened, **how, **given)
+        return evaluate(folder, judge=opened, **given)
 
 
 def decide(

@@ -72,9 +72,15 @@ class Plan:
 
 
 def make_plan(config: Config, gpu: str = "cpu", machine: Machine | None = None) -> Plan:
-    """Plan a run for a card (a name of `machines.CARDS`), for "cpu" (this machine's), or for `machine`.
+    """Plan a run.
 
-    Raises SreError for an unknown card, and for a model or data whose size can't be told without a download.
+    Args:
+        config: Its settings.
+        gpu: The card, a name of `machines.CARDS`, or "cpu" for this machine's processor.
+        machine: What to plan for in place of both.
+
+    Raises:
+        SreError: The card is unknown, or the size of the model or data can't be told without a download.
     """
     if gpu != "cpu" and gpu not in CARDS:
         raise SreError(f"unknown card {gpu!r}; known: cpu, {', '.join(CARDS)}", field="--gpu")
@@ -173,13 +179,13 @@ def _stages(costs: Costs, host: Costs) -> Iterator[StagePlan]:
         spent += costs.forward(tokens, scored)  # the reference
         words = f"about {pairs:,} pairs, {tokens * settings.epochs / 1e6:.2f} M tokens"
         yield StagePlan(f"iter-{t}:dpo", costs.training_memory(dpo=True), spent, words)
-        if config.data.has_dev():
+        if config.data.takes("dev"):
             for judge in ("sft", "j1") if t == 1 else (f"j{t}",):
                 yield _judging(costs, f"dev/{judge}", dev, 1, most, "rows")
-    if config.data.has_test():
+    if config.data.takes("test"):
         for judge in ("seed", "sft", *(f"j{t}" for t in range(1, config.iterations + 1))):
             yield _judging(costs, f"evaluation/{judge}", test, 1, most, "rows")
-    if config.data.has_dev() and not config.iterations:  # the rows that the readout is fitted on
+    if config.data.takes("dev") and not config.iterations:  # the rows that the readout is fitted on
         yield _judging(costs, "dev/sft", dev, 1, most, "rows")
     words = f"{len(config.export.types)} types, {config.export.flip_rows} rows judged by each"
     yield StagePlan("gguf", costs.llama_cpp_memory(most), host.exporting(), words, host=costs.machine.cuda)

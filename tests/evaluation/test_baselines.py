@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipe.data.records import Example, Judgement, Message, Rubric
-from recipe.evaluation.evaluate import best_of_n, label_draws, self_consistency
+from recipe.evaluation.evaluate import _label_draws, best_of_n, self_consistency
 
 
 def sample(example: str, number: int, label: int | None, **changes: Any) -> Judgement:
@@ -86,9 +86,9 @@ def test_a_sample_that_the_model_did_not_end_itself_is_not_kept(changes: dict[st
 def test_labels_are_drawn_as_often_as_they_are_probable() -> None:
     shares = {1: math.log(0.1), 4: math.log(0.9)}
     alone = sample("a", 0, 4, label_logprobs=shares)
-    draws = label_draws(alone, 1000, seed=0)
+    draws = _label_draws(alone, 1000, seed=0)
     assert [draw.sample for draw in draws] == list(range(1000))
     assert sum(draw.label == 4 for draw in draws) == pytest.approx(900, abs=40)
-    assert draws == label_draws(alone, 1000, seed=0) != label_draws(alone, 1000, seed=1)
+    assert draws == _label_draws(alone, 1000, seed=0) != _label_draws(alone, 1000, seed=1)
     (majority,) = self_consistency(draws[:5])
     assert majority.label == 4

@@ -2,8 +2,9 @@
 
 import pytest
 
+from recipe.config import EvaluateConfig
 from recipe.data.records import Example, Message, Rubric
-from recipe.evaluation.compare import differences
+from recipe.evaluation.compare import _differences
 from recipe.evaluation.evaluate import (
     evaluate,
     first_samples,
@@ -26,9 +27,10 @@ EXAMPLES = [example(number, task) for task in ("pointwise", "pairwise") for numb
 TRUTH = {row.id: row.label for row in EXAMPLES}
 
 
-def run(folder, script, **options):
+def run(folder, script, seed=0, **options):
     with Judge(ScriptedGenerator(script), name="sft") as judge:
-        return evaluate(folder, judge=judge, examples=EXAMPLES, max_tokens=64, resamples=200, **options)["figures"]
+        settings = EvaluateConfig(max_tokens=64, resamples=200, **options)
+        return evaluate(folder, judge=judge, examples=EXAMPLES, settings=settings, seed=seed)["figures"]
 
 
 def always_right(request):
@@ -67,7 +69,7 @@ def test_differences_use_the_rows_that_both_parsed(tmp_path):
     run(tmp_path / "evaluation" / "sft", malformed_on_the_first_ten)
     run(tmp_path / "evaluation" / "j1", lambda request: [format_verdict("because", 1)])
     first, second = read_judgements(tmp_path, "sft"), read_judgements(tmp_path, "j1")
-    found = differences(EXAMPLES, first, second, 200)
+    found = _differences(EXAMPLES, first, second, 200)
     assert found["pointwise"]["accuracy"]["n"] == 20
     assert found["pointwise"]["accuracy"]["value"] == pytest.approx(-0.8)
     assert found["pointwise"]["pearson"]["value"] is None

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from recipe.config import EvaluateConfig
 from recipe.data.forgery import CLAIMS
 from recipe.data.records import Example, Message, Rubric, exchanged
 from recipe.errors import SreError
@@ -28,12 +29,12 @@ PAIRS = [
 ]
 
 
-def measure(folder: Path, answer: Callable[[Request], str], rows: list[Example], **options: Any) -> dict[str, Any]:
+def measure(folder: Path, answer: Callable[[Request], str], rows: list[Example]) -> dict[str, Any]:
     def script(request: Request) -> list[str]:
         return [answer(request)]
 
     with Judge(ScriptedGenerator(script), name="j1") as judge:
-        return measure_forgery(judge, rows, folder, max_tokens=64, resamples=100, **options)
+        return measure_forgery(judge, rows, folder, EvaluateConfig(max_tokens=64, resamples=100))
 
 
 def forged(request: Request) -> bool:

@@ -94,6 +94,18 @@ def test_the_tables_show_what_was_measured(finished):
     assert "| sft-pointwise |" in markdown
 
 
+def test_pictures_show_every_judge_and_rule_with_its_interval(finished):
+    page, _, _ = finished
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("svg") == 2
+    assert tags.count("circle") >= 2 * len(("J1", "J2", "longer response", "majority label"))
+    places = [float(at[key]) for tag, at in page.tags if tag in ("circle", "line") for key in at if key in ("cx", "x1")]
+    assert all(0 <= place <= 640 for place in places)
+    (sft, last) = [row for row in page.rows if row[0] == "score 3"]
+    assert sum(map(int, sft[1:])) == sum(map(int, last[1:])) > 0
+    assert int(last[3]) == sum(map(int, last[1:]))  # J2 is always right
+
+
 def test_what_models_wrote_is_shown_as_text(finished):
     page, html, _ = finished
     assert HOSTILE in page.sections["rationales"]

@@ -390,7 +390,7 @@ def test_a_cards_default_preset_ends_overnight_and_has_the_papers_size_beside_it
     plan = make_plan(load(preset), card)
     assert plan.fits
     assert plan.seconds <= hours * 3600
-    assert load(preset).data.has_dev()
+    assert load(preset).data.takes("dev")
     paper = load(f"{preset}-paper")
     assert (paper.sample.inputs, paper.data.train_pointwise, paper.data.train_pairwise) == ((5000, 500), None, None)
     assert make_plan(paper, card).fits

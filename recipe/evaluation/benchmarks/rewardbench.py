@@ -54,7 +54,13 @@ def pointwise(judged: Judged) -> Figures:
 
 
 def preferred(rows: Sequence[Example], verdicts: Mapping[str, Verdict], by: str = "label") -> list[Verdict]:
-    """The response of each pair that scored higher: TIE for equal scores, None where one is malformed."""
+    """The response of each pair that scored higher: TIE for equal scores, None where one is malformed.
+
+    Args:
+        rows: The pairs.
+        verdicts: The scores, by the ids that `both_alone` gives.
+        by: "label" or "expected_score".
+    """
     found = []
     for row in rows:
         sides = [verdicts[f"{row.id}:{place}"] for place in (1, 2)]

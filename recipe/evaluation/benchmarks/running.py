@@ -48,9 +48,19 @@ def run_benchmark(
     With forced labels (`options.constrain`) one run gives both: "figures" of what the model wrote, a forced label
     counting as malformed, and "constrained" with the forced labels.
 
-    data, limit, reading: see `load_rows`. overwrite: judge all rows anew.
+    Args:
+        judge: The judge.
+        benchmark: What to measure it on.
+        folder: Where to write, and what was judged before.
+        data: See `load_rows`.
+        limit: See `load_rows`.
+        options: How to judge.
+        overwrite: Judge all rows anew.
+        resamples: Of the bootstrap.
+        reading: See `load_rows`.
 
-    Raises SreError for rows that can't be read, and a folder made with another model, other prompts or options.
+    Raises:
+        SreError: Rows can't be read, or the folder was made with another model, other prompts or options.
     """
     rows = load_rows(benchmark, data, limit, **reading)
     examples = benchmark.prepare(rows)
