@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ class Prompts:
             undefined=jinja2.StrictUndefined,
             keep_trailing_newline=True,
         )
-        self._parts: dict[str, list[tuple[str, jinja2.Template]]] = {}
+        self._parts: dict[str, list[tuple[str, Callable[[Mapping[str, Any]], str]]]] = {}
 
     def __reduce__(self) -> tuple[type[Prompts], tuple[dict[str, str]]]:
         return Prompts, (self.sources,)  # a compiled template can't be sent to another process
@@ -173,21 +173,18 @@ class Prompts:
         return (*before, Message(asked.role, f"{asked.content}\n{hint.content}"))
 
     def _render(self, name: str, example: Example, **more: Any) -> tuple[Message, ...]:
-        context = _context(example) | more
-        place = (self._file, f"sre.prompts.{name}") if self._file else (f"prompts/{name}.jinja",)
         if name not in self._parts:
-            self._parts[name] = self._compile(name, place)
-        render = self._environment.render_limited
-        return tuple(Message(role, render(part, context, *place).strip()) for role, part in self._parts[name])
+            self._parts[name] = self._compile(name)
+        context = _context(example) | more
+        return tuple(Message(role, render(context).strip()) for role, render in self._parts[name])
 
-    def _compile(self, name: str, place: Any) -> list[tuple[str, jinja2.Template]]:
-        source, compiled = self.sources[name], self._environment.compile_limited
-        first, separator, second = source.partition(_SEPARATOR)
-        if not separator:
-            return [("user", compiled(source, *place))]
+    def _compile(self, name: str) -> list[tuple[str, Callable[[Mapping[str, Any]], str]]]:
+        place = (self._file, f"sre.prompts.{name}") if self._file else (f"prompts/{name}.jinja",)
+        first, separator, second = self.sources[name].partition(_SEPARATOR)
         # Both parts see what the first one imports.
         imports = "".join(re.findall(r"{%-? import .*?%}", first))
-        return [("system", compiled(first, *place)), ("user", compiled(imports + second, *place))]
+        parts = [("system", first), ("user", imports + second)] if separator else [("user", first)]
+        return [(role, self._environment.compile_limited(part, *place)) for role, part in parts]
 
 
 def _context(example: Example) -> dict[str, Any]:

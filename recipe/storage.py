@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from recipe.errors import SreError
 
 
@@ -77,25 +79,39 @@ def _object(text: str | bytes) -> dict[str, Any]:
     return content
 
 
-# What a stage's marker must hold: the file may have been damaged, or be somebody else's.
-_MARKER: dict[str, Any] = {"stage": str, "hash": str}
-_FINISHED: dict[str, Any] = {"finished": (int, float), "wall_s": (int, float), "tokens": int}
+class _Made(BaseModel):
+    bytes: int
+    hash: str
+
+
+class _Begun(BaseModel):
+    """What a stage's marker must hold: the file may have been damaged, or be somebody else's."""
+
+    model_config = ConfigDict(strict=True)
+    stage: str
+    hash: str
+    settings: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
+    made: dict[str, _Made] = {}
+    peak_rss_mb: int = 0
+
+
+class _Done(_Begun):
+    finished: float
+    wall_s: float
+    tokens: int
 
 
 def read_marker(path: Path) -> dict[str, Any] | None:
     """A stage's done.json or started.json; None where there is none. Raises SreError where it is no such thing."""
     try:
         content = read_json(path)
+        (_Done if path.name.endswith("done.json") else _Begun).model_validate(content)
     except FileNotFoundError:
         return None
-    needed = _MARKER | (_FINISHED if path.name.endswith("done.json") else {})
-    wrong = [key for key, kind in needed.items() if not isinstance(content.get(key), kind)]
-    optional = {**dict.fromkeys(("settings", "inputs", "made"), dict), "peak_rss_mb": int}
-    wrong += [key for key, kind in optional.items() if not isinstance(content.get(key, kind()), kind)]
-    made = () if wrong else content.get("made", {}).values()
-    if wrong or not all(isinstance(facts, dict) and {"bytes", "hash"} <= facts.keys() for facts in made):
+    except ValidationError as error:
         message = "not the marker of a stage; remove the file to run its stage again"
-        raise SreError(message, file=path, field=(wrong or ["made"])[0])
+        raise SreError(message, file=path, field=str(error.errors()[0]["loc"][0])) from None
     return content
 
 

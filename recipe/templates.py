@@ -51,7 +51,7 @@ class _Compiler(CodeGenerator):
 
 
 class LimitedEnvironment(ImmutableSandboxedEnvironment):
-    """A sandbox that also limits the work of one rendering. Compile with `template`, then `render_limited`."""
+    """A sandbox that also limits the work of one rendering. See `compile_limited`."""
 
     code_generator_class = _Compiler
     intercepted_binops = frozenset({"*", "**", "%", "+"})
@@ -64,37 +64,28 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             self.globals.pop(name, None)
         self.filters = {name: self.limited(name, function) for name, function in self.filters.items()}
 
-    def compile_limited(self, source: str, file: str | Path, field: str | None = None) -> jinja2.Template:
-        """Compile a template.
+    def compile_limited(
+        self, source: str, file: str | Path, field: str | None = None
+    ) -> Callable[[Mapping[str, Any]], str]:
+        """The function that renders a template with its variables.
 
         Args:
-            source: Its text.
+            source: The template's text.
             file: Where it stands, for errors.
             field: The same, within the file.
 
         Raises:
-            SreError: The template is broken.
+            SreError: The template is broken. The function raises it for whatever goes wrong in it.
         """
         with self._limit("is broken", file, field):
             self.spend("", [source] * 10)
-            return self.from_string(source)
+            template = self.from_string(source)
 
-    def render_limited(
-        self, template: jinja2.Template, context: Mapping[str, Any], file: str | Path, field: str | None = None
-    ) -> str:
-        """The text that a template gives.
+        def render(context: Mapping[str, Any]) -> str:
+            with self._limit("can't be rendered", file, field):
+                return template.render(context)
 
-        Args:
-            template: One that `compile_limited` gave.
-            context: Its variables.
-            file: Where it stands, for errors.
-            field: The same, within the file.
-
-        Raises:
-            SreError: Whatever goes wrong in it.
-        """
-        with self._limit("can't be rendered", file, field):
-            return template.render(context)
+        return render
 
     @contextlib.contextmanager
     def _limit(self, fault: str, file: str | Path, field: str | None) -> Iterator[None]:

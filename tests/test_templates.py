@@ -11,7 +11,7 @@ from recipe.templates import LIMIT, LimitedEnvironment
 
 def render(source: str, **context: object) -> str:
     environment = LimitedEnvironment(extensions=["jinja2.ext.loopcontrols"])
-    return environment.render_limited(environment.compile_limited(source, "t"), context, "t")
+    return environment.compile_limited(source, "t")(context)
 
 
 NESTED = "{% for a in range(99999) %}" * 3 + "x" + "{% endfor %}" * 3
@@ -100,6 +100,6 @@ def test_a_prompt_as_long_as_any_context_is_far_from_the_limit() -> None:
 
 def test_the_budget_is_one_rendering_s_own() -> None:
     environment = LimitedEnvironment()
-    template = environment.compile_limited("{% for a in range(99999) %}{{ a }}{% endfor %}", "t")
-    lengths = {len(environment.render_limited(template, {}, "t")) for _ in range(4)}
+    render = environment.compile_limited("{% for a in range(99999) %}{{ a }}{% endfor %}", "t")
+    lengths = {len(render({})) for _ in range(4)}
     assert lengths == {488885}

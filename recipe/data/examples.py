@@ -16,7 +16,7 @@ from typing import Any
 from recipe.data import benchmark_formats as layouts
 from recipe.data.columns import LABEL, Names, Row, column_map, recognise
 from recipe.data.conversion import Rubrics, from_columns, from_own
-from recipe.data.files import open_rows
+from recipe.data.files import Source
 from recipe.data.records import Example, Task, contradicts_itself, in_prompt_names
 from recipe.data.values import TIE, no_label, parsed, short, to_preference, to_rubric, to_score, whole
 from recipe.errors import SreError
@@ -143,7 +143,7 @@ def read_rows(
     if limit is not None and limit < 1:
         raise SreError(f"limit must be at least 1, not {limit}")
     mapped, seen = column_map(columns or {}), set[int]()
-    for raw in itertools.islice(open_rows(source, task, split), limit):
+    for raw in itertools.islice(Source(str(source), task, split).rows(), limit):
         for row in _read(raw, mapped, task, rubrics or {}, scale, strict):
             name = row.id
             while not strict and hash(name) in seen:

@@ -17,7 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from recipe.config import SEED_DATA
 from recipe.data.columns import Row
@@ -36,88 +36,66 @@ _JSON_LIST = re.compile(r"\s*\[\s*(?:\{|$)")
 Found = tuple[int, Any, str]  # what a reader yields: the line, the row, and why it could not be read
 
 
-def open_rows(source: str | Path, task: Task | None, split: str) -> Iterator[Row]:
-    """The rows of a source.
+class Source(NamedTuple):
+    """Where rows are.
 
-    Args:
-        source: A file, a folder, a hub name, "seed-data" or "-", which is standard input.
-        task: Of a folder with a file for each task, that task's alone; None: both.
-        split: Which files of a folder, or which split of a hub data set.
-
-    Raises:
-        SreError: Nothing can be read there; at the latest at the first row.
+    name: a file, a folder, a hub name, "seed-data" or "-", which is standard input. task: of a folder with a file for
+    each task, that task's alone. split: which files of a folder, or which split of a hub data set.
     """
-    name = str(source)
-    if name == STDIN:
-        stdin: Any = sys.stdin.buffer
-        buffered = stdin if hasattr(stdin, "peek") else io.BufferedReader(stdin)
-        return _placed(_read_json(buffered), "standard input", "stdin")
-    if is_hub_name(name):
-        return _placed(_read_hub(name, split), name, name.partition(":")[0].rpartition("/")[2])
-    files = source_files(source, task, split)
-    stems = Counter(_plain(path).stem for path in files)
-    rows = (row for path in files for row in _read(path, alone=stems[_plain(path).stem] == 1))
-    end = SEED_PARTS.get(name, "")
-    return (row for row in rows if row.cells["aspect"].endswith(end)) if end else rows
 
+    name: str
+    task: Task | None
+    split: str
 
-def source_files(source: str | Path, task: Task | None, split: str) -> list[Path]:
-    """The files that `open_rows` reads; none for standard input and hub names.
+    def rows(self) -> Iterator[Row]:
+        """Raises SreError, at the latest at the first row, when nothing can be read there."""
+        name = self.name
+        if name == STDIN:
+            stdin: Any = sys.stdin.buffer
+            buffered = stdin if hasattr(stdin, "peek") else io.BufferedReader(stdin)
+            return _placed(_read_json(buffered), "standard input", "stdin")
+        if is_hub_name(name):
+            return _placed(_read_hub(name, self.split), name, name.partition(":")[0].rpartition("/")[2])
+        files = self.files()
+        stems = Counter(_plain(path).stem for path in files)
+        rows = (row for path in files for row in _read(path, alone=stems[_plain(path).stem] == 1))
+        end = SEED_PARTS.get(name, "")
+        return (row for row in rows if row.cells["aspect"].endswith(end)) if end else rows
 
-    Args:
-        source: See `open_rows`.
-        task: See `open_rows`.
-        split: See `open_rows`.
+    def files(self) -> list[Path]:
+        """The files that are read; none for standard input and hub names. Raises SreError where there are none."""
+        name, path = self.name, Path(self.name)
+        if name == STDIN or is_hub_name(name):
+            return []
+        if name in SEED_PARTS:
+            try:
+                path = resource("data")
+            except FileNotFoundError as error:
+                raise SreError(str(error)) from None
+        if path.is_dir():
+            return _files_of(path, self.task, self.split)
+        if path.exists():
+            return [path]
+        expected = f"a {_EXTENSIONS} file, a folder, a hub name or {SEED_DATA!r}"
+        raise SreError(f"no such file or folder; expected {expected}", file=path)
 
-    Raises:
-        SreError: There is no such file, or none of the split.
-    """
-    name, path = str(source), Path(source)
-    if name == STDIN or is_hub_name(name):
-        return []
-    if name in SEED_PARTS:
-        try:
-            path = resource("data")
-        except FileNotFoundError as error:
-            raise SreError(str(error)) from None
-    if path.is_dir():
-        return _files_of(path, task, split)
-    if path.exists():
-        return [path]
-    expected = f"a {_EXTENSIONS} file, a folder, a hub name or {SEED_DATA!r}"
-    raise SreError(f"no such file or folder; expected {expected}", file=source)
+    def count(self) -> int | None:
+        """How many rows there are, where they are the lines of files."""
+        files = self.files()
+        if not files or any(path.suffix not in (".jsonl", ".ndjson") for path in files):
+            return None
+        total = 0
+        for path in files:
+            with path.open("rb") as file:
+                total += sum(bool(line.strip()) for line in file)
+        return total
 
-
-def count_rows(source: str | Path, task: Task | None, split: str) -> int | None:
-    """How many rows a source has; None where they are not the lines of files.
-
-    Args:
-        source: See `open_rows`.
-        task: See `open_rows`.
-        split: See `open_rows`.
-    """
-    files = source_files(source, task, split)
-    if not files or any(path.suffix not in (".jsonl", ".ndjson") for path in files):
-        return None
-    total = 0
-    for path in files:
-        with path.open("rb") as file:
-            total += sum(bool(line.strip()) for line in file)
-    return total
-
-
-def has_split(source: str, task: Task, split: str) -> bool:
-    """Whether a source has the rows of a split apart.
-
-    Args:
-        source: See `open_rows`. A single file has training rows alone.
-        task: Whose rows.
-        split: The split's name.
-    """
-    if source in SEED_PARTS or Path(source).is_dir():
-        with contextlib.suppress(SreError):
-            return bool(source_files(source, task, split))
-    return is_hub_name(source) and split in _hub_splits(source)
+    def has_split(self) -> bool:
+        """Whether the split's rows are apart. A single file has training rows alone."""
+        if self.name in SEED_PARTS or Path(self.name).is_dir():
+            with contextlib.suppress(SreError):
+                return bool(self.files())
+        return is_hub_name(self.name) and self.split in _hub_splits(self.name)
 
 
 def is_hub_name(source: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from recipe.config import DataConfig, SftConfig
 from recipe.data.examples import read_examples
-from recipe.data.files import has_split
+from recipe.data.files import Source
 from recipe.data.forgery import with_forged
 from recipe.data.pairs import pairs_from_scores
 from recipe.data.records import Example, Task, contradicts_itself, with_references
@@ -85,7 +85,7 @@ def _read(
     if not source or not name or limit == 0:
         return []
     shares = _held_out(data)
-    own = split == "train" or has_split(source, task, name)
+    own = split == "train" or Source(source, task, name).has_split()
     rows = read_examples(
         source,
         task=task,
@@ -106,8 +106,8 @@ def _read(
 def _held_out(data: DataConfig) -> dict[str, float]:
     """The shares of the training prompts that take the place of splits which a task's data doesn't have."""
     splits = (("test", data.test_split, data.test_share), ("dev", data.dev_split, data.dev_share))
-    sources = {task: data.source(task) for task in data.tasks if data.source(task)}
-    lacking = {name for _, name, _ in splits if not all(has_split(sources[task], task, name) for task in sources)}
+    sources = [(data.source(task), task) for task in data.tasks if data.source(task)]
+    lacking = {name for _, name, _ in splits if not all(Source(*of, name).has_split() for of in sources)}
     return {split: share for split, name, share in splits if name and name in lacking}
 
 

@@ -7,8 +7,10 @@
                                                                "value": -0.2, "low": -0.3, "high": -0.1, "n": 75}}}}}
 """
 
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from recipe.data.naming import stated_winner, to_prompt_names
@@ -25,26 +27,7 @@ from recipe.evaluation.metrics import (
 )
 from recipe.evaluation.trivial import TIE, Said, Verdict, longer_response, trivial_baselines
 
-COMPARED: dict[Task, tuple[str, ...]] = {
-    "pointwise": ("pearson_within", "pearson"),
-    "pairwise": ("both_orders", "accuracy"),
-}
-"""The figures by which a judge is set against the best rule; the second stands in where the first is undefined."""
-LABELS = {
-    "pearson": "Pearson",
-    "pearson_expected": "Pearson, expected score",
-    "pearson_within": "Pearson within criteria",
-    "expected_within": "expected score, within criteria",
-    "spearman": "Spearman",
-    "kendall": "Kendall",
-    "accuracy": "accuracy",
-    "both_orders": "accuracy, orders averaged",
-    "longer_is_worse": "accuracy where the longer response is worse",
-    "top_label": "share of the most frequent label",
-    "first": "first position picked",
-    "stated": "rationale prefers the labelled winner",
-}
-"""A figure -> what tables call it."""
+FIGURES = tomllib.loads(Path(__file__).with_name("figures.toml").read_text(encoding="utf-8"))
 ONE_SIDED = 0.8  # a judge that gives one label in more than this share of the rows hardly judges
 
 
@@ -119,8 +102,8 @@ def _shortcut_figures(rows: Sequence[Example], verdicts: Sequence[Said], resampl
         return found
     against_length = [k for k, row in enumerate(rows) if longer_response(row) == 3 - truth[k]]
     stated = {k: stated_winner(to_prompt_names(verdicts[k].rationale)) for k in labels}
-    averaged = both_orders(rows, verdicts)
-    agree = both_orders(rows, verdicts, labels_alone=True)
+    averaged = _both_orders(rows, verdicts)
+    agree = _both_orders(rows, verdicts, labels_alone=True)
     return found | {
         "both_orders": rate_of({k: credit(truth[k], label) for k, label in averaged.items()}),
         "consistent": rate_of({k: label not in (None, TIE) for k, label in agree.items()}),
@@ -130,17 +113,13 @@ def _shortcut_figures(rows: Sequence[Example], verdicts: Sequence[Said], resampl
     }
 
 
-def both_orders(
+def _both_orders(
     rows: Sequence[Example], verdicts: Sequence[Said], *, labels_alone: bool = False
 ) -> dict[int, float | None]:
     """Place of each pair that was judged in both orders -> the label that both say on average, in the pair's order.
 
-    It is None where either is malformed, and TIE where they are even.
-
-    Args:
-        rows: Pairs; those of several random seeds repeat their ids, in the same order.
-        verdicts: What was said of each.
-        labels_alone: Average the labels, as is done without probabilities too.
+    None where either is malformed; TIE where they are even. Without probabilities, and with `labels_alone`, the labels
+    are averaged. The rows of several random seeds repeat their ids, in the same order.
     """
     exchanged: dict[str, list[Said]] = defaultdict(list)
     for row, verdict in zip(rows, verdicts, strict=True):
@@ -185,7 +164,7 @@ def audit(
         said = {name: dict(zip([row.id for row in mine], some, strict=True)) for name, some in scores.items()}
         for judge, (its_rows, its_verdicts) in judged.items():
             theirs, verdicts = labelled(task, its_rows, its_verdicts)
-            for figure in COMPARED[task] if theirs else ():
+            for figure in FIGURES["compared"][task] if theirs else ():
                 values = {name: baselines[name][task][figure]["value"] for name in rules}
                 known = [name for name, value in values.items() if value is not None]
                 if known:
@@ -240,7 +219,7 @@ def difference(
         return paired_difference(truth, one, two, groups, resamples, strata)
     places: Iterable[int] = range(len(rows))
     if figure == "both_orders":
-        before, after = both_orders(rows, first), both_orders(rows, second)
+        before, after = _both_orders(rows, first), _both_orders(rows, second)
         places, one, two = after, [before.get(k) for k in places], [after.get(k) for k in places]
     elif figure == "accuracy":
         places = [k for k in places if None not in (one[k], two[k])]

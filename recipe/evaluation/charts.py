@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recipe.data.records import Example, Judgement
-from recipe.evaluation.audit import COMPARED, LABELS
+from recipe.evaluation.audit import FIGURES
 from recipe.evaluation.tables import judge_name
 
 
@@ -16,7 +16,7 @@ def interval_charts(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     the best rule, or None.
     """
     charts = []
-    for task, names in COMPARED.items():
+    for task, names in FIGURES["compared"].items():
         judges = {judge_name(name): part.get(task, {}) for name, part in results["models"].items() if part}
         rules = {name: part[task] for name, part in results.get("baselines", {}).items() if task in part}
         for name in names:
@@ -29,7 +29,8 @@ def interval_charts(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             if any(not bar["rule"] for bar in bars):
                 ends = [bar["value"] if bar["low"] is None else bar["low"] for bar in bars]
                 best = max((bar["value"] for bar in bars if bar["rule"]), default=None)
-                charts.append({"title": f"{LABELS[name]}, {task}", "low": min(0, *ends), "bars": bars, "best": best})
+                title = f"{FIGURES['labels'][name]}, {task}"
+                charts.append({"title": title, "low": min(0, *ends), "bars": bars, "best": best})
                 break
     return charts
 

@@ -3,20 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from recipe.data.records import TASKS, Example, Judgement, Task
-from recipe.evaluation.audit import audit, difference, figures_by_task, labelled
+from recipe.data.records import TASKS, Example, Judgement
+from recipe.evaluation.audit import FIGURES, audit, difference, figures_by_task, labelled
 
 Measured = Mapping[str, Mapping[int, Sequence[Judgement]]]  # judge -> random seed -> its judgement of each row
-DIFFERENCES: dict[str, tuple[Task, str]] = {
-    "Pearson, both parsed": ("pointwise", "pearson"),
-    "Pearson within criteria, both parsed": ("pointwise", "pearson_within"),
-    "pointwise accuracy, both parsed": ("pointwise", "accuracy"),
-    "pairwise accuracy, both parsed": ("pairwise", "accuracy"),
-    "pointwise accuracy, all rows": ("pointwise", "accuracy_all"),
-    "pairwise accuracy, all rows": ("pairwise", "accuracy_all"),
-    "pairwise accuracy, orders averaged": ("pairwise", "both_orders"),
-}
-"""Columns of a table of differences -> (task, figure)."""
 
 
 def compare(
@@ -39,8 +29,8 @@ def compare(
         resamples: Of the bootstrap.
 
     Returns:
-        {"models": {judge: figures}, "differences": {"second - first": {task: {each of DIFFERENCES: a figure with its
-        paired interval}}}} and what `audit` returns.
+        {"models": {judge: figures}, "differences": {"second - first": {task: {figure: {"value", "low", …}}}}} and what
+        `audit` returns.
     """
     ran = {name: _pooled(rows, by_seed, list(by_seed)) for name, by_seed in measured.items() if by_seed}
     found: dict[str, Any] = {
@@ -62,7 +52,7 @@ def _differences(
     found: dict[str, Any] = {}
     for task in TASKS:
         kept, one, two = labelled(task, rows, first, second)
-        names = [name for its_task, name in DIFFERENCES.values() if its_task == task]
+        names = [name for its_task, name in FIGURES["differences"].values() if its_task == task]
         found[task] = {name: difference(name, kept, one, two, resamples) for name in names}
     return found
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from recipe.config import EvaluateConfig
-from recipe.data.records import TASKS, Example, Judgement, Task
-from recipe.evaluation.audit import LABELS, figures_by_task
+from recipe.data.records import TASKS, Example, Judgement
+from recipe.evaluation.audit import FIGURES, figures_by_task
 from recipe.judge.aggregate import consensus
 from recipe.judge.judge import Judge
 from recipe.judge.options import JudgeOptions
@@ -95,19 +95,14 @@ def first_samples(run: Path, judge: str) -> list[Judgement]:
     return as_written([pool[0] for pool in _by_example(samples).values()])
 
 
-CARD_FIGURES: dict[Task, tuple[str, ...]] = {
-    "pointwise": ("pearson", "pearson_within", "accuracy"),
-    "pairwise": ("accuracy", "both_orders", "longer_is_worse", "first"),
-}
-
-
 def headline(result: Mapping[str, Any]) -> dict[str, Any]:
     """The figures that a model card shows, of the tasks that were measured."""
     counts = {key: sum(result[task][key] for task in TASKS) for key in ("n", "malformed")}
     found = {"rows": counts["n"], "malformed": counts["malformed"]}
-    for task, names in CARD_FIGURES.items():
+    for task, names in FIGURES["card"].items():
         for name in names if result[task]["n"] else ():
-            label = f"{task} {LABELS[name]}" if LABELS[name].startswith("accuracy") else LABELS[name]
+            label = FIGURES["labels"][name]
+            label = f"{task} {label}" if label.startswith("accuracy") else label
             if figure := result[task].get(name):
                 found[label] = figure
     return found

@@ -9,8 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recipe.data.records import TASKS, Example, Judgement, Task
-from recipe.evaluation.audit import COMPARED, LABELS, degenerate
-from recipe.evaluation.compare import DIFFERENCES
+from recipe.evaluation.audit import FIGURES, degenerate
 from recipe.evaluation.evaluate import FORCED
 from recipe.progress import duration
 
@@ -18,11 +17,6 @@ Grid = list[list[str]]  # a head and rows; the first column names the row
 
 NOT_RUN = "not run"
 NAMES = {"seed": "seed", FORCED: "seed, label forced", "sft": "SFT"}
-AUDIT: dict[Task, tuple[str, ...]] = {
-    "pointwise": ("pearson", "pearson_within", "expected_within", "accuracy", "top_label"),
-    "pairwise": ("accuracy", "both_orders", "longer_is_worse", "first", "stated"),
-}
-"""The figures that the shortcut audit shows."""
 _OF_SOME_ROWS = ("both_orders", "longer_is_worse", "stated")
 JUDGES = "Judges on the test rows (95% bootstrap intervals; malformed counts as wrong)"
 GAINS = "Differences (paired bootstrap by prompt)"
@@ -71,7 +65,8 @@ def judges_grid(models: Mapping[str, Any]) -> Grid:
 
 def differences_grid(gains: Mapping[str, Any]) -> Grid:
     """One row a comparison, the second judge minus the first. Figures that no comparison has are left out."""
-    columns = {head: key for head, key in DIFFERENCES.items() if any(key[1] in gain[key[0]] for gain in gains.values())}
+    shown = FIGURES["differences"].items()
+    columns = {head: key for head, key in shown if any(key[1] in gain[key[0]] for gain in gains.values())}
     grid = [["difference", *columns]]
     for name, gain in gains.items():
         grid.append([name, *(figure_text(gain[task].get(figure)) for task, figure in columns.values())])
@@ -81,12 +76,13 @@ def differences_grid(gains: Mapping[str, Any]) -> Grid:
 def audit_grids(part: Mapping[str, Any]) -> list[tuple[str, Grid]]:
     """(title, table) of each task: the judges, then the rules; each judge minus the best rule."""
     found = []
-    for task, shown in AUDIT.items():
+    for task, shown in FIGURES["audit"].items():
         rules = {name: result for name, result in part.get("baselines", {}).items() if task in result}
         judges = {name: result for name, result in _ran(part).items() if rules and result[task]["n"]}
         if not judges:
             continue
-        grid = [["judge or rule", "n", "malformed", *map(LABELS.__getitem__, shown), "minus the best rule"]]
+        labels = [FIGURES["labels"][name] for name in shown]
+        grid = [["judge or rule", "n", "malformed", *labels, "minus the best rule"]]
         for name, result in [*judges.items(), *rules.items()]:
             figures = result[task]
             cells = [figure_text(figures.get(key), with_n=key in _OF_SOME_ROWS) for key in shown]
@@ -99,7 +95,8 @@ def audit_grids(part: Mapping[str, Any]) -> list[tuple[str, Grid]]:
 def _against_text(part: Mapping[str, Any], judge: str, task: Task) -> str:
     """ "-.16 [-.27, -.06] (longer response)": a judge minus the best rule; "-" where that is undefined."""
     against = part.get("against_baselines", {}).get(judge, {}).get(task, {})
-    found = next((against[name] for name in COMPARED[task] if against.get(name, {}).get("value") is not None), None)
+    named = [against[name] for name in FIGURES["compared"][task] if name in against]
+    found = next((figure for figure in named if figure["value"] is not None), None)
     return f"{figure_text(found)} ({found['baseline']})" if found else "-"
 
 

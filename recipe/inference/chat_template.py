@@ -53,10 +53,9 @@ class ChatTemplate:
     def __init__(self, source: str | None, *, bos: str, eos: str, file: Path | str) -> None:
         if not source:
             raise SreError("there is no chat template; take an instruction-tuned model", file=file, field=_FIELD)
-        self._file = file
         self._context = {"bos_token": bos, "eos_token": eos, "add_generation_prompt": True}
         self._context |= {"tools": None, "documents": None, "date_string": f"{_DATE:%d %b %Y}"}
-        self._template = _ENVIRONMENT.compile_limited(source, file, _FIELD)
+        self._render = _ENVIRONMENT.compile_limited(source, file, _FIELD)
         self._folds = False
         system, user = (Message(role, sign) for role, sign in zip(("system", "user"), _SIGNS, strict=True))
         try:
@@ -76,7 +75,7 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt's text. Raises SreError for messages that the template refuses."""
         turns = [{"role": m.role, "content": m.content} for m in (folded(messages) if self._folds else messages)]
-        return _ENVIRONMENT.render_limited(self._template, {**self._context, "messages": turns}, self._file, _FIELD)
+        return self._render({**self._context, "messages": turns})
 
 
 def folded(messages: Sequence[Message]) -> list[Message]:

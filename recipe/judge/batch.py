@@ -17,7 +17,7 @@ from typing import Any, Literal
 from recipe.data.benchmark_formats import GENERAL
 from recipe.data.columns import Row
 from recipe.data.examples import ReadRow, read_rows
-from recipe.data.files import count_rows, source_files
+from recipe.data.files import Source
 from recipe.data.records import Example, Rubric, Task
 from recipe.errors import SreError, printable
 from recipe.inference.openai import OpenAIGenerator
@@ -133,10 +133,11 @@ def judge_file(
     """
     rubrics = by_task(rubric)
     rows = read_rows(source, task=task, split=split, limit=limit, columns=columns, rubrics=rubrics)
-    journal = Journal(out, resume=resume, overwrite=overwrite, sources=source_files(source, task, split))
+    place = Source(str(source), task, split)
+    journal = Journal(out, resume=resume, overwrite=overwrite, sources=place.files())
     begun, total = _begun(rows, source, options, tell)
     if total is None:
-        total = count_rows(source, task, split) if progress and limit is None else limit
+        total = place.count() if progress and limit is None else limit
     given = [*rubrics.values(), *GENERAL.values()]
     with judge() if callable(judge) else nullcontext(judge) as judges:
         return _judge_all(judges, begun, journal, options, given, progress, total)

@@ -16,7 +16,7 @@ import pytest
 
 from recipe.data import files as readers
 from recipe.data.examples import read_examples, read_rows
-from recipe.data.files import count_rows
+from recipe.data.files import Source
 from recipe.data.records import TASKS, Example, Message, Rubric
 from recipe.errors import SreError
 
@@ -447,6 +447,6 @@ def test_rows_are_read_as_they_are_needed(tmp_path: Path) -> None:
 
 def test_a_count_of_rows_is_known_where_it_costs_little(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "rows.jsonl", *[pointwise()] * 5)
-    assert count_rows(path, None, "train") == 5
-    assert count_rows(write_csv(tmp_path / "rows.csv", pointwise()), None, "train") is None
-    assert count_rows("-", None, "train") is None
+    assert Source(str(path), None, "train").count() == 5
+    assert Source(str(write_csv(tmp_path / "rows.csv", pointwise())), None, "train").count() is None
+    assert Source("-", None, "train").count() is None

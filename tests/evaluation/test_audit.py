@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recipe.data.records import Example, Judgement, Message, Rubric, exchanged, in_both_orders
-from recipe.evaluation.audit import audit, both_orders, degenerate, figures_by_task, task_figures
+from recipe.evaluation.audit import _both_orders, audit, degenerate, figures_by_task, task_figures
 from recipe.evaluation.tables import results_markdown
 from recipe.evaluation.trivial import CRITERION, FITTED, LONGER, TIE, Verdict
 from recipe.pipeline.results import write_results
@@ -81,14 +81,14 @@ def test_in_both_orders_the_averaged_probability_decides_and_malformed_is_none()
     rows = [pair(0, 2), exchanged(pair(0, 2)), pair(1, 2), exchanged(pair(1, 2)), pair(2, 1), exchanged(pair(2, 1))]
     # Both say position 1: of pair 0 the second order is surer, so its first response, pair 0's second, is better.
     said = [verdict(1, 1.4), verdict(1, 1.1), verdict(1, 1.2), verdict(1, 1.2), verdict(None), verdict(2, 1.9)]
-    assert both_orders(rows, said) == {0: 2, 2: TIE, 4: None}
+    assert _both_orders(rows, said) == {0: 2, 2: TIE, 4: None}
     assert task_figures(rows[0].task, rows, said, 200)["both_orders"]["value"] == pytest.approx((1 + 0.5 + 0) / 3)
 
 
 def test_the_orders_of_each_random_seed_stay_together() -> None:
     rows = [pair(0, 2), exchanged(pair(0, 2))] * 2
-    assert both_orders(rows, [verdict(2), verdict(1), verdict(1), verdict(2)]) == {0: 2, 2: 1}
-    assert both_orders([pair(0, 2)], [verdict(2)]) == {}
+    assert _both_orders(rows, [verdict(2), verdict(1), verdict(1), verdict(2)]) == {0: 2, 2: 1}
+    assert _both_orders([pair(0, 2)], [verdict(2)]) == {}
 
 
 def test_what_the_rationale_prefers_is_compared_with_the_label_in_any_naming() -> None:

@@ -1,7 +1,7 @@
 """What the report's pictures show is what was measured."""
 
 from recipe.data.records import Example, Judgement, Message, Rubric
-from recipe.evaluation.audit import COMPARED
+from recipe.evaluation.audit import FIGURES
 from recipe.evaluation.charts import confusion, interval_charts
 
 
@@ -18,7 +18,7 @@ def figure(value, low=None, high=None):
 
 
 def test_judges_stand_beside_the_rules_by_the_figure_that_both_are_compared_by():
-    first, second = COMPARED["pairwise"]
+    first, second = FIGURES["compared"]["pairwise"]
     results = {
         "models": {"sft": {"pairwise": {first: figure(0.4, -0.1, 0.6)}}, "j1": None},
         "baselines": {
@@ -35,7 +35,7 @@ def test_judges_stand_beside_the_rules_by_the_figure_that_both_are_compared_by()
 
 
 def test_where_the_first_figure_is_undefined_of_every_judge_the_second_is_drawn():
-    first, second = COMPARED["pointwise"]
+    first, second = FIGURES["compared"]["pointwise"]
     results = {"models": {"sft": {"pointwise": {first: figure(None), second: figure(0.3, 0.1, 0.5)}}}}
     (chart,) = interval_charts(results)
     assert [bar["value"] for bar in chart["bars"]] == [0.3]

@@ -14,7 +14,7 @@ from typing import Any
 from recipe.data.examples import read_examples
 from recipe.data.records import Example, Task, in_both_orders
 from recipe.errors import SreError
-from recipe.evaluation.audit import LABELS, task_figures
+from recipe.evaluation.audit import FIGURES, task_figures
 from recipe.evaluation.calibration import calibration_figures
 from recipe.evaluation.metrics import correlation, rate_figure
 from recipe.evaluation.trivial import Verdict
@@ -128,13 +128,6 @@ def own_rows(name: str) -> Benchmark:
     return Benchmark(name, name, ("test",), None, figures, in_both_orders)
 
 
-HEADLINE: dict[Task, tuple[str, ...]] = {
-    "pointwise": ("pearson", "pearson_expected", "pearson_within", "spearman", "kendall", "accuracy"),
-    "pairwise": ("accuracy", "both_orders", "pearson"),
-}
-"""The figures of audit.py that a table shows; what is undefined for all rows is left out."""
-
-
 def labelled_figures(judged: Judged) -> Figures:
     """Of labelled rows of one task: agreement with the truth, and calibration.
 
@@ -147,5 +140,5 @@ def labelled_figures(judged: Judged) -> Figures:
     details["calibration"] = calibration_figures([verdict.label_probabilities for verdict in said], truth)
     if task == "pairwise":
         details["pearson"] = correlation(truth, labels, judged.prompts, resamples=judged.resamples)
-    headline = {LABELS[name]: details[name] for name in HEADLINE[task] if details[name]["n"]}
+    headline = {FIGURES["labels"][name]: details[name] for name in FIGURES["benchmark"][task] if details[name]["n"]}
     return {"headline": headline, "details": details}

@@ -47,20 +47,14 @@ def both_alone(rows: Sequence[Example]) -> list[Example]:
 
 def pointwise(judged: Judged) -> Figures:
     """The chosen response must score higher; a tie counts one half, a malformed score of either as wrong."""
-    found = _measured(judged, preferred(judged.rows, judged.verdicts))
-    finer = _credits(judged.rows, preferred(judged.rows, judged.verdicts, "expected_score"))
+    found = _measured(judged, _preferred(judged.rows, judged.verdicts))
+    finer = _credits(judged.rows, _preferred(judged.rows, judged.verdicts, "expected_score"))
     found["headline"]["total, expected score"] = weighted_figures(finer, judged)["total"]
     return found
 
 
-def preferred(rows: Sequence[Example], verdicts: Mapping[str, Verdict], by: str = "label") -> list[Verdict]:
-    """The response of each pair that scored higher: TIE for equal scores, None where one is malformed.
-
-    Args:
-        rows: The pairs.
-        verdicts: The scores, by the ids that `both_alone` gives.
-        by: "label" or "expected_score".
-    """
+def _preferred(rows: Sequence[Example], verdicts: Mapping[str, Verdict], by: str = "label") -> list[Verdict]:
+    """The response of each pair that scored higher: TIE for equal scores, None where one is malformed."""
     found = []
     for row in rows:
         sides = [verdicts[f"{row.id}:{place}"] for place in (1, 2)]
@@ -89,5 +83,5 @@ def _credits(rows: Sequence[Example], verdicts: Sequence[Verdict]) -> list[float
 
 _SUBSETS = [subset for weights in CATEGORIES.values() for subset in weights]
 _HUB = "allenai/reward-bench"
-REWARDBENCH = Benchmark("rewardbench", _HUB, ("filtered",), "pairwise", pointwise, both_alone, _SUBSETS, preferred)
+REWARDBENCH = Benchmark("rewardbench", _HUB, ("filtered",), "pairwise", pointwise, both_alone, _SUBSETS, _preferred)
 REWARDBENCH_PAIRWISE = replace(REWARDBENCH, name="rewardbench-pairwise", figures=pairwise, prepare=list, audited=None)
