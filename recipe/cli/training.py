@@ -80,7 +80,7 @@ def _named(source: str) -> tuple[str, str]:
     "sre run cpu-smollm2-135m --set seed=1 --run-dir runs/one",
     "sre run my.toml --until merged        stop after the merge",
     "sre run my.toml                       go on where it stopped",
-    "accelerate launch -m recipe.cli.main run my.toml        on all GPUs of this machine",
+    "accelerate launch -m recipe.cli run my.toml   on all GPUs of this machine",
 )
 @click.argument("config")
 @opt.run_dir

@@ -16,8 +16,9 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from recipe.config import SEED_DATA
 from recipe.data.columns import Row
@@ -36,7 +37,8 @@ _JSON_LIST = re.compile(r"\s*\[\s*(?:\{|$)")
 Found = tuple[int, Any, str]  # what a reader yields: the line, the row, and why it could not be read
 
 
-class Source(NamedTuple):
+@dataclass(frozen=True)
+class Source:
     """Where rows are.
 
     name: a file, a folder, a hub name, "seed-data" or "-", which is standard input. task: of a folder with a file for
