@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,18 +15,33 @@ if TYPE_CHECKING:
     from recipe.doctor.checks import Check
 
 
-@opt.command("sre doctor", "sre doctor --gpu-smoke", "sre doctor --gpu-smoke --cpu")
+@opt.command(
+    "sre doctor",
+    "sre doctor --gpu-smoke",
+    "sre doctor --gpu-smoke --cpu",
+    "sre doctor --gpu-smoke --shape llama3.1-8b --memory-gb 24",
+)
 @click.option("--gpu-smoke", is_flag=True, help="Run every stage on a few rows, in minutes, and report.")
 @click.option("--cpu", is_flag=True, help="With --gpu-smoke: on the processor.")
-@click.option("--model", default="smollm2-135m", help="With --gpu-smoke: the seed model.")
-def doctor(gpu_smoke: bool, cpu: bool, model: str) -> None:
+@click.option(
+    "--model", default="smollm2-135m", help="With --gpu-smoke: the seed model, or with --shape its tokeniser."
+)
+@click.option("--shape", help="With --gpu-smoke: random weights in the shape of a model, e.g. llama3.1-8b.")
+@click.option("--layers", type=opt.POSITIVE, help="With --shape: so many layers. [default: all; 2 on a processor]")
+@click.option("--vocab", type=opt.POSITIVE, help="With --shape: so large a vocabulary. [default: the model's]")
+@click.option(
+    "--memory-gb", type=click.FloatRange(min=1), help="With --gpu-smoke: use no more of the GPU than a card has."
+)
+@click.option("--json", "as_json", is_flag=True, help="With --gpu-smoke: print the report as JSON.")
+def doctor(gpu_smoke: bool, as_json: bool, **options: Any) -> None:
     """Versions, CPU and GPU, what is missing and how to install it."""
     if gpu_smoke:
-        from recipe.doctor.gpu_smoke import smoke
+        from recipe.doctor.gpu_smoke import markdown, smoke
 
-        report, passed = smoke(model, cpu=cpu)
-        click.echo(report)
-        raise SystemExit(int(not passed))
+        report = smoke(**options)
+        click.echo(json.dumps(report, indent=1) if as_json else markdown(report))
+        raise SystemExit(int(not report["passed"]))
+    opt.refuse([*options, "as_json"], "needs --gpu-smoke")
     from recipe.doctor.checks import diagnose, exit_status, render
 
     checks = [*diagnose(), *_kernels()]
@@ -56,7 +72,7 @@ def _kernels() -> list[Check]:
     "sre plan t4-qwen2.5-1.5b --gpu t4 --set sample.parallel=16",
 )
 @click.argument("config")
-@click.option("--gpu", default="cpu", help="t4, l4, 3060, 3090, 4090, a100-40, a100-80, h100; cpu: this one.")
+@click.option("--gpu", default="cpu", help="t4, l4, 3060, 3090, 4090, a100-40, a100-80, h100, h200; cpu: this one.")
 @opt.overrides
 def plan(config: str, gpu: str, overrides: tuple[str, ...]) -> None:
     """Check the data, and show the memory and time of each stage, before anything is downloaded."""

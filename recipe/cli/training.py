@@ -110,13 +110,15 @@ def _run_and_show(source: str, overrides: tuple[str, ...], run_dir: Path | None,
     config = load(source, overrides)
     folder = run_dir or Path("runs") / config.name
     results = run_pipeline(config, folder, until=until, say=click.echo)
-    from recipe.evaluation.tables import judge_name, results_grids, round_text, show, stages_table
+    from recipe.evaluation.tables import flips_text, judge_name, results_grids, round_text, show, stages_table
 
     opt.console().print(stages_table(results["stages"]))
     if results["models"]:
         show(results_grids(results), results["models"], opt.console())
     for found in results["rounds"]:
         click.echo(round_text(found))
+    if "flips" in results:
+        click.echo(flips_text(results["flips"]))
     if results["judge"]:
         click.echo(f"Your judge: {folder / 'judge.gguf'} ({judge_name(results['judge'])})")
         click.echo(f"Judge a file with it: sre judge rows.jsonl -o judged.jsonl --model {folder / 'judge.gguf'}")

@@ -238,6 +238,12 @@ def round_text(found: Mapping[str, Any]) -> str:
     return f"{head}{after}, {before} on {found['rows']} dev rows; difference {gain}"
 
 
+def flips_text(found: Mapping[str, Any]) -> str:
+    """One line about how often each type of the judge gives another label than its 16-bit file."""
+    rates = ", ".join(f"{name} {rate:.1%}" for name, rate in found["rates"].items())
+    return f"Labels that differ from the 16-bit file's, of {found['rows']} rows: {rates}"
+
+
 def judged_example(example: Example, judgement: Judgement) -> Panel:
     """Criteria, conversation, response(s), the rationale, the label, and the label distribution as bars."""
     truth = "" if example.label is None else f" (truth: {example.label})"

@@ -86,7 +86,7 @@ class JudgeModel:
 
     def open_gguf(self, path: Path) -> Any:
         """A generator for another GGUF file, run as this judge is."""
-        from recipe.inference.llamacpp.generator import LlamaCppGenerator
+        from recipe.inference.llamacpp.generator import MOST_PARALLEL, LlamaCppGenerator
 
         # A card that trains may have no room for a 16-bit file, so beside PyTorch it takes layers only when asked to.
         usual = None if self.engine == "llamacpp" else 0
@@ -94,7 +94,7 @@ class JudgeModel:
             path,
             threads=self.loading.threads,
             context=self.context,
-            parallel=self.parallel,
+            parallel=min(self.parallel, MOST_PARALLEL),
             gpu_layers=usual if self.gpu_layers is None else self.gpu_layers,
         )
 

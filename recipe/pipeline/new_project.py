@@ -21,7 +21,7 @@ from recipe.errors import SreError
 from recipe.judge.rubrics import NamedRubric, by_task, read_rubric
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.preflight import preflight
-from recipe.planning.machines import CARDS, GIB, Machine, this_cpu
+from recipe.planning.machines import CARDS, GIB, Machine, card_named, this_cpu
 from recipe.planning.plan import make_plan
 from recipe.planning.workload import CHARS_PER_TOKEN
 from recipe.progress import duration
@@ -95,9 +95,9 @@ def _preset_and_machine(preset: str | None) -> tuple[str, Machine]:
         if not mebibytes.isdigit():  # a card without memory of its own
             continue
         gib = float(mebibytes) / 1024
-        card = next((key for key in CARDS if key.split("-")[0] in name.lower()), "4090" if gib > 20 else "3060")
-        fitting = "24gb-qwen2-7b" if gib > 22 else "12gb-qwen3-4b" if gib > 11 and card != "t4" else "t4-qwen2.5-1.5b"
-        return preset or fitting, replace(CARDS[card], name=name, memory=0.96 * gib * GIB)
+        small = gib <= 11 or "t4" in name.lower()
+        fitting = "24gb-qwen2-7b" if gib > 22 else "t4-qwen2.5-1.5b" if small else "12gb-qwen3-4b"
+        return preset or fitting, card_named(name, 0.96 * gib * GIB)
     preset = preset or "cpu-smollm2-135m"
     meant = {"24gb": "4090", "12gb": "3060", "t4": "t4"}.get(preset.split("-")[0])
     return preset, CARDS[meant] if meant else this_cpu()

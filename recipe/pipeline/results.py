@@ -36,6 +36,9 @@ def results_of(run: RunContext) -> dict[str, Any]:
     taken = run.exported if "gguf" in stages else None
     if forgery := read_forgery(run.path):
         content["forgery"] = forgery
+    exported = run.cache.marker("gguf") or {}
+    if exported.get("flip_rows"):
+        content["flips"] = {"rows": exported["flip_rows"], "rates": exported["flip_rate"]}
     return content | {"judge": taken, "rounds": rounds(run), "models": found, "stages": stages}
 
 

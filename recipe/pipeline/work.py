@@ -177,6 +177,7 @@ def export(
         open_gguf=judge.open_gguf,
         held_out=[(judgement, prompt_ids[judgement.example_id]) for judgement in judgements],
         card=card,
+        trained=judge.open if nf4 and judge.engine != "llamacpp" else None,
         **given,
     )
 

@@ -7,6 +7,7 @@ judge.gguf               the one to take home
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import ne
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from recipe.storage import atomic, replacing
 from recipe.system import versions
 from recipe.training.card import Base, Card, model_card
 from recipe.verdict import gbnf
+
+NF4 = "NF4"  # its name among the types
 
 
 def judge_metadata(name: str, base: Base, prompts: Prompts) -> dict[str, Any]:
@@ -58,6 +61,7 @@ def run_export(
     prompts: Prompts,
     open_gguf: Callable[[Path], Any],
     card: Card,
+    trained: Callable[[], Any] | None = None,
 ) -> dict[str, Any]:
     """Quantise a judge's snapshot, measure how often the label flips, write judge.gguf, model card and Modelfiles.
 
@@ -73,6 +77,8 @@ def run_export(
         prompts: The templates.
         open_gguf: Opens a generator for a GGUF file.
         card: What the model card tells of the judge.
+        trained: Opens a generator for the judge as it was trained and measured, where that was on a base in NF4. The
+            snapshot adds the adapter to the base in 16 bit, so its labels may differ too.
     """
     files: dict[str, Path] = {settings.snapshot: snapshot}
     with bar("quantising", len(settings.types), "files") as advance:
@@ -81,21 +87,23 @@ def run_export(
                 files[name] = folder / f"judge-{name}.gguf"
                 quantize(snapshot, files[name], name)
             advance(1, name)
+    opens: dict[str, Callable[[], Any]] = {name: partial(open_gguf, path) for name, path in files.items()}
+    opens |= {NF4: trained} if trained else {}
     labels = {}
-    with bar("judging with each type", len(files), "files") as advance:
-        for name, path in files.items():
-            labels[name] = _labels(path, rows, open_gguf, prompts, max_tokens)
+    with bar("judging with each type", len(opens), "types") as advance:
+        for name, opened in opens.items():
+            labels[name] = _labels(name, rows, opened, prompts, max_tokens)
             advance(1, name)
     parent = labels.pop(settings.snapshot)
     flips = {name: sum(map(ne, parent, found)) / len(rows) if rows else None for name, found in labels.items()}
     readouts, fits = fit_readouts(held_out)
-    with replacing(judge) as partial:
-        add_metadata(files[settings.judge], partial, write_readouts(readouts))
+    with replacing(judge) as temporary:
+        add_metadata(files[settings.judge], temporary, write_readouts(readouts))
     sizes = {name: path.stat().st_size for name, path in files.items()}
     grid = [["type", "size", f"verdicts that differ from {settings.snapshot} ({len(rows)} rows)"]]
-    for name, size in sizes.items():
-        rate = flips.get(name)
-        grid.append([name, f"{size / 1e6:.0f} MB", "-" if rate is None else f"{rate:.1%}"])
+    for name in opens:
+        rate, size = flips.get(name), f"{sizes[name] / 1e6:.0f} MB" if name in sizes else "as trained"
+        grid.append([name, size, "-" if rate is None else f"{rate:.1%}"])
     template = ChatTemplate(read_header(snapshot).strings.get("tokenizer.chat_template"), bos="", eos="", file=snapshot)
     texts = {"README.md": model_card(card, grid, fits)}
     for task, name in (("pointwise", "Modelfile"), ("pairwise", "Modelfile.pairwise")):
@@ -122,15 +130,15 @@ def fit_readouts(held_out: Sequence[tuple[Judgement, str]]) -> tuple[dict[str, R
 
 
 def _labels(
-    path: Path, rows: Sequence[Example], open_gguf: Callable[[Path], Any], prompts: Prompts, max_tokens: int
+    name: str, rows: Sequence[Example], opened: Callable[[], Any], prompts: Prompts, max_tokens: int
 ) -> list[int | None]:
-    """The label of each row, judged greedily by a GGUF file."""
+    """The label of each row, judged greedily by what `opened` opens."""
     if not rows:
         return []
     requests = [Request(row.id, prompts.judge(row), row.labels, force_label=True) for row in rows]
-    with open_gguf(path) as generator:
+    with opened() as generator:
         found = completions_by_request(generator.generate(requests, Sampling(0.0, 1, max_tokens, stop_at_label=True)))
-    return [to_judgement(row, found[row.id][0], path.stem, need_rationale=False).label for row in rows]
+    return [to_judgement(row, found[row.id][0], name, need_rationale=False).label for row in rows]
 
 
 def modelfile(judge: str, prompt: str, template: ChatTemplate) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from recipe.config import ExportConfig
-from recipe.data.records import Judgement
+from recipe.data.examples import read_examples
+from recipe.data.records import Example, Judgement
 from recipe.gguf.export import write_gguf
 from recipe.gguf.header import read_metadata
 from recipe.inference.chat_template import ChatTemplate
@@ -17,6 +19,7 @@ from recipe.inference.readout import read_readouts
 from recipe.prompts import Prompts
 from recipe.training.card import Base, Card, base_of
 from recipe.training.export import fit_readouts, judge_metadata, modelfile, run_export
+from tests.scripted import ScriptedGenerator
 
 
 def judged(number: int, rationale: str = "Because.") -> tuple[Judgement, str]:
@@ -43,20 +46,34 @@ def test_without_held_out_rows_nothing_is_fitted_and_nothing_is_said_to_be() -> 
 
 
 def export(tiny_model: Path, folder: Path, held_out: Sequence[tuple[Judgement, str]]) -> tuple[dict[str, str], str]:
-    """The metadata of judge.gguf and the card of an export of the tiny model."""
+    """The metadata of judge.gguf and the card of an export of the tiny model that judges no rows."""
+    _, card = export_rows(tiny_model, folder, (), lambda path: None, None, held_out)
+    return read_metadata(folder / "judge.gguf"), card
+
+
+def export_rows(
+    tiny_model: Path,
+    folder: Path,
+    rows: Sequence[Example],
+    open_gguf: Callable[[Path], Any],
+    trained: Callable[[], Any] | None,
+    held_out: Sequence[tuple[Judgement, str]] = (),
+) -> tuple[dict[str, Any], str]:
+    """What an export of the tiny model reports, and its card."""
     folder.mkdir()
     snapshot = folder / "sft.gguf"
     write_gguf(tiny_model, snapshot, adapter=None, type_name="F16", metadata={})
-    run_export(
+    facts = run_export(
         folder,
         snapshot=snapshot,
         judge=folder / "judge.gguf",
-        rows=(),
+        rows=rows,
         held_out=held_out,
         settings=ExportConfig(types=("F16",), judge="F16"),
         max_tokens=24,
         prompts=Prompts(),
-        open_gguf=lambda path: None,
+        open_gguf=open_gguf,
+        trained=trained,
         card=Card(
             "tiny",
             {"pairwise": "rows"},
@@ -67,7 +84,7 @@ def export(tiny_model: Path, folder: Path, held_out: Sequence[tuple[Judgement, s
             warnings=["picks response 2 in 93% of the rows"],
         ),
     )
-    return read_metadata(folder / "judge.gguf"), (folder / "README.md").read_text(encoding="utf-8")
+    return facts, (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_file_and_the_card_have_a_readout_only_where_held_out_rows_gave_one(
@@ -81,6 +98,26 @@ def test_the_file_and_the_card_have_a_readout_only_where_held_out_rows_gave_one(
     assert read_readouts(metadata) == {}
     assert not any("calibration" in key or "readout" in key for key in metadata)
     assert "--uncalibrated" not in card
+
+
+def test_labels_of_the_judge_as_it_was_trained_are_compared_with_those_of_its_file(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    rows = read_examples(tiny_data, task="pointwise", split="test", limit=4)
+    odd = rows[0].id
+
+    def file(path: Path) -> ScriptedGenerator:
+        return ScriptedGenerator(lambda request: ["So. [RESULT] 4"])
+
+    def trained() -> ScriptedGenerator:
+        return ScriptedGenerator(lambda request: [f"So. [RESULT] {2 if request.id == odd else 4}"])
+
+    facts, card = export_rows(tiny_model, tmp_path / "gguf", rows, file, trained)
+    assert facts["flip_rate"] == {"NF4": 0.25}
+    assert "| NF4 | as trained | 25.0% |" in card
+    facts, card = export_rows(tiny_model, tmp_path / "plain", rows, file, None)
+    assert facts["flip_rate"] == {}
+    assert "| NF4 |" not in card
 
 
 def test_a_snapshot_says_in_standard_keys_what_it_is_and_names_no_folder(tiny_model: Path, tmp_path: Path) -> None:

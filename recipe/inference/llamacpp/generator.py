@@ -26,6 +26,7 @@ PROMPT_KEY = "sre.prompts.pointwise"  # in the metadata of every judge that is e
 # Prompts that a session keeps in the cache for later ones to begin with.
 KEPT = 16
 MOST_SEQUENCES = 256  # of one llama.cpp context
+MOST_PARALLEL = MOST_SEQUENCES // 2
 BATCH = 512  # tokens of one decode at the most, unless more samples are drawn side by side
 # From so many tokens in a batch on llama.cpp's attention goes by tiles, which scattered sequences hardly fill.
 TILE = 64
@@ -33,9 +34,8 @@ TILE = 64
 
 def check_parallel(parallel: int, field: str = "parallel") -> None:
     """Raises SreError, naming `field`, for more samples side by side than one context holds with their prompts."""
-    most = MOST_SEQUENCES // 2
-    if not 1 <= parallel <= most:
-        raise SreError(f"llama.cpp decodes 1 to {most} samples side by side, not {parallel}", field=field)
+    if not 1 <= parallel <= MOST_PARALLEL:
+        raise SreError(f"llama.cpp decodes 1 to {MOST_PARALLEL} samples side by side, not {parallel}", field=field)
 
 
 class LlamaCppGenerator(Generator):
