@@ -1,4 +1,4 @@
-"""`sre doctor --gpu-smoke` and tools/gpu_check.sh: the stages run on a CPU, and a failure is reported with its trace."""
+"""`sre doctor --gpu-smoke` and tools/gpu_check.sh: the stages run on a CPU; a failure is reported with its trace."""
 
 from __future__ import annotations
 
