@@ -38,6 +38,57 @@ def strings() -> list[str]:
     return [unicodedata.normalize("NFC", text) for text in [*pieces, *mixed]]
 
 
+# Names of ours for SentencePiece's tokenisers, by how they put a space in front of a text.
+SENTENCEPIECE = {
+    "gemma": ({"type": "Replace", "pattern": {"String": " "}, "content": "▁"}, None),
+    "llama-2": (
+        {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            ],
+        },
+        None,
+    ),
+    "mistral-3": (
+        None,
+        {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False},
+    ),
+}
+
+
+def train_sentencepiece(name: str, corpus: list[str], size: int) -> Any:
+    """A tokeniser as transformers converts SentencePiece's: any pair that makes a token is joined, the token that was
+    learnt first before the others. Runs of spaces are tokens of their own, as in Gemma's.
+    """
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+    learnt = tokenizers.Tokenizer(models.BPE())
+    learnt.pre_tokenizer = pre_tokenizers.Metaspace()
+    learnt.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=size))
+    pairs = json.loads(learnt.to_str())["model"]["merges"]
+    learnt_tokens = list(dict.fromkeys("".join(pair) for pair in pairs))
+    letters = sorted(set(learnt.get_vocab()) - set(learnt_tokens))
+    runs = ["▁" * length for length in range(2, 6)] if name == "gemma" else []
+    learnt_tokens = [token for token in learnt_tokens if token not in runs]
+    tokens = [*SPECIAL, "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *runs, *learnt_tokens, *letters]
+    vocab = {token: number for number, token in enumerate(tokens)}
+    merges = [(token[:k], token[k:]) for token in learnt_tokens for k in range(1, len(token))]
+    of_runs = sorted(((run[:k], run[k:]) for run in runs for k in range(1, len(run))), key=lambda p: -len(p[0]))
+    merges = [(left, right) for left, right in [*of_runs, *merges] if left in vocab and right in vocab]
+    made = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    data = json.loads(made.to_str())
+    data["normalizer"], data["pre_tokenizer"] = SENTENCEPIECE[name]
+    made = tokenizers.Tokenizer.from_str(json.dumps(data))
+    made.add_special_tokens([*SPECIAL, "<unk>"])
+    made.add_tokens([tokenizers.AddedToken(run, normalized=False) for run in runs])
+    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    made.post_processor = processors.TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
+    return made
+
+
 @pytest.fixture(scope="session")
 def train_tokenizer() -> Callable[..., Any]:
     """(pre-tokeniser name, vocabulary size) -> a transformers tokeniser, trained on Python's json package."""
@@ -50,7 +101,7 @@ def train_tokenizer() -> Callable[..., Any]:
     corpus = [p.read_text(encoding="utf-8") for p in sorted(Path(json.__file__).parent.glob("*.py"))]
     corpus += [" ".join(_FRAGMENTS)] * 20
 
-    def train(pre: str, size: int = 500, **ends: Any) -> Any:
+    def byte_level(pre: str, size: int) -> Any:
         tokenizer = tokenizers.Tokenizer(models.BPE())
         data = json.loads(tokenizer.to_str())
         data["pre_tokenizer"] = pre_tokenizer_json(pre)
@@ -62,12 +113,18 @@ def train_tokenizer() -> Callable[..., Any]:
             vocab_size=size, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
         )
         tokenizer.train_from_iterator(corpus, trainer)
-        tokenizer.add_tokens(["<tool>", "<think>", "</think>", "[THINK]", "<h1>", "<turn|>", "\n\n\n", "covid"])
-        tokenizer.add_special_tokens(["[IMG]", "<start_of_image>", "<｜tool｜>"])
         if pre == "llama-bpe":
             tokenizer.post_processor = processors.TemplateProcessing(
                 single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
             )
+        return tokenizer
+
+    def train(pre: str, size: int = 500, **ends: Any) -> Any:
+        tokenizer = train_sentencepiece(pre, corpus, size) if pre in SENTENCEPIECE else byte_level(pre, size)
+        plain = ["<tool>", "<think>", "</think>", "[THINK]", "<h1>", "<turn|>", "\n\n\n", "covid"]
+        tokenizer.add_tokens([tokenizers.AddedToken(token, normalized=False) for token in plain])
+        tokenizer.add_special_tokens(["[IMG]", "<start_of_image>", "<｜tool｜>"])
+        ends = ends | ({"unk_token": "<unk>"} if pre in SENTENCEPIECE else {})
         return PreTrainedTokenizerFast(
             tokenizer_object=tokenizer,
             chat_template=TEMPLATE,
@@ -105,7 +162,7 @@ def build(train_tokenizer: Callable[..., Any], tmp_path_factory: pytest.TempPath
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings), dtype=torch.float32)
         with torch.no_grad():
             for name, values in model.named_parameters():
-                values.normal_(1.0 if "norm" in name else 0.0, 0.3)
+                values.normal_(1.0 if "norm" in name and not family.startswith("gemma") else 0.0, 0.3)
         folder = tmp_path_factory.mktemp(f"{family}-")
         model.save_pretrained(folder, max_shard_size=shard)
         tokenizer.save_pretrained(folder)
@@ -124,6 +181,11 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 WIDE = {"head_dim": 32}
+GEMMA = {**WIDE, "query_pre_attn_scalar": 32, "sliding_window": 24, "final_logit_softcapping": 8.0}
+TWO_ROPES = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+    "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+}
 CASES = {
     "llama": ("llama", "smollm", {"tie_word_embeddings": True, "rope_parameters": PLAIN}),
     "llama-3": ("llama", "llama-bpe", {"tie_word_embeddings": False, "rope_parameters": LLAMA3}),
@@ -133,6 +195,10 @@ CASES = {
     "qwen2-untied": ("qwen2", "qwen2", {"tie_word_embeddings": False, "rope_parameters": PLAIN}),
     "qwen3": ("qwen3", "qwen2", {"tie_word_embeddings": True, **WIDE}),
     "qwen3-untied": ("qwen3", "qwen2", {"tie_word_embeddings": False, **WIDE}),
+    "llama-2": ("llama", "llama-2", {"tie_word_embeddings": False}),
+    "mistral-3": ("mistral", "mistral-3", {"tie_word_embeddings": False, "sliding_window": None}),
+    "gemma2": ("gemma2", "gemma", {**GEMMA, "num_hidden_layers": 4, "attn_logit_softcapping": 5.0}),
+    "gemma3": ("gemma3_text", "gemma", {**GEMMA, "num_hidden_layers": 7, "rope_parameters": TWO_ROPES}),
 }
 
 
@@ -160,7 +226,10 @@ def load() -> Callable[[Path], tuple[Any, Any]]:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        # PyTorch's fast attention leaves out the cap of Gemma 2's.
+        attention = "eager" if folder.name.startswith("gemma2") else "sdpa"
+        options = {"dtype": torch.float32, "attn_implementation": attention}
+        model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
         return model, AutoTokenizer.from_pretrained(folder)
 
     return get

@@ -1,4 +1,4 @@
-"""The hyperparameters of a Llama, Mistral, Qwen2 or Qwen3 model: from config.json, and as GGUF's keys."""
+"""The hyperparameters of a Llama, Mistral, Qwen or Gemma model: from config.json, and as GGUF's keys."""
 
 import math
 from dataclasses import dataclass
@@ -12,6 +12,23 @@ ARCHITECTURES = {
     "MistralForCausalLM": "llama",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    "Gemma2ForCausalLM": "gemma2",
+    "Gemma3ForCausalLM": "gemma3",
+}
+# llama.cpp fixes how often a layer of Gemma sees the whole context, and of how many layers is the size whose attention
+# is scaled by width / heads. All other sizes scale by head_dim.
+_FULL_EVERY = {"gemma2": 2, "gemma3": 6}
+_LARGEST = {"gemma2": 46, "gemma3": 62}
+_LOCAL_THETA = 10000.0  # the rotary base of Gemma 3's layers with a window
+# Gemma 3's config.json leaves out what equals transformers' defaults.
+_GEMMA3 = {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6,
+    "sliding_window": 4096,
+    "vocab_size": 262208,
 }
 
 
@@ -20,7 +37,8 @@ class Shape:
     """The hyperparameters of one model.
 
     `head_dim` is not always width / heads. `context` is in tokens. `rope_factors` divide the rotary frequencies: ()
-    or head_dim / 2 numbers.
+    or head_dim / 2 numbers. `rope_scale` divides the positions in layers without a window. `window`: how many tokens
+    the other layers of Gemma see. The caps bound logits; 0 is none.
     """
 
     arch: str
@@ -36,6 +54,27 @@ class Shape:
     tied: bool
     rope_theta: float
     rope_factors: tuple[float, ...] = ()
+    rope_scale: float = 1.0
+    window: int = 0
+    attention_cap: float = 0.0
+    final_cap: float = 0.0
+
+    @property
+    def is_gemma(self) -> bool:
+        return self.arch in _FULL_EVERY
+
+
+def sees_pictures(config: dict[str, Any]) -> bool:
+    """Whether a config.json is that of a Gemma 3 that sees pictures, of which only the text part is used here."""
+    return config.get("architectures") == ["Gemma3ForConditionalGeneration"]
+
+
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A config.json with all its settings, those of the text part where the model sees pictures too."""
+    if sees_pictures(config):
+        config = {**config["text_config"], "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"}
+    defaults = {"gemma2": {}, "gemma3_text": _GEMMA3}.get(config.get("model_type", ""))
+    return config if defaults is None else {"tie_word_embeddings": True, **defaults, **config}
 
 
 def read_shape(config: dict[str, Any]) -> Shape:
@@ -44,18 +83,19 @@ def read_shape(config: dict[str, Any]) -> Shape:
     Raises SreError for another architecture, or a setting that llama.cpp computes differently for these families, and
     KeyError for one that is missing.
     """
+    config = text_config(config)
     name = str((config.get("architectures") or [""])[0])
     if name not in ARCHITECTURES:
         raise SreError(f"the architecture {name!r} is not one of {', '.join(ARCHITECTURES)}", field="architectures")
     arch = ARCHITECTURES[name]
-    if config.get("hidden_act", "silu") != "silu":
-        raise SreError(f"the activation {config['hidden_act']!r} is not silu", field="hidden_act")
-    if arch == "qwen3" and config.get("attention_bias"):
-        raise SreError("llama.cpp has no attention biases for Qwen3", field="attention_bias")
+    field, wanted = ("hidden_activation", "gelu_pytorch_tanh") if arch in _FULL_EVERY else ("hidden_act", "silu")
+    if config.get(field, wanted) != wanted:
+        raise SreError(f"the activation {config[field]!r} is not {wanted}", field=field)
+    if arch not in ("llama", "qwen2") and config.get("attention_bias"):
+        raise SreError(f"llama.cpp has no attention biases for {arch}", field="attention_bias")
     heads = int(config["num_attention_heads"])
     head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
     context = int(config["max_position_embeddings"])
-    theta, factors = _rope(config, arch, head_dim, context)
     # llama.cpp ignores the sliding window of these families. Within the window both compute the same.
     slides = name == "MistralForCausalLM" or config.get("use_sliding_window")
     window = config.get("sliding_window") if slides else None
@@ -71,13 +111,43 @@ def read_shape(config: dict[str, Any]) -> Shape:
         context=min(context, window or context),
         epsilon=float(config["rms_norm_eps"]),
         tied=bool(config.get("tie_word_embeddings", False)),
-        rope_theta=theta,
-        rope_factors=factors,
+        **_rope(config, arch, head_dim, context),
+        **(_gemma(config, arch, head_dim) if arch in _FULL_EVERY else {}),
     )
 
 
-def _rope(config: dict[str, Any], arch: str, head_dim: int, context: int) -> tuple[float, tuple[float, ...]]:
-    """The base of the rotary embedding, and the divisors of its frequencies."""
+def _gemma(config: dict[str, Any], arch: str, head_dim: int) -> dict[str, Any]:
+    """Gemma's own hyperparameters. Raises SreError where llama.cpp computes a setting differently."""
+    layers = int(config["num_hidden_layers"])
+    kinds = config.get("layer_types") or _layer_types(arch, layers, int(config.get("sliding_window_pattern", 0)))
+    scalar = query_scalar(arch, layers, int(config["hidden_size"]) // int(config["num_attention_heads"]), head_dim)
+    caps = [float(config.get(f"{kind}_logit_softcapping") or 0.0) for kind in ("attn", "final")]
+    for field, fits in {
+        "layer_types": list(kinds) == _layer_types(arch, layers),
+        "query_pre_attn_scalar": float(config.get("query_pre_attn_scalar", 256)) == scalar,
+        "use_bidirectional_attention": not config.get("use_bidirectional_attention"),
+        "attn_logit_softcapping": bool(caps[0]) == (arch == "gemma2"),
+        "final_logit_softcapping": bool(caps[1]) or arch == "gemma3",
+    }.items():
+        if not fits:
+            raise SreError(f"llama.cpp has only one way to compute this for {arch}", field=field)
+    return {"window": int(config["sliding_window"] or 0), "attention_cap": caps[0], "final_cap": caps[1]}
+
+
+def _layer_types(arch: str, layers: int, every: int = 0) -> list[str]:
+    every = every or _FULL_EVERY[arch]
+    return ["sliding_attention" if (layer + 1) % every else "full_attention" for layer in range(layers)]
+
+
+def query_scalar(arch: str, layers: int, per_head: int, head_dim: int) -> int:
+    """What llama.cpp scales Gemma's queries by: one over its root. `per_head`: width / heads."""
+    return per_head if layers == _LARGEST[arch] else head_dim
+
+
+def _rope(config: dict[str, Any], arch: str, head_dim: int, context: int) -> dict[str, Any]:
+    """The base of the rotary embedding, the divisors of its frequencies, and that of the positions."""
+    if arch == "gemma3":
+        config = _full_attention(config)
     settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if any(isinstance(value, dict) for value in settings.values()):
         raise SreError("rotary settings that differ between layers are not supported", field="rope_parameters")
@@ -86,11 +156,23 @@ def _rope(config: dict[str, Any], arch: str, head_dim: int, context: int) -> tup
     theta = float(settings.get("rope_theta") or config.get("rope_theta") or 10000.0)
     kind = settings.get("rope_type") or settings.get("type") or "default"
     if kind == "default":
-        return theta, ()
+        return {"rope_theta": theta}
+    if kind == "linear" and arch == "gemma3":
+        return {"rope_theta": theta, "rope_scale": float(settings["factor"])}
     if kind == "llama3" and arch == "llama":
         original = int(settings.get("original_max_position_embeddings") or context)
-        return theta, _llama3_factors(settings, theta, head_dim, original)
+        return {"rope_theta": theta, "rope_factors": _llama3_factors(settings, theta, head_dim, original)}
     raise SreError(f"the rotary scaling {kind!r} is not supported for {arch}", field="rope_parameters")
+
+
+def _full_attention(config: dict[str, Any]) -> dict[str, Any]:
+    """Gemma 3's config with the rotary settings of its layers without a window. Those with one must have the usual."""
+    by_layer = config.get("rope_parameters") or {}
+    local = by_layer.get("sliding_attention") or {"rope_theta": config.get("rope_local_base_freq", _LOCAL_THETA)}
+    if float(local.get("rope_theta", _LOCAL_THETA)) != _LOCAL_THETA or local.get("rope_type", "default") != "default":
+        raise SreError(f"llama.cpp turns Gemma 3's sliding layers by {_LOCAL_THETA:g}", field="rope_parameters")
+    full = by_layer.get("full_attention") or config.get("rope_scaling") or {}
+    return {"rope_parameters": {"rope_theta": config.get("rope_theta", 1e6), **full}}
 
 
 def _llama3_factors(settings: dict[str, Any], theta: float, head_dim: int, original: int) -> tuple[float, ...]:
@@ -106,6 +188,8 @@ def _llama3_factors(settings: dict[str, Any], theta: float, head_dim: int, origi
 
 def write_shape(writer: Any, shape: Shape) -> None:
     """Add the hyperparameters' keys to a gguf.GGUFWriter."""
+    import gguf
+
     writer.add_block_count(shape.layers)
     writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.width)
@@ -118,6 +202,15 @@ def write_shape(writer: Any, shape: Shape) -> None:
     writer.add_vocab_size(shape.vocab)
     writer.add_rope_dimension_count(shape.head_dim)
     writer.add_rope_freq_base(shape.rope_theta)
+    if shape.rope_scale != 1.0:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(shape.rope_scale)
+    if shape.window:
+        writer.add_sliding_window(shape.window)
+    if shape.attention_cap:
+        writer.add_attn_logit_softcapping(shape.attention_cap)
+    if shape.final_cap:
+        writer.add_final_logit_softcapping(shape.final_cap)
 
 
 def tensor_names(shape: Shape) -> list[str]:
@@ -125,7 +218,8 @@ def tensor_names(shape: Shape) -> list[str]:
     inner = ["input_layernorm", "post_attention_layernorm"]
     inner += [f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
     inner += [f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")]
-    inner += ["self_attn.q_norm", "self_attn.k_norm"] if shape.arch == "qwen3" else []
+    inner += ["self_attn.q_norm", "self_attn.k_norm"] if shape.arch in ("qwen3", "gemma3") else []
+    inner += ["pre_feedforward_layernorm", "post_feedforward_layernorm"] if shape.is_gemma else []
     outer = ["model.embed_tokens", "model.norm"] + ([] if shape.tied else ["lm_head"])
     names = outer + [f"model.layers.{layer}.{name}" for layer in range(shape.layers) for name in inner]
     return [f"{name}.weight" for name in names]
@@ -139,13 +233,16 @@ def gguf_names(shape: Shape) -> Any:
     return gguf.get_tensor_name_map(arch, shape.layers)
 
 
-def permuted(rows: Any, name: str, shape: Shape, *, inverse: bool = False) -> Any:
-    """The tensor `name` (Hugging Face's) with its rows in llama.cpp's order; inverse: in transformers'.
+def converted(values: Any, name: str, shape: Shape, *, inverse: bool = False) -> Any:
+    """The tensor `name` (Hugging Face's) as llama.cpp wants it; inverse: as transformers does.
 
     For "llama", llama.cpp rotates neighbouring rows of q and k; transformers rotates rows that are half a head apart.
+    Gemma multiplies by 1 + the weights of a norm; llama.cpp wants the sum.
     """
+    if shape.is_gemma and name.endswith("norm.weight"):
+        return values.float() + (-1.0 if inverse else 1.0)
     heads = {"q_proj": shape.heads, "k_proj": shape.kv_heads}.get(name.rsplit(".", 2)[-2])
     if shape.arch != "llama" or not heads:
-        return rows
+        return values
     halves = (heads, -1, 2) if inverse else (heads, 2, -1)
-    return rows.reshape(*halves, *rows.shape[1:]).swapaxes(1, 2).reshape(*rows.shape)
+    return values.reshape(*halves, *values.shape[1:]).swapaxes(1, 2).reshape(*values.shape)

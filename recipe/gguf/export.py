@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
-from recipe.gguf.architecture import Shape, gguf_names, permuted, read_shape, tensor_names, write_shape
+from recipe.gguf.architecture import Shape, converted, gguf_names, read_shape, tensor_names, write_shape
 from recipe.gguf.known import remember
 from recipe.gguf.tokenizer import Vocabulary, read_vocabulary, write_vocabulary
 from recipe.gguf.weights import Adapter, Checkpoint
@@ -135,18 +135,18 @@ def _start(
 
 
 def _write(writer: Any, tensor: _Tensor, checkpoint: Checkpoint, adapter: Adapter | None, shape: Shape) -> None:
-    """Read, merge, permute, convert and write one tensor. Raises SreError when F16 can't hold it."""
+    """Read, merge, convert and write one tensor. Raises SreError when F16 can't hold it."""
     import torch
 
     if tensor.source:
         values = checkpoint.tensor(tensor.source)
         if adapter is not None:
             values = adapter.merge(tensor.source, values)
-        values = permuted(values, tensor.source, shape)
+        values = converted(values, tensor.source, shape)
     else:
         values = torch.tensor(shape.rope_factors)
     kind = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[tensor.type_name]
-    converted = values.to(kind).contiguous()
-    if kind == torch.float16 and not torch.isfinite(converted).all():
+    values = values.to(kind).contiguous()
+    if kind == torch.float16 and not torch.isfinite(values).all():
         raise SreError(f"{tensor.source} has values F16 can't hold; use BF16 or F32", file=checkpoint.folder)
-    writer.write_tensor_data(converted.reshape(-1).view(torch.uint8).numpy())
+    writer.write_tensor_data(values.reshape(-1).view(torch.uint8).numpy())

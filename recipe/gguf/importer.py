@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
-from recipe.gguf.architecture import Shape, gguf_names, permuted, read_shape, tensor_names
+from recipe.gguf.architecture import ARCHITECTURES, Shape, converted, gguf_names, query_scalar, read_shape, tensor_names
 from recipe.gguf.header import read_header
 from recipe.gguf.tokenizer import PRE_TOKENIZERS, Vocabulary, tokenizer_json
 from recipe.storage import write_json
 
 _ADVICE = "give the model as a Hugging Face folder or hub name instead"
-_FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+_FAMILIES = {arch: name for name, arch in ARCHITECTURES.items() if name != "MistralForCausalLM"}
 
 
 def import_gguf(source: Path, folder: Path, dtype: str = "bfloat16") -> None:
@@ -33,8 +33,8 @@ def import_gguf(source: Path, folder: Path, dtype: str = "bfloat16") -> None:
         raise SreError(f"can't be read as GGUF: {error}", file=source) from error
     tensors = {tensor.name: tensor for tensor in reader.tensors}  # memory-mapped
     try:
-        vocabulary = _vocabulary(fields, source)
         config = _config(fields, tensors, dtype, source)
+        vocabulary = _vocabulary(fields, source)
     except KeyError as error:
         raise SreError(f"the file lacks the key {error.args[0]!r}", file=source) from error
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
@@ -69,10 +69,11 @@ def _config(fields: dict[str, Any], tensors: dict[str, Any], dtype: str, source:
         known = ", ".join(_FAMILIES)
         raise SreError(f"a GGUF of architecture {arch!r} can't be a seed ({known}); {_ADVICE}", file=source)
     scaling = fields.get(f"{arch}.rope.scaling.type", "none")
-    if scaling != "none" or "rope_freqs.weight" in tensors or f"{arch}.expert_count" in fields:
+    scaled = scaling != "none" and (arch, scaling) != ("gemma3", "linear")
+    if scaled or "rope_freqs.weight" in tensors or f"{arch}.expert_count" in fields:
         raise SreError(f"a GGUF with rotary scaling or experts can't be a seed; {_ADVICE}", file=source)
     width, heads = fields[f"{arch}.embedding_length"], fields[f"{arch}.attention.head_count"]
-    return {
+    config = {
         "architectures": [_FAMILIES[arch]],
         "model_type": arch,
         "vocab_size": len(fields["tokenizer.ggml.tokens"]),
@@ -92,6 +93,28 @@ def _config(fields: dict[str, Any], tensors: dict[str, Any], dtype: str, source:
         "tie_word_embeddings": "output.weight" not in tensors,
         "dtype": dtype,
     }
+    return config | _gemma(config, fields) if arch in ("gemma2", "gemma3") else config
+
+
+def _gemma(config: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """What Gemma's config.json has beyond, or otherwise than, the others'."""
+    arch, layers, head_dim = config["model_type"], config["num_hidden_layers"], config["head_dim"]
+    rope = config["rope_parameters"]
+    if f"{arch}.rope.scaling.factor" in fields:
+        rope = {**rope, "rope_type": "linear", "factor": fields[f"{arch}.rope.scaling.factor"]}
+    local = {"rope_type": "default", "rope_theta": fields.get(f"{arch}.rope.freq_base_swa", 10000.0)}
+    by_layer = {"full_attention": rope, "sliding_attention": local}
+    return {
+        "model_type": "gemma3_text" if arch == "gemma3" else arch,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "sliding_window": fields[f"{arch}.attention.sliding_window"],
+        "attn_logit_softcapping": fields.get(f"{arch}.attn_logit_softcapping"),
+        "final_logit_softcapping": fields.get(f"{arch}.final_logit_softcapping"),
+        "query_pre_attn_scalar": query_scalar(
+            arch, layers, config["hidden_size"] // config["num_attention_heads"], head_dim
+        ),
+        "rope_parameters": by_layer if arch == "gemma3" else rope,
+    }
 
 
 _ROLES = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
@@ -99,21 +122,24 @@ _ROLES = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
 
 def _vocabulary(fields: dict[str, Any], source: Path) -> Vocabulary:
     model, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
-    if model != "gpt2" or pre not in PRE_TOKENIZERS:
+    if model != "llama" and (model != "gpt2" or pre not in PRE_TOKENIZERS):
         raise SreError(f"a GGUF with the tokeniser {model!r}/{pre!r} can't be a seed; {_ADVICE}", file=source)
     special = {role: fields.get(f"tokenizer.ggml.{key}_token_id") for role, key in _ROLES.items()}
     if special["eos"] is None:
         raise SreError(f"it names no end-of-sequence token; {_ADVICE}", file=source)
+    marks = model == "llama"  # SentencePiece
     special["pad"] = special["eos"] if special["pad"] is None else special["pad"]
     return Vocabulary(
-        pre=pre,
+        pre="default" if marks else str(pre),
         tokens=fields["tokenizer.ggml.tokens"],
         types=fields["tokenizer.ggml.token_type"],
         special={role: int(number) for role, number in special.items() if number is not None},
-        add_bos=bool(fields.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe")),
+        add_bos=bool(fields.get("tokenizer.ggml.add_bos_token", marks or pre == "llama-bpe")),
         add_eos=bool(fields.get("tokenizer.ggml.add_eos_token", False)),
         chat_template=fields.get("tokenizer.chat_template", ""),
-        merges=fields["tokenizer.ggml.merges"],
+        merges=[] if marks else fields["tokenizer.ggml.merges"],
+        scores=fields["tokenizer.ggml.scores"] if marks else [],
+        space_prefix=marks and bool(fields.get("tokenizer.ggml.add_space_prefix", True)),
     )
 
 
@@ -133,5 +159,5 @@ def _write_weights(tensors: dict[str, Any], shape: Shape, out: Path, dtype: str,
             if tensor is None:
                 continue
             values = torch.from_numpy(np.require(dequantize(tensor.data, tensor.tensor_type), requirements="W"))
-            weights[kind] = permuted(values, kind, shape, inverse=True).to(getattr(torch, dtype)).contiguous()
+            weights[kind] = converted(values, kind, shape, inverse=True).to(getattr(torch, dtype)).contiguous()
     save_file(weights, out, metadata={"format": "pt"})

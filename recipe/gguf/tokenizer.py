@@ -1,4 +1,4 @@
-"""Converts a byte-level BPE tokenizer.json to GGUF's vocabulary keys and back, so that llama.cpp makes the same ids.
+"""Converts a BPE tokenizer.json to GGUF's vocabulary keys and back, so that llama.cpp makes the same ids.
 
 llama.cpp knows a pre-tokeniser by its name alone. An unknown one is refused, never guessed. llama.cpp applies no
 Unicode normalisation: where the tokeniser applies NFC (Qwen), only texts in NFC get equal ids.
@@ -6,14 +6,15 @@ Unicode normalisation: where the tokeniser applies NFC (Qwen), only texts in NFC
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
+from recipe.gguf import sentencepiece
 from recipe.storage import read_json
 
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
 _REST = "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 # llama.cpp's name -> the regular expression of tokenizer.json's Split step.
@@ -21,15 +22,17 @@ _SPLITS = {"llama-bpe": _CONTRACTIONS + "\\p{N}{1,3}" + _REST, "qwen2": _CONTRAC
 # The same expression as llama-bpe, for tokenisers that do apply merges inside whole-word tokens.
 _LLAMA3_WITH_MERGES = "smaug-bpe"
 PRE_TOKENIZERS = ("smollm", "gpt-2", *_SPLITS, _LLAMA3_WITH_MERGES)
+# Gemma 3's sizes without pictures share the tokeniser of those with, and have no embedding for this token.
+_OF_LARGER_SIZES = ("<image_soft_token>",)
 _ADVICE = "such a model can't be exported"
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A byte-level BPE vocabulary in GGUF's terms.
+    """A BPE vocabulary in GGUF's terms: of bytes, or SentencePiece's, which has scores in place of merges.
 
     Attributes:
-        pre: llama.cpp's name of the pre-tokeniser.
+        pre: llama.cpp's name of the pre-tokeniser, "default" for SentencePiece.
         tokens: One for each row of the embedding.
         types: Their types (NORMAL, CONTROL, …).
         merges: "left right", in order.
@@ -37,6 +40,8 @@ class Vocabulary:
         add_bos: Whether a text begins with bos.
         add_eos: Whether a text ends with eos.
         chat_template: The template's text.
+        scores: SentencePiece's; the highest is joined first.
+        space_prefix: Whether SentencePiece puts a space in front of a text.
     """
 
     pre: str
@@ -47,6 +52,8 @@ class Vocabulary:
     add_bos: bool
     add_eos: bool
     chat_template: str
+    scores: list[float] = field(default_factory=list)
+    space_prefix: bool = False
 
 
 def read_vocabulary(model: Path, rows: int) -> Vocabulary:
@@ -58,13 +65,14 @@ def read_vocabulary(model: Path, rows: int) -> Vocabulary:
     if not path.is_file():
         raise SreError("no tokenizer.json here; save the tokeniser with transformers' save_pretrained", file=model)
     data = read_json(path)
-    found = _special_vocabulary(model, load_merges=True, n_vocab=rows)
     if data.get("model", {}).get("type") != "BPE":
         raise SreError(f"only BPE tokenisers are supported; {_ADVICE}", file=path)
-    pre = _pre_tokenizer(data, path)
+    of_bytes = not data["model"].get("byte_fallback")
+    found = _special_vocabulary(model, load_merges=of_bytes, n_vocab=rows)
     by_id = {number: (token, NORMAL) for token, number in data["model"]["vocab"].items()}
     for added in data.get("added_tokens", []):
-        by_id[added["id"]] = (added["content"], CONTROL if added["special"] else USER_DEFINED)
+        if added["id"] < rows or added["content"] not in _OF_LARGER_SIZES:
+            by_id[added["id"]] = (added["content"], CONTROL if added["special"] else USER_DEFINED)
     if max(by_id) >= rows:
         raise SreError(f"the tokeniser has {max(by_id) + 1} tokens, the embedding only {rows} rows", file=path)
     filled = [by_id.get(number, (f"[PAD{number}]", UNUSED)) for number in range(rows)]
@@ -75,16 +83,55 @@ def read_vocabulary(model: Path, rows: int) -> Vocabulary:
     if "eos" not in special:
         raise SreError("the tokeniser names no end-of-sequence token (eos_token)", file=path)
     add_bos, add_eos = (found.add_special_token.get(role, False) for role in ("bos", "eos"))
-    return Vocabulary(pre, tokens, types, found.merges, special, add_bos, add_eos, read_chat_template(model))
+    pre = _pre_tokenizer(data, path) if of_bytes else "default"
+    read = Vocabulary(pre, tokens, types, found.merges, special, add_bos, add_eos, _template(found))
+    return read if of_bytes else _with_scores(read, data, path)
+
+
+def _with_scores(read: Vocabulary, data: dict[str, Any], path: Path) -> Vocabulary:
+    """The vocabulary with what llama.cpp knows of SentencePiece's. Raises SreError where its ids would be others."""
+    added = {token for token, kind in zip(read.tokens, read.types, strict=True) if kind in (CONTROL, USER_DEFINED)}
+    try:
+        own = _steps(data.get("normalizer"), "normalizers"), _steps(data.get("pre_tokenizer"), "pretokenizers")
+        prefix = sentencepiece.prefixes_space(*(_llama_steps(path.parent) or own))
+        scores = sentencepiece.token_scores(data["model"], added)
+    except SreError as error:
+        raise SreError(f"{error}; {_ADVICE}", file=path) from None
+    types = [
+        BYTE if token in sentencepiece.BYTES else kind for token, kind in zip(read.tokens, read.types, strict=True)
+    ]
+    return replace(
+        read,
+        types=types,
+        # llama.cpp looks for these in the text itself, whose spaces are spaces.
+        tokens=[t.replace(sentencepiece.SPACE, " ") if t in added else t for t in read.tokens],
+        scores=[scores.get(token, sentencepiece.APART) for token in read.tokens],
+        space_prefix=prefix,
+    )
+
+
+def _llama_steps(model: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
+    """The normaliser and pre-tokeniser that transformers gives a Llama 2 in place of tokenizer.json's."""
+    path = model / "tokenizer_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    kind = str(settings.get("tokenizer_class")).removesuffix("Fast")
+    if kind != "LlamaTokenizer" or read_json(model / "config.json").get("model_type") != "llama":
+        return None
+    scheme = "never" if settings.get("add_prefix_space") is False else "always" if settings.get("legacy") else "first"
+    return [], [{"type": "Metaspace", "replacement": sentencepiece.SPACE, "prepend_scheme": scheme, "split": False}]
 
 
 def write_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
     """Add the vocabulary's keys to a gguf.GGUFWriter."""
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model("llama" if vocabulary.scores else "gpt2")
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
-    writer.add_token_merges(vocabulary.merges)
+    if vocabulary.scores:
+        writer.add_token_scores(vocabulary.scores)
+        writer.add_add_space_prefix(vocabulary.space_prefix)
+    else:
+        writer.add_token_merges(vocabulary.merges)
     for name, number in vocabulary.special.items():
         getattr(writer, f"add_{name}_token_id")(number)
     writer.add_add_bos_token(vocabulary.add_bos)
@@ -94,7 +141,11 @@ def write_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
 
 def read_chat_template(model: Path) -> str:
     """The chat template of a model folder, "" where it has none."""
-    template = _special_vocabulary(model).chat_template or ""
+    return _template(_special_vocabulary(model))
+
+
+def _template(found: Any) -> str:
+    template = found.chat_template or ""
     if isinstance(template, str):
         return template
     return next((str(t["template"]) for t in template if t.get("name") == "default"), "")
@@ -162,17 +213,22 @@ def tokenizer_json(vocabulary: Vocabulary) -> str:
     """The inverse of `read_vocabulary`: a tokenizer.json without the padding tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
-    tokens, types = vocabulary.tokens, vocabulary.types
+    types = vocabulary.types
+    tokens = sentencepiece.marked(vocabulary.tokens) if vocabulary.scores else vocabulary.tokens
     vocab = {token: i for i, token in enumerate(tokens) if types[i] != UNUSED}
-    merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in vocabulary.merges)]
-    tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=vocabulary.pre == "llama-bpe"))
-    for i, kind in enumerate(types):
-        if kind in (CONTROL, USER_DEFINED):
-            added = AddedToken(tokens[i], special=kind == CONTROL, normalized=False)
-            (tokenizer.add_special_tokens if added.special else tokenizer.add_tokens)([added])
+    added = {kind: [t for t, own in zip(tokens, types, strict=True) if own == kind] for kind in (CONTROL, USER_DEFINED)}
+    if vocabulary.scores:
+        unknown = tokens[vocabulary.special["unk"]] if "unk" in vocabulary.special else None
+        scores = {token: vocabulary.scores[i] for token, i in vocab.items() if types[i] == NORMAL}
+        tokenizer = sentencepiece.tokenizer(vocab, scores, added[USER_DEFINED], unknown, prefix=vocabulary.space_prefix)
+    else:
+        merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in vocabulary.merges)]
+        tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=vocabulary.pre == "llama-bpe"))
+        tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in added[CONTROL]])
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in added[USER_DEFINED]])
     if vocabulary.pre == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
-    tokenizer.decoder = decoders.ByteLevel()
     ends = {role: tokens[vocabulary.special[role]] for role in ("bos", "eos") if getattr(vocabulary, f"add_{role}")}
     first, last = ends.get("bos", ""), ends.get("eos", "")
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -181,5 +237,6 @@ def tokenizer_json(vocabulary: Vocabulary) -> str:
         special_tokens=[(token, vocab[token]) for token in {*ends.values()}],
     )
     data = json.loads(tokenizer.to_str())
-    data["pre_tokenizer"] = pre_tokenizer_json(vocabulary.pre)
+    if not vocabulary.scores:
+        data["pre_tokenizer"] = pre_tokenizer_json(vocabulary.pre)
     return json.dumps(data, ensure_ascii=False)

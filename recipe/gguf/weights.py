@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
-from recipe.storage import read_json
+from recipe.gguf.architecture import sees_pictures, text_config
+from recipe.storage import read_json, write_json
 
 _FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 # PEFT's settings under which an adapter is more than alpha / r * B @ A, the same for every module.
@@ -30,8 +31,12 @@ _REFUSED = (
 )
 
 
+# The text part of a model that sees pictures too, as on the hub and as transformers saves it.
+_TEXT = re.compile(r"(?:language_model\.model|model\.language_model)\.(?P<name>.+)")
+
+
 class Checkpoint:
-    """A model folder's config.json and safetensors. `shapes` maps each tensor's name to its shape.
+    """A model folder's config.json and safetensors, of the text part. `shapes` maps each tensor's name to its shape.
 
     Raises SreError when there are no safetensors, a shard is missing, or the weights are quantised.
     """
@@ -40,20 +45,37 @@ class Checkpoint:
         self.folder = folder
         if not (folder / "config.json").is_file():
             raise SreError("this file is missing", file=folder / "config.json")
-        self.config = read_json(folder / "config.json")
+        whole = read_json(folder / "config.json")
+        self.config = text_config(whole)
         if self.config.get("quantization_config"):
             raise SreError("the weights are quantised; give the model's full-precision folder", file=folder)
-        self._shard_of: dict[str, Any] = {}
+        self._stored: dict[str, tuple[Any, str]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         for path in shard_paths(folder):
             shard = _open(path)
-            for name in shard.keys():  # noqa: SIM118 - not a dict
-                self._shard_of[name] = shard
-                self.shapes[name] = tuple(shard.get_slice(name).get_shape())
+            for stored in shard.keys():  # noqa: SIM118 - not a dict
+                text = _TEXT.fullmatch(stored)
+                if text or not sees_pictures(whole):
+                    name = f"model.{text['name']}" if text else stored
+                    self._stored[name] = shard, stored
+                    self.shapes[name] = tuple(shard.get_slice(stored).get_shape())
 
     def tensor(self, name: str) -> Any:
         """The torch tensor `name`, in the type it is stored in."""
-        return self._shard_of[name].get_tensor(name)
+        shard, stored = self._stored[name]
+        return shard.get_tensor(stored)
+
+    def write_text_part(self, folder: Path) -> None:
+        """Write the text part as a model of its own, in as many shards. One of them is in memory at a time."""
+        from safetensors.torch import save_file
+
+        files: dict[str, str] = {}
+        for number, shard in enumerate(dict.fromkeys(shard for shard, _ in self._stored.values())):
+            names = [name for name, (own, _) in self._stored.items() if own is shard]
+            files |= dict.fromkeys(names, f"text-{number}.safetensors")
+            save_file({name: self.tensor(name) for name in names}, folder / files[names[0]], metadata={"format": "pt"})
+        write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": files})
+        write_json(folder / "config.json", self.config)
 
 
 def shard_paths(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recipe.errors import SreError
+from recipe.gguf.architecture import text_config
 from recipe.storage import read_json
 
 
@@ -79,7 +80,7 @@ def shape_of(source: str) -> Shape:
             f"give its folder (--set model.source=FOLDER), or plan with a model like it: {', '.join(KNOWN)}",
             field="model.source",
         )
-    config = read_json(file)
+    config = text_config(read_json(file))
 
     def number(key: str) -> int:
         value = config.get(key)

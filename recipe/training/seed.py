@@ -1,6 +1,7 @@
 """Stage seed: the seed model as a Hugging Face folder, model/ in the stage's folder. It appears when it is complete.
 
-Of a local folder model/ holds symbolic links (copies where the file system has none), so the original must stay.
+Of a local folder model/ holds symbolic links (copies where the file system has none), so the original must stay. Of a
+Gemma 3 that sees pictures too it holds the text part, rewritten as a model of its own.
 """
 
 import importlib.util
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError, install
+from recipe.gguf.architecture import sees_pictures
 from recipe.gguf.importer import import_gguf
 from recipe.gguf.tokenizer import read_chat_template
-from recipe.gguf.weights import shard_paths
-from recipe.storage import atomic_folder
+from recipe.gguf.weights import Checkpoint, shard_paths
+from recipe.storage import atomic_folder, read_json
 
 EMBEDDED = "smollm2-135m"
 _EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -47,7 +49,11 @@ def run_seed(source: str, out: Path, *, revision: str | None = None) -> dict[str
             import_gguf(original, folder)
         else:
             original = Path(source).expanduser().resolve() if kind == "folder" else _fetch(source, revision)
-            for path in _model_files(original):
+            files = _model_files(original)
+            if (original / "config.json").is_file() and sees_pictures(read_json(original / "config.json")):
+                Checkpoint(original).write_text_part(folder)
+                files = [f for f in files if f.suffix != ".safetensors" and not (folder / f.name).exists()]
+            for path in files:
                 try:
                     os.symlink(path.resolve(), folder / path.name)
                 except OSError:  # no links on this file system

@@ -11,6 +11,7 @@ from recipe.gguf.export import write_gguf
 from recipe.gguf.header import read_metadata
 
 CASES = ["llama", "llama-3", "llama-biased", "mistral", "qwen2", "qwen2-untied", "qwen3", "qwen3-untied"]
+CASES += ["llama-2", "mistral-3", "gemma2", "gemma3"]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -32,7 +33,8 @@ def test_family_matches_transformers(
         write_gguf(folder, tmp_path / "out.gguf", type_name=type_name)
         running, logits = llama_logits(tmp_path / "out.gguf", inputs)
         assert mean_kl(model, inputs, logits) < bound, type_name
-    assert_same_ids(tokenizer, running, [*strings, "x<tool>y"])
+    begin = "<|im_start|>" if case == "mistral-3" else ""  # its space in front is put at the very beginning alone
+    assert_same_ids(tokenizer, running, [begin + text for text in [*strings, "x<tool>y"]])
     assert running.token_eos() == tokenizer.eos_token_id
     assert running.metadata["tokenizer.chat_template"] == tokenizer.chat_template
     assert running.metadata["tokenizer.ggml.padding_token_id"] == str(tokenizer.pad_token_id)
@@ -53,6 +55,7 @@ ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pro
 ADAPTERS = {
     "all": ("llama", {"target_modules": ALL}),
     "some": ("qwen3", {"target_modules": ["q_proj", "k_proj", "down_proj"]}),
+    "gemma": ("gemma3", {"target_modules": ALL}),
     "head": ("qwen2-untied", {"target_modules": [*ALL, "lm_head"]}),
 }
 

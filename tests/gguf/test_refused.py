@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -70,6 +71,48 @@ def test_what_llama_cpp_can_not_hold_is_refused(build: Any, tmp_path: Path) -> N
     (folder / "config.json").write_text(json.dumps(config))
     assert export_problem(folder) == ""
     write_gguf(folder, out)
+
+
+@pytest.mark.parametrize(
+    ("case", "change"),
+    [
+        ("gemma3", {"hidden_activation": "silu"}),
+        ("gemma3", {"layer_types": ["sliding_attention"] * 7}),
+        ("gemma3", {"query_pre_attn_scalar": 16}),
+        ("gemma3", {"use_bidirectional_attention": True}),
+        ("gemma3", {"attention_bias": True}),
+        ("gemma3", {"attn_logit_softcapping": 50.0}),
+        ("gemma3", {"rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 500.0}}}),
+        ("gemma3", {"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 2.0}}}),
+        ("gemma2", {"attn_logit_softcapping": None}),
+    ],
+)
+def test_what_llama_cpp_computes_otherwise_for_gemma(
+    case: str, change: dict[str, Any], models: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(models(case), folder)
+    assert export_problem(folder) == ""
+    data = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**data, **change}))
+    refused(next(iter(change)), tmp_path / "out.gguf", folder)
+
+
+def test_pairs_that_sentencepiece_would_not_join(models: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(models("gemma3"), folder)
+    data = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    merges = data["model"]["merges"]
+    for match, merged in {
+        "from other pairs": merges[:-1],
+        "not made by SentencePiece": [*merges[-1:], *merges[:-1]],
+    }.items():
+        data["model"]["merges"] = merged
+        (folder / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+        refused(match, tmp_path / "out.gguf", folder)
+    data["model"]["merges"], data["normalizer"] = merges, {"type": "NFKC"}
+    (folder / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+    refused("normaliser", tmp_path / "out.gguf", folder)
 
 
 def test_unknown_tokeniser(build: Any, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ SPECIAL = [
 TEXTS = st.lists(st.sampled_from([*SPECIAL, "<", "<th", "ink>", "\n\n\n", "covid", " ", "x", "[", "日本"]), max_size=8)
 
 
-@pytest.fixture(scope="module", params=["qwen3", "llama-3"])
+@pytest.fixture(scope="module", params=["qwen3", "llama-3", "gemma3"])
 def both(
     request: pytest.FixtureRequest, models: Any, load: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Any, LlamaCppGenerator]]:

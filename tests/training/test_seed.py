@@ -16,6 +16,7 @@ import pytest
 
 from recipe.errors import SreError
 from recipe.gguf.export import write_gguf
+from recipe.planning.shapes import shape_of
 from recipe.training import seed
 from recipe.training.seed import embedded_gguf, run_seed
 
@@ -167,6 +168,41 @@ def test_folder_is_linked_not_copied(tmp_path: Path) -> None:
     assert all((report.model / name).readlink() == original / name for name in FILES)
     assert report.bytes == (original / "model.safetensors").stat().st_size
     write_gguf(report.model, tmp_path / "out.gguf")
+
+
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+def test_of_a_gemma_that_sees_pictures_the_text_part_is_taken(prefix: str, models: Any, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM
+
+    text, whole = models("gemma3"), tmp_path / "whole"
+    shutil.copytree(text, whole)
+    tensors = {name.replace("model.", prefix, 1): t for name, t in load_file(text / "model.safetensors").items()}
+    names_of = sorted(tensors)
+    tensors["vision_tower.vision_model.post_layernorm.weight"] = torch.ones(4)
+    parts = {
+        "a.safetensors": names_of[::2],
+        "b.safetensors": names_of[1::2],
+        "c.safetensors": [*{*tensors} - {*names_of}],
+    }
+    for file, kept in parts.items():
+        save_file({name: tensors[name] for name in kept}, whole / file, metadata={"format": "pt"})
+    index = {name: file for file, kept in parts.items() for name in kept}
+    (whole / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (whole / "model.safetensors").unlink()
+    config = json.loads((text / "config.json").read_text())
+    of_pictures = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": config}
+    (whole / "config.json").write_text(json.dumps(of_pictures))
+
+    model = seeded(str(whole), tmp_path / "seed").model
+    one, other = (AutoModelForCausalLM.from_pretrained(folder) for folder in (text, model))
+    assert type(one) is type(other)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    for folder, name in ((whole, "whole"), (model, "model")):
+        write_gguf(folder, tmp_path / f"{name}.gguf", metadata={"general.name": "same"})
+    assert (tmp_path / "whole.gguf").read_bytes() == (tmp_path / "model.gguf").read_bytes()
+    assert shape_of(str(whole)) == shape_of(str(model))
 
 
 def test_folder_is_copied_where_links_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

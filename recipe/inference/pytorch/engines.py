@@ -80,6 +80,9 @@ def load_base(model: Path, quantization: Quantization) -> Any:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
     try:
-        return AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, **options)
+        loaded = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         raise SreError(f"not a model that transformers can load: {str(error).splitlines()[0]}", file=model) from None
+    if loaded.config.model_type == "gemma2":
+        loaded.set_attn_implementation("eager")  # PyTorch's own attention leaves out the cap of its logits
+    return loaded
