@@ -1,7 +1,7 @@
 """The hyperparameters of a Llama, Mistral, Qwen or Gemma model: from config.json, and as GGUF's keys."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from recipe.errors import SreError
@@ -15,11 +15,15 @@ ARCHITECTURES = {
     "Gemma2ForCausalLM": "gemma2",
     "Gemma3ForCausalLM": "gemma3",
 }
-# llama.cpp fixes how often a layer of Gemma sees the whole context, and of how many layers is the size whose attention
-# is scaled by width / heads. All other sizes scale by head_dim.
-_FULL_EVERY = {"gemma2": 2, "gemma3": 6}
-_LARGEST = {"gemma2": 46, "gemma3": 62}
+_FULL_EVERY = {"gemma2": 2, "gemma3": 6}  # llama.cpp fixes how often a layer of Gemma sees the whole context
+_LARGEST = (46, 62)  # layers of the 27B sizes, whose attention is scaled otherwise
 _LOCAL_THETA = 10000.0  # the rotary base of Gemma 3's layers with a window
+# GGUF's keys of Gemma's settings, and config.json's.
+GEMMA_KEYS = {
+    "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+}
 # Gemma 3's config.json leaves out what equals transformers' defaults.
 _GEMMA3 = {
     "num_attention_heads": 8,
@@ -37,8 +41,8 @@ class Shape:
     """The hyperparameters of one model.
 
     `head_dim` is not always width / heads. `context` is in tokens. `rope_factors` divide the rotary frequencies: ()
-    or head_dim / 2 numbers. `rope_scale` divides the positions in layers without a window. `window`: how many tokens
-    the other layers of Gemma see. The caps bound logits; 0 is none.
+    or head_dim / 2 numbers. `rope_scale` divides the positions, in Gemma 3's layers without a window. `gemma`: its own
+    settings, by GEMMA_KEYS.
     """
 
     arch: str
@@ -55,13 +59,7 @@ class Shape:
     rope_theta: float
     rope_factors: tuple[float, ...] = ()
     rope_scale: float = 1.0
-    window: int = 0
-    attention_cap: float = 0.0
-    final_cap: float = 0.0
-
-    @property
-    def is_gemma(self) -> bool:
-        return self.arch in _FULL_EVERY
+    gemma: dict[str, float] = field(default_factory=dict)
 
 
 def sees_pictures(config: dict[str, Any]) -> bool:
@@ -88,9 +86,9 @@ def read_shape(config: dict[str, Any]) -> Shape:
     if name not in ARCHITECTURES:
         raise SreError(f"the architecture {name!r} is not one of {', '.join(ARCHITECTURES)}", field="architectures")
     arch = ARCHITECTURES[name]
-    field, wanted = ("hidden_activation", "gelu_pytorch_tanh") if arch in _FULL_EVERY else ("hidden_act", "silu")
-    if config.get(field, wanted) != wanted:
-        raise SreError(f"the activation {config[field]!r} is not {wanted}", field=field)
+    act, wanted = ("hidden_activation", "gelu_pytorch_tanh") if arch in _FULL_EVERY else ("hidden_act", "silu")
+    if config.get(act, wanted) != wanted:
+        raise SreError(f"the activation {config[act]!r} is not {wanted}", field=act)
     if arch not in ("llama", "qwen2") and config.get("attention_bias"):
         raise SreError(f"llama.cpp has no attention biases for {arch}", field="attention_bias")
     heads = int(config["num_attention_heads"])
@@ -112,36 +110,28 @@ def read_shape(config: dict[str, Any]) -> Shape:
         epsilon=float(config["rms_norm_eps"]),
         tied=bool(config.get("tie_word_embeddings", False)),
         **_rope(config, arch, head_dim, context),
-        **(_gemma(config, arch, head_dim) if arch in _FULL_EVERY else {}),
+        gemma=_gemma(config, arch, head_dim) if arch in _FULL_EVERY else {},
     )
 
 
-def _gemma(config: dict[str, Any], arch: str, head_dim: int) -> dict[str, Any]:
-    """Gemma's own hyperparameters. Raises SreError where llama.cpp computes a setting differently."""
-    layers = int(config["num_hidden_layers"])
-    kinds = config.get("layer_types") or _layer_types(arch, layers, int(config.get("sliding_window_pattern", 0)))
-    scalar = query_scalar(arch, layers, int(config["hidden_size"]) // int(config["num_attention_heads"]), head_dim)
-    caps = [float(config.get(f"{kind}_logit_softcapping") or 0.0) for kind in ("attn", "final")]
-    for field, fits in {
-        "layer_types": list(kinds) == _layer_types(arch, layers),
-        "query_pre_attn_scalar": float(config.get("query_pre_attn_scalar", 256)) == scalar,
+def _gemma(config: dict[str, Any], arch: str, head_dim: int) -> dict[str, float]:
+    """Gemma's own settings. Raises SreError where llama.cpp computes one differently."""
+    layers, every = int(config["num_hidden_layers"]), _FULL_EVERY[arch]
+    wanted = ["sliding_attention" if (layer + 1) % every else "full_attention" for layer in range(layers)]
+    settings = {key: config[name] for key, name in GEMMA_KEYS.items() if config.get(name)}
+    for setting, fits in {
+        "num_hidden_layers": layers not in _LARGEST,
+        "layer_types": config.get("layer_types", wanted) == wanted,
+        "sliding_window_pattern": config.get("sliding_window_pattern", every) == every,
+        "query_pre_attn_scalar": config.get("query_pre_attn_scalar", 256) == head_dim,
         "use_bidirectional_attention": not config.get("use_bidirectional_attention"),
-        "attn_logit_softcapping": bool(caps[0]) == (arch == "gemma2"),
-        "final_logit_softcapping": bool(caps[1]) or arch == "gemma3",
+        "sliding_window": "attention.sliding_window" in settings,
+        "attn_logit_softcapping": ("attn_logit_softcapping" in settings) == (arch == "gemma2"),
+        "final_logit_softcapping": "final_logit_softcapping" in settings or arch == "gemma3",
     }.items():
         if not fits:
-            raise SreError(f"llama.cpp has only one way to compute this for {arch}", field=field)
-    return {"window": int(config["sliding_window"] or 0), "attention_cap": caps[0], "final_cap": caps[1]}
-
-
-def _layer_types(arch: str, layers: int, every: int = 0) -> list[str]:
-    every = every or _FULL_EVERY[arch]
-    return ["sliding_attention" if (layer + 1) % every else "full_attention" for layer in range(layers)]
-
-
-def query_scalar(arch: str, layers: int, per_head: int, head_dim: int) -> int:
-    """What llama.cpp scales Gemma's queries by: one over its root. `per_head`: width / heads."""
-    return per_head if layers == _LARGEST[arch] else head_dim
+            raise SreError(f"llama.cpp has another way to compute this for {arch}", field=setting)
+    return settings
 
 
 def _rope(config: dict[str, Any], arch: str, head_dim: int, context: int) -> dict[str, Any]:
@@ -205,12 +195,9 @@ def write_shape(writer: Any, shape: Shape) -> None:
     if shape.rope_scale != 1.0:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(shape.rope_scale)
-    if shape.window:
-        writer.add_sliding_window(shape.window)
-    if shape.attention_cap:
-        writer.add_attn_logit_softcapping(shape.attention_cap)
-    if shape.final_cap:
-        writer.add_final_logit_softcapping(shape.final_cap)
+    for key, value in shape.gemma.items():
+        add = writer.add_uint32 if key == "attention.sliding_window" else writer.add_float32
+        add(f"{shape.arch}.{key}", value)
 
 
 def tensor_names(shape: Shape) -> list[str]:
@@ -219,7 +206,7 @@ def tensor_names(shape: Shape) -> list[str]:
     inner += [f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
     inner += [f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")]
     inner += ["self_attn.q_norm", "self_attn.k_norm"] if shape.arch in ("qwen3", "gemma3") else []
-    inner += ["pre_feedforward_layernorm", "post_feedforward_layernorm"] if shape.is_gemma else []
+    inner += ["pre_feedforward_layernorm", "post_feedforward_layernorm"] if shape.gemma else []
     outer = ["model.embed_tokens", "model.norm"] + ([] if shape.tied else ["lm_head"])
     names = outer + [f"model.layers.{layer}.{name}" for layer in range(shape.layers) for name in inner]
     return [f"{name}.weight" for name in names]
@@ -239,7 +226,7 @@ def converted(values: Any, name: str, shape: Shape, *, inverse: bool = False) ->
     For "llama", llama.cpp rotates neighbouring rows of q and k; transformers rotates rows that are half a head apart.
     Gemma multiplies by 1 + the weights of a norm; llama.cpp wants the sum.
     """
-    if shape.is_gemma and name.endswith("norm.weight"):
+    if shape.gemma and name.endswith("norm.weight"):
         return values.float() + (-1.0 if inverse else 1.0)
     heads = {"q_proj": shape.heads, "k_proj": shape.kv_heads}.get(name.rsplit(".", 2)[-2])
     if shape.arch != "llama" or not heads:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
-from recipe.gguf.architecture import ARCHITECTURES, Shape, converted, gguf_names, query_scalar, read_shape, tensor_names
+from recipe.gguf.architecture import ARCHITECTURES, GEMMA_KEYS, Shape, converted, gguf_names, read_shape, tensor_names
 from recipe.gguf.header import read_header
 from recipe.gguf.tokenizer import PRE_TOKENIZERS, Vocabulary, tokenizer_json
 from recipe.storage import write_json
@@ -98,23 +98,16 @@ def _config(fields: dict[str, Any], tensors: dict[str, Any], dtype: str, source:
 
 def _gemma(config: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     """What Gemma's config.json has beyond, or otherwise than, the others'."""
-    arch, layers, head_dim = config["model_type"], config["num_hidden_layers"], config["head_dim"]
-    rope = config["rope_parameters"]
+    arch, rope = config["model_type"], config["rope_parameters"]
+    more = {name: fields.get(f"{arch}.{key}") for key, name in GEMMA_KEYS.items()}
+    more |= {"hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": config["head_dim"]}
+    if arch == "gemma2":
+        return more
     if f"{arch}.rope.scaling.factor" in fields:
         rope = {**rope, "rope_type": "linear", "factor": fields[f"{arch}.rope.scaling.factor"]}
     local = {"rope_type": "default", "rope_theta": fields.get(f"{arch}.rope.freq_base_swa", 10000.0)}
     by_layer = {"full_attention": rope, "sliding_attention": local}
-    return {
-        "model_type": "gemma3_text" if arch == "gemma3" else arch,
-        "hidden_activation": "gelu_pytorch_tanh",
-        "sliding_window": fields[f"{arch}.attention.sliding_window"],
-        "attn_logit_softcapping": fields.get(f"{arch}.attn_logit_softcapping"),
-        "final_logit_softcapping": fields.get(f"{arch}.final_logit_softcapping"),
-        "query_pre_attn_scalar": query_scalar(
-            arch, layers, config["hidden_size"] // config["num_attention_heads"], head_dim
-        ),
-        "rope_parameters": by_layer if arch == "gemma3" else rope,
-    }
+    return {**more, "model_type": "gemma3_text", "rope_parameters": by_layer}
 
 
 _ROLES = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}

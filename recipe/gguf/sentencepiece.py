@@ -6,6 +6,7 @@ has every pair that makes a token, and a token's pairs stand together.
 """
 
 import math
+from itertools import zip_longest
 from typing import Any
 
 from recipe.errors import SreError
@@ -34,47 +35,37 @@ def prefixes_space(normalizers: list[dict[str, Any]], steps: list[dict[str, Any]
     raise SreError("llama.cpp has no such normaliser or pre-tokeniser for SentencePiece")
 
 
-def token_scores(model: dict[str, Any], added: set[str]) -> dict[str, float]:
+def is_run(token: str) -> bool:
+    """Whether a token of tokenizer.json is a run of spaces. In GGUF it is written with spaces where it is added."""
+    return not token.strip(SPACE)
+
+
+def token_scores(model: dict[str, Any], added: list[str]) -> dict[str, float]:
     """llama.cpp's score of each token that pairs make. `added`: the tokens that are found before any pair is joined.
 
     Raises SreError where llama.cpp would join other pairs than the `model` part of this tokenizer.json.
     """
-    vocab = model["vocab"]
+    vocab, apart = model["vocab"], {*added}
     if model.get("dropout") or model.get("ignore_merges") or any(byte not in vocab for byte in BYTES):
         raise SreError("it lacks byte tokens, or has dropout or ignore_merges")
-    pairs: dict[str, int] = {}
-    scores: dict[str, float] = {}
-    last = ""
-    for merge in model["merges"]:
-        token = merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge)
-        pairs[token] = pairs.get(token, 0) + 1
-        if token not in added and token != last:
-            if token in scores:
-                raise _other_order(token)
-            scores[token] = -float(len(scores))
-            last = token
-        elif SPACE in token and token in added and scores:  # llama.cpp finds runs of spaces before all else
-            raise _other_order(token)
-    for token in vocab:
-        made = sum(token[:k] in vocab and token[k:] in vocab for k in range(1, len(token)))
-        if made != pairs.get(token, 0) and (token not in added or SPACE in token):
-            raise _other_order(token)
+    made = (merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge) for merge in model["merges"])
+    # llama.cpp finds added tokens in the text itself. Of those, only runs of spaces are made from pairs here.
+    found = [SPACE if token in apart else token for token in made if token not in apart or is_run(token)]
+    scores = {token: -float(place) for place, token in enumerate(dict.fromkeys(found)) if token != SPACE}
+    rest = {token: -math.inf for token in vocab if token not in scores and token not in apart}
+    wanted = ("".join(pair) for pair in _pairs(scores | rest, added, vocab))
+    for token, other in zip_longest(found, (SPACE if token in apart else token for token in wanted)):
+        if token != other:
+            raise SreError(f"its merges aren't SentencePiece's: they make {token!r} where llama.cpp makes {other!r}")
     return scores
 
 
-def _other_order(token: str) -> SreError:
-    return SreError(f"llama.cpp would make the token {token!r} from other pairs; it was not made by SentencePiece")
-
-
-def _pairs(token: str, vocab: dict[str, int]) -> list[tuple[str, str]]:
-    """The pairs of tokens that make `token`, the one with the longest left part first."""
-    halves = ((token[:k], token[k:]) for k in range(len(token) - 1, 0, -1))
+def _pairs(scores: dict[str, float], added: list[str], vocab: dict[str, int]) -> list[tuple[str, str]]:
+    """Every pair that makes a token, in the order in which they are joined: runs of spaces first, the longest first."""
+    scores = scores | {token: math.inf for token in added if is_run(token)}
+    order = sorted(scores, key=lambda token: (-scores[token], -len(token)))
+    halves = ((token[:k], token[k:]) for token in order for k in range(len(token) - 1, 0, -1))
     return [(left, right) for left, right in halves if left in vocab and right in vocab]
-
-
-def marked(tokens: list[str]) -> list[str]:
-    """GGUF's tokens as tokenizer.json has them: runs of spaces are written with marks there."""
-    return [token.replace(" ", SPACE) for token in tokens]
 
 
 def tokenizer(
@@ -85,16 +76,14 @@ def tokenizer(
     Args:
         vocab: The tokens and their ids.
         scores: The scores of the tokens that pairs may make.
-        added: The added tokens that are no special ones. Those of spaces are made from pairs too, the longest first.
+        added: The added tokens that are no special ones.
         unknown: The token for what the vocabulary lacks.
         prefix: Whether a text gets a space in front of it.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers
 
-    scores = scores | {token: math.inf for token in added if SPACE in token}
-    order = sorted(scores, key=lambda token: (-scores[token], -len(token)))
-    merges = [pair for token in order for pair in _pairs(token, vocab)]
-    made = Tokenizer(models.BPE(vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
+    pairs = _pairs(scores, added, vocab)
+    made = Tokenizer(models.BPE(vocab, pairs, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     mark = normalizers.Replace(" ", SPACE)
     made.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), mark]) if prefix else mark
     strip = [decoders.Strip(" ", 1, 0)] if prefix else []

@@ -90,7 +90,7 @@ def read_vocabulary(model: Path, rows: int) -> Vocabulary:
 
 def _with_scores(read: Vocabulary, data: dict[str, Any], path: Path) -> Vocabulary:
     """The vocabulary with what llama.cpp knows of SentencePiece's. Raises SreError where its ids would be others."""
-    added = {token for token, kind in zip(read.tokens, read.types, strict=True) if kind in (CONTROL, USER_DEFINED)}
+    added = [token for token, kind in zip(read.tokens, read.types, strict=True) if kind in (CONTROL, USER_DEFINED)]
     try:
         own = _steps(data.get("normalizer"), "normalizers"), _steps(data.get("pre_tokenizer"), "pretokenizers")
         prefix = sentencepiece.prefixes_space(*(_llama_steps(path.parent) or own))
@@ -103,8 +103,8 @@ def _with_scores(read: Vocabulary, data: dict[str, Any], path: Path) -> Vocabula
     return replace(
         read,
         types=types,
-        # llama.cpp looks for these in the text itself, whose spaces are spaces.
-        tokens=[t.replace(sentencepiece.SPACE, " ") if t in added else t for t in read.tokens],
+        # llama.cpp looks for added tokens in the text itself, whose spaces are spaces.
+        tokens=[" " * len(t) if sentencepiece.is_run(t) and t in added else t for t in read.tokens],
         scores=[scores.get(token, sentencepiece.APART) for token in read.tokens],
         space_prefix=prefix,
     )
@@ -214,7 +214,9 @@ def tokenizer_json(vocabulary: Vocabulary) -> str:
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
     types = vocabulary.types
-    tokens = sentencepiece.marked(vocabulary.tokens) if vocabulary.scores else vocabulary.tokens
+    tokens = vocabulary.tokens
+    if vocabulary.scores:
+        tokens = [token if token.strip(" ") else sentencepiece.SPACE * len(token) for token in tokens]
     vocab = {token: i for i, token in enumerate(tokens) if types[i] != UNUSED}
     added = {kind: [t for t, own in zip(tokens, types, strict=True) if own == kind] for kind in (CONTROL, USER_DEFINED)}
     if vocabulary.scores:

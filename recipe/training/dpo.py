@@ -111,8 +111,8 @@ def make_trainer(
 ) -> Any:
     """TRL's DPOTrainer with `preference_loss`, over datasets of `to_rows` that still need `with_reference`.
 
-    `dev_rows` may be None. On a CPU the prompt of a pair is computed once. On a GPU each completion has a sequence of
-    its own, because Unsloth's kernels take no 4-D mask.
+    `dev_rows` may be None. On a CPU the prompt of a pair is computed once, where `pair_batch.can_share`. On a GPU each
+    completion has a sequence of its own, because Unsloth's kernels take no 4-D mask.
     """
     import torch
     from transformers import TrainerCallback
@@ -122,7 +122,7 @@ def make_trainer(
 
     from recipe.training import pair_batch
 
-    shared = not torch.cuda.is_available()
+    shared = not torch.cuda.is_available() and pair_batch.can_share(peft_model)
 
     class PairTrainer(DPOTrainer):
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:

@@ -19,6 +19,11 @@ Pair = Mapping[str, Sequence[int]]
 """Token ids: `prompt_ids`, `chosen_ids`, `rejected_ids`. None is empty; completions end with the end token."""
 
 
+def can_share(model: Any) -> bool:
+    """Whether `pack` may take `shared`. A mask of our own would undo a model's sliding windows."""
+    return "sliding_attention" not in (getattr(model.config, "layer_types", None) or ())
+
+
 def pack(pairs: Sequence[Pair], pad: int, *, shared: bool) -> dict[str, torch.Tensor]:
     """Make one batch of B pairs, padded with the id `pad`.
 

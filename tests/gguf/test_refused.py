@@ -84,6 +84,7 @@ def test_what_llama_cpp_can_not_hold_is_refused(build: Any, tmp_path: Path) -> N
         ("gemma3", {"attn_logit_softcapping": 50.0}),
         ("gemma3", {"rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 500.0}}}),
         ("gemma3", {"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 2.0}}}),
+        ("gemma3", {"sliding_window": None}),
         ("gemma2", {"attn_logit_softcapping": None}),
     ],
 )
@@ -103,13 +104,15 @@ def test_pairs_that_sentencepiece_would_not_join(models: Any, tmp_path: Path) ->
     shutil.copytree(models("gemma3"), folder)
     data = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     merges = data["model"]["merges"]
-    for match, merged in {
-        "from other pairs": merges[:-1],
-        "not made by SentencePiece": [*merges[-1:], *merges[:-1]],
-    }.items():
-        data["model"]["merges"] = merged
+    for changed in (
+        merges[:-1],
+        [*merges[-1:], *merges[:-1]],
+        merges[1:],
+        [*merges[20:40], *merges[:20], *merges[40:]],
+    ):
+        data["model"]["merges"] = changed
         (folder / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
-        refused(match, tmp_path / "out.gguf", folder)
+        refused("merges", tmp_path / "out.gguf", folder)
     data["model"]["merges"], data["normalizer"] = merges, {"type": "NFKC"}
     (folder / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
     refused("normaliser", tmp_path / "out.gguf", folder)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from recipe.data.examples import read_examples
 from recipe.data.records import Message
 from recipe.errors import SreError
+from recipe.gguf.export import write_gguf
+from recipe.inference.base import Request
 from recipe.inference.chat_template import ChatTemplate
+from recipe.inference.llamacpp.generator import LlamaCppGenerator
+from recipe.inference.pytorch.generator import TorchGenerator
+from recipe.prompts import Prompts
 from recipe.training.trainer import prompt_ids
 
 CHATML = (
@@ -62,6 +70,38 @@ def test_its_date_is_always_the_same(source: str, train_tokenizer: Any) -> None:
 def test_a_system_turn_without_a_place_goes_into_the_first_user_turn(source: str) -> None:
     assert template(source).render(MESSAGES) == "[user] Judge.\n\n Is <it> good?  [/]"
     assert template(source).render([Message("user", "a"), Message("assistant", "b")]) == "[user] a [/][assistant] b [/]"
+
+
+# As Gemma 2's, which refuses a system turn, and as Gemma 3's, which puts it into the first user turn itself.
+TURN = "<|im_start|>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ TEXT | trim }}<|im_end|>\n{% endfor %}"
+ENDS = "{% if add_generation_prompt %}<|im_start|>model\n{% endif %}"
+GEMMA2 = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+GEMMA2 += "{% for m in messages %}" + TURN.replace("TEXT", "m.content") + ENDS
+GEMMA3 = "{% set system = messages[0].content + '\n\n' if messages[0].role == 'system' else '' %}"
+GEMMA3 += "{% for m in messages if m.role != 'system' %}"
+GEMMA3 += TURN.replace("TEXT", "(system if loop.first else '') ~ m.content") + ENDS
+
+
+@pytest.mark.parametrize("source", [GEMMA2, GEMMA3], ids=["gemma2", "gemma3"])
+def test_gemma_is_trained_sampled_and_judged_on_one_prompt(
+    source: str, models: Any, load: Any, tmp_path: Path, tiny_data: Path
+) -> None:
+    folder = tmp_path / "gemma3"
+    shutil.copytree(models("gemma3"), folder)
+    (folder / "chat_template.jinja").write_text(source)
+    write_gguf(folder, tmp_path / "judge.gguf")
+    tokenizer = load(folder)[1]
+    torch_generator = TorchGenerator(folder, adapter=None, name="x", context=512, engine="transformers")
+    with LlamaCppGenerator(tmp_path / "judge.gguf", threads=1, context=512, parallel=1) as llama_generator:
+        for row in read_examples(tiny_data, split="train", task="pointwise")[:4]:
+            messages = Prompts().judge(row)
+            assert [message.role for message in messages] == ["system", "user"]
+            trained = prompt_ids(tokenizer, messages)
+            assert torch_generator._encode(Request("x", messages))[0] == trained, "sampled"
+            assert llama_generator._encoder.encode(messages) == trained, "judged"
+            text = "\n\n".join(message.content for message in messages).strip()
+            assert tokenizer.decode(trained) == f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>model\n"
+    torch_generator.close()
 
 
 def test_a_template_with_a_place_for_it_keeps_it() -> None:

@@ -26,7 +26,9 @@ from recipe.progress import duration
 ROOT = Path(__file__).parents[2]
 MACHINES = {
     "t4-qwen2.5-1.5b": "t4",
+    "t4-qwen3-1.7b": "t4",
     "12gb-qwen3-4b": "3060",
+    "12gb-gemma3-4b": "3060",
     "24gb-llama3.1-8b": "3090",
     "24gb-qwen2-7b": "l4",
 }
@@ -51,6 +53,7 @@ def on_two_cores(name: str, *overrides: str) -> Plan:
         ("Qwen/Qwen2.5-1.5B-Instruct", 1543.7),
         ("Qwen/Qwen2-7B-Instruct", 7615.6),
         ("Qwen/Qwen3-4B-Instruct-2507", 4022.5),
+        ("Qwen/Qwen3-1.7B", 1720.6),
         ("meta-llama/Llama-3.1-8B-Instruct", 8030.3),
     ],
 )
@@ -381,7 +384,9 @@ def test_durations_read_well(seconds: float, text: str) -> None:
         ("24gb-llama3.1-8b", "4090", 10),
         ("24gb-qwen2-7b", "4090", 10),
         ("12gb-qwen3-4b", "3060", 10),
+        ("12gb-gemma3-4b", "3060", 10),
         ("t4-qwen2.5-1.5b", "t4", 3.5),
+        ("t4-qwen3-1.7b", "t4", 3.5),
     ],
 )
 def test_a_cards_default_preset_ends_overnight_and_has_the_papers_size_beside_it(

@@ -3,10 +3,17 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from recipe.training import pair_batch
-from recipe.training.pair_batch import pack, token_logps
+from recipe.training.pair_batch import can_share, pack, token_logps
 
 PAIRS = [
     {"prompt_ids": [5, 6, 7, 8, 9], "chosen_ids": [10, 11, 12, 2], "rejected_ids": [13, 2]},
@@ -29,6 +36,10 @@ def llama():
 
 def gemma2():
     return Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=0.1))
+
+
+def gemma3():
+    return Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, head_dim=8, sliding_window=3))
 
 
 def model(make=llama):
@@ -65,6 +76,18 @@ def test_log_probabilities_equal_those_of_separate_passes(shared, make):
             wanted = plain_logps(peft_model, prompt, completion)
             assert torch.allclose(row[: len(completion)], wanted, atol=1e-4)
             assert not row[len(completion) :].any()
+
+
+@pytest.mark.parametrize(("make", "shares"), [(llama, True), (gemma3, False)])
+def test_a_model_with_a_sliding_window_keeps_it(make, shares):
+    peft_model = model(make).eval()
+    assert can_share(peft_model) == shares
+    for shared in (can_share(peft_model), True):
+        with torch.no_grad():
+            found = token_logps(peft_model, pack(PAIRS, pad=0, shared=shared))
+            wanted = [plain_logps(peft_model, *side) for side in sides()]
+        equal = [torch.allclose(row[: len(one)], one, atol=1e-4) for row, one in zip(found, wanted, strict=True)]
+        assert all(equal) == (shared == can_share(peft_model) or shares), "shared, it would lose its window"
 
 
 @BOTH
