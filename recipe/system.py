@@ -80,16 +80,8 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def in_own_process(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """Call a function in a process that then ends: all it took is handed back, a GPU's memory too.
-
-    Args:
-        work: A function of a module. Its errors are raised here.
-        arguments: What it is given; it must be possible to pickle it.
-        options: The same, by name.
-
-    Raises:
-        SreError: The process ended early.
-    """
+    """Call `work` (of a module, with what can be pickled) in a process that then ends: all it took is handed back, a
+    GPU's memory too. Its errors are raised here; SreError where the process ended early."""
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context

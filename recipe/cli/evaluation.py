@@ -146,17 +146,13 @@ def experiment(preset: str, rows: tuple[str, ...], tables: bool, seeds: Any, run
     measured in the folder, so further calls can add rows. The command writes results.json and results.md there.
     """
     from recipe.config import load
+    from recipe.evaluation.tables import show_experiment
     from recipe.pipeline.experiments import Experiment, run_experiment, write_results
 
-    folder = run_dir or Path("runs") / load(preset, overrides).name
     if tables and rows:
         raise SreError("the tables show all rows that were measured; leave ROW out", field="--tables")
-    if tables:
-        results = write_results(Experiment(preset, overrides, folder), {})
-    else:
-        results = run_experiment(preset, rows, seeds, folder, overrides)
-    from recipe.evaluation.tables import show_experiment
-
+    chosen = Experiment(preset, overrides, run_dir or Path("runs") / load(preset, overrides).name)
+    results = write_results(chosen, {}) if tables else run_experiment(chosen, rows, seeds)
     show_experiment(results, opt.console())
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -116,22 +115,6 @@ def in_both_orders(examples: Iterable[Example]) -> list[Example]:
         if example.task == "pairwise" and (other := exchanged(example)).id not in ids:
             found.append(other)
     return found
-
-
-def with_references(examples: Iterable[Example], share: float, seed: int) -> list[Example]:
-    """The examples, of which a share keeps its reference answer.
-
-    Args:
-        examples: Rows, with or without one.
-        share: From 0 (none keeps it) to 1 (all do).
-        seed: Decides with a row's id which rows keep it.
-    """
-    return [
-        example
-        if not example.reference or random.Random(f"{seed}:reference:{example.id}").random() < share
-        else dataclasses.replace(example, reference="")
-        for example in examples
-    ]
 
 
 def in_prompt_names(example: Example) -> Example:

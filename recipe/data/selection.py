@@ -5,6 +5,9 @@ The prompt alone decides which: they are the same for both tasks, every seed and
 """
 
 import hashlib
+import random
+import shlex
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -14,7 +17,7 @@ from recipe.data.examples import read_examples
 from recipe.data.files import Source
 from recipe.data.forgery import with_forged
 from recipe.data.pairs import pairs_from_scores
-from recipe.data.records import Example, Task, contradicts_itself, with_references
+from recipe.data.records import Example, Task, contradicts_itself
 from recipe.data.split import spread
 from recipe.errors import SreError
 
@@ -52,8 +55,8 @@ def select_rows(
     if split == "train" and task == "pairwise" and data.pairs_from_scores == "inputs" and not need_rationale:
         rows += pairs_from_scores(_read(data, "pointwise", "train", None, False, rejects), data, seed=seed)
     if split != "train":
-        return rows if data.reference_share else with_references(rows, 0, seed)
-    return with_forged(with_references(rows, data.reference_share, seed), data.forged_share, seed)
+        return rows if data.reference_share else _with_references(rows, 0, seed)
+    return with_forged(_with_references(rows, data.reference_share, seed), data.forged_share, seed)
 
 
 def select_sft_rows(
@@ -86,14 +89,22 @@ def _read(
         return []
     shares = _held_out(data)
     own = split == "train" or Source(source, task, name).has_split()
-    rows = read_examples(
-        source,
-        task=task,
-        split=name if own else "train",
-        need_rationale=need_rationale,
-        limit=None if shares else limit,
-        skip_bad_rows=rejects if data.skip_bad_rows else None,
-    )
+    try:
+        rows = read_examples(
+            source,
+            task=task,
+            split=name if own else "train",
+            need_rationale=need_rationale,
+            limit=None if shares else limit,
+            skip_bad_rows=rejects if data.skip_bad_rows else None,
+        )
+    except SreError as error:
+        if not error.options:
+            raise
+        # The options are those of `sre split`: a run does not have them.
+        command = f"sre split {shlex.quote(source)} -o DIR {error.options}"
+        message = f"{error.message}. Prepare the rows: {command}; then add --set data.{task}=DIR"
+        raise SreError(message, file=error.file, line=error.line, field=error.field) from None
     if shares and (split == "train" or not own):
         rows = [row for row in rows if _place(row.prompt_id, shares) == split]
     if not rows and split != "train":
@@ -117,3 +128,13 @@ def _place(prompt_id: str, shares: dict[str, float]) -> Split:
     if draw < shares.get("test", 0):
         return "test"
     return "dev" if draw >= 1 - shares.get("dev", 0) else "train"
+
+
+def _with_references(examples: Iterable[Example], share: float, seed: int) -> list[Example]:
+    """The examples, of which a share keeps its reference answer; `seed` and a row's id decide."""
+    return [
+        example
+        if not example.reference or random.Random(f"{seed}:reference:{example.id}").random() < share
+        else replace(example, reference="")
+        for example in examples
+    ]

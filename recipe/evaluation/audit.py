@@ -1,6 +1,6 @@
 """The shortcut audit: what a judge's agreement is worth beside rules that need no model. Pure; runs no model.
 
-`task_figures` adds to a judge's or rule's figures those that a shortcut can't raise. `audit` returns
+`figures_by_task` adds to a judge's or rule's figures those that a shortcut can't raise. `audit` returns
 
     {"baselines": {"longer response": {"pointwise": {figures}, "pairwise": {figures}}, ...},
      "against_baselines": {"j1": {"pairwise": {"both_orders": {"baseline": "longer response",
@@ -31,15 +31,8 @@ FIGURES = tomllib.loads(Path(__file__).with_name("figures.toml").read_text(encod
 ONE_SIDED = 0.8  # a judge that gives one label in more than this share of the rows hardly judges
 
 
-def task_figures(task: Task, rows: Sequence[Example], verdicts: Sequence[Said], resamples: int) -> dict[str, Any]:
-    """All figures of a task: those of metrics.py and, of any rows, those that show a shortcut.
-
-    Args:
-        task: The task.
-        rows: Its labelled rows.
-        verdicts: What was said of each.
-        resamples: Of the bootstrap.
-    """
+def _task_figures(task: Task, rows: Sequence[Example], verdicts: Sequence[Said], resamples: int) -> dict[str, Any]:
+    """All figures of a task's labelled rows: those of metrics.py and, of any rows, those that show a shortcut."""
     truth, groups, labels = *_truth_and_groups(rows), [verdict.label for verdict in verdicts]
     if task == "pairwise":
         found = pairwise_figures(truth, labels, groups, resamples)
@@ -50,7 +43,7 @@ def task_figures(task: Task, rows: Sequence[Example], verdicts: Sequence[Said], 
 
 
 def figures_by_task(rows: Sequence[Example], verdicts: Sequence[Said], resamples: int) -> dict[str, Any]:
-    """{"pointwise": {...}, "pairwise": {...}}: `task_figures` of the rows of each task that have a label.
+    """{"pointwise": {...}, "pairwise": {...}}: the figures of each task's rows that have a label.
 
     Args:
         rows: Rows of both tasks.
@@ -58,17 +51,11 @@ def figures_by_task(rows: Sequence[Example], verdicts: Sequence[Said], resamples
         resamples: Of the bootstrap.
     """
     parts = {task: labelled(task, rows, verdicts) for task in TASKS}
-    return {task: task_figures(task, kept, said, resamples) for task, (kept, said) in parts.items()}
+    return {task: _task_figures(task, kept, said, resamples) for task, (kept, said) in parts.items()}
 
 
 def labelled(task: Task, rows: Sequence[Example], *sides: Sequence[Any]) -> tuple[Any, ...]:
-    """The rows of a task that have a label, and what each side says of them.
-
-    Args:
-        task: The task.
-        rows: Rows of both tasks.
-        sides: Each a verdict of every row.
-    """
+    """The rows of a task that have a label, and what each side says of them."""
     kept = [k for k, row in enumerate(rows) if row.task == task and row.label is not None]
     return [rows[k] for k in kept], *([side[k] for k in kept] for side in sides)
 
@@ -230,9 +217,9 @@ def difference(
 def _rule_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resamples: int) -> dict[str, Any]:
     """A rule's figures: its correlations are those of its score, and without labels it has no accuracy."""
     task = rows[0].task
-    found = task_figures(task, rows, verdicts, resamples)
+    found = _task_figures(task, rows, verdicts, resamples)
     if task == "pointwise":
-        scored = task_figures(task, rows, _scores(verdicts), resamples)
+        scored = _task_figures(task, rows, _scores(verdicts), resamples)
         found = scored | {name: found[name] for name in ("accuracy", "top_label")}
         if verdicts[0].label is None:
             found["accuracy"] = nothing(len(rows))

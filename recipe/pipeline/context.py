@@ -3,7 +3,6 @@
 A judge is named "seed", "sft" (J_SFT), or "j1", "j2", … after the round that made it.
 """
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -174,26 +173,12 @@ class RunContext:
             SreError: Rows can't be read, or the split is empty.
         """
         data, seed, rejects = self.config.data, self.config.seed, self.path / f"rejects-{split}-{task}.jsonl"
-        with self._telling_to_split(task):
-            return select_rows(data, task, split, seed=seed, rejects=rejects, limited=limited)
+        return select_rows(data, task, split, seed=seed, rejects=rejects, limited=limited)
 
     def sft_rows(self, task: Task) -> list[Example]:
         """The training rows of SFT; see `select_sft_rows`."""
         data, seed, rejects = self.config.data, self.config.seed, self.path / f"rejects-train-{task}.jsonl"
-        with self._telling_to_split(task):
-            return select_sft_rows(data, self.config.sft, task, seed=seed, rejects=rejects)
-
-    @contextmanager
-    def _telling_to_split(self, task: Task) -> Iterator[None]:
-        """Options that would mend a task's rows are those of `sre split`: a run does not have them."""
-        try:
-            yield
-        except SreError as error:
-            if not error.options:
-                raise
-            split = f"sre split {shlex.quote(self.config.data.source(task))} -o DIR {error.options}"
-            message = f"{error.message}. Prepare the rows: {split}; then add --set data.{task}=DIR"
-            raise SreError(message, file=error.file, line=error.line, field=error.field) from None
+        return select_sft_rows(data, self.config.sft, task, seed=seed, rejects=rejects)
 
     @cached_property
     def test_rows(self) -> list[Example]:

@@ -89,7 +89,7 @@ class RowRun:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A preset with overrides, in a folder."""
+    """A preset's name or a TOML file, with settings as `key=value`, in a folder."""
 
     preset: str
     overrides: tuple[str, ...]
@@ -111,28 +111,23 @@ class Experiment:
         return [path for path in found if (path / "config.toml").is_file()]
 
 
-def run_experiment(
-    preset: str, names: Sequence[str], seeds: Sequence[int], folder: Path, overrides: Sequence[str]
-) -> dict[str, Any]:
+def run_experiment(experiment: Experiment, names: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
     """Run and measure the named rows, or go on with them; write results.json and results.md, return the former.
 
     A row that is left without anything to train on is a finding: it is told in "problems", and the others run.
 
     Args:
-        preset: A preset's name or a TOML file.
+        experiment: The experiment.
         names: Rows of variants.toml; none: seed, sft and j1 to J_T.
         seeds: Random seeds.
-        folder: The experiment's.
-        overrides: Settings as `key=value`.
 
     Raises:
         SreError: A row is unknown, or `run_judge` raised it.
     """
-    experiment = Experiment(preset, tuple(overrides), folder)
     unknown = next((name for name in names if name not in VARIANTS), None)
     if unknown is not None:
         raise SreError(f"no row {unknown!r}; `sre experiment --list` tells all", field="ROW")
-    chosen = names or [name for name in judges_of(load(preset, overrides)) if name in VARIANTS]
+    chosen = names or [name for name in judges_of(load(experiment.preset, experiment.overrides)) if name in VARIANTS]
     problems = {}
     for run in [experiment.run(name, seed) for seed in seeds for name in chosen]:
         try:

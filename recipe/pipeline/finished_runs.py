@@ -61,7 +61,7 @@ def forgery_of(folder: Path, name: str, *, limit: int | None) -> dict[str, Any]:
     Raises:
         SreError: There is no such run, judge or test rows.
     """
-    from recipe.evaluation.benchmarks.base import spread
+    from recipe.evaluation.benchmarks.base import take_evenly
     from recipe.evaluation.forgery import measure_forgery
     from recipe.judge.judge import Judge
 
@@ -70,6 +70,6 @@ def forgery_of(folder: Path, name: str, *, limit: int | None) -> dict[str, Any]:
         raise SreError(f"this run has no judge {name!r} yet, or no test rows", file=folder)
     model, given = run.judge_model(name), [row for row in run.test_rows if not row.id.endswith(SWAPPED)]
     with Judge(model.open(), model.prompts, name=name) as judge:
-        found = measure_forgery(judge, spread(given, limit), folder / "evaluation" / name, run.config.evaluate)
+        found = measure_forgery(judge, take_evenly(given, limit), folder / "evaluation" / name, run.config.evaluate)
     write_results(run)
     return found

@@ -75,7 +75,7 @@ def _content(run: RunContext) -> dict[str, Any]:
     rows, problem = measured_rows(run)
     results = {"models": measured, "differences": {}} if problem else results_of(run)
     judges = [name for judge in run.judges for name in ((judge, FORCED) if judge == "seed" else (judge,))]
-    models = {judge: measured.get(judge) for judge in judges if config.data.takes("test")}
+    models = {judge: results["models"].get(judge) for judge in judges if config.data.takes("test")}
     shown = [judge for judge in ("sft", last_judge(run)) if judge in measured and rows]
     said = {judge: read_judgements(run.path, judge) for judge in shown}
     markers = {marker["stage"]: marker for marker in read_markers(run.path)}

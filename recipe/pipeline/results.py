@@ -33,13 +33,15 @@ def results_of(run: RunContext) -> dict[str, Any]:
         measured = {judge: {run.config.seed: read_judgements(run.path, judge)} for judge in found}
         train, resamples = [*chain(*run.all_train)], run.config.evaluate.resamples
         content = compare(run.test_rows, measured, comparisons(found), train, resamples=resamples)
+    # Computed anew from the verdicts: the evaluation may have been of a version with fewer figures.
+    models = {judge: figures | content["models"][judge] for judge, figures in found.items()}
     taken = run.exported if "gguf" in stages else None
     if forgery := read_forgery(run.path):
         content["forgery"] = forgery
     exported = run.cache.marker("gguf") or {}
     if exported.get("flip_rows"):
         content["flips"] = {"rows": exported["flip_rows"], "rates": exported["flip_rate"]}
-    return content | {"judge": taken, "rounds": rounds(run), "models": found, "stages": stages}
+    return content | {"judge": taken, "rounds": rounds(run), "models": models, "stages": stages}
 
 
 def figures_of(run: RunContext) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from recipe.data.records import Example, Judgement, Message, Rubric, with_references
+from recipe.data.records import Example, Judgement, Message, Rubric
+from recipe.data.selection import _with_references
 
 
 def judgement(logprobs: dict[int, float]) -> Judgement:
@@ -47,14 +48,14 @@ def test_a_share_of_the_references_is_kept_whatever_the_order() -> None:
         return Example(f"r{number}", "pointwise", (Message("user", "?"),), ("!",), rubric, 3, reference=reference)
 
     rows = [row(number, "the answer" if number % 2 else "") for number in range(400)]
-    kept = with_references(rows, 0.25, seed=1)
+    kept = _with_references(rows, 0.25, seed=1)
     shown = {example.id for example in kept if example.reference}
     assert 30 <= len(shown) <= 70  # of 200
     assert shown <= {example.id for example in rows if example.reference}
-    assert {example.id for example in with_references(rows[::-1], 0.25, seed=1) if example.reference} == shown
-    assert {example.id for example in with_references(rows, 0.25, seed=2) if example.reference} != shown
-    assert with_references(rows, 1.0, seed=1) == rows
-    assert not any(example.reference for example in with_references(rows, 0.0, seed=1))
+    assert {example.id for example in _with_references(rows[::-1], 0.25, seed=1) if example.reference} == shown
+    assert {example.id for example in _with_references(rows, 0.25, seed=2) if example.reference} != shown
+    assert _with_references(rows, 1.0, seed=1) == rows
+    assert not any(example.reference for example in _with_references(rows, 0.0, seed=1))
 
 
 def test_judgements_of_earlier_versions_are_read() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recipe.data.records import Example, Judgement, Message, Rubric, exchanged, in_both_orders
-from recipe.evaluation.audit import _both_orders, audit, degenerate, figures_by_task, task_figures
+from recipe.evaluation.audit import _both_orders, audit, degenerate, figures_by_task
 from recipe.evaluation.tables import results_markdown
 from recipe.evaluation.trivial import CRITERION, FITTED, LONGER, TIE, Verdict
 from recipe.pipeline.results import write_results
@@ -56,14 +56,14 @@ def test_the_correlation_within_criteria_is_that_of_the_centred_values() -> None
         inside = np.arange(90) % 7 == k
         truth[inside] -= truth[inside].mean()
         label[inside] -= label[inside].mean()
-    found = task_figures(rows[0].task, rows, said, 500)["pearson_within"]
+    found = figures_by_task(rows, said, 500)["pointwise"]["pearson_within"]
     assert found["value"] == pytest.approx(np.corrcoef(truth, label)[0, 1])
     assert found["low"] < found["value"] < found["high"]
 
 
 def test_a_judge_of_length_is_right_on_no_pair_whose_longer_response_is_worse() -> None:
     longer = [verdict(1 if len(row.responses[0]) > len(row.responses[1]) else 2) for row in PAIRS]
-    found = task_figures("pairwise", PAIRS, longer, 200)
+    found = figures_by_task(PAIRS, longer, 200)["pairwise"]
     worse = sum(len(row.responses[(row.label or 0) - 1]) == 5 for row in PAIRS)
     assert found["longer_is_worse"]["value"] == 0
     assert found["longer_is_worse"]["n"] == worse
@@ -82,7 +82,8 @@ def test_in_both_orders_the_averaged_probability_decides_and_malformed_is_none()
     # Both say position 1: of pair 0 the second order is surer, so its first response, pair 0's second, is better.
     said = [verdict(1, 1.4), verdict(1, 1.1), verdict(1, 1.2), verdict(1, 1.2), verdict(None), verdict(2, 1.9)]
     assert _both_orders(rows, said) == {0: 2, 2: TIE, 4: None}
-    assert task_figures(rows[0].task, rows, said, 200)["both_orders"]["value"] == pytest.approx((1 + 0.5 + 0) / 3)
+    found = figures_by_task(rows, said, 200)["pairwise"]["both_orders"]
+    assert found["value"] == pytest.approx((1 + 0.5 + 0) / 3)
 
 
 def test_the_orders_of_each_random_seed_stay_together() -> None:
@@ -95,7 +96,7 @@ def test_what_the_rationale_prefers_is_compared_with_the_label_in_any_naming() -
     rows = PAIRS[:4]
     words = ["Response 1 is better.", "Response A is better.", "Response B is better.", "Both are fine."]
     said = [verdict(label, rationale=text) for label, text in zip((1, 2, 2, 1), words, strict=True)]
-    found = task_figures(rows[0].task, rows, said, 200)["stated"]
+    found = figures_by_task(rows, said, 200)["pairwise"]["stated"]
     assert (found["value"], found["n"]) == (pytest.approx(2 / 3), 3)
 
 

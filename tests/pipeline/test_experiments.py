@@ -21,6 +21,10 @@ ASKS_THE_MODEL = {"margin-0", "meta-judge", "self-assessment"}
 ROUNDS = ("iterations=1", "sample.inputs=[12, 6]")
 
 
+def run_rows(names, seeds, folder, overrides):
+    return run_experiment(Experiment("tiny", tuple(overrides), folder), names, seeds)
+
+
 @pytest.fixture(scope="module")
 def sources(tiny_model, tiny_data, tmp_path_factory):
     """Overrides that name the tiny model and its rows; the test rows are of two aspects, as on real judgments."""
@@ -37,7 +41,7 @@ def sources(tiny_model, tiny_data, tmp_path_factory):
 def folder(sources, tmp_path_factory):
     """An experiment whose rows without a name were run: seed, sft and j1."""
     folder = tmp_path_factory.mktemp("experiment")
-    run_experiment("tiny", (), (0,), folder, sources)
+    run_rows((), (0,), folder, sources)
     return folder
 
 
@@ -52,7 +56,7 @@ def taken_over(run):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_every_row_runs_by_its_name_and_no_stage_is_computed_twice(name, sources, folder):
-    results = run_experiment("tiny", (name,), (0,), folder, sources)
+    results = run_rows((name,), (0,), folder, sources)
     if f"{name}, seed 0" in results["problems"]:
         assert name in ASKS_THE_MODEL
         assert results["models"][name] is None
@@ -65,7 +69,7 @@ def test_every_row_runs_by_its_name_and_no_stage_is_computed_twice(name, sources
 
 
 def test_what_rows_have_in_common_is_the_same_file(sources, folder):
-    run_experiment("tiny", ("self-consistency",), (0,), folder, sources)
+    run_rows(("self-consistency",), (0,), folder, sources)
     base, other = folder / "seed-0", folder / "self-consistency" / "seed-0"
     assert taken_over(other) == {"seed", "sft-pointwise", "sft-pairwise", "merged"}
     assert markers(other)["merged"]["from"] == "../../seed-0"
@@ -77,7 +81,7 @@ def test_what_rows_have_in_common_is_the_same_file(sources, folder):
 
 
 def test_a_changed_setting_is_not_taken_over_nor_what_comes_after_it(sources, folder):
-    run_experiment("tiny", ("merge-svd", "random-equal"), (0,), folder, sources)
+    run_rows(("merge-svd", "random-equal"), (0,), folder, sources)
     merged = folder / "merge-svd" / "seed-0"
     assert taken_over(merged) == {"seed", "sft-pointwise", "sft-pairwise"}
     assert markers(merged)["merged"]["hash"] != markers(folder / "seed-0")["merged"]["hash"]
@@ -90,14 +94,14 @@ def test_a_changed_setting_is_not_taken_over_nor_what_comes_after_it(sources, fo
 
 
 def test_a_row_that_is_done_is_left_as_it_is(sources, folder):
-    run_experiment("tiny", ("j1",), (0,), folder, sources)
+    run_rows(("j1",), (0,), folder, sources)
     before = {path: path.stat().st_mtime_ns for path in folder.glob("seed-0/*/**/*") if path.is_file()}
-    run_experiment("tiny", ("j1",), (0,), folder, sources)
+    run_rows(("j1",), (0,), folder, sources)
     assert {path: path.stat().st_mtime_ns for path in folder.glob("seed-0/*/**/*") if path.is_file()} == before
 
 
 def test_the_tables_hold_every_row_for_all_test_rows_and_for_each_aspect(sources, folder):
-    results = run_experiment("tiny", ("sft", "j1"), (0,), folder, sources)
+    results = run_rows(("sft", "j1"), (0,), folder, sources)
     assert json.loads((folder / "results.json").read_text()) == results
     assert set(results["models"]) == {*VARIANTS, "seed-constrained"}
     assert {"sft - seed-constrained", "j1 - sft"} <= results["differences"].keys()
@@ -109,7 +113,7 @@ def test_the_tables_hold_every_row_for_all_test_rows_and_for_each_aspect(sources
 
 
 def test_self_consistency_is_the_majority_of_the_samples_and_one_sample_the_first(sources, folder):
-    results = run_experiment("tiny", ("self-consistency", "one-sample"), (0,), folder, sources)
+    results = run_rows(("self-consistency", "one-sample"), (0,), folder, sources)
     place = folder / "self-consistency" / "seed-0"
     samples = [Judgement.from_json(row) for row in read_jsonl(place / "evaluation" / "sft" / "samples.jsonl")]
     labels = {found.example_id: found.label for found in self_consistency(as_written(samples))}
@@ -122,7 +126,7 @@ def test_self_consistency_is_the_majority_of_the_samples_and_one_sample_the_firs
 def test_a_row_without_a_pair_is_a_finding_and_the_others_run(sources, tmp_path):
     # A seed model that is never right: its samples end before they have begun.
     short = (*sources, "sample.max_tokens=8", "sft.epochs=0.5", "curate.margin=4", "sample.inputs=[2]", "sample.n=2")
-    results = run_experiment("tiny", ("margin-0", "sft"), (0,), tmp_path, short)
+    results = run_rows(("margin-0", "sft"), (0,), tmp_path, short)
     assert "no preference pair" in results["problems"]["margin-0, seed 0"]
     assert results["models"]["margin-0"] is None
     assert results["models"]["sft"] is not None
@@ -130,7 +134,7 @@ def test_a_row_without_a_pair_is_a_finding_and_the_others_run(sources, tmp_path)
 
 
 def test_seeds_are_pooled_the_seed_model_is_measured_once_and_the_rest_was_not_run(sources, tmp_path):
-    results = run_experiment("tiny", (), (0, 1), tmp_path, [*sources, "iterations=0", "sft.epochs=0.5"])
+    results = run_rows((), (0, 1), tmp_path, [*sources, "iterations=0", "sft.epochs=0.5"])
     for name in ("seed", "seed-constrained", "sft"):
         pooled = results["models"][name]
         judge, _, constrained = name.partition("-")
@@ -166,23 +170,23 @@ def test_measurements_under_other_settings_do_not_count(sources, folder):
         assert Experiment("tiny", (*sources, *same), folder).run("sft", 0).measured
     assert not changed.run("sft", 0).measured
     with pytest.raises(SreError, match=r"differs in: lora\.r"):
-        run_experiment("tiny", ("sft",), (0,), folder, changed.overrides)
+        run_rows(("sft",), (0,), folder, changed.overrides)
 
 
 def test_another_row_under_other_settings_does_not_change_what_was_measured(sources, folder):
     """SFT has nothing to do with beta: its measurement goes on, but j1's stays that of the old beta."""
     other = (*sources, "dpo.beta=0.5")
-    results = run_experiment("tiny", ("sft",), (0,), folder, other)
+    results = run_rows(("sft",), (0,), folder, other)
     assert results["models"]["sft"] is not None
     assert results["models"]["j1"] is None
-    assert run_experiment("tiny", ("sft",), (0,), folder, sources)["models"]["j1"] is not None
+    assert run_rows(("sft",), (0,), folder, sources)["models"]["j1"] is not None
 
 
 def test_an_unknown_row_and_an_experiment_without_test_rows_are_refused(sources, tmp_path):
     with pytest.raises(SreError, match="no row 'best-of-m'"):
-        run_experiment("tiny", ("best-of-m",), (0,), tmp_path, sources)
+        run_rows(("best-of-m",), (0,), tmp_path, sources)
     with pytest.raises(SreError, match="takes test rows"):
-        run_experiment("tiny", ("sft",), (0,), tmp_path, (*sources, 'data.test_split=""'))
+        run_rows(("sft",), (0,), tmp_path, (*sources, 'data.test_split=""'))
 
 
 def test_the_command_lists_all_rows():

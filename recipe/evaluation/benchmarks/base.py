@@ -14,7 +14,7 @@ from typing import Any
 from recipe.data.examples import read_examples
 from recipe.data.records import Example, Task, in_both_orders
 from recipe.errors import SreError
-from recipe.evaluation.audit import FIGURES, task_figures
+from recipe.evaluation.audit import FIGURES, figures_by_task
 from recipe.evaluation.calibration import calibration_figures
 from recipe.evaluation.metrics import correlation, rate_figure
 from recipe.evaluation.trivial import Verdict
@@ -109,10 +109,10 @@ def load_rows(benchmark: Benchmark, data: str | Path | None, limit: int | None, 
         if benchmark.aspects and row.aspect not in benchmark.aspects:
             expected = f"the columns of {benchmark.hub}, with a subset of {', '.join(sorted(benchmark.aspects))}"
             raise SreError(f"{row.origin}: expected {expected}; not {row.aspect!r}", field="subset")
-    return spread(rows, limit)
+    return take_evenly(rows, limit)
 
 
-def spread(rows: Sequence[Example], limit: int | None) -> list[Example]:
+def take_evenly(rows: Sequence[Example], limit: int | None) -> list[Example]:
     """`limit` of the rows, evenly spread, in order; all where there are no more."""
     if limit is None or limit >= len(rows):
         return list(rows)
@@ -136,7 +136,7 @@ def labelled_figures(judged: Judged) -> Figures:
     rows, task = judged.rows, judged.rows[0].task
     said = [judged.verdicts[row.id] for row in rows]
     truth, labels = [row.label or 0 for row in rows], [verdict.label for verdict in said]
-    details = task_figures(task, rows, said, judged.resamples)
+    details = figures_by_task(rows, said, judged.resamples)[task]
     details["calibration"] = calibration_figures([verdict.label_probabilities for verdict in said], truth)
     if task == "pairwise":
         details["pearson"] = correlation(truth, labels, judged.prompts, resamples=judged.resamples)

@@ -10,7 +10,7 @@ import pytest
 
 from recipe.errors import SreError
 from recipe.evaluation.benchmarks import BENCHMARKS, JUDGEBENCH
-from recipe.evaluation.benchmarks.base import own_rows, spread
+from recipe.evaluation.benchmarks.base import own_rows, take_evenly
 from recipe.evaluation.benchmarks.running import find_benchmark, run_benchmark
 from recipe.evaluation.verdict_files import verdicts_of
 from recipe.inference.base import Request
@@ -176,8 +176,8 @@ def test_samples_and_swap_do_not_go_with_a_benchmark(data: Path) -> None:
 
 
 def test_a_limit_takes_rows_from_all_over() -> None:
-    assert spread(range(10), 4) == [0, 2, 5, 7]  # type: ignore[arg-type,comparison-overlap]
-    assert spread(range(3), 9) == spread(range(3), None) == [0, 1, 2]  # type: ignore[arg-type,comparison-overlap]
+    assert take_evenly(range(10), 4) == [0, 2, 5, 7]  # type: ignore[arg-type,comparison-overlap]
+    assert take_evenly(range(3), 9) == take_evenly(range(3), None) == [0, 1, 2]  # type: ignore[arg-type,comparison-overlap]
 
 
 def test_a_forced_verdict_is_no_written_one() -> None:
