@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -305,11 +306,12 @@ def validate(raw: dict[str, Any], *, file: str | Path | None = None) -> Config:
 
 def dump(config: Config) -> str:
     """The config as TOML text that `load` reads back to an equal Config. Unset (None) keys are left out."""
+    text = partial(json.dumps, ensure_ascii=False)  # what JSON writes of these values is TOML too
     plain = config.model_dump(mode="json", exclude_none=True)
-    lines = [f"{key} = {_toml(value)}" for key, value in plain.items() if not isinstance(value, dict)]
+    lines = [f"{key} = {text(value)}" for key, value in plain.items() if not isinstance(value, dict)]
     for section, values in plain.items():
         if isinstance(values, dict):
-            lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in values.items())]
+            lines += ["", f"[{section}]", *(f"{key} = {text(value)}" for key, value in values.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -342,13 +344,3 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         if not isinstance(raw, dict):
             raise SreError(f"{section!r} is a single value, not a section", field=key.strip())
     raw[last] = value
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return f"[{', '.join(_toml(item) for item in value)}]"
-    if isinstance(value, str):
-        return json.dumps(value)  # its escapes are TOML's
-    return repr(value)

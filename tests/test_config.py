@@ -6,6 +6,12 @@ from recipe.config import Config, dump, load, presets, validate
 from recipe.errors import SreError
 
 
+def test_a_text_of_any_characters_survives_a_round_trip(tmp_path):
+    config = validate({"data": {"pointwise": 'a "quoted" \\ name\n\x1b\t of ü and 😀.jsonl'}})
+    (tmp_path / "config.toml").write_text(dump(config), encoding="utf-8")
+    assert load(tmp_path / "config.toml") == config
+
+
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_loads_and_survives_a_round_trip(name, tmp_path):
     config = load(name)

@@ -13,6 +13,7 @@ seeds are pooled by concatenating them with the same groups.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -188,6 +189,25 @@ def weighted_accuracy(
         return found
 
     return bootstrap([*member, *right], [groups[k] for k in kept], statistic, resamples)
+
+
+def calibration_figures(distributions: Sequence[Mapping[int, float]], truth: Sequence[int]) -> dict[str, Any]:
+    """{"n", "ece", "brier"} of label distributions (label -> probability) against the true labels.
+
+    Rows with {} are left out. ece: the mean gap between confidence, the probability of the most probable label (the
+    lowest of equals), and accuracy, in ten equal parts of [0, 1]. brier: the mean squared distance from the truth, 0
+    (sure and right) to 2 (sure and wrong).
+    """
+    gaps: dict[int, float] = defaultdict(float)
+    brier = []
+    for shares, true in zip(distributions, truth, strict=True):
+        if shares:
+            best = max(sorted(shares), key=shares.__getitem__)
+            gaps[min(int(shares[best] * 10), 9)] += shares[best] - (best == true)
+            brier.append(sum((shares.get(label, 0.0) - (label == true)) ** 2 for label in {*shares, true}))
+    n = len(brier)
+    ece = sum(map(abs, gaps.values())) / n if n else None
+    return {"n": n, "ece": ece, "brier": sum(brier) / n if n else None}
 
 
 def _complete(

@@ -5,7 +5,7 @@ What a stage is given is what its hash covers (stage_cache.py), so a setting tha
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from recipe.config import only
 from recipe.data.records import Task, in_both_orders
@@ -153,18 +153,13 @@ def best_of_n(run: RunContext, t: int) -> Facts:
     )
 
 
-def measure(run: RunContext, kind: Literal["dev", "evaluation"], judge: str) -> Facts:
-    """A judge on held-out rows.
-
-    Args:
-        run: The run.
-        kind: "dev", one greedy judgement of each dev row; or "evaluation", of the test rows as the settings say.
-        judge: The judge.
-    """
+def measure(run: RunContext, stage: str) -> Facts:
+    """A judge on the dev rows ("dev/j1"), one greedy judgement each, or on the test rows ("evaluation/j1")."""
+    kind, _, judge = stage.partition("/")
     settings = run.config.evaluate
     sampled = kind == "evaluation" and settings.samples > 1
     return run.cache.do(
-        f"{kind}/{judge}",
+        stage,
         work.measure,
         makes=("judgements.jsonl", "figures.json", *(("samples.jsonl",) if sampled else ())),
         judge=run.judge_model(judge),

@@ -49,14 +49,14 @@ def steps(run: RunContext, *, every: bool = False) -> Iterator[Step]:
             yield f"iter-{t}:dpo", partial(stages.dpo, run, t)
         if config.data.takes("dev"):
             for judge in (run.judge_before(t), f"j{t}"):
-                yield f"dev/{judge}", partial(stages.measure, run, "dev", judge)
+                yield f"dev/{judge}", partial(stages.measure, run, f"dev/{judge}")
             yield f"iter-{t}:decide", partial(stages.decide, run, t)
         if not run.kept(t) and not every:
             break
     for judge in (judges_of(config) if every else run.judges) if config.data.takes("test") else ():
-        yield f"evaluation/{judge}", partial(stages.measure, run, "evaluation", judge)
+        yield f"evaluation/{judge}", partial(stages.measure, run, f"evaluation/{judge}")
     if config.data.takes("dev"):  # the rows that its readout is fitted on
-        yield f"dev/{run.exported}", partial(stages.measure, run, "dev", run.exported)
+        yield f"dev/{run.exported}", partial(stages.measure, run, f"dev/{run.exported}")
     yield "gguf", partial(stages.export, run)
 
 
@@ -111,7 +111,7 @@ def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path])
             if not best and name == run.stage_of(judge):
                 break
         measured = run.best if best else judge
-        stages.measure(run, "evaluation", measured)
+        stages.measure(run, f"evaluation/{measured}")
         # The run's own config.toml is that of the last call, which may have measured another judge.
         kept, settings = folder / "evaluation" / measured / "config.toml", dump(config)
         if run.cache.main and not (kept.exists() and kept.read_text(encoding="utf-8") == settings):

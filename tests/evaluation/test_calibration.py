@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipe.evaluation.calibration import calibration_figures
+from recipe.evaluation.metrics import calibration_figures
 
 
 def sure(share: float, *, right: bool) -> tuple[dict[int, float], int]:

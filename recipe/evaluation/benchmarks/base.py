@@ -15,8 +15,7 @@ from recipe.data.examples import read_examples
 from recipe.data.records import Example, Task, in_both_orders
 from recipe.errors import SreError
 from recipe.evaluation.audit import FIGURES, figures_by_task
-from recipe.evaluation.calibration import calibration_figures
-from recipe.evaluation.metrics import correlation, rate_figure
+from recipe.evaluation.metrics import calibration_figures, correlation, rate_figure
 from recipe.evaluation.trivial import Verdict
 
 Figures = dict[str, Any]
