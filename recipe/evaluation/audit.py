@@ -25,7 +25,7 @@ from recipe.evaluation.metrics import (
     pointwise_figures,
     rate_figure,
 )
-from recipe.evaluation.trivial import TIE, Said, Verdict, longer_response, trivial_baselines
+from recipe.evaluation.trivial import TIE, RowVerdict, Said, longer_response, trivial_baselines
 
 FIGURES = tomllib.loads(Path(__file__).with_name("figures.toml").read_text(encoding="utf-8"))
 ONE_SIDED = 0.8  # a judge that gives one label in more than this share of the rows hardly judges
@@ -214,7 +214,7 @@ def difference(
     return rate_figure(list(gains.values()), [groups[k] for k in gains], resamples)
 
 
-def _rule_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resamples: int) -> dict[str, Any]:
+def _rule_figures(rows: Sequence[Example], verdicts: Sequence[RowVerdict], resamples: int) -> dict[str, Any]:
     """A rule's figures: its correlations are those of its score, and without labels it has no accuracy."""
     task = rows[0].task
     found = _task_figures(task, rows, verdicts, resamples)
@@ -226,7 +226,7 @@ def _rule_figures(rows: Sequence[Example], verdicts: Sequence[Verdict], resample
     return found
 
 
-def _scores(verdicts: Sequence[Verdict]) -> list[Verdict]:
+def _scores(verdicts: Sequence[RowVerdict]) -> list[RowVerdict]:
     """The verdicts of a rule with its score in the place of its label."""
     return [verdict._replace(label=verdict.expected_score) for verdict in verdicts]
 

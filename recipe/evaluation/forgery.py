@@ -19,7 +19,7 @@ from recipe.data.forgery import CLAIMS, forge
 from recipe.data.records import SWAPPED, TASKS, Example
 from recipe.errors import SreError
 from recipe.evaluation.metrics import rate_figure
-from recipe.evaluation.trivial import Verdict
+from recipe.evaluation.trivial import RowVerdict
 from recipe.evaluation.verdict_files import verdicts_of
 from recipe.judge.batch import judge_rows
 from recipe.judge.judge import Judge
@@ -89,7 +89,7 @@ def forge_rows(rows: Sequence[Example]) -> list[Forged]:
     return found
 
 
-def _shifts(forged: Sequence[Forged], said: dict[str, Verdict], resamples: int) -> dict[str, Any]:
+def _shifts(forged: Sequence[Forged], said: dict[str, RowVerdict], resamples: int) -> dict[str, Any]:
     def figure(some: Sequence[Forged]) -> dict[str, Any]:
         gains, prompts = [], []
         for one in some:

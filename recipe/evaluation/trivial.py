@@ -21,7 +21,7 @@ TIE = 1.5  # the label of a rule that can't tell two responses apart; it counts 
 MIN_TRAIN = 20  # fewer labelled training rows give no rule that is fitted on them
 
 
-class Verdict(NamedTuple):
+class RowVerdict(NamedTuple):
     """What a rule says about one row; the fields are those of a Judgement that measuring needs.
 
     label: a score, or 1 or 2 for the better response (TIE for neither); None where a judgement is malformed, and of a
@@ -34,10 +34,10 @@ class Verdict(NamedTuple):
     rationale: str
 
 
-Said = Verdict | Judgement  # what a judge or a rule says about one row
+Said = RowVerdict | Judgement  # what a judge or a rule says about one row
 
 
-def trivial_baselines(rows: Sequence[Example], train: Sequence[Example] = ()) -> dict[str, list[Verdict]]:
+def trivial_baselines(rows: Sequence[Example], train: Sequence[Example] = ()) -> dict[str, list[RowVerdict]]:
     """The rules' verdicts on labelled rows of one task, by the rule's name.
 
     train: labelled rows, of which those of the same task count. Without enough of them the rules that learn from
@@ -106,12 +106,12 @@ def _length(row: Example) -> float:
     return last - sum(first)
 
 
-def _preference(value: float) -> Verdict:
+def _preference(value: float) -> RowVerdict:
     return _rule(TIE + 0.5 * _sign(value - TIE), value)
 
 
-def _rule(label: float | None, score: float) -> Verdict:
-    return Verdict(label, score, {}, "")
+def _rule(label: float | None, score: float) -> RowVerdict:
+    return RowVerdict(label, score, {}, "")
 
 
 def _sign(value: float) -> int:

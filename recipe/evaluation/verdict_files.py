@@ -14,7 +14,7 @@ from recipe.data.records import Judgement, in_both_orders
 from recipe.errors import SreError
 from recipe.evaluation.audit import audit, figures_by_task
 from recipe.evaluation.evaluate import as_written
-from recipe.evaluation.trivial import Said, Verdict
+from recipe.evaluation.trivial import RowVerdict, Said
 from recipe.storage import intact, read_jsonl
 
 VERDICTS = "judgements.jsonl"
@@ -79,13 +79,13 @@ def read_verdicts(paths: Sequence[Path]) -> Judged:
     return found
 
 
-def verdicts_of(rows: Sequence[Mapping[str, Any]], *, as_written: bool) -> dict[str, Verdict]:
+def verdicts_of(rows: Sequence[Mapping[str, Any]], *, as_written: bool) -> dict[str, RowVerdict]:
     """Judged rows of `sre judge` by their ids. as_written: a label that was forced counts as malformed."""
     found = {}
     for row in rows:
         shares = {int(label): share for label, share in row["label_probabilities"].items()}
         forced = as_written and (row["finish"] == "forced" or not row["rationale"])
-        found[row["id"]] = Verdict(None if forced else row["label"], row["expected_score"], shares, row["rationale"])
+        found[row["id"]] = RowVerdict(None if forced else row["label"], row["expected_score"], shares, row["rationale"])
     return found
 
 

@@ -11,15 +11,15 @@ import pytest
 from recipe.data.records import Example, Judgement, Message, Rubric, exchanged, in_both_orders
 from recipe.evaluation.audit import _both_orders, audit, degenerate, figures_by_task
 from recipe.evaluation.tables import results_markdown
-from recipe.evaluation.trivial import CRITERION, FITTED, LONGER, TIE, Verdict
+from recipe.evaluation.trivial import CRITERION, FITTED, LONGER, TIE, RowVerdict
 from recipe.pipeline.results import write_results
 from recipe.pipeline.steps import open_run
 
 DRAW = random.Random(3)
 
 
-def verdict(label: float | None, expected: float | None = None, rationale: str = "because") -> Verdict:
-    return Verdict(label, label if expected is None else expected, {}, rationale)
+def verdict(label: float | None, expected: float | None = None, rationale: str = "because") -> RowVerdict:
+    return RowVerdict(label, label if expected is None else expected, {}, rationale)
 
 
 def scored(number: int, score: int, criteria: str = "Good?", length: int = 5) -> Example:
@@ -147,7 +147,7 @@ def test_the_results_of_a_run_set_every_judge_against_the_rules(finished_run: Pa
     assert tables.count(f"| {LONGER} |") == 2
 
 
-def faults(rows: list[Example], said: list[Verdict]) -> list[str]:
+def faults(rows: list[Example], said: list[RowVerdict]) -> list[str]:
     return degenerate(figures_by_task(rows, said, 200))
 
 

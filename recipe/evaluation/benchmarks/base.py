@@ -16,7 +16,7 @@ from recipe.data.records import Example, Task, in_both_orders
 from recipe.errors import SreError
 from recipe.evaluation.audit import FIGURES, figures_by_task
 from recipe.evaluation.metrics import calibration_figures, correlation, rate_figure
-from recipe.evaluation.trivial import Verdict
+from recipe.evaluation.trivial import RowVerdict
 
 Figures = dict[str, Any]
 
@@ -26,7 +26,7 @@ class Judged:
     """Rows of a benchmark, and the verdicts by the ids of what was judged."""
 
     rows: Sequence[Example]
-    verdicts: Mapping[str, Verdict]
+    verdicts: Mapping[str, RowVerdict]
     resamples: int
 
     @property
@@ -78,10 +78,12 @@ class Benchmark:
     figures: Callable[[Judged], Figures] = by_task
     prepare: Callable[[Sequence[Example]], list[Example]] = list
     aspects: Collection[str] = ()
-    audited: Callable[[Sequence[Example], Mapping[str, Verdict]], list[Verdict]] | None = None
+    audited: Callable[[Sequence[Example], Mapping[str, RowVerdict]], list[RowVerdict]] | None = None
 
 
-def load_rows(benchmark: Benchmark, data: str | Path | None, limit: int | None, **reading: Any) -> list[Example]:
+def load_rows(
+    benchmark: Benchmark, data: str | Path | None = None, limit: int | None = None, **reading: Any
+) -> list[Example]:
     """The labelled rows of a benchmark; with several splits, a row's id begins with its split.
 
     The split is a row's `aspect` where it has none.

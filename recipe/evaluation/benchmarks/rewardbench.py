@@ -10,7 +10,7 @@ from recipe.data.benchmark_formats import GENERAL
 from recipe.data.records import Example
 from recipe.evaluation.benchmarks.base import Benchmark, Figures, Judged
 from recipe.evaluation.metrics import credit, nothing, weighted_accuracy
-from recipe.evaluation.trivial import TIE, Verdict
+from recipe.evaluation.trivial import TIE, RowVerdict
 
 CATEGORIES: dict[str, dict[str, int]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 """Category -> subset -> weight."""
@@ -53,14 +53,14 @@ def pointwise(judged: Judged) -> Figures:
     return found
 
 
-def _preferred(rows: Sequence[Example], verdicts: Mapping[str, Verdict], by: str = "label") -> list[Verdict]:
+def _preferred(rows: Sequence[Example], verdicts: Mapping[str, RowVerdict], by: str = "label") -> list[RowVerdict]:
     """The response of each pair that scored higher: TIE for equal scores, None where one is malformed."""
     found = []
     for row in rows:
         sides = [verdicts[f"{row.id}:{place}"] for place in (1, 2)]
         first, second = (None if side.label is None else getattr(side, by) for side in sides)
         label = None if first is None or second is None else TIE + ((second > first) - (second < first)) / 2
-        found.append(Verdict(label, label, {}, ""))
+        found.append(RowVerdict(label, label, {}, ""))
     return found
 
 
@@ -69,7 +69,7 @@ def pairwise(judged: Judged) -> Figures:
     return _measured(judged, [judged.verdicts[row.id] for row in judged.rows])
 
 
-def _measured(judged: Judged, said: Sequence[Verdict]) -> Figures:
+def _measured(judged: Judged, said: Sequence[RowVerdict]) -> Figures:
     outcomes = _credits(judged.rows, said)
     malformed = sum(verdict.label is None for verdict in said)
     subsets = judged.rates_by([row.aspect for row in judged.rows], outcomes)
@@ -77,7 +77,7 @@ def _measured(judged: Judged, said: Sequence[Verdict]) -> Figures:
     return {"headline": weighted_figures(outcomes, judged), "details": details}
 
 
-def _credits(rows: Sequence[Example], verdicts: Sequence[Verdict]) -> list[float]:
+def _credits(rows: Sequence[Example], verdicts: Sequence[RowVerdict]) -> list[float]:
     return [credit(row.label or 0, verdict.label) for row, verdict in zip(rows, verdicts, strict=True)]
 
 

@@ -36,8 +36,6 @@ def run_benchmark(
     benchmark: Benchmark,
     folder: Path,
     *,
-    data: Path | None = None,
-    limit: int | None = None,
     options: JudgeOptions = DEFAULT,
     overwrite: bool = False,
     resamples: int = 2000,
@@ -52,8 +50,6 @@ def run_benchmark(
         judge: The judge.
         benchmark: What to measure it on.
         folder: Where to write, and what was judged before.
-        data: See `load_rows`.
-        limit: See `load_rows`.
         options: How to judge.
         overwrite: Judge all rows anew.
         resamples: Of the bootstrap.
@@ -62,7 +58,7 @@ def run_benchmark(
     Raises:
         SreError: Rows can't be read, or the folder was made with another model, other prompts or options.
     """
-    rows = load_rows(benchmark, data, limit, **reading)
+    rows = load_rows(benchmark, **reading)
     examples = benchmark.prepare(rows)
     if options.swap or options.samples > 1:
         raise SreError("a benchmark says itself in which order to judge; samples and swap don't go with it")
@@ -80,7 +76,7 @@ def run_benchmark(
     failed = sum(row["finish"] == "error" for row in judged)
     content: dict[str, Any] = {
         "benchmark": benchmark.name,
-        "source": str(data or benchmark.hub),
+        "source": str(reading.get("data") or benchmark.hub),
         "model": judge.name,
         "rows": len(rows),
         "judged": len(judged) - failed,

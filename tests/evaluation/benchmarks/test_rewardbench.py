@@ -16,7 +16,7 @@ from recipe.evaluation.benchmarks import REWARDBENCH, REWARDBENCH_PAIRWISE
 from recipe.evaluation.benchmarks.base import Benchmark, Judged, load_rows
 from recipe.evaluation.benchmarks.rewardbench import CATEGORIES, pointwise, weighted_figures
 from recipe.evaluation.benchmarks.running import run_benchmark
-from recipe.evaluation.trivial import Verdict
+from recipe.evaluation.trivial import RowVerdict
 from recipe.inference.base import Request
 from recipe.judge import Judge
 from tests.scripted import ScriptedGenerator
@@ -123,7 +123,7 @@ def test_expected_scores_break_ties_but_mend_no_malformed_row(folder: Path) -> N
         for place in (1, 2):
             chosen = place == row.label
             label = None if chosen and row.aspect == "math-prm" else 3
-            said[f"{row.id}:{place}"] = Verdict(label, 3.2 if chosen else 2.9, {}, "so")
+            said[f"{row.id}:{place}"] = RowVerdict(label, 3.2 if chosen else 2.9, {}, "so")
     found = pointwise(Judged(rows, said, 0))
     assert {name: figure["value"] for name, figure in found["headline"].items()} == {
         "Chat": 0.5,
