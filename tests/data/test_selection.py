@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -101,3 +102,16 @@ def test_a_task_left_out_beside_rows_of_ones_own_is_none_and_not_the_seed_data()
         assert data.tasks == tuple(task for task in ("pointwise", "pairwise") if data.source(task))
     with pytest.raises(SreError, match="both empty"):
         validate({"data": {"pointwise": "", "pairwise": ""}})
+
+
+def test_a_run_that_does_not_know_the_columns_names_the_command_that_prepares_them(tmp_path: Path) -> None:
+    path = tmp_path / "my rows.csv"
+    path.write_text("frage,antwort,note\nName two fruits.,Apple and pear.,3\n")
+    with pytest.raises(SreError) as refused:
+        select_rows(DataConfig(pointwise=str(path), pairwise="", dev_split="", test_split=""), "pointwise", "train")
+    told = str(refused.value)
+    words = shlex.split(told.partition("sre split ")[2].partition(";")[0])
+    assert words[:3] == [str(path), "-o", "DIR"]
+    assert "--map" in words
+    assert "--set data.pointwise=DIR" in told
+    assert (refused.value.line, refused.value.options) == (1, "")

@@ -1,9 +1,10 @@
 """What results.json is made of: the judges' figures, and the rows that they were measured on."""
 
 import json
+import shutil
 
 from recipe.evaluation.evaluate import read_judgements
-from recipe.pipeline.results import figures_of, last_judge, measured_rows
+from recipe.pipeline.results import figures_of, last_judge, measured_rows, results_of
 from recipe.pipeline.steps import open_run
 
 from ..run_folders import write_run
@@ -36,3 +37,12 @@ def test_a_measurement_that_was_interrupted_is_not_read(tiny_data, tmp_path):
     (marker.parent / "started.json").write_text(json.dumps(content))
     marker.unlink()
     assert figures_of(open_run(folder)) == {}
+
+
+def test_figures_that_an_earlier_version_did_not_write_are_computed(finished_run, tmp_path):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    file = folder / "evaluation" / "sft" / "figures.json"
+    figures = json.loads(file.read_text())
+    whole = figures["pairwise"].pop("both_orders")
+    file.write_text(json.dumps(figures))
+    assert results_of(open_run(folder))["models"]["sft"]["pairwise"]["both_orders"] == whole
