@@ -62,7 +62,7 @@ def read_examples(
             project's own.
         task: read rows of this task only. None tells each row's task from its columns.
         split: which files of a folder, or which split of a data set.
-        need_label: refuse rows without a label, and leave out ties.
+        need_label: leave out ties and rows without a label, and refuse rows with an odd one.
         need_rationale: leave out rows without a rationale, and those whose rationale prefers the other response.
         limit: only the first n rows, bad ones included.
         skip_bad_rows: a file to write bad rows to, as JSON lines {"file", "line", "field", "error", "row"}; what it
@@ -76,7 +76,7 @@ def read_examples(
     """
     examples, bad, places = list[Example](), list[dict[str, Any]](), dict[str, Row]()
     told: Counter[str] = Counter()
-    unexplained_in = None
+    unexplained_in, unlabelled = None, None
     options: dict[str, Any] = {"columns": columns, "rubrics": rubrics, "scale": scale}
     for row in read_rows(source, task=task, split=split, limit=limit, strict=True, **options):
         if row.example is None and row.error is None:
@@ -95,7 +95,9 @@ def read_examples(
         if need_rationale and named != example:
             told["rationales now say Response 1 and Response 2, as the prompt does"] += 1
         if need_label and example.label is None:
-            told["ties left out"] += 1
+            tie = example.label_note == "tie"
+            told["ties left out" if tie else "rows left out that have no label"] += 1
+            unlabelled = unlabelled or (None if tie else (row.raw, LABEL[example.task]))
         elif need_rationale and not named.rationale.strip():
             told["rows left out that have no rationale"] += 1
             unexplained_in = row.raw.column("rationale")
@@ -112,6 +114,10 @@ def read_examples(
         why = "no row has a rationale, from which SFT learns"
         advice = 'sft.rationales = "bootstrap" lets a model write them, sft.label_only = true does without'
         raise SreError(f"{why}; {advice}", file=source, field=unexplained_in)
+    if not examples and unlabelled:
+        raw, name = unlabelled
+        why = "the label is missing, as in every row"
+        raise raw.error_about(name, why) if name in raw else raw.error_without(name, why, name, rubric=False)
     if not examples:
         cause = f"all {len(bad)} rows are bad, see {skip_bad_rows}" if bad else "no rows; expected one or more"
         raise SreError(cause, file=source)
@@ -218,10 +224,8 @@ def _checked(row: ReadRow, need_label: bool, places: dict[str, Row]) -> Example:
     if before is not raw:
         place = f"line {before.line}" if before.file == raw.file else f"{before.file}, line {before.line}"
         raise raw.error(f"{short(example.id)} is already the id of {place}; ids must differ", "id")
-    if need_label and example.label is None and example.label_note != "tie":
-        name = LABEL[example.task]
-        problem = example.label_note or f"the label is missing; expected one of {example.labels}"
-        raise raw.error_about(name, problem) if name in raw else raw.error_without(name, problem, name, rubric=False)
+    if need_label and example.label is None and example.label_note not in ("", "tie"):
+        raise raw.error_about(LABEL[example.task], example.label_note)
     return example
 
 

@@ -180,17 +180,34 @@ def _numbered(rows: Iterable[Any]) -> Iterator[Found]:
 
 
 def _read_json(file: Any) -> Iterator[Found]:
-    """JSON lines, or one JSON list of objects: files of both kinds go by the same names."""
+    """JSON lines, or one JSON text of them all: files of both kinds go by the same names."""
     with _decoded(file, "\n") as text:
-        for line, data in enumerate(text, 1):
-            if line == 1 and _JSON_LIST.match(data):
-                rows, problem = _json(data + text.read())
-                if problem:
-                    raise SreError(f"expected a JSON list of objects; {problem}")
-                yield from _numbered(rows)
-            elif data.strip():
+        first = text.readline()
+        lines: Iterable[str] = itertools.chain([first], text)
+        if first.strip() and _json(first)[1]:  # the text goes on in the next line, or is none
+            rest = first + text.read()
+            problem = _json(rest)[1]
+            if problem and _JSON_LIST.match(first):
+                raise SreError(f"expected a JSON list of objects; {problem}")
+            lines = io.StringIO(rest, newline="\n") if problem else [rest]
+        for line, data in enumerate(lines, 1):
+            if data.strip():
                 row, problem = _json(data.rstrip("\r\n"))
-                yield line, row, problem and f"expected one JSON object in the line; {problem}"
+                if rows := _objects(row):
+                    yield from _numbered(rows)
+                else:
+                    yield line, row, problem and f"expected one JSON object in the line; {problem}"
+
+
+def _objects(value: Any) -> list[Any]:
+    """The objects of a list, or of the list that an object holds as `data` or as all that it has; else []."""
+    listed = value
+    if isinstance(value, dict):
+        listed = value["data"] if "data" in value else next(iter(value.values()), None) if len(value) == 1 else None
+    if not isinstance(listed, list) or not listed or not isinstance(listed[0], dict):
+        return []
+    turns = listed is not value and {"role", "from", "content"} & listed[0].keys()
+    return [] if turns else listed
 
 
 def _json(text: str) -> tuple[Any, str]:

@@ -27,6 +27,8 @@ MOST_SCORE = 10
 _NOTHING = {"", "nan", "nat", "none", "null", "<na>", "n/a"}
 _WHOLE = re.compile(r"[0-9]{1,9}(?:\.0*)?")
 _PYTHON_TURNS = re.compile(r"\s*\[\s*\{\s*'(?:role|content|from|value)'\s*:")
+_TRANSCRIPT = re.compile(r"\n\nHuman:.*\n\nAssistant:", re.S)
+_SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 _LEVEL = re.compile(r"(?:orig_)?score_?(\d{1,2})_description")
 _PREFERENCES = {
     **dict.fromkeys(("1", "a", "a>b", "a>>b", "b<a", "b<<a", "first"), 1),
@@ -151,12 +153,16 @@ def to_conversation(value: object) -> tuple[Message, ...]:
 
 
 def turns_in(value: object) -> list[Any]:
-    """The turns in a cell, a list or its JSON or Python text; [] where it has none.
+    """The turns in a cell, a list or its JSON or Python text, or a transcript of HH-RLHF; [] where it has none.
 
     Raises SreError for a list of turns without its commas, which pandas writes of an array.
     """
     if not isinstance(value, str):
         return list(value) if isinstance(value, list) and all(isinstance(turn, Mapping) for turn in value) else []
+    if _TRANSCRIPT.match(value):
+        _, *parts = _SPEAKER.split(value)
+        turns = [{"role": role, "content": text.strip()} for role, text in zip(parts[::2], parts[1::2], strict=True)]
+        return turns if turns[-1]["content"] or turns[-1]["role"] == "Human" else turns[:-1]
     read = parsed(value) if value.lstrip().startswith("[") else None
     if read is None and _PYTHON_TURNS.match(value):
         raise SreError("expected a list of turns as JSON; this text begins like one, but can't be read")

@@ -76,6 +76,8 @@ ASKED = ["user: Name a fruit."]
             None,
         ),
         ({"input": "Name a fruit.", "actual_output": "Apple.", "expected_output": "Pear."}, ASKED, None),
+        ({"messages": "\n\nHuman: Name a fruit.\n\nAssistant: Apple."}, ASKED, None),
+        ({"prompt": "\n\nHuman: Name a fruit.\n\nAssistant:", "response": "Apple."}, ASKED, None),
     ],
 )
 def test_one_response_in_common_columns(tmp_path: Path, row: Any, conversation: list[str], label: int | None) -> None:
@@ -284,8 +286,18 @@ def test_numbers_are_texts_and_ids(tmp_path: Path) -> None:
     assert (turns(example), example.responses, example.id, example.prompt_id) == (["user: 5"], ("4.5",), "7", "3")
 
 
-@pytest.mark.parametrize("label", [None, float("nan"), "", "nan", "excellent", [4], 9, {"a": 1}])
-def test_a_missing_or_odd_label_is_no_error_to_judge_and_one_to_train(tmp_path: Path, label: Any) -> None:
+@pytest.mark.parametrize("label", [None, float("nan"), "", "nan"])
+def test_rows_without_a_label_are_judged_and_left_out_of_training(
+    tmp_path: Path, label: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = {"question": "q", "answer": "a", "criteria": "c", "score": label}
+    assert [one.example and one.example.label for one in read(tmp_path, row, {**row, "score": 4})] == [None, 4]
+    assert [example.label for example in read_examples(tmp_path / "rows.jsonl")] == [4]
+    assert "1 rows left out that have no label" in caplog.text
+
+
+@pytest.mark.parametrize("label", ["excellent", [4], 9, {"a": 1}, None, ""])
+def test_an_odd_label_is_no_error_to_judge_and_one_to_train_as_is_none_in_all_rows(tmp_path: Path, label: Any) -> None:
     row = {"question": "q", "answer": "a", "criteria": "c", "score": label}
     assert only(tmp_path, row).label is None
     with pytest.raises(SreError) as caught:

@@ -145,8 +145,6 @@ def test_limit_reads_the_first_rows_only(tmp_path: Path) -> None:
             (pairwise(orig_preference=bad), "orig_preference", "1 or 2, A or B")
             for bad in ("D", "AB", ["A"], 3, 0, "0", True, -1)
         ],
-        (pointwise(orig_score=...), "orig_score", "missing"),
-        (pairwise(orig_preference=None), "orig_preference", "missing"),
         (pointwise(orig_instruction=...), "orig_instruction", "no instruction"),
         (pointwise(orig_instruction=""), "orig_instruction", "no instruction"),
         (pointwise(orig_instruction=[7]), "orig_instruction", "expected a string, not list [7]"),

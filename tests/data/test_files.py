@@ -394,6 +394,21 @@ def test_a_json_list_under_any_name(tmp_path: Path, name: str, indent: int | Non
     assert asked(tmp_path / name) == EXPECTED
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("name", ["data", "rows", "test_cases"])
+def test_a_list_inside_a_json_object(tmp_path: Path, name: str, indent: int | None) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({name: [pointwise(id="a"), pointwise(id="b")]}, indent=indent), encoding="utf-8")
+    assert [example.id for example in read_examples(path)] == ["a", "b"]
+    path.write_text(json.dumps(pointwise(id="a"), indent=indent), encoding="utf-8")
+    assert [example.id for example in read_examples(path)] == ["a"]
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    path.write_text(json.dumps({"messages": turns}, indent=indent), encoding="utf-8")
+    assert len(list(read_rows(path))) == 1
+    path.write_text(json.dumps({"data": [pointwise(), pointwise(orig_score="9")]}, indent=indent), encoding="utf-8")
+    assert "line 2" in str(failure(path))
+
+
 def test_headers_with_spaces_capitals_and_an_index(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(

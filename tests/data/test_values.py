@@ -158,6 +158,19 @@ def test_turns_are_found_in_lists_and_in_their_texts_alone() -> None:
         turns_in("[{'content': 'Hi', 'role': 'user'}\n {'content': 'Yes', 'role': 'assistant'}]")
 
 
+def test_a_transcript_of_hh_rlhf_is_turns() -> None:
+    transcript = "\n\nHuman: Hi\nthere\n\nAssistant: Hello.\n\nHuman: Name a fruit.\n\nAssistant: Apple."
+    assert [(turn["role"], turn["content"]) for turn in turns_in(transcript)] == [
+        ("Human", "Hi\nthere"),
+        ("Assistant", "Hello."),
+        ("Human", "Name a fruit."),
+        ("Assistant", "Apple."),
+    ]
+    assert len(turns_in("\n\nHuman: Hi\n\nAssistant:")) == 1  # the answer is still to come
+    for text in ("Human: Hi", "\n\nHuman: Hi", "I said\n\nHuman: Hi\n\nAssistant: Hello", "\n\nAssistant: Hello"):
+        assert turns_in(text) == []
+
+
 def test_rubrics_come_from_text_mappings_or_rubrics() -> None:
     assert to_rubric("Is it kind?") == Rubric("Is it kind?")
     assert to_rubric({"criteria": "c", "descriptions": {"1": "a", 5: "b"}}) == Rubric("c", {1: "a", 5: "b"})
