@@ -6,9 +6,10 @@ judge = PrometheusEval(model=VLLM(model="judge.gguf"), absolute_grade_template=A
 rubric = SCORE_RUBRIC_TEMPLATE.format(criteria="Is it short?", score1_description="No.", ..., score5_description="Yes.")
 feedback, score = judge.single_absolute_grade(instruction="...", response="...", rubric=rubric)
 
-A judge carries its own prompts, so a template only says whether the reference answer is shown. It judges greedily and
-always gives a label, so nothing is tried again. A model that litellm reaches is asked with the same prompts, and can't
-be held to a label. What could not be judged is (None, None) in its place, with the reason in a warning of the logger
+A judge carries its own prompts, so a template of this module only says whether the reference answer is shown. It judges
+greedily and always gives a label, so nothing is tried again. A model that litellm reaches is asked with the same
+prompts, and can't be held to a label. A template of your own is asked as it stands, and the answer read by
+`parse_output`. What could not be judged is (None, None) in its place, with the reason in a warning of the logger
 "recipe.judge". Every error is a ValueError.
 """
 
@@ -18,10 +19,11 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recipe.data.records import Example, Judgement
+from recipe.data.records import Example, Judgement, Message
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Generator, Request, Sampling
 from recipe.judge.judge import Judge, to_example
@@ -43,9 +45,13 @@ _TEMPLATES: dict[str, tuple[str, str]] = {
 (ABSOLUTE_PROMPT_WO_REF, ABSOLUTE_PROMPT), (RELATIVE_PROMPT_WO_REF, RELATIVE_PROMPT) = _TEMPLATES.values()
 _RENAMED = {"factual_validity": "factuality", "honesty": "truthfulness"}
 _PARAMS = {"max_tokens", "temperature", "seed"}
+# A column's field in a template.
+_FIELDS = {"instructions": "instruction", "responses": "response", "reference_answers": "reference_answer"} | {
+    f"responses_{side}": f"response_{side}" for side in "AB"
+}
 # A score at the end, after "result" or "score" in any of the ways in which models write it.
 _SCORE = re.compile(
-    r"(?i)[\[(]?\b(?:result|score)\b(?:[\s:*\[\]()]|\b(?:of|result|score)\b)*([1-5])"
+    r"(?i)[\[(]?\b(?:result|score)(?:[\s:*\[\]()]|\b(?:of|result|score))*([1-5])"
     r"\s*(?:/\s*5|out\s*of\s*5)?[\s*\])\"'.!]*\Z"
 )
 _CHOICE = re.compile(
@@ -152,6 +158,8 @@ def AsyncLiteLLM(
 
 def MockLLM(mode: str | None = None) -> Judge:
     """Always gives the same answer: a stand-in for a model in tests."""
+    if mode is not None:
+        get_prompt_template(mode, False)
     label = {"absolute": 5, "relative": 1}.get(str(mode))
     text = f"Hello [RESULT] {label}" if label else "Hello World!"
     return Judge(_Writer("mock", lambda messages, how: text))
@@ -165,7 +173,9 @@ class PrometheusEval:
 
     Args:
         model: a GGUF file's path, or a Judge, as VLLM and LiteLLM give.
-        absolute_grade_template: one of this module's constants; None shows a reference answer wherever one is given.
+        absolute_grade_template: one of this module's constants; None shows a reference answer wherever one is given. A
+            text of your own has `{instruction}`, `{response}`, `{rubric}` and `{reference_answer}`.
+        relative_grade_template: the same, with `{response_A}` and `{response_B}`.
     """
 
     def __init__(
@@ -183,9 +193,6 @@ class PrometheusEval:
             raise ValueError("model: expected a GGUF file or a Judge")
         self.absolute_grade_template = absolute_grade_template
         self.relative_grade_template = relative_grade_template
-        given = (absolute_grade_template, "absolute"), (relative_grade_template, "relative")
-        if any(template not in (None, *_TEMPLATES[mode]) for template, mode in given):
-            raise ValueError("a judge carries its own prompts; expected a template of recipe.judge.compat, or None")
 
     def absolute_grade(
         self, *, instructions: Texts, responses: Texts, rubric: Texts, reference_answers: Any = None, params: Any = None
@@ -250,6 +257,9 @@ class PrometheusEval:
         if ignored := sorted((params or {}).keys() - _PARAMS):
             _log.warning("ignored, because a judge samples without them: %s", ", ".join(ignored))
         with _value_errors():
+            if template not in (None, *_TEMPLATES[mode]):
+                names = [_FIELDS.get(name, name) for name in columns]
+                return self._ask(mode, template, [dict(zip(names, row, strict=True)) for row in rows], taken)
             examples = []
             for place, (instruction, *responses, criteria, reference) in enumerate(rows):
                 shown = "" if template == _TEMPLATES[mode][False] else reference
@@ -258,6 +268,23 @@ class PrometheusEval:
             judgements = self.model.judge(examples, JudgeOptions(**taken))
             found = {judgement.example_id: judgement for judgement in judgements}
         graded = [_graded(example, found[example.id]) for example in examples]
+        return [feedback for feedback, _ in graded], [score for _, score in graded]
+
+    def _ask(self, mode: str, template: str, rows: Sequence[Mapping[str, str]], taken: Mapping[str, Any]) -> Graded:
+        """Grade with a template of the caller's own."""
+        system = Message("system", ABS_SYSTEM_PROMPT if mode == "absolute" else REL_SYSTEM_PROMPT)
+        try:
+            asked = [template.format_map(row) for row in rows]
+        except (LookupError, ValueError, AttributeError) as error:
+            fields = ", ".join(f"{{{name}}}" for name in rows[0])
+            raise ValueError(f"template: expected no other fields than {fields} ({error!r})") from None
+        requests = [Request(str(place), (system, Message("user", text))) for place, text in enumerate(asked)]
+        completions = self.model.generator.generate(requests, replace(JudgeOptions(**taken).sampling, fit=True))
+        said = {completion.request_id: completion for completion in completions}
+        for completion in said.values():
+            if completion.error:
+                _log.warning("not graded: %s", completion.error)
+        graded = [parse_output(said[request.id].text, mode) for request in requests]
         return [feedback for feedback, _ in graded], [score for _, score in graded]
 
 

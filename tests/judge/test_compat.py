@@ -135,8 +135,67 @@ def test_the_template_says_whether_the_reference_is_shown() -> None:
         judge = PrometheusEval(judge_of("Fine. [RESULT] 3"), template)
         judge.single_absolute_grade("Q", "R", RUBRIC, reference_answer="The model answer.")
         assert ("The model answer." in seen(judge)[0].messages[-1].content) == shown
-    with pytest.raises(ValueError, match="its own prompts"):
-        PrometheusEval(judge_of("x"), "Rate this: {response}")
+
+
+def test_a_template_of_ones_own_is_asked_as_it_stands(caplog: pytest.LogCaptureFixture) -> None:
+    script = {"0": ["Good {sic}. Score: 4"], "1": ["No idea."], "2": ["Bad. [RESULT] 1"]}
+    judge = PrometheusEval(
+        judge_of(lambda request: script[request.id]), "Rate {response} to {instruction} by {rubric}."
+    )
+    found = judge.absolute_grade(
+        instructions=["Q"] * 3, responses=["{a}", "b", "c"], rubric="R", params={"max_tokens": 9}
+    )
+    assert found == (["Good {sic}.", None, "Bad."], [4, None, 1])
+    system, user = seen(judge)[0].messages
+    assert (system.role, user.content) == ("system", "Rate {a} to Q by R.")
+    pair = PrometheusEval(
+        judge_of("[RESULT] B"), relative_grade_template="{response_A}, {response_B}? {reference_answer}"
+    )
+    assert pair.single_relative_grade("Q", "a", "b", "R", "ref") == ("", "B")
+    assert seen(pair)[0].messages[-1].content == "a, b? ref"
+    with pytest.raises(ValueError, match=r"\{response\}"):
+        PrometheusEval(judge_of("x"), "Rate {answer}").single_absolute_grade("Q", "a", "R")
+    full = PrometheusEval(Judge(ScriptedGenerator(lambda request: ["x"], context=9)), "{response} " * 9)
+    with caplog.at_level(logging.WARNING, "recipe.judge"):
+        assert full.single_absolute_grade("Q", "a", "R") == (None, None)
+    assert "context" in caplog.text
+
+
+def test_what_prometheus_evals_parser_reads_is_read_alike() -> None:
+    """Compared with the package itself, where it is installed (`pip install prometheus-eval`)."""
+    theirs = pytest.importorskip("prometheus_eval.parser")
+    begins = ("", "Fine. ", "It (Score 5) fits.\n", "[Response A] is short. ")
+    marks = (
+        "[RESULT]",
+        "[Result]",
+        "[RESULT:",
+        "[SCORE]",
+        "Score:",
+        "score",
+        "Result:",
+        "\nResult:",
+        "score of",
+        "[Response",
+    )
+    ends = (
+        "3",
+        " 3",
+        " (3)",
+        "[3]",
+        " 3/5",
+        " 3 out of 5",
+        " 7",
+        " A",
+        " b]",
+        " B]",
+        " Response A",
+        " Score: 2",
+        " 2.5",
+    )
+    for text in (f"{a}{b}{c}" for a in begins for b in marks for c in ends):
+        for mode in ("absolute", "relative"):
+            wanted = theirs.parse_output(text, mode)[1]
+            assert wanted is None or prometheus_eval.parse_output(text, mode)[1] == wanted, (text, mode)
 
 
 def test_params_the_engine_has_are_used_and_the_others_named(caplog: pytest.LogCaptureFixture) -> None:
@@ -236,6 +295,8 @@ def test_code_for_a_mock_model_runs() -> None:
         instructions=["Q"], responses_A=["a"], responses_B=["b"], rubric="c", reference_answers=["r"], params={}
     )
     assert (feedbacks, scores) == (["Hello"], ["A"])
+    with pytest.raises(ValueError, match="absolute or relative"):
+        prometheus_eval.MockLLM(mode="both")
     with pytest.raises(ValueError, match="responses_B"):
         judges["relative"].relative_grade(instructions=["Q"], responses_A=["a"], responses_B=[], rubric="c", params={})
 
@@ -328,6 +389,8 @@ def test_without_litellm_its_name_is_said(monkeypatch: pytest.MonkeyPatch) -> No
         ("Good. score: 3", 3),
         ("Good. **Score: 3**", 3),
         ("Good. score of 1", 1),
+        ("Good. score3", 3),
+        ("Good. scores 3", None),
         ("Good. [RESULT] (5)", 5),
         ("The score is surely not 3.", None),
         ("A perfect 10!", None),
