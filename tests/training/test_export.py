@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -152,22 +153,55 @@ GEMMA = (
 )
 
 
-@pytest.mark.parametrize(
-    ("source", "asked", "stop"),
-    [
-        (
-            CHATML,
-            "<|im_start|>system\n{{ .System }}<|im_end|>\n<|im_start|>user\n{{ .Prompt }}<|im_end|>\n"
-            "<|im_start|>assistant\n",
-            "<|im_end|>",
-        ),
-        (
-            GEMMA,
-            "<start_of_turn>user\n{{ .System }}\n\n{{ .Prompt }}<end_of_turn>\n<start_of_turn>model\n",
-            "<end_of_turn>",
-        ),
-    ],
-)
+MODELFILES = [
+    (
+        CHATML,
+        "<|im_start|>system\n{{ .System }}<|im_end|>\n<|im_start|>user\n{{ .Prompt }}<|im_end|>\n"
+        "<|im_start|>assistant\n",
+        "<|im_end|>",
+    ),
+    (
+        GEMMA,
+        "<start_of_turn>user\n{{ .System }}\n\n{{ .Prompt }}<end_of_turn>\n<start_of_turn>model\n",
+        "<end_of_turn>",
+    ),
+]
+
+
+@pytest.mark.parametrize(("source", "asked", "stop"), MODELFILES)
+def test_a_modelfile_keeps_to_ollamas_grammar(source: str, asked: str, stop: str) -> None:
+    """Ollama can't be installed here: a strict reading of its documented grammar stands for it."""
+    for task in ("pointwise", "pairwise"):
+        template = ChatTemplate(source, bos="", eos="", file="x")
+        lines = read_modelfile(modelfile("judge.gguf", Prompts().sources[task], template))
+        assert [line for line in lines if line[0] == "FROM"] == [("FROM", "../judge.gguf")]
+        assert [line for line in lines if line[0] == "TEMPLATE"] == [("TEMPLATE", asked)]
+        assert re.findall(r"{{(.*?)}}", asked) == [" .System ", " .Prompt "]
+        (system,) = [value for command, value in lines if command == "SYSTEM"]
+        assert system
+        assert "{" not in system
+        parameters = dict(value.split(" ", 1) for command, value in lines if command == "PARAMETER")
+        assert parameters == {"temperature": "0", "num_ctx": "4096", "num_predict": "512", "stop": stop}
+
+
+def read_modelfile(text: str) -> list[tuple[str, str]]:
+    """(instruction, value) of each; a parameter's value is its name, a blank, and what it is set to.
+
+    A value is the rest of its line, or stands in one or three double quotes; of these, only the last may span lines.
+    """
+    value = r'"""(?P<long>(?:(?!""").)*)"""|"(?P<quoted>[^"\n]*)"|(?P<bare>[^"\s][^"\n]*)'
+    line = re.compile(rf"(FROM|TEMPLATE|SYSTEM|PARAMETER (?P<name>[a-z_]+)) (?:{value})\n", re.S)
+    lines, place = [], 0
+    while place < len(text):
+        found = line.match(text, place)
+        assert found, text[place : place + 60]
+        said = next(found[name] for name in ("long", "quoted", "bare") if found[name] is not None)
+        lines.append((found[1].split()[0], f"{found['name']} {said}" if found["name"] else said))
+        place = found.end()
+    return lines
+
+
+@pytest.mark.parametrize(("source", "asked", "stop"), MODELFILES)
 def test_a_modelfile_has_the_chat_template_in_ollamas_form(source: str, asked: str, stop: str) -> None:
     prompts = Prompts().sources
     text = modelfile("judge.gguf", prompts["pairwise"], ChatTemplate(source, bos="", eos="", file="x"))
