@@ -81,10 +81,14 @@ class ScriptedGenerator(Generator):
         if sampling.fit and self._context is not None and size < self._context:
             sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self._context - size))
         empty = Completion(request.id, sample, "", (), "stop", size)
+        if request.echo:
+            sampling = replace(sampling, max_tokens=sampling.max_tokens + len(_WORD.findall(str(request.prompt))))
         if self._context is not None and size + sampling.max_tokens > self._context:
             why = f"the prompt has {size} tokens and its answer needs {sampling.max_tokens}"
             return replace(empty, finish="error", error=f"{why}, more than the context of {self._context}")
         text = self._text(request, sample)
+        if request.echo:
+            return _echo(_write(empty, f"{request.prompt} {text}", request, sampling), str(request.prompt))
         if request.choices:
             return _read(replace(empty, finish="forced"), _choice(request, text), (), sampling)
         if request.label_only:
@@ -171,6 +175,13 @@ def _write(empty: Completion, text: str, request: Request, sampling: Sampling) -
     ended = len(words) < sampling.max_tokens or cut is not None
     done = replace(empty, finish="stop" if ended else "length")
     return _read(done, written, request.labels, sampling, end=ended)
+
+
+def _echo(done: Completion, prompt: str) -> Completion:
+    """Nothing predicts an echoed prompt's first token, and only what comes after the prompt was drawn."""
+    unknown = [replace(token, logprob=math.nan) for token in done.tokens[:1]]
+    drawn = done.token_ids[len(_WORD.findall(prompt)) :]
+    return replace(done, token_ids=drawn, tokens=(*unknown, *done.tokens[1:]))
 
 
 def _read(base: Completion, text: str, labels: Sequence[int], sampling: Sampling, *, end: bool = False) -> Completion:

@@ -32,7 +32,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Token:
-    """A drawn token: its bytes, its log-probability (nats), and the most probable tokens in its place."""
+    """A drawn token: its bytes, its log-probability (nats), and the most probable tokens in its place.
+
+    NaN is the log-probability of the first token of an echoed prompt.
+    """
 
     piece: bytes
     logprob: float
@@ -53,6 +56,7 @@ class Request:
     # choice may begin with another.
     choices: tuple[str, ...] = ()
     prompt: str | tuple[int, ...] | None = None  # a text, or token ids, to go on from in place of `messages`
+    echo: bool = False  # the answer begins with `prompt`, read token by token and recorded as if it were drawn
     grammar: str = ""  # a JSON schema, or llama.cpp's GBNF, that the answer follows on llama.cpp
 
     def samples(self, sampling: Sampling) -> int:

@@ -24,6 +24,7 @@ class Prompt:
     label_tokens: LabelTokens | None = None  # the tokens of the labels, where only the label is read
     lead: int = 0  # how many of `ids` are the marker
     choices: tuple[list[int], ...] = ()  # the tokens of each choice
+    follow: tuple[int, ...] = ()  # what every answer begins with: of a prompt that is echoed, all tokens but the first
     opened: bytes = b""  # the tag of reasoning (`<think>`) that the prompt ends with; it belongs to the answer
     grammar: Callable[[], Any] | None = None  # makes the grammar of one answer, see llamacpp/grammar.py
 
@@ -100,5 +101,8 @@ class PromptReader:
             sampling = replace(sampling, max_tokens=min(sampling.max_tokens, left))
         grammar = self.grammar(request.grammar) if request.grammar and self.grammar else None
         reserve = sampling.max_tokens + lead_out
-        all_ids = np.array(ids, np.int32)
-        return Prompt(request, sampling, all_ids, reserve, places, opened=opened, grammar=grammar)
+        all_ids, follow = np.array(ids, np.int32), tuple(ids[1:]) if request.echo else ()
+        if follow:
+            sampling = replace(sampling, max_tokens=sampling.max_tokens + len(follow))
+            all_ids, reserve = all_ids[:1], reserve + len(follow)
+        return Prompt(request, sampling, all_ids, reserve, places, follow=follow, opened=opened, grammar=grammar)

@@ -1,6 +1,7 @@
 """One answer being written: what a drawn token adds to it, and when it is complete. llama.cpp and PyTorch share it."""
 
 import codecs
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,6 +49,14 @@ class Sample:
         if self.forced is None:
             self.written += prompt.opened
         self._write(prompt.ids[prompt.size :].tolist())
+        if prompt.request.echo:
+            self.written += (first := self.tokenizer.piece(int(prompt.ids[0])))
+            self.recorded += [Token(first, math.nan)] if prompt.sampling.alternatives is not None else []
+
+    @property
+    def echoes(self) -> bool:
+        """Whether the next token is one of the prompt's."""
+        return len(self.tokens) < len(self.prompt.follow)
 
     @property
     def draws(self) -> bool:
@@ -92,17 +101,18 @@ class Sample:
             request_id=request.id,
             sample=self.index,
             text=text.strip() if request.label_only else text,
-            token_ids=tuple(self.tokens),
+            token_ids=tuple(self.tokens[len(self.prompt.follow) :]),
             finish=finish,
-            prompt_tokens=self.prompt.size,
+            prompt_tokens=self.prompt.size + len(self.prompt.follow),
             label_logprobs=last_well_formed(bytes(self.written), self.found, request.labels),
             tokens=tuple(token for token, end in zip(self.recorded, sizes, strict=True) if end <= len(self.written)),
         )
 
     def _take(self, token: int, logits: Logits) -> Completion | None:
         sampling, places = self.prompt.sampling, self.prompt.places
+        echoed = self.echoes
         self.tokens.append(token)
-        if self.tokenizer.is_end(token):
+        if self.tokenizer.is_end(token) and not echoed:
             self.pending = []
             return self._end("stop", logits)
         piece = self.tokenizer.piece(token)
@@ -113,7 +123,7 @@ class Sample:
         self.pending = [token]
         if sampling.alternatives is not None:
             self.recorded.append(self._record(token, logits(), sampling.alternatives))
-        if self._stops and self._stopped(len(piece)):
+        if self._stops and not echoed and self._stopped(len(piece)):
             return self.completion("stop")
         if self.grammar:
             self.grammar.accept(token)
@@ -194,7 +204,9 @@ def draw_next(samples: list[Sample], logits: NDArray[np.float32]) -> list[Comple
     tokens: dict[int, int] = {}
     alike: dict[tuple[float, float], list[int]] = {}
     for row, sample in enumerate(samples):
-        if sample.draws:
+        if sample.echoes:
+            tokens[row] = sample.prompt.follow[len(sample.tokens)]
+        elif sample.draws:
             sampling = sample.prompt.sampling
             alike.setdefault((sampling.temperature, sampling.top_p), []).append(row)
     for (temperature, top_p), rows in alike.items():

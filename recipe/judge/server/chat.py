@@ -6,6 +6,7 @@ fields with the value that changes nothing (null, [], 0, "text"): those are acce
 
 import itertools
 import json
+import math
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,6 +61,16 @@ class ChatTurn(Loose):
         return Message("system" if self.role == "developer" else self.role, text)
 
 
+class Function(Loose):
+    name: Text
+    parameters: dict[str, Any] = Field(default={})
+
+
+class Tool(Loose):
+    type: Literal["function"] = "function"
+    function: Function
+
+
 class StreamOptions(Loose):
     include_usage: bool = False
 
@@ -79,6 +90,11 @@ class CommonBody(Loose):
     presence_penalty: Nothing = 0
     frequency_penalty: Nothing = 0
     logit_bias: Nothing = None
+
+    @property
+    def end(self) -> str:
+        """Why an answer ended that came to its end."""
+        return "stop"
 
     def name(self, content: object) -> str:
         """A request's id: the same for the same content where a seed must give the same draws again."""
@@ -103,16 +119,28 @@ class ChatBody(CommonBody):
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=MOST_ALTERNATIVES)
     response_format: dict[str, Any] = Field(default={})
-    tools: list[Any] = Field(default=[])
-    tool_choice: str | dict[str, Any] = "auto"
+    tools: list[Tool] = Field(default=[], description="With one that must be called, its arguments are the answer.")
+    tool_choice: Literal["none", "auto", "required"] | Tool = "auto"
     functions: Nothing = None
     audio: Nothing = None
+
+    @property
+    def called(self) -> Function | None:
+        """The function that must be called. Raises SreError where the model would have to choose."""
+        if not self.tools or self.tool_choice == "none":
+            return None
+        named = self.tool_choice.function.name if isinstance(self.tool_choice, Tool) else None
+        found = [tool.function for tool in self.tools if named in (None, tool.function.name)]
+        if len(found) != 1 or self.tool_choice == "auto":
+            advice = "name one in tool_choice, ask for a json_schema, or set tool_choice to none"
+            raise SreError(f"the model chooses no tools; {advice}", field="tools")
+        return found[0]
 
     def requests(self) -> list[Request]:
         messages = tuple(turn.message() for turn in self.messages)
         name = self.name([[message.role, message.content] for message in messages])
-        if self.tools and self.tool_choice != "none":
-            raise SreError("the model calls no tools; ask for a json_schema, or set tool_choice to none", field="tools")
+        if self.called:
+            return [Request(name, messages, grammar=json.dumps(self.called.parameters or {"type": "object"}))]
         match self.response_format:
             case {"type": "json_object"}:
                 schema = '{"type": "object"}'
@@ -129,9 +157,19 @@ class ChatBody(CommonBody):
         alternatives = self.top_logprobs if self.logprobs else None
         return replace(super().sampling(), max_tokens=most, alternatives=alternatives)
 
-    @staticmethod
-    def content(text: str, key: str = "delta", **role: str) -> dict[str, Any]:
-        return {key: {**role, "content": text}}
+    @property
+    def end(self) -> str:
+        return "tool_calls" if self.called else "stop"
+
+    def content(self, text: str, key: str = "delta", **role: str) -> dict[str, Any]:
+        if self.called is None:
+            return {key: {**role, "content": text}}
+        call: dict[str, Any] = {"index": 0, "function": {"arguments": text}}
+        if role:  # what begins a call
+            call |= {"id": f"call_{secrets.token_hex(12)}", "type": "function"}
+            call["function"]["name"] = self.called.name
+            return {key: {**role, "content": None, "tool_calls": [call]}}
+        return {key: {"tool_calls": [call]}}
 
     @staticmethod
     def told(tokens: Sequence[Token]) -> dict[str, Any]:
@@ -146,7 +184,7 @@ class ChatBody(CommonBody):
 class CompletionBody(CommonBody):
     prompt: Text | list[int] | list[Text | list[int]]
     logprobs: int | None = Field(default=None, ge=0, le=MOST_ALTERNATIVES)
-    echo: Nothing = False
+    echo: bool = False
     suffix: Nothing = None
 
     def requests(self) -> list[Request]:
@@ -158,10 +196,12 @@ class CompletionBody(CommonBody):
             raise SreError(f"expected at most {MOST_PROMPTS} texts, not {len(given)}", field="prompt")
         prompts = [tuple(one) if isinstance(one, list) else one for one in given]
         name = self.name(given)
-        return [Request(f"{name}-{number}", (), prompt=prompt) for number, prompt in enumerate(prompts)]
+        return [Request(f"{name}-{k}", (), prompt=prompt, echo=self.echo) for k, prompt in enumerate(prompts)]
 
     def sampling(self) -> Sampling:
-        return replace(super().sampling(), max_tokens=self.max_tokens or 16, alternatives=self.logprobs)
+        asked = self.echo and "max_tokens" in self.model_fields_set  # for none, to measure the prompt
+        most = self.max_tokens if asked else self.max_tokens or 16
+        return replace(super().sampling(), max_tokens=most, alternatives=self.logprobs)
 
     @staticmethod
     def content(text: str, key: str = "", **role: str) -> dict[str, Any]:
@@ -176,7 +216,7 @@ class CompletionBody(CommonBody):
         return {
             "tokens": [one["token"] for one in shown],
             "token_logprobs": [one["logprob"] for one in shown],
-            "top_logprobs": [{one["token"]: one["logprob"] for one in top} for top in tops],
+            "top_logprobs": [{one["token"]: one["logprob"] for one in top} or None for top in tops],
             "text_offset": list(itertools.accumulate(lengths[:-1], initial=0)),
         }
 
@@ -245,13 +285,14 @@ async def _answer(body: ChatBody | CompletionBody, http: HttpRequest, prefix: st
 
 
 def _end(body: ChatBody | CompletionBody, done: Completion) -> dict[str, Any]:
-    finish = "length" if done.finish == "length" else "stop"
+    finish = "length" if done.finish == "length" else body.end
     return {"logprobs": body.told(done.tokens) if done.tokens else None, "finish_reason": finish}
 
 
 def _token(piece: bytes, logprob: float) -> dict[str, Any]:
-    # JSON has no infinity; OpenAI's API gives -9999 for what is all but impossible.
-    return {"token": piece.decode("utf-8", "replace"), "logprob": max(logprob, -9999.0), "bytes": list(piece)}
+    # JSON has no infinity; OpenAI's API gives -9999 for what is all but impossible, null for what nothing predicts.
+    told = None if math.isnan(logprob) else max(logprob, -9999.0)
+    return {"token": piece.decode("utf-8", "replace"), "logprob": told, "bytes": list(piece)}
 
 
 def _usage(completions: Sequence[Completion]) -> dict[str, int]:

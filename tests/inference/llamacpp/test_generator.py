@@ -142,6 +142,23 @@ def test_the_logprobs_of_drawn_tokens_are_those_of_a_pass_over_the_sequence(exac
         assert np.allclose(drawn_at, logprobs[: len(drawn_at)], atol=0.05)
 
 
+def test_an_echoed_prompt_is_told_with_the_logprobs_of_a_pass_over_it(exact: LlamaCppGenerator) -> None:
+    """What lm-eval asks for: every token but the first, with nothing drawn or with something after it."""
+    ids = exact.tokenize(exact.render(ask(QUESTIONS[0])))
+    requests = [Request("ids", (), prompt=tuple(ids), echo=True), Request("text", (), prompt="Name a", echo=True)]
+    done = by_id(exact, requests, Sampling(temperature=0, max_tokens=0, alternatives=1))
+    (scored,) = sequence_logprobs(exact, [(ids[:1], ids[1:])])
+    (echoed,) = done["ids"]
+    assert math.isnan(echoed.tokens[0].logprob)
+    assert np.allclose([token.logprob for token in echoed.tokens[1:]], scored, atol=0.05)
+    assert (echoed.prompt_tokens, echoed.token_ids, echoed.finish) == (len(ids), (), "length")
+    assert done["text"][0].text == "Name a"
+    plain = Request("plain", (), prompt="Name a")
+    more = by_id(exact, [plain, requests[1]], Sampling(temperature=0, max_tokens=4, alternatives=0))
+    assert more["text"][0].text == "Name a" + more["plain"][0].text
+    assert more["text"][0].token_ids == more["plain"][0].token_ids
+
+
 def test_end_token_is_counted_but_not_written(judge: LlamaCppGenerator) -> None:
     done = by_id(judge, [Request("a", ask("Say yes."))], Sampling(temperature=0, max_tokens=60))["a"][0]
     assert done.finish == "stop"

@@ -102,6 +102,38 @@ def test_openais_client_completes_texts_and_token_ids(client: Any) -> None:
         assert parts[-1].finish_reason == "stop"
 
 
+def test_openais_client_measures_a_text_by_echoing_it(client: Any) -> None:
+    options = {"model": "scripted", "prompt": ["A fruit", "One"], "logprobs": 1, "echo": True}
+    for most, text in ((0, ""), (50, f" {REPLY}")):
+        choices = client.completions.create(**options, max_tokens=most, temperature=0).choices
+        assert [choice.text for choice in choices] == [f"A fruit{text}", f"One{text}"]
+        assert choices[0].logprobs.tokens[:2] == ["A", " fruit"]
+        first, *others = choices[0].logprobs.token_logprobs
+        assert first is None
+        assert all(value <= 0 for value in others)
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "grade"}}])
+def test_openais_client_gets_the_call_that_it_asked_for(client: Any, choice: Any) -> None:
+    """How LangChain and instructor ask for an object: the arguments of the one function that must be called."""
+    (answer,) = ask(client, tools=[TOOL], tool_choice=choice).choices
+    (call,) = answer.message.tool_calls
+    assert (call.function.name, call.function.arguments, call.type) == ("grade", REPLY, "function")
+    assert (answer.message.content, answer.finish_reason) == (None, "tool_calls")
+    chunks = [chunk.choices[0].delta for chunk in ask(client, tools=[TOOL], tool_choice=choice, stream=True)]
+    calls = [delta.tool_calls[0] for delta in chunks]
+    assert [one.function.name for one in calls if one.function.name] == ["grade"]
+    assert "".join(one.function.arguments or "" for one in calls) == REPLY
+    assert [one.id is not None for one in calls] == [True] + [False] * (len(calls) - 1)
+
+
+def test_a_call_is_held_to_its_parameters(shared: Any) -> None:
+    seen = shared[1].state.service.owner.generator.seen
+    body = {**ASKED, "tools": [TOOL], "tool_choice": "required"}
+    assert httpx.post(f"{shared[0]}{CHAT}", json=body, timeout=WAIT).status_code == 200
+    assert json.loads(seen[-1].grammar) == SCHEMA
+
+
 def test_openais_client_raises_the_errors_it_knows(client: Any) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="gpt-9", messages=[{"role": "user", "content": "x"}])
@@ -191,6 +223,14 @@ SENT: dict[str, dict[str, Any]] = {
 COMPLETED: dict[str, dict[str, Any]] = {
     "LangChain, OpenAI": {"prompt": ["a", "b"], "temperature": 0.7, "max_tokens": 256, "n": 1, "logit_bias": {}},
     "lm-eval, local-completions": {"prompt": ["Q: 1+1"], "max_tokens": 64, "temperature": 0, "stop": ["Q:"], "seed": 1},
+    "lm-eval, loglikelihood": {
+        "prompt": [[1, 2, 3], [4, 5]],
+        "max_tokens": 1,
+        "temperature": 0,
+        "logprobs": 1,
+        "seed": 1234,
+        "echo": True,
+    },
     "lm-eval, token ids": {"prompt": [[1, 2, 3]], "max_tokens": 64, "temperature": 0, "seed": 1234},
     "promptfoo, openai:completion": {"prompt": "a", "best_of": 1, "presence_penalty": 0, "frequency_penalty": 0},
     "guidance": {"prompt": "a", "stream": True, "logprobs": 5, "echo": False, "suffix": None},
@@ -199,7 +239,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "penalties": (CHAT, {"frequency_penalty": 0.5}, "frequency_penalty"),
     "bias": (CHAT, {"logit_bias": {"50256": -100}}, "logit_bias"),
     "tools to choose from": (CHAT, {"tools": [TOOL]}, "tools"),
-    "a tool that must be called": (CHAT, {"tools": [TOOL], "tool_choice": "required"}, "tools"),
+    "one of two tools": (CHAT, {"tools": [TOOL, TOOL], "tool_choice": "required"}, "tools"),
+    "a tool that isn't there": (
+        CHAT,
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "other"}}},
+        "tools",
+    ),
     "functions": (CHAT, {"functions": [{"name": "f"}]}, "functions"),
     "pictures": (
         CHAT,
@@ -212,7 +257,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "an odd format": (CHAT, {"response_format": {"type": "xml"}}, "response_format"),
     "a format without schema": (CHAT, {"response_format": {"type": "json_schema"}}, "response_format"),
     "too many stops": (CHAT, {"stop": ["x"] * 99}, "stop"),
-    "echo": (TEXT, {"prompt": "a", "echo": True}, "echo"),
     "a suffix": (TEXT, {"prompt": "a", "suffix": "z"}, "suffix"),
     "too many prompts": (TEXT, {"prompt": ["a"] * 999}, "prompt"),
 }
