@@ -352,3 +352,11 @@ def training_setup(model: Path, **changes: Any) -> Any:
 
     usual: dict[str, Any] = {"quantization": "none", "max_length": 2048, "gradient_checkpointing": False, "seed": 0}
     return TrainingSetup(**{"engine": TransformersEngine(), "model": model, "prompts": Prompts()} | usual | changes)
+
+
+def open_training(folder: Path, model: Path, settings: Any, **changes: Any) -> Any:
+    """A tiny model with a new adapter, ready for the rows of SFT or DPO; `changes` are fields of `TrainingSetup`."""
+    from recipe.config import LoraConfig
+    from recipe.training.trainer import Training
+
+    return Training(folder, training_setup(model, **changes), settings, None, LoraConfig(r=4, alpha=8))

@@ -237,10 +237,7 @@ def open_judges(
     workers: int = 1,
     threads: int | None = None,
     memory: str | None = None,
-    context: int = 4096,
-    parallel: int = 16,
-    gpu_layers: int | None = None,
-    calibrated: bool = True,
+    **options: Any,
 ) -> Judge | Workers | RayPool:
     """A judge, or several of one kind; use as a context manager. Raises SreError where it can't be opened.
 
@@ -249,14 +246,13 @@ def open_judges(
     given. The other options are those of `Judge.from_gguf`.
     """
     if engine == "openai":
+        parallel = options.get("parallel", 16)
         return Judge(OpenAIGenerator(base_url, model=None if model is None else str(model), parallel=parallel))
     if model is None:
         raise SreError("expected a GGUF file", field="model")
-    limit = None if memory is None else to_bytes(memory)
     # Absolute, because Ray's workers may have another working directory.
-    path = model.absolute() if engine == "ray" else model
-    how: dict[str, Any] = {"context": context, "parallel": parallel, "gpu_layers": gpu_layers, "calibrated": calibrated}
-    opened = partial(Judge.from_gguf, path, **how)
+    opened = partial(Judge.from_gguf, model.absolute() if engine == "ray" else model, **options)
+    limit = None if memory is None else to_bytes(memory)
     if engine == "ray":
         cores = threads or max(usable_cores() // workers, 1)
         return RayPool(partial(opened, threads=cores, memory=limit), workers, threads=cores)

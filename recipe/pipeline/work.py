@@ -52,21 +52,22 @@ def bootstrapped_sft(folder: Path, *, examples: Rows, rationales: Sequence[Made]
 
 
 def sft(folder: Path, **given: Any) -> Facts:
-    setup = _setup(given)  # first: Unsloth must be imported before TRL
+    training = _training(folder, given)  # first: Unsloth must be imported before TRL
     from recipe.training.sft import run_sft
 
-    return run_sft(folder, setup, **given)
+    return run_sft(training, **given)
 
 
-def _setup(given: dict[str, Any]) -> Any:
-    """The TrainingSetup, made of what all training stages are given (stages.py), which is taken out of `given`."""
+def _training(folder: Path, given: dict[str, Any]) -> Any:
+    """The Training, made of what all training stages are given (stages.py), which is taken out of `given`."""
     loading: Loading = given.pop("loading")
     engine = loading.open_engine()
-    from recipe.training.trainer import TrainingSetup
+    from recipe.training.trainer import Training, TrainingSetup
 
     names = ("quantization", "max_length", "gradient_checkpointing", "report_to", "run")
     options = {name: given.pop(name) for name in ("model", "prompts", "seed")}
-    return TrainingSetup(engine, **options, **{name: getattr(loading, name) for name in names})
+    setup = TrainingSetup(engine, **options, **{name: getattr(loading, name) for name in names})
+    return Training(folder, setup, *(given.pop(name) for name in ("settings", "adapter", "lora")))
 
 
 def sample(folder: Path, *, judge: JudgeModel, **given: Any) -> Facts:
@@ -114,12 +115,12 @@ def curate(folder: Path, *, samples: Path, assessments: Path, examples: Rows, **
 
 
 def dpo(folder: Path, *, examples: Rows, preferences: Path, **given: Any) -> Facts:
-    setup = _setup(given)
+    training = _training(folder, given)
     from recipe.training.dpo import run_dpo
 
     by_id = {row.id: row for row in examples}
     pairs = read_jsonl(preferences, Preference.from_json)
-    return run_dpo(folder, setup, examples=by_id, preferences=pairs, **given)
+    return run_dpo(training, examples=by_id, preferences=pairs, **given)
 
 
 def best_of_n(folder: Path, *, examples: Rows, samples: Path, n: int, **given: Any) -> Facts:

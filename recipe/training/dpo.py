@@ -9,24 +9,13 @@ model by the base's rounding; its card says so.
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from recipe.config import DpoConfig, LoraConfig
+from recipe.config import DpoConfig
 from recipe.data.records import Example, Preference
 from recipe.errors import NothingToTrainError
 from recipe.progress import bar
-from recipe.prompts import Prompts
-from recipe.training.trainer import (
-    TrainingSetup,
-    completion_ids,
-    open_trainer,
-    prompt_ids,
-    rows_on_disk,
-    run_trainer,
-    tokens_in,
-    trainer_arguments,
-)
+from recipe.training.trainer import Training, completion_ids, prompt_ids, tokens_in
 
 KL_STEPS = 8  # `max_kl` looks at the mean KL of so many optimiser steps
 
@@ -34,41 +23,30 @@ SIDES = ("chosen", "rejected")
 
 
 def run_dpo(
-    folder: Path,
-    setup: TrainingSetup,
-    *,
-    adapter: Path | None,
-    lora: LoraConfig | None,
-    examples: dict[str, Example],
-    preferences: Sequence[Preference],
-    settings: DpoConfig,
+    training: Training[DpoConfig], *, examples: dict[str, Example], preferences: Sequence[Preference]
 ) -> dict[str, Any]:
-    """Go on training an adapter on preference pairs; returns facts for the done marker.
-
-    Raises NothingToTrainError where no pair fits into `setup.max_length` tokens.
+    """Train J_t's adapter on preference pairs; returns facts for the done marker.
 
     Args:
-        folder: The stage's folder.
-        setup: What the two trainers share.
-        adapter: J_t's adapter; None for DPO without SFT.
-        lora: The section `lora` for a new adapter, where `adapter` is None.
+        training: The model with J_t's adapter, or with a new one for DPO without SFT.
         examples: The judged inputs by id.
         preferences: The pairs.
-        settings: The section `dpo`.
+
+    Raises:
+        NothingToTrainError: No pair fits into the training's `max_length` tokens.
     """
-    model, tokenizer = setup.load(adapter, lora)
-    rows, dev_rows = (
-        rows_on_disk(folder, name, to_rows(tokenizer, examples, pairs, setup.max_length, setup.prompts))
-        for name, pairs in zip(("rows", "dev"), hold_out(preferences, settings.dev_share, setup.seed), strict=True)
-    )
+    setup, settings = training.setup, training.settings
+    pairs, dev = hold_out(preferences, settings.dev_share, setup.seed)
+    training.put(to_rows(training, examples, pairs), to_rows(training, examples, dev))
+    rows, dev_rows = training.rows, training.dev_rows
     if rows is None:
         made = f"{len(preferences)} made, none within {setup.max_length} tokens"
         raise NothingToTrainError(f"no preference pair to train on ({made})")
-    trainer = make_trainer(setup, model, tokenizer, rows, dev_rows, folder, settings)
+    trainer = make_trainer(training)
     trainer.train_dataset = with_reference(trainer, rows)
     if dev_rows is not None:
         trainer.eval_dataset = with_reference(trainer, dev_rows)
-    facts = run_trainer(trainer, folder, settings, "DPO")
+    facts = training.run(trainer, "DPO")
     kept = len(rows) + (0 if dev_rows is None else len(dev_rows))
     tokens = tokens_in(rows, "prompt_ids", "chosen_ids", "rejected_ids")
     return {
@@ -90,29 +68,28 @@ def hold_out(pairs: Sequence[Preference], share: float, seed: int) -> tuple[list
 
 
 def to_rows(
-    tokenizer: Any, examples: dict[str, Example], pairs: Iterable[Preference], max_length: int, prompts: Prompts
+    training: Training[DpoConfig], examples: dict[str, Example], pairs: Iterable[Preference]
 ) -> Iterator[dict[str, list[int]]]:
     """Tokenise the pairs whose prompt and longer completion fit into `max_length` tokens together.
 
     Yields `prompt_ids`, `chosen_ids` and `rejected_ids`.
     """
+    tokenizer, setup = training.tokenizer, training.setup
     for pair in pairs:
         row = {
-            "prompt_ids": prompt_ids(tokenizer, prompts.judge(examples[pair.example_id])),
+            "prompt_ids": prompt_ids(tokenizer, setup.prompts.judge(examples[pair.example_id])),
             "chosen_ids": completion_ids(tokenizer, pair.chosen.text),
             "rejected_ids": completion_ids(tokenizer, pair.rejected.text),
         }
-        if len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= max_length:
+        if len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= setup.max_length:
             yield row
 
 
-def make_trainer(
-    setup: TrainingSetup, peft_model: Any, tokenizer: Any, rows: Any, dev_rows: Any, folder: Path, settings: DpoConfig
-) -> Any:
-    """TRL's DPOTrainer with `preference_loss`, over datasets of `to_rows` that still need `with_reference`.
+def make_trainer(training: Training[DpoConfig]) -> Any:
+    """TRL's DPOTrainer with `preference_loss`. Before training, its rows need `with_reference`.
 
-    `dev_rows` may be None. On a CPU the prompt of a pair is computed once, where `pair_batch.can_share`. On a GPU each
-    completion has a sequence of its own, because Unsloth's kernels take no 4-D mask.
+    settings, tokenizer = training.settings, training.tokenizer
+    shared = not torch.cuda.is_available() and pair_batch.can_share(training.model)
     """
     import torch
     from transformers import TrainerCallback
@@ -122,7 +99,8 @@ def make_trainer(
 
     from recipe.training import pair_batch
 
-    shared = not torch.cuda.is_available() and pair_batch.can_share(peft_model)
+    settings, tokenizer = training.settings, training.tokenizer
+    shared = not torch.cuda.is_available() and pair_batch.can_share(training.model)
 
     class PairTrainer(DPOTrainer):
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
@@ -156,16 +134,8 @@ def make_trainer(
         reference = [row.get(f"reference_{side}", 0.0) for side in SIDES for row in batch]
         return {**packed, "reference": torch.tensor(reference)}
 
-    arguments = trainer_arguments(settings, folder, setup, rows=len(rows), dev=dev_rows is not None)
-    trainer = open_trainer(
-        PairTrainer,
-        peft_model,
-        TrlDpoConfig(**arguments, beta=settings.beta),
-        train_dataset=rows,
-        eval_dataset=dev_rows if settings.checkpoints else None,
-        processing_class=tokenizer,
-        data_collator=collate,
-    )
+    config = TrlDpoConfig(**training.arguments(), beta=settings.beta)
+    trainer = training.open(PairTrainer, config, data_collator=collate)
     # TRL's copy of the adapter, as its reference. We need none, and in a checkpoint it would hide the adapter: of
     # several adapters transformers loads only those in subfolders.
     trainer.model.delete_adapter("ref")

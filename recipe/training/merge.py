@@ -1,5 +1,6 @@
 """Stage merge: the pointwise and the pairwise adapter become one, W0 + wp*dWp + wq*dWq."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ class Factors:
     scale: float = 1.0
 
 
-def weighted_sum(first: Factors, second: Factors, weights: tuple[float, float]) -> Factors:
-    """The exact sum of two deltas: concatenated factors of rank r1 + r2 and scale 1."""
-    b = torch.cat([weight * part.scale * part.b for weight, part in zip(weights, (first, second), strict=True)], dim=1)
-    return Factors(torch.cat([first.a, second.a]), b)
+def weighted_sum(parts: Sequence[tuple[float, Factors]]) -> Factors:
+    """The exact sum of weighted deltas of one module: concatenated factors, whose rank is the sum of theirs."""
+    b = torch.cat([weight * part.scale * part.b for weight, part in parts], dim=1)
+    return Factors(torch.cat([part.a for _, part in parts]), b)
 
 
 def truncate(factors: Factors, rank: int) -> tuple[Factors, Tensor]:
@@ -50,7 +51,7 @@ def run_merge(
             f"the adapters train different modules: {sorted(first.keys() ^ second.keys())[0]}", file=pairwise
         )
     weights = (settings.pointwise_weight, settings.pairwise_weight)
-    merged = {name: weighted_sum(first[name], second[name], weights) for name in first}
+    merged = {name: weighted_sum([(weights[0], first[name]), (weights[1], second[name])]) for name in first}
     error = 0.0
     if settings.method == "svd":
         rank = settings.rank or default_rank

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from recipe.config import LoraConfig, TrainConfig
 from recipe.data.records import Message
@@ -30,6 +30,8 @@ from recipe.system import process
 ROWS_IN_MEMORY = 1000  # tokenised rows that are held before they are written
 WHOLE = "whole"  # the file that is written last into a checkpoint
 
+Section = TypeVar("Section", bound=TrainConfig)
+
 
 @dataclass(frozen=True)
 class TrainingSetup:
@@ -44,17 +46,6 @@ class TrainingSetup:
     seed: int
     report_to: str = "none"  # where the log goes besides training.json; "auto": to TensorBoard where it is installed
     run: str = ""  # the run's name in that log
-
-    def load(self, adapter: Path | None, lora: LoraConfig | None) -> tuple[Any, Any]:
-        """(PEFT model, tokeniser), with a saved adapter or else with a new one made by `lora`."""
-        return self.engine.load(
-            self.model,
-            adapter=adapter,
-            lora={**lora.model_dump(), "seed": self.seed} if lora else None,
-            quantization=self.quantization,
-            max_length=self.max_length,
-            gradient_checkpointing=self.gradient_checkpointing,
-        )
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
@@ -83,11 +74,8 @@ def completion_ids(tokenizer: Any, text: str) -> list[int]:
     return [*ids, tokenizer.eos_token_id]
 
 
-def rows_on_disk(folder: Path, name: str, rows: Iterable[dict[str, list[int]]]) -> Any:
-    """Write rows of token ids to a file, so that few are in memory; returns a dataset, None where there are no rows.
-
-    `folder` is the stage's; `run_trainer` removes the file in it with the checkpoints.
-    """
+def rows_on_disk(file: Path, rows: Iterable[dict[str, list[int]]]) -> Any:
+    """Write rows of token ids to a file, so that few are in memory; returns a dataset, None where there are no rows."""
     import pyarrow
     from datasets import Dataset
 
@@ -96,7 +84,6 @@ def rows_on_disk(folder: Path, name: str, rows: Iterable[dict[str, list[int]]]) 
     if first is None:
         return None
     schema = pyarrow.schema(dict.fromkeys(first, pyarrow.list_(pyarrow.int32())))
-    file = checkpoints(folder) / f"{name}-{process()[0]}.arrow"
     file.parent.mkdir(parents=True, exist_ok=True)
     with pyarrow.OSFile(str(file), "wb") as out, pyarrow.ipc.new_stream(out, schema) as writer:
         rows = itertools.chain([first], remaining)
@@ -108,87 +95,6 @@ def rows_on_disk(folder: Path, name: str, rows: Iterable[dict[str, list[int]]]) 
 def tokens_in(rows: Any, *columns: str) -> int:
     """Tokens in those columns of a dataset, without reading them into memory."""
     return sum(len(part.flatten()) for name in columns for part in rows.data.column(name).chunks)
-
-
-def checkpoints(folder: Path) -> Path:
-    """Where a stage keeps what it needs only until it is done."""
-    return folder / "checkpoints"
-
-
-def trainer_arguments(
-    settings: TrainConfig, folder: Path, setup: TrainingSetup, *, rows: int, dev: bool
-) -> dict[str, Any]:
-    """The arguments that SFTConfig and DPOConfig share.
-
-    Raises SreError where the processes can't share a step, or the reporter is not installed.
-
-    settings: the section `sft` or `dpo`. setup: names the seed, and where the log goes. rows: how many rows or pairs
-    there are. dev: whether dev rows choose the checkpoint to keep.
-    """
-    import torch
-
-    from recipe.inference.pytorch.loading import compute_dtype
-
-    gpu = torch.cuda.is_available()
-    batch_size, accumulate = per_process(settings, process()[1])
-    steps = max(1, math.ceil(rows * settings.epochs / (settings.batch_size * settings.accumulate)))
-    every = max(1, math.ceil(steps / (settings.checkpoints + 1)))
-    dtype = compute_dtype()
-    arguments = {
-        "output_dir": str(checkpoints(folder)),
-        "per_device_train_batch_size": batch_size,
-        "per_device_eval_batch_size": settings.batch_size,
-        "gradient_accumulation_steps": accumulate,
-        "max_steps": steps,
-        "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": settings.schedule,
-        "warmup_steps": round(settings.warmup * steps),
-        "weight_decay": settings.weight_decay,
-        "max_grad_norm": settings.max_grad_norm,
-        "optim": "adamw_8bit" if gpu else "adamw_torch",
-        # Half precision by autocast: the adapter's weights stay float32.
-        "bf16": dtype == torch.bfloat16,
-        "fp16": dtype == torch.float16,
-        "use_cpu": not gpu,
-        "gradient_checkpointing": setup.gradient_checkpointing,
-        # Every weight of the adapter is in every pass; looking for unused ones breaks reentrant checkpointing.
-        "ddp_find_unused_parameters": False,
-        "seed": setup.seed,
-        "data_seed": setup.seed,
-        "save_strategy": "steps" if settings.checkpoints else "no",
-        "save_steps": every,
-        "save_total_limit": 2,
-        "logging_steps": 1,
-        **_reporter(setup, folder),
-        "disable_tqdm": True,
-        "dataloader_pin_memory": gpu,
-        "remove_unused_columns": False,
-        "max_length": None,
-    }
-    if dev and settings.checkpoints:
-        arguments |= {
-            "eval_strategy": "steps",
-            "eval_steps": every,
-            "load_best_model_at_end": True,
-            "metric_for_best_model": "eval_loss",
-            "greater_is_better": False,
-            "restore_callback_states_from_checkpoint": settings.patience is not None,
-        }
-    return arguments
-
-
-def open_trainer(trainer: Any, model: Any, arguments: Any, **options: Any) -> Any:
-    """Make TRL's trainer for one GPU, with an adapter that stays in float32.
-
-    trainer: the class. arguments: its SFTConfig or DPOConfig. options: what else it takes.
-    """
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # it would multiply the batch by the GPUs that it sees
-    # On a 4-bit base TRL rounds the adapter to bfloat16, where a step of 1e-5 changes few weights.
-    before = [(weight, weight.detach().float().clone()) for weight in model.parameters() if weight.requires_grad]
-    made = trainer(model=model, args=arguments, **options)
-    for weight, value in before:
-        weight.data = value
-    return made
 
 
 def per_process(settings: TrainConfig, processes: int) -> tuple[int, int]:
@@ -239,37 +145,149 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def run_trainer(trainer: Any, folder: Path, settings: TrainConfig, label: str) -> dict[str, Any]:
-    """Train, resuming from the newest checkpoint; save the adapter to folder/adapter and the log to training.json.
+class Training(Generic[Section]):
+    """The training of one adapter: the loaded model, its rows, and TRL's trainer for them.
 
-    Returns facts for the done marker. Raises SreError where the loss is not a number.
-
-    trainer: TRL's, made with `trainer_arguments`. settings: the section `sft` or `dpo`. label: the progress bar's name.
+    Attributes:
+        settings: The section `sft` or `dpo`.
+        checkpoints: Where the stage keeps what it needs only until it is done.
+        model: The PEFT model.
+        tokenizer: The model's.
+        rows, dev_rows: Datasets of token ids, see `put`; None where there are none.
     """
-    from peft.helpers import disable_input_dtype_casting
-    from transformers import EarlyStoppingCallback, PrinterCallback
 
-    trainer.remove_callback(PrinterCallback)
-    if trainer.args.load_best_model_at_end and settings.patience is not None:
-        trainer.add_callback(EarlyStoppingCallback(settings.patience))
-    checkpoint = last_checkpoint(checkpoints(folder))
-    # Autocast brings the adapter's input back to 16 bit, so PEFT's float32 copy of it would only cost time.
-    with bar(label, trainer.args.max_steps, "steps") as advance, disable_input_dtype_casting(trainer.model):
-        trainer.add_callback(_progress_callback(advance))
-        if checkpoint:
-            advance(int(checkpoint.name.rpartition("-")[2]), "resumed")
-        done = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
-    losses = [float(entry["loss"]) for entry in history if "loss" in entry]
-    if any(math.isnan(loss) for loss in losses):
-        raise SreError("the training loss became NaN; lower the learning rate", field="learning_rate")
-    trainer.accelerator.wait_for_everyone()  # all have read the best checkpoint
-    if trainer.is_world_process_zero():
-        save_adapter(trainer.model, folder / "adapter")
-        write_json(folder / "training.json", {"history": history})
-        shutil.rmtree(checkpoints(folder), ignore_errors=True)
-    steps = int(done.global_step)
-    return {"processes": process()[1], "steps": steps, "first_loss": losses[0], "last_loss": losses[-1]}
+    rows: Any = None
+    dev_rows: Any = None
+
+    def __init__(
+        self, folder: Path, setup: TrainingSetup, settings: Section, adapter: Path | None, lora: LoraConfig | None
+    ) -> None:
+        """Load the model.
+
+        Args:
+            folder: The stage's folder.
+            setup: What SFT and DPO are both given.
+            settings: The section `sft` or `dpo`.
+            adapter: The folder of an adapter to go on with.
+            lora: The section `lora`, for a new adapter where `adapter` is None.
+        """
+        self.folder, self.setup, self.settings = folder, setup, settings
+        self.checkpoints = folder / "checkpoints"
+        self.model, self.tokenizer = setup.engine.load(
+            setup.model,
+            adapter=adapter,
+            lora={**lora.model_dump(), "seed": setup.seed} if lora else None,
+            quantization=setup.quantization,
+            max_length=setup.max_length,
+            gradient_checkpointing=setup.gradient_checkpointing,
+        )
+
+    def put(self, rows: Iterable[dict[str, list[int]]], dev_rows: Iterable[dict[str, list[int]]] = ()) -> None:
+        """Take the rows to train on, and those on which the best checkpoint is chosen. They go to the disk."""
+        self.rows, self.dev_rows = (
+            rows_on_disk(self.checkpoints / f"{name}-{process()[0]}.arrow", part)
+            for name, part in (("rows", rows), ("dev", dev_rows))
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments that SFTConfig and DPOConfig share.
+
+        Raises SreError where the processes can't share a step, or the reporter is not installed.
+        """
+        import torch
+
+        from recipe.inference.pytorch.loading import compute_dtype
+
+        settings, seed, gpu = self.settings, self.setup.seed, torch.cuda.is_available()
+        batch_size, accumulate = per_process(settings, process()[1])
+        steps = max(1, math.ceil(len(self.rows) * settings.epochs / (settings.batch_size * settings.accumulate)))
+        every = max(1, math.ceil(steps / (settings.checkpoints + 1)))
+        dtype = compute_dtype()
+        arguments = {
+            "output_dir": str(self.checkpoints),
+            "per_device_train_batch_size": batch_size,
+            "per_device_eval_batch_size": settings.batch_size,
+            "gradient_accumulation_steps": accumulate,
+            "max_steps": steps,
+            "learning_rate": settings.learning_rate,
+            "lr_scheduler_type": settings.schedule,
+            "warmup_steps": round(settings.warmup * steps),
+            "weight_decay": settings.weight_decay,
+            "max_grad_norm": settings.max_grad_norm,
+            "optim": "adamw_8bit" if gpu else "adamw_torch",
+            # Half precision by autocast: the adapter's weights stay float32.
+            "bf16": dtype == torch.bfloat16,
+            "fp16": dtype == torch.float16,
+            "use_cpu": not gpu,
+            "gradient_checkpointing": self.setup.gradient_checkpointing,
+            # Every weight of the adapter is in every pass; looking for unused ones breaks reentrant checkpointing.
+            "ddp_find_unused_parameters": False,
+            "seed": seed,
+            "data_seed": seed,
+            "save_strategy": "steps" if settings.checkpoints else "no",
+            "save_steps": every,
+            "save_total_limit": 2,
+            "logging_steps": 1,
+            **_reporter(self.setup, self.folder),
+            "disable_tqdm": True,
+            "dataloader_pin_memory": gpu,
+            "remove_unused_columns": False,
+            "max_length": None,
+        }
+        if self.dev_rows is not None and settings.checkpoints:
+            arguments |= {
+                "eval_strategy": "steps",
+                "eval_steps": every,
+                "load_best_model_at_end": True,
+                "metric_for_best_model": "eval_loss",
+                "greater_is_better": False,
+                "restore_callback_states_from_checkpoint": settings.patience is not None,
+            }
+        return arguments
+
+    def open(self, trainer: Any, arguments: Any, **options: Any) -> Any:
+        """TRL's trainer of that class, with its SFTConfig or DPOConfig; for one GPU, the adapter in float32."""
+        arguments._n_gpu = min(arguments.n_gpu, 1)  # it would multiply the batch by the GPUs that it sees
+        # On a 4-bit base TRL rounds the adapter to bfloat16, where a step of 1e-5 changes few weights.
+        before = [
+            (weight, weight.detach().float().clone()) for weight in self.model.parameters() if weight.requires_grad
+        ]
+        options |= {"train_dataset": self.rows, "eval_dataset": self.dev_rows if self.settings.checkpoints else None}
+        made = trainer(model=self.model, args=arguments, processing_class=self.tokenizer, **options)
+        for weight, value in before:
+            weight.data = value
+        return made
+
+    def run(self, trainer: Any, label: str) -> dict[str, Any]:
+        """Train, resuming from the newest checkpoint; save the adapter to adapter/ and the log to training.json.
+
+        Returns facts for the done marker. `label` is the progress bar's. Raises SreError where the loss is not a
+        number.
+        """
+        from peft.helpers import disable_input_dtype_casting
+        from transformers import EarlyStoppingCallback, PrinterCallback
+
+        trainer.remove_callback(PrinterCallback)
+        if trainer.args.load_best_model_at_end and self.settings.patience is not None:
+            trainer.add_callback(EarlyStoppingCallback(self.settings.patience))
+        checkpoint = last_checkpoint(self.checkpoints)
+        # Autocast brings the adapter's input back to 16 bit, so PEFT's float32 copy of it would only cost time.
+        with bar(label, trainer.args.max_steps, "steps") as advance, disable_input_dtype_casting(trainer.model):
+            trainer.add_callback(_progress_callback(advance))
+            if checkpoint:
+                advance(int(checkpoint.name.rpartition("-")[2]), "resumed")
+            done = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
+        losses = [float(entry["loss"]) for entry in history if "loss" in entry]
+        if any(math.isnan(loss) for loss in losses):
+            raise SreError("the training loss became NaN; lower the learning rate", field="learning_rate")
+        trainer.accelerator.wait_for_everyone()  # all have read the best checkpoint
+        if trainer.is_world_process_zero():
+            save_adapter(trainer.model, self.folder / "adapter")
+            write_json(self.folder / "training.json", {"history": history})
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+        steps = int(done.global_step)
+        return {"processes": process()[1], "steps": steps, "first_loss": losses[0], "last_loss": losses[-1]}
 
 
 def save_adapter(model: Any, folder: Path) -> None:

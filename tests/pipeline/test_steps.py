@@ -136,7 +136,7 @@ def test_sampled_log_probabilities_are_those_of_training(finished, tmp_path):
     from recipe.inference.base import Request, Sampling
     from recipe.inference.pytorch.engines import TransformersEngine
     from recipe.training.dpo import make_trainer
-    from recipe.training.trainer import TrainingSetup, completion_ids, prompt_ids, rows_on_disk
+    from recipe.training.trainer import Training, TrainingSetup, completion_ids, prompt_ids
 
     run, folder = open_run(finished[0]), finished[0]
     prompts = {row.id: run.prompts.judge(row) for row in run.inputs(1)}
@@ -145,14 +145,15 @@ def test_sampled_log_probabilities_are_those_of_training(finished, tmp_path):
         drawn = list(generator.generate([Request(name, prompt) for name, prompt in prompts.items()], sampling))
     drawn = [completion for completion in drawn if completion.finish == "stop"]
     setup = TrainingSetup(TransformersEngine(), folder / "seed" / "model", run.prompts, "none", 2048, False, 0)
-    model, tokenizer = setup.load(folder / "merged" / "adapter", None)
+    training = Training(tmp_path, setup, DpoConfig(checkpoints=0), folder / "merged" / "adapter", None)
+    model, tokenizer = training.model, training.tokenizer
     rows = []
     for completion in drawn:
         ids = completion_ids(tokenizer, completion.text)
         prompt = prompt_ids(tokenizer, prompts[completion.request_id])
         rows.append({"prompt_ids": prompt, "chosen_ids": ids, "rejected_ids": ids})
-    dataset = rows_on_disk(tmp_path, "rows", rows)
-    trainer = make_trainer(setup, model, tokenizer, dataset, None, tmp_path, DpoConfig(checkpoints=0))
+    training.put(rows)
+    trainer = make_trainer(training)
     with torch.no_grad():
         logps = trainer.token_logps(model.eval(), trainer.data_collator(rows))
     gaps = [

@@ -314,18 +314,18 @@ def test_the_tiny_preset_is_predicted_within_a_factor_of_one_and_a_half(
     pytest.fail(f"measured over planned: {ratios}")
 
 
-def test_the_tiny_presets_tokens_are_counted_by_its_own_tokeniser(tiny_model: Path, tiny_data: Path) -> None:
-    from transformers import AutoTokenizer
-
+def test_the_tiny_presets_tokens_are_counted_by_its_own_tokeniser(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
     from recipe.data.examples import read_examples
     from recipe.data.records import in_both_orders
-    from recipe.prompts import Prompts
     from recipe.training.sft import to_rows
+    from tests.model_fixtures import open_training
 
     config = load("tiny", tiny_settings(tiny_model, tiny_data))
     plan = make_plan(config, machine=reference())
     rows = in_both_orders(read_examples(tiny_data, task="pairwise", split="train", limit=16))
-    trained = to_rows(AutoTokenizer.from_pretrained(tiny_model), rows, 1024, Prompts(), label_only=False)
+    trained = to_rows(open_training(tmp_path, tiny_model, config.sft, max_length=1024), rows)
     tokens = 2 * sum(len(row["input_ids"]) for row in trained)  # two epochs
     assert stage(plan, "sft-pairwise").work.startswith("32 rows")
     said = float(stage(plan, "sft-pairwise").work.split(", ")[1].split()[0]) * 1e6

@@ -11,14 +11,12 @@ from recipe.data.examples import read_examples
 from recipe.data.records import Judgement, Preference
 from recipe.errors import NothingToTrainError
 from recipe.inference.pytorch.engines import TransformersEngine
-from recipe.prompts import Prompts
 from recipe.storage import read_json
 from recipe.training import dpo
 from recipe.training import trainer as training
 from recipe.training.dpo import hold_out, make_trainer, run_dpo, to_rows, with_reference
-from recipe.training.trainer import rows_on_disk
 from recipe.verdict import format_verdict
-from tests.model_fixtures import training_setup
+from tests.model_fixtures import open_training, training_setup
 
 LORA = LoraConfig(r=4, alpha=8)
 
@@ -45,17 +43,13 @@ def preferences(examples):
     return pairs
 
 
-def load(tiny_model):
-    return training_setup(tiny_model).load(None, LORA)
-
-
 def open_trainer(folder, tiny_model, examples, pairs, **settings):
     """A trainer with its reference."""
     chosen = DpoConfig(**{"batch_size": 4, "accumulate": 1, "checkpoints": 0, **settings})
-    model, tokenizer = load(tiny_model)
-    rows = rows_on_disk(folder, "rows", to_rows(tokenizer, examples, pairs, 2048, Prompts()))
-    trainer = make_trainer(training_setup(tiny_model), model, tokenizer, rows, None, folder, chosen)
-    trainer.train_dataset = with_reference(trainer, rows)
+    opened = open_training(folder, tiny_model, chosen)
+    opened.put(to_rows(opened, examples, pairs))
+    trainer = make_trainer(opened)
+    trainer.train_dataset = with_reference(trainer, opened.rows)
     return trainer
 
 
@@ -135,20 +129,13 @@ def train(folder, tiny_model, examples, preferences, *, max_length=2048, adapter
         "learning_rate": 1e-2,
         **settings,
     }
-    return run_dpo(
-        folder,
-        training_setup(tiny_model, max_length=max_length, engine=engine or TransformersEngine()),
-        adapter=adapter,
-        lora=LORA,
-        examples=examples,
-        preferences=preferences,
-        settings=DpoConfig(**{**chosen, **settings}),
-    )
+    setup = training_setup(tiny_model, max_length=max_length, engine=engine or TransformersEngine())
+    opened = training.Training(folder, setup, DpoConfig(**chosen), adapter, LORA)
+    return run_dpo(opened, examples=examples, preferences=preferences)
 
 
 def test_a_pair_is_as_long_as_its_prompt_and_its_longer_completion(tmp_path, tiny_model, examples, preferences):
-    _, tokenizer = load(tiny_model)
-    rows = list(to_rows(tokenizer, examples, preferences, 4096, Prompts()))
+    rows = list(to_rows(open_training(tmp_path, tiny_model, DpoConfig()), examples, preferences))
     sizes = [len(r["prompt_ids"]) + max(len(r["chosen_ids"]), len(r["rejected_ids"])) for r in rows]
     limit = sorted(sizes)[6]
     facts = train(tmp_path, tiny_model, examples, preferences, max_length=limit)
@@ -175,14 +162,14 @@ def test_a_tokenizer_without_a_padding_token_trains(tmp_path, tiny_model, exampl
 def test_the_adapter_of_a_4_bit_base_is_not_rounded(tmp_path, tiny_model, examples, preferences):
     import torch
 
-    model, tokenizer = load(tiny_model)
+    opened = open_training(tmp_path, tiny_model, DpoConfig(checkpoints=0))
+    model = opened.model
     shift(model)
     before = {name: w.detach().clone() for name, w in model.named_parameters() if w.requires_grad}
     assert any(not torch.equal(w, w.bfloat16().float()) for w in before.values())
     model.is_loaded_in_4bit = True  # what TRL goes by
-    rows = rows_on_disk(tmp_path, "rows", to_rows(tokenizer, examples, preferences[:2], 2048, Prompts()))
-    settings = DpoConfig(checkpoints=0)
-    trainer = make_trainer(training_setup(tiny_model), model, tokenizer, rows, None, tmp_path, settings)
+    opened.put(to_rows(opened, examples, preferences[:2]))
+    trainer = make_trainer(opened)
     after = {name: w for name, w in trainer.model.named_parameters() if w.requires_grad}
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)

@@ -25,15 +25,15 @@ from recipe.config import LoraConfig, SftConfig
 from recipe.data.examples import read_examples
 from recipe.prompts import Prompts
 from recipe.training.sft import make_trainer, to_rows
-from recipe.training.trainer import TrainingSetup, rows_on_disk
+from recipe.training.trainer import Training, TrainingSetup
 setup = TrainingSetup(engine, Path(first), Prompts(), "none", 4096, False, 0)
-model, tokenizer = setup.load(None, LoraConfig(r=4))
-examples = read_examples(second, task="pointwise", split="train")
-rows = list(to_rows(tokenizer, examples, 4096, Prompts(), label_only=False))
-folder = Path(tempfile.mkdtemp())
-dataset = rows_on_disk(folder, "rows", rows)
 settings = SftConfig(batch_size=4, checkpoints=0)
-trainer = make_trainer(setup, model, tokenizer, dataset, None, folder, settings)
+training = Training(Path(tempfile.mkdtemp()), setup, settings, None, LoraConfig(r=4))
+tokenizer = training.tokenizer
+examples = read_examples(second, task="pointwise", split="train")
+rows = list(to_rows(training, examples))
+training.put(rows)
+trainer = make_trainer(training)
 known = {tuple(r["input_ids"]): r["labels"] for r in rows}
 found = []
 for batch in trainer.get_train_dataloader():
@@ -56,18 +56,19 @@ from recipe.data.records import Judgement, Preference
 from recipe.prompts import Prompts
 from recipe.training.dpo import make_trainer, to_rows, with_reference
 from recipe.training.pair_batch import pack, token_logps
-from recipe.training.trainer import TrainingSetup, rows_on_disk
+from recipe.training.trainer import Training, TrainingSetup
 setup = TrainingSetup(engine, Path(first), Prompts(), "none", 4096, False, 0)
-model, tokenizer = setup.load(None, LoraConfig(r=4))
+settings = DpoConfig(batch_size=2, checkpoints=0, sft_weight=0.5)
+training = Training(Path(tempfile.mkdtemp()), setup, settings, None, LoraConfig(r=4))
+model = training.model
 examples = {row.id: row for row in read_examples(second, task="pointwise", split="train", limit=4)}
 def side(row, text, label):
     return Judgement(row.id + text, row.id, row.task, f"{text} [RESULT] {label}", text, label, row.label)
 pairs = [Preference(k, k, r.task, side(r, "it fits", r.label), side(r, "none of it", 1 + r.label % 5), "")
          for k, r in examples.items()]
-folder = Path(tempfile.mkdtemp())
-rows = rows_on_disk(folder, "rows", to_rows(tokenizer, examples, pairs, 4096, Prompts()))
-settings = DpoConfig(batch_size=2, checkpoints=0, sft_weight=0.5)
-trainer = make_trainer(setup, model, tokenizer, rows, None, folder, settings)
+training.put(to_rows(training, examples, pairs))
+rows = training.rows
+trainer = make_trainer(training)
 trainer.train_dataset = with_reference(trainer, rows)
 draw = torch.Generator().manual_seed(0)
 for key, weight in model.named_parameters():

@@ -34,7 +34,7 @@ def relative(found, wanted):
 @pytest.mark.parametrize("ranks", [(4, 4), (2, 8)])
 def test_exact_is_the_sum_of_the_deltas(weights, ranks):
     first, second = factors(ranks[0], 1), factors(ranks[1], 2, scale=0.5)
-    merged = weighted_sum(first, second, weights)
+    merged = weighted_sum([(weights[0], first), (weights[1], second)])
     assert merged.a.shape[0] == sum(ranks)
     assert relative(delta(merged), weights[0] * delta(first) + weights[1] * delta(second)) < 1e-6
 
@@ -44,11 +44,11 @@ def test_svd_is_the_best_approximation_of_its_rank():
     dense = 0.5 * delta(first) + 0.5 * delta(second)
     u, s, v = torch.linalg.svd(dense)
     best = u[:, :3] * s[:3] @ v[:3]
-    merged, squares = truncate(weighted_sum(first, second, (0.5, 0.5)), 3)
+    merged, squares = truncate(weighted_sum([(0.5, first), (0.5, second)]), 3)
     assert merged.a.shape[0] == 3
     assert relative(delta(merged), best) < 1e-5
     assert float((squares[3:].sum() / squares.sum()) ** 0.5) == pytest.approx(relative(best, dense))
-    whole, squares = truncate(weighted_sum(first, second, (0.5, 0.5)), 8)
+    whole, squares = truncate(weighted_sum([(0.5, first), (0.5, second)]), 8)
     assert relative(delta(whole), dense) < 1e-5
     assert len(squares[8:]) == 0
 

@@ -6,22 +6,19 @@ import itertools
 
 import pytest
 
-from recipe.config import LoraConfig, SftConfig
+from recipe.config import SftConfig
 from recipe.data.examples import read_examples
 from recipe.errors import SreError
-from recipe.prompts import Prompts
 from recipe.storage import read_json
 from recipe.training.sft import collate, make_trainer, run_sft, to_rows
-from recipe.training.trainer import rows_on_disk
-from tests.model_fixtures import training_setup
+from tests.model_fixtures import open_training
 
 
-def test_the_mask_covers_the_judgement_and_the_end_token_alone(tiny_model, tiny_data):
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+def test_the_mask_covers_the_judgement_and_the_end_token_alone(tmp_path, tiny_model, tiny_data):
+    training = open_training(tmp_path, tiny_model, SftConfig())
+    tokenizer = training.tokenizer
     examples = read_examples(tiny_data, task="pointwise", split="train")
-    for row, example in zip(to_rows(tokenizer, examples, 4096, Prompts(), label_only=False), examples, strict=True):
+    for row, example in zip(to_rows(training, examples), examples, strict=True):
         prompt = row["labels"].count(-100)
         trained = row["labels"][prompt:]
         assert trained == row["input_ids"][prompt:]
@@ -29,32 +26,21 @@ def test_the_mask_covers_the_judgement_and_the_end_token_alone(tiny_model, tiny_
         assert tokenizer.decode(trained[:-1]).endswith(f"[RESULT] {example.label}")
 
 
-def test_rows_that_are_too_long_are_left_out_whole_and_counted(tiny_model, tiny_data):
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+def test_rows_that_are_too_long_are_left_out_whole_and_counted(tmp_path, tiny_model, tiny_data):
     examples = read_examples(tiny_data, task="pointwise", split="train")
-    whole = list(to_rows(tokenizer, examples, 4096, Prompts(), label_only=False))
+    whole = list(to_rows(open_training(tmp_path, tiny_model, SftConfig()), examples))
     middle = sorted(len(row["input_ids"]) for row in whole)[len(whole) // 2]
-    kept = list(to_rows(tokenizer, examples, middle, Prompts(), label_only=False))
+    kept = list(to_rows(open_training(tmp_path, tiny_model, SftConfig(), max_length=middle), examples))
     assert 0 < len(kept) < len(examples)
     assert kept == [row for row in whole if len(row["input_ids"]) <= middle]
-
-
-LORA = LoraConfig(r=4, alpha=8)
 
 
 def train(folder, tiny_model, tiny_data, limit=12, max_length=2048, dev=(), report_to="none", **settings):
     examples = read_examples(tiny_data, task="pointwise", split="train", limit=limit)
     chosen = {"batch_size": 4, "accumulate": 1, "checkpoints": 0, "learning_rate": 1e-2, **settings}
-    facts = run_sft(
-        folder,
-        training_setup(tiny_model, max_length=max_length, report_to=report_to, run="tiny"),
-        examples=examples,
-        dev=dev,
-        settings=SftConfig(**chosen),
-        lora=LORA,
-    )
+    setup = {"max_length": max_length, "report_to": report_to, "run": "tiny"}
+    training = open_training(folder, tiny_model, SftConfig(**chosen), **setup)
+    facts = run_sft(training, examples=examples, dev=dev)
     losses = [entry["loss"] for entry in read_json(folder / "training.json")["history"] if "loss" in entry]
     return facts, losses
 
@@ -98,11 +84,9 @@ def test_the_loss_is_the_mean_over_the_tokens_of_a_step(tmp_path, tiny_model, ti
     import torch
 
     examples = read_examples(tiny_data, task="pointwise", split="train", limit=8)
-    setup = training_setup(tiny_model)
-    model, tokenizer = setup.load(None, LORA)
-    rows = rows_on_disk(tmp_path, "rows", to_rows(tokenizer, examples, 2048, Prompts(), label_only=False))
-    settings = SftConfig(batch_size=3, accumulate=2, checkpoints=0)
-    trainer = make_trainer(setup, model, tokenizer, rows, None, tmp_path, settings)
+    training = open_training(tmp_path, tiny_model, SftConfig(batch_size=3, accumulate=2, checkpoints=0))
+    training.put(to_rows(training, examples))
+    trainer = make_trainer(training)
     batches = list(itertools.islice(trainer.get_train_dataloader(), 2))
     tokens = trainer._get_num_items_in_batch(batches, torch.device("cpu"))
     expected = dense_loss(trainer.model, batches)

@@ -54,7 +54,7 @@ def rows(count):
         size = 700 + k % 600
         ids = list(range(k % 1000, k % 1000 + size))
         yield {"input_ids": ids, "labels": [-100] * (size - 150) + ids[-150:]}
-data = rows_on_disk(Path(sys.argv[1]), "rows", rows(int(sys.argv[2])))
+data = rows_on_disk(Path(sys.argv[1]) / "rows.arrow", rows(int(sys.argv[2])))
 tokens = tokens_in(data, "input_ids")
 read = sum(len(row["input_ids"]) for row in data.select(range(0, len(data), 50)))
 print(tokens, read, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)

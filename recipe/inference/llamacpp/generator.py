@@ -122,7 +122,7 @@ class LlamaCppGenerator(Generator):
 
     def _grammar(self, rules: str) -> Callable[[], Grammar]:
         """Makes grammars of a JSON schema or GBNF. Raises SreError for a schema that can't be followed."""
-        return partial(Grammar, self.cache._vocab, self.cache.vocab_size, gbnf_of(rules))
+        return partial(Grammar, self.cache._vocab, gbnf_of(rules))
 
     # --- generation ---
 
@@ -141,7 +141,7 @@ class LlamaCppGenerator(Generator):
         if not prompts:
             return
         cells = sum(len(prompt.ids) + prompt.samples * prompt.reserve for prompt in prompts)
-        session = LlamaCppSession(self, cells=cells, keep=1, stream=False)
+        session = LlamaCppSession(self, cells)
         for prompt in prompts:
             session.scheduler.submit(prompt)
         while session.busy:
@@ -152,13 +152,13 @@ class LlamaCppGenerator(Generator):
 
     def session(self) -> LlamaCppSession:
         """Requests batched as they come; it ends any other call under way, and another call ends it."""
-        return LlamaCppSession(self, keep=KEPT, stream=True)
+        return LlamaCppSession(self)
 
 
 class LlamaCppSession(Session):
     """One `Scheduler` on the generator's cache; see the Protocol."""
 
-    def __init__(self, generator: LlamaCppGenerator, *, keep: int, stream: bool, cells: int = 0) -> None:
+    def __init__(self, generator: LlamaCppGenerator, cells: int = 0) -> None:
         """Open the cache, which ends every other session. keep, stream: see `Scheduler`.
 
         cells: the tokens that all its requests need; 0 for requests that aren't known yet.
@@ -170,8 +170,8 @@ class LlamaCppSession(Session):
             generator.cache,
             parallel=generator.parallel,
             ride_along=max(TILE - 1 - generator.parallel, 16),
-            keep=keep,
-            stream=stream,
+            keep=1 if cells else KEPT,
+            stream=not cells,
         )
 
     def submit(self, request: Request, sampling: Sampling) -> None:

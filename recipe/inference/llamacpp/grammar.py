@@ -22,13 +22,12 @@ _COUNTS = {"minItems", "maxItems", "minLength", "maxLength"}
 class Grammar:
     """The state of one text under a grammar. Raises SreError where llama.cpp can't read the grammar."""
 
-    def __init__(self, vocabulary: Any, size: int, gbnf: str) -> None:
-        """vocabulary: llama.cpp's, of `size` tokens."""
+    def __init__(self, vocabulary: Any, gbnf: str) -> None:
+        """vocabulary: llama.cpp's."""
         self._sampler = _C.llama_sampler_init_grammar(vocabulary, gbnf.encode(), b"root")
         if not self._sampler:
             raise SreError("llama.cpp can't make a grammar of this schema", field="response_format")
         weakref.finalize(self, _C.llama_sampler_free, self._sampler)
-        self._size = size
 
     def accept(self, token: int) -> None:
         """Go on with an allowed token. An end token isn't accepted."""
@@ -39,7 +38,7 @@ class Grammar:
 
     def masked(self, row: NDArray[np.float32]) -> NDArray[np.float32]:
         """The logits [vocabulary] with -inf for what may not come next."""
-        return np.where(np.isfinite(self._filtered(np.arange(self._size))), row, np.float32(-np.inf))
+        return np.where(np.isfinite(self._filtered(np.arange(len(row)))), row, np.float32(-np.inf))
 
     def _filtered(self, tokens: NDArray[Any]) -> NDArray[np.float32]:
         data = np.zeros(len(tokens), np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)]))

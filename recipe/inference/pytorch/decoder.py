@@ -97,7 +97,7 @@ class Decoder:
         from transformers.cache_utils import StaticLayer
 
         width = len(runs[0])
-        ids, mask = left_padded(runs, pad, self._device)
+        ids, mask = (part.to(self._device) for part in left_padded(runs, pad))
         cache = DynamicCache()
         logits = self._forward(ids, mask, (mask.cumsum(dim=1) - 1).clamp(min=0), cache)
         if self._left:
@@ -155,9 +155,9 @@ def can_decode(model: Any) -> bool:
     return angles in _FIXED_ANGLES and not any(layer.is_sliding for layer in layers)
 
 
-def left_padded(runs: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """(ids, mask) of runs of tokens, each [runs, longest]."""
+def left_padded(runs: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, mask) of runs of tokens, each [runs, longest]; the mask is 0 at the padding."""
     width = max(map(len, runs))
-    ids = torch.tensor([[pad] * (width - len(run)) + list(run) for run in runs], device=device)
-    mask = torch.tensor([[0] * (width - len(run)) + [1] * len(run) for run in runs], device=device)
+    ids = torch.tensor([[pad] * (width - len(run)) + list(run) for run in runs])
+    mask = torch.tensor([[0] * (width - len(run)) + [1] * len(run) for run in runs])
     return ids, mask

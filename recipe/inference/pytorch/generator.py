@@ -152,7 +152,8 @@ class TorchGenerator(Generator):
     def _run_generate(self, fed: list[list[int]], drawing: Drawing, steps: int) -> None:
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
-        ids, mask = left_padded(fed, self._tokenizer.pad, next(self._model.parameters()).device)
+        device = next(self._model.parameters()).device
+        ids, mask = (part.to(device) for part in left_padded(fed, self._tokenizer.pad))
         self._model.generate(
             input_ids=ids,
             attention_mask=mask,

@@ -57,7 +57,7 @@ def create_app(judge: Judge, settings: Settings) -> FastAPI:
     app.include_router(chat.router)
     for kind in (RequestValidationError, HTTPException, SreError, TimeoutError, ClientDisconnect, Exception):
         app.add_exception_handler(kind, _explain)
-    app.add_middleware(Guard, settings=settings, metrics=metrics)
+    app.add_middleware(Guard, settings=settings)
     return app
 
 

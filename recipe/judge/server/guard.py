@@ -45,8 +45,8 @@ class Metrics:
 class Guard:
     """ASGI middleware around all routes."""
 
-    def __init__(self, app: Any, settings: Settings, metrics: Metrics) -> None:
-        self._app, self._settings, self._metrics = app, settings, metrics
+    def __init__(self, app: Any, settings: Settings) -> None:
+        self._app, self._settings = app, settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,8 +68,9 @@ class Guard:
         finally:
             # The router leaves the route here. A path that is none's is not counted by name: clients choose it.
             route = getattr(scope.get("route"), "path", "other")
-            self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.seconds.labels(route).observe(time.monotonic() - begin)
+            metrics = scope["app"].state.metrics
+            metrics.requests.labels(route, str(status)).inc()
+            metrics.seconds.labels(route).observe(time.monotonic() - begin)
 
     def _refusal(self, scope: Scope) -> Problem | None:
         headers = {name.decode("latin-1").lower(): value for name, value in scope["headers"]}

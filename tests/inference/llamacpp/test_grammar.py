@@ -74,7 +74,7 @@ def test_an_answer_follows_its_schema_beside_one_that_has_none(model: LlamaCppGe
 
 def test_the_grammar_allows_what_the_schema_says(model: LlamaCppGenerator) -> None:
     cache = model.cache
-    grammar = Grammar(cache._vocab, cache.vocab_size, gbnf_of(SCHEMA))
+    grammar = Grammar(cache._vocab, gbnf_of(SCHEMA))
     for token in model.tokenize('{"score": 2, "sure": true}'):
         assert grammar.allows(token)
         grammar.accept(token)
@@ -129,7 +129,7 @@ json_values = st.recursive(
 def test_any_json_is_a_grammar_or_an_error(model: LlamaCppGenerator, schema: Any) -> None:
     text = json.dumps(schema)
     with contextlib.suppress(SreError):
-        Grammar(model.cache._vocab, model.cache.vocab_size, gbnf_of(text))
+        Grammar(model.cache._vocab, gbnf_of(text))
 
 
 def test_max_tokens_are_cut_to_what_the_context_leaves(model: LlamaCppGenerator) -> None:
