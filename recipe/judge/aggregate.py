@@ -106,8 +106,11 @@ class BothOrders(LabelDistribution):
 def both_orders(first: Judgement, swapped: Judgement, tie: Tie = "probability") -> BothOrders:
     """Combine a pair's judgement with that of the responses exchanged.
 
-    Where they disagree, `tie` "probability" takes the response with the greater averaged probability (none where it is
-    even or not recorded), "first" that of the first order, and "tie" none.
+    Args:
+        first: the judgement in the example's own order.
+        swapped: the other one, as it was written.
+        tie: whose label counts where they disagree: "probability" takes the response with the greater averaged
+            probability (none where it is even or not recorded), "first" that of the first order, and "tie" none.
     """
     shares = [first.label_probabilities.get(2), swapped.label_probabilities.get(1)]
     known = [share for share in shares if share is not None]

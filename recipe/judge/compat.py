@@ -108,8 +108,17 @@ def parse_output(output: str | None, mode: str) -> tuple[str | None, Any]:
 
 
 def VLLM(model: str | Path = "", *, name: str | Path = "", max_model_len: int = 4096, **ignored: object) -> Judge:
-    """A judge in a GGUF file, opened by the call that code for prometheus-eval makes. `max_model_len`: tokens of one
-    prompt with its judgement; options about GPUs are ignored."""
+    """A judge in a GGUF file, opened by the call that code for prometheus-eval makes.
+
+    Args:
+        model: the file.
+        name: the same, under the name that some of that code uses.
+        max_model_len: tokens of one prompt with its judgement.
+        **ignored: options about GPUs.
+
+    Raises:
+        ValueError: the file can't be opened.
+    """
     with _value_errors():
         return Judge.from_gguf(model or name, context=max_model_len)
 
@@ -135,7 +144,16 @@ class _Writer(Generator):
 
 
 def LiteLLM(name: str, api_base: str | None = None, *, parallel: int = 1) -> Judge:
-    """A model that the package litellm reaches, e.g. OpenAI's or that of a server at `api_base`."""
+    """A model that the package litellm reaches.
+
+    Args:
+        name: what litellm calls the model.
+        api_base: the address of its server, if it is no public one.
+        parallel: requests under way at once.
+
+    Raises:
+        ValueError: litellm isn't installed.
+    """
     try:
         import litellm  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
@@ -152,7 +170,13 @@ def LiteLLM(name: str, api_base: str | None = None, *, parallel: int = 1) -> Jud
 def AsyncLiteLLM(
     name: str, batch_size: int = 100, requests_per_minute: int = 100, api_base: str | None = None
 ) -> Judge:
-    """`LiteLLM` with `batch_size` requests at a time; `requests_per_minute` is ignored."""
+    """`LiteLLM`, several requests at a time.
+
+    Args:
+        name, api_base: as in `LiteLLM`.
+        batch_size: requests under way at once.
+        requests_per_minute: ignored.
+    """
     return LiteLLM(name, api_base, parallel=batch_size)
 
 
@@ -222,7 +246,13 @@ class PrometheusEval:
         reference_answers: Any = None,
         params: Any = None,
     ) -> Graded:
-        """Compare n pairs: n feedbacks and n of "A" or "B", in order. The rest as `absolute_grade`."""
+        """Compare n pairs: n feedbacks and n of "A" or "B", in order.
+
+        Args:
+            instructions, rubric, reference_answers, params: as in `absolute_grade`.
+            responses_A: as many as instructions.
+            responses_B: as many.
+        """
         columns = {"instructions": instructions, "responses_A": responses_A, "responses_B": responses_B}
         return self._grade("relative", columns, rubric, reference_answers, params)
 

@@ -160,9 +160,15 @@ class Journal(Closing):
         self._places = [_LAST] * len(starts)
 
     def has(self, key: str, place: int, digest: str) -> bool:
-        """Whether the row of this id, number in the source, and `input_hash` was kept.
+        """Whether a row was kept from an earlier run.
 
-        Raises SreError when another row was judged under its id.
+        Args:
+            key: its id.
+            place: its number in the source.
+            digest: its `input_hash`.
+
+        Raises:
+            SreError: another row was judged under its id.
         """
         if key not in self._kept:
             return False

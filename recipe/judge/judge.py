@@ -142,14 +142,36 @@ class Judge(Closing):
     def compare(
         self, /, conversation: Conversation, response_a: str, response_b: str, rubric: AnyRubric, **options: Any
     ) -> Judgement:
-        """Say which response is better: label 1 for `response_a`, 2 for `response_b`. See `score` for the rest."""
+        """Say which response is better: label 1 for `response_a`, 2 for `response_b`.
+
+        Args:
+            conversation: as in `score`.
+            response_a: the first response.
+            response_b: the second one.
+            rubric: as in `score`.
+            **options: as in `score`.
+
+        Raises:
+            SreError: as `score`.
+        """
         return cast(Judgement, self.ask(*_question(conversation, (response_a, response_b), rubric, options)))
 
     def compare_both_orders(
         self, /, conversation: Conversation, response_a: str, response_b: str, rubric: AnyRubric, **options: Any
     ) -> BothOrders:
-        """`compare` in both orders, because a judge may favour a position. Its option `tie` says what label a pair
-        gets whose orders disagree: the "probability"'s (default), the "first" order's, or none ("tie")."""
+        """`compare` in both orders, because a judge may favour a position.
+
+        Args:
+            conversation: as in `score`.
+            response_a: the first response.
+            response_b: the second one.
+            rubric: as in `score`.
+            **options: as in `score`. `tie` says what label a pair gets whose orders disagree, see
+                `aggregate.both_orders`.
+
+        Raises:
+            SreError: as `score`.
+        """
         options["swap"] = True
         asked = _question(conversation, (response_a, response_b), rubric, options, several=True)
         return cast(BothOrders, self.ask(*asked))
@@ -157,9 +179,16 @@ class Judge(Closing):
     def consensus(
         self, /, conversation: Conversation, response: str | tuple[str, str], rubric: AnyRubric, **options: Any
     ) -> Consensus:
-        """The majority of `samples` judgements (default 5) of one response, or of a pair (a tuple): self-consistency.
+        """The majority of several judgements: self-consistency.
 
-        They are drawn at temperature 1 unless `options` give another one. See `score` for the rest.
+        Args:
+            conversation: as in `score`.
+            response: one response, or a pair (a tuple).
+            rubric: as in `score`.
+            **options: as in `score`. `samples` is 5 and `temperature` 1 where they are left out.
+
+        Raises:
+            SreError: as `score`, and for fewer than two samples.
         """
         options = {"samples": 5, **options}
         if options["samples"] < 2:
@@ -221,7 +250,13 @@ class Judge(Closing):
         return Request(example.id, messages, example.labels, force, options.label_only)
 
     def judgement(self, example: Example, completion: Completion, options: JudgeOptions = DEFAULT) -> Judgement:
-        """What the generator's answer to `request`, with the same options, says about `example`."""
+        """What the generator's answer says.
+
+        Args:
+            example: what was judged.
+            completion: the answer to `request(example, options)`.
+            options: how it was asked.
+        """
         readout = self.readouts.get(example.task)
         # It was fitted on labels that follow a rationale.
         if readout and completion.label_logprobs and not options.label_only:
@@ -268,9 +303,15 @@ def _question(
 def to_example(
     conversation: Conversation, responses: Sequence[str], rubric: AnyRubric, reference: str = "", *, id: str = ""
 ) -> Example:
-    """One response (pointwise) or two (pairwise) to judge, from what `score` and `compare` take.
+    """What `score` and `compare` judge, as an Example.
 
-    Samples are drawn by `id`; without one it is the task's name. Raises SreError that names the bad argument.
+    Args:
+        conversation, rubric, reference: as in `Judge.score`.
+        responses: one (pointwise) or two (pairwise).
+        id: the draws of samples follow from it. [default: the task's name]
+
+    Raises:
+        SreError: an argument is bad; it names which.
     """
     if len(responses) not in (1, 2):
         raise SreError(f"expected one response or two, not {len(responses)}", field="response")

@@ -20,7 +20,17 @@ Found = tuple[list[Pair], str]  # (the pairs of an input, why there are none)
 
 
 def pairs_of(pool: Sequence[Judgement], settings: CurateConfig, assessments: Assessments, rng: random.Random) -> Found:
-    """All pairs that the method of the settings allows of one input's pool."""
+    """All pairs that the method of the settings allows of one input's pool.
+
+    Args:
+        pool: The judgements of the input.
+        settings: The section `curate`.
+        assessments: What a model said about them.
+        rng: Draws, for the method that draws.
+
+    Returns:
+        The pairs (chosen, rejected), and why there are none ("" where there are).
+    """
     distinct = distinct_texts(pool)
     if not any(judgement.label is not None for judgement in distinct):
         return [], "no well-formed judgement"
@@ -125,7 +135,12 @@ def run_curate(
     *,
     seed: int,
 ) -> dict[str, Any]:
-    """Write folder/preferences.jsonl and folder/dropped.jsonl; returns counts for the done marker. See `curate`."""
+    """Write folder/preferences.jsonl and folder/dropped.jsonl; returns counts for the done marker.
+
+    Args:
+        folder: The stage's folder.
+        judgements, criteria, assessments, settings, seed: See `curate`.
+    """
     preferences, dropped = curate(judgements, settings, assessments, criteria=criteria, seed=seed)
     write_jsonl(folder / "dropped.jsonl", dropped)
     write_jsonl(folder / "preferences.jsonl", [preference.to_json() for preference in preferences])

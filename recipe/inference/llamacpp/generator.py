@@ -159,9 +159,10 @@ class LlamaCppSession(Session):
     """One `Scheduler` on the generator's cache; see the Protocol."""
 
     def __init__(self, generator: LlamaCppGenerator, cells: int = 0) -> None:
-        """Open the cache, which ends every other session. keep, stream: see `Scheduler`.
+        """Open the cache, which ends every other session.
 
-        cells: the tokens that all its requests need; 0 for requests that aren't known yet.
+        cells: the tokens that all its requests need. 0 where they come one by one, as to a server; then pieces of text
+        are returned too, and prompts stay in the cache for later ones to begin with.
         """
         self._generator = generator
         generator.latest = self

@@ -17,7 +17,15 @@ GONE = 499  # as nginx counts a client that went away before its answer
 
 
 class Problem(HTTPException):
-    """An HTTP status and what to say. field: the one at fault, as a path ("conversation.0.role")."""
+    """What a request is refused with.
+
+    Args:
+        status: the HTTP status.
+        code: a word for programs.
+        message: a sentence for people.
+        field: the one at fault, as a path ("conversation.0.role").
+        headers: of the answer.
+    """
 
     def __init__(
         self, status: int, code: str, message: str, field: str | None = None, headers: dict[str, str] | None = None

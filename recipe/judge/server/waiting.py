@@ -19,7 +19,9 @@ from recipe.judge.server.errors import problem
 
 
 async def whole(http: HttpRequest, future: Future[Any]) -> Any:
-    """The future's result. It is cancelled when the time is over (TimeoutError) or the client goes away."""
+    """The future's result. It is cancelled when the server's time is over (TimeoutError) or the client goes away
+    (ClientDisconnect).
+    """
     answer, gone = asyncio.wrap_future(future), asyncio.ensure_future(_gone(http))
     try:
         await asyncio.wait((answer, gone), timeout=http.app.state.timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -37,10 +39,15 @@ async def _gone(http: HttpRequest) -> None:
 
 
 class Streamed(StreamingResponse):
-    """The events of a job: those of `begin`, one for each piece as it is written, and those of its result (`end`).
+    """The events of a job.
 
-    `submit` gives the job to the service, with `on_piece`. It is called at once, so its errors (a full queue) come
-    before the response begins. `timeout`: seconds for all of it.
+    Args:
+        submit: gives the job to the service, with `on_piece`. It is called at once, so its errors (a full queue) come
+            before the response begins.
+        timeout: seconds for all of it.
+        begin: the first events.
+        piece: the event of a piece of text; pieces come as they are written.
+        end: the last events, made of the job's result.
     """
 
     def __init__(
