@@ -259,7 +259,11 @@ class PrometheusEval:
     def single_absolute_grade(
         self, instruction: str, response: str, rubric: str, reference_answer: str | None = None, params: Any = None
     ) -> tuple[str | None, int | None]:
-        """`absolute_grade` of one response: its feedback and its score."""
+        """`absolute_grade` of one response: its feedback and its score.
+
+        Args:
+            instruction, response, rubric, reference_answer, params: one of each, as in `absolute_grade`.
+        """
         columns = {"instructions": [instruction], "responses": [response]}
         (feedback,), (score,) = self._grade("absolute", columns, [rubric], [reference_answer], params)
         return feedback, score
@@ -273,7 +277,11 @@ class PrometheusEval:
         reference_answer: Any = "",
         params: Any = None,
     ) -> tuple[str | None, str | None]:
-        """`relative_grade` of one pair: its feedback, and "A" or "B"."""
+        """`relative_grade` of one pair: its feedback, and "A" or "B".
+
+        Args:
+            instruction, response_A, response_B, rubric, reference_answer, params: one of each, as in `relative_grade`.
+        """
         columns = {"instructions": [instruction], "responses_A": [response_A], "responses_B": [response_B]}
         (feedback,), (label,) = self._grade("relative", columns, [rubric], [reference_answer], params)
         return feedback, label
