@@ -50,20 +50,24 @@ def doctor(gpu_smoke: bool, as_json: bool, **options: Any) -> None:
 
 
 def _kernels() -> list[Check]:
-    """Whether the native kernels are on, and how to turn them on. Nothing where llama.cpp can't be imported."""
-    from recipe.doctor.checks import Check
+    """What llama.cpp was compiled for, whether it multiplies rightly, and whether the native kernels are on. Nothing
+    where llama.cpp can't be imported."""
+    from recipe.doctor.checks import Check, build_check
 
     try:
-        from recipe.inference.llamacpp.kv_cache import start_backend, wants_native_kernels
+        from recipe.inference.llamacpp.kv_cache import features, start_backend, wants_native_kernels
+        from recipe.inference.llamacpp.product import products_are_right
     except Exception:  # a broken installation can raise anything; the other checks name it
         return []
-    if not wants_native_kernels():
-        return [Check("kernels", "ok", "llama.cpp's own; SRE_KERNELS=native turns on the native ones")]
-    try:
-        start_backend()  # compiles them, so that no judgement waits for it
-    except SreError as error:
-        return [Check("kernels", "warning", str(error), "see docs/performance.md, Native kernels")]
-    return [Check("kernels", "ok", "native (SRE_KERNELS=native)")]
+    build = build_check(features(), right=products_are_right())
+    kernels = Check("kernels", "ok", "llama.cpp's own; SRE_KERNELS=native turns on the native ones")
+    if wants_native_kernels():
+        kernels = Check("kernels", "ok", "native (SRE_KERNELS=native)")
+        try:
+            start_backend()  # compiles them, so that no judgement waits for it
+        except SreError as error:
+            kernels = Check("kernels", "warning", str(error), "see docs/performance.md, Native kernels")
+    return [build, kernels]
 
 
 @opt.command(

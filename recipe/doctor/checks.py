@@ -26,6 +26,7 @@ DISTRIBUTION = "self-rationalizing-evaluators"
 GIB = 1024**3
 ENOUGH_MEMORY_GIB = 6.0
 ENOUGH_DISK_GIB = 5.0
+CPUINFO = Path("/proc/cpuinfo")  # of Linux
 UNSLOTH_ON_CPU = "2026.10.9"  # the first version that trains on a processor
 EXTRAS = ("", "train", "eval", "quickstart", "serve", "openai", "ray")
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)[^;]*?(?:<(?P<below>[\d.]+))?[^;<]*(?:; extra == '(?P<extra>\w+)')?$")
@@ -83,6 +84,15 @@ def render(checks: Sequence[Check], console: Console | None = None) -> None:
     console.print(table)
     works = "Judging works. What is missing is needed only for what its row names."
     console.print("Judging does not work yet: see the rows marked missing." if exit_status(checks) else works)
+
+
+def build_check(features: Sequence[str], *, right: bool) -> Check:
+    """What llama.cpp was compiled for, and whether its products of quantised weights are right."""
+    amx = CPUINFO.is_file() and "amx_int8" in CPUINFO.read_text()
+    unused = amx and not (right and "AMX_INT8" in features)
+    found = f"{', '.join(features)}; products of quantised weights are {'right' if right else 'wrong'}"
+    remedy = "" if right and not unused else "compile it again: docs/performance.md, Compiling llama.cpp"
+    return Check("llama.cpp build", "warning" if remedy else "ok", found + "; AMX is not used" * unused, remedy)
 
 
 def packages() -> list[Package]:
@@ -168,14 +178,11 @@ def _llama_library(gpu: bool) -> Check:
     if not libraries:
         remedy = "pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python"
         return Check(name, "missing", "llama-cpp-python is installed without its library", remedy, needed=True)
-    found = {
-        match[1] for file in libraries[0].parent.iterdir() if (match := re.match(r"(?:lib)?ggml-(\w+)", file.name))
-    }
-    backends = sorted(found - {"base"})
-    remedy = (
-        "" if backends != ["cpu"] else f"to judge on the GPU: {gpu_build()}" if gpu else "see docs/gpu.md for a GPU"
-    )
-    return Check(name, "ok", f"built for {', '.join(backends)}: {libraries[0]}", remedy, needed=True)
+    names = " ".join(file.name for file in libraries[0].parent.iterdir())
+    backends = sorted(set(re.findall(r"ggml-(?!base)(\w+)", names)))
+    remedy = f"to judge on the GPU: {gpu_build()}" if gpu else "see docs/gpu.md for a GPU"
+    detail = f"built for {', '.join(backends)}: {libraries[0]}"
+    return Check(name, "ok", detail, remedy if backends == ["cpu"] else "", needed=True)
 
 
 def _unsloth(gpu: bool) -> Check:

@@ -169,6 +169,29 @@ def test_llamas_build_is_named_and_beside_a_card_how_to_get_one_for_it(
     assert ("CMAKE_ARGS=-DGGML_CUDA=on" in check.remedy) == told
 
 
+@pytest.mark.parametrize(
+    ("features", "right", "processor", "status"),
+    [
+        (["AVX2"], True, "avx2", "ok"),
+        (["AVX512", "AMX_INT8"], True, "avx512f amx_int8", "ok"),
+        (["AVX512"], True, "avx512f amx_int8", "warning"),
+        (["AVX512", "AMX_INT8"], False, "avx512f amx_int8", "warning"),
+        (["AVX2"], False, "avx2", "warning"),
+    ],
+)
+def test_wrong_products_and_unused_amx_are_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: list[str], right: bool, processor: str, status: str
+) -> None:
+    monkeypatch.setattr(doctor, "CPUINFO", tmp_path / "cpuinfo")
+    assert doctor.build_check(features, right=True).status == "ok"  # a system without this file
+    doctor.CPUINFO.write_text(f"flags: {processor}\n")
+    check = doctor.build_check(features, right=right)
+    assert check.status == status
+    assert bool(check.remedy) == (status != "ok")
+    assert all(feature in check.detail for feature in features)
+    assert ("AMX is not used" in check.detail) == (status == "warning" and "amx" in processor)
+
+
 def test_little_memory_and_little_disk_are_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "memory_limit", lambda: 2.0 * 1024**3)
     monkeypatch.setattr(doctor, "ENOUGH_DISK_GIB", 1e9)

@@ -6,6 +6,7 @@ may own the same cell, so sequences share a beginning without a copy.
 
 import ctypes
 import os
+import re
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe.errors import SreError, gpu_build
+from recipe.inference.llamacpp.product import products_are_right
 from recipe.inference.llamacpp.tokenization import token_ids
 from recipe.inference.llamacpp.trial import ERROR
 from recipe.inference.llamacpp.untrusted import check_model, reason
@@ -326,13 +328,18 @@ def _read_text(call: Callable[[Any, int], int]) -> bytes:
         size = abs(length) + 1
 
 
-def model_params(gpu_layers: int = 0) -> Any:
-    """llama.cpp's defaults, with so many layers on a GPU and without its AMX kernels.
+def features() -> list[str]:
+    """What llama.cpp was compiled for, such as "AVX512"."""
+    return re.findall(r"(\w+) = 1", _C.llama_print_system_info().decode())
 
-    GCC 12 (Debian 12) leaves out half of their set-up (GCC's bug 114098), so the process dies of an illegal
-    instruction at the first 4- or 8-bit weight.
-    """
-    params = _C.llama_model_default_params()
+
+def model_params(gpu_layers: int = 0) -> Any:
+    """llama.cpp's defaults, with so many layers on a GPU, and without AMX where a compiler got that wrong."""
+    params, amx = _C.llama_model_default_params(), "AMX_INT8" in features()
     params.n_gpu_layers = gpu_layers
-    params.use_extra_bufts = b"AMX_INT8 = 1" not in _C.llama_print_system_info()
+    params.use_extra_bufts = not amx or products_are_right()
+    if amx and params.use_extra_bufts:
+        params.load_mode = (
+            _C.LLAMA_LOAD_MODE_NONE
+        )  # AMX takes a copy of the weights: no second one, mapped from the file
     return params

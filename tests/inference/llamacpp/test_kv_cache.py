@@ -13,12 +13,22 @@ from recipe.gguf.export import write_gguf
 from recipe.inference.llamacpp import kv_cache as kvcache
 
 
-@pytest.mark.parametrize(("features", "extra"), [(b"AVX512 = 1 | AMX_INT8 = 1 | ", False), (b"AVX512 = 1 | ", True)])
-def test_amx_kernels_are_left_out_and_nothing_else(
-    monkeypatch: pytest.MonkeyPatch, features: bytes, extra: bool
+@pytest.mark.parametrize(
+    ("features", "right", "extra", "mapped"),
+    [
+        (b"AVX512 = 1 | AMX_INT8 = 1 | ", True, True, False),
+        (b"AVX512 = 1 | AMX_INT8 = 1 | ", False, False, True),
+        (b"AVX512 = 1 | AMX_INT8 = 0 | ", False, True, True),
+    ],
+)
+def test_amx_is_used_where_its_products_are_right(
+    monkeypatch: pytest.MonkeyPatch, features: bytes, right: bool, extra: bool, mapped: bool
 ) -> None:
     monkeypatch.setattr(kvcache._C, "llama_print_system_info", lambda: features)
-    assert kvcache.model_params().use_extra_bufts is extra
+    monkeypatch.setattr(kvcache, "products_are_right", lambda: right)
+    params = kvcache.model_params()
+    assert params.use_extra_bufts is extra
+    assert (params.load_mode != kvcache._C.LLAMA_LOAD_MODE_NONE) is mapped
 
 
 def test_the_high_level_object_is_loaded_alike(monkeypatch: pytest.MonkeyPatch) -> None:
