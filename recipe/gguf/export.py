@@ -81,6 +81,14 @@ def export_problem(model: Path) -> str:
     return ""
 
 
+def write_sentencepiece(model: Path, out: Path) -> bool:
+    """Write a model's vocabulary alone as a GGUF file if it is SentencePiece's; returns whether it is."""
+    _, shape, _, vocabulary = _read(model, "F16")
+    if vocabulary.scores:
+        _start(out, shape, vocabulary, [], {}, "F16").close()
+    return bool(vocabulary.scores)
+
+
 def _read(model: Path, type_name: str) -> tuple[Checkpoint, Shape, list[_Tensor], Vocabulary]:
     """All that is known of a model before its weights are read. Raises SreError where it can't be exported."""
     checkpoint = Checkpoint(model)

@@ -1,12 +1,16 @@
 """What can be known to fail is found before anything is downloaded or trained: `sre run` and `sre plan` ask here."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from recipe.config import Config
 from recipe.data.files import is_hub_name
-from recipe.data.records import TASKS, Task
+from recipe.data.records import TASKS, Message, Task
 from recipe.errors import SreError
 from recipe.pipeline.context import RunContext
+
+_SAMPLE = "  Which is better?\n\n\n- A: naïve 日本語 😀, 12  34\n\tB: it's <b>fine</b>.  "
 
 
 def preflight(run: RunContext, *, offline: bool = False) -> list[str]:
@@ -52,9 +56,24 @@ def check_model(config: Config, folder: Path, *, template: bool = True) -> None:
     if template:
         from transformers import AutoTokenizer
 
-        from recipe.inference.chat_template import ChatTemplate
+        _check_tokens(folder, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 
-        ChatTemplate.of(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+
+def _check_tokens(folder: Path, tokenizer: Any) -> None:
+    """Raises SreError where a prompt can't be rendered, or is read as other tokens by llama.cpp than by transformers.
+
+    Tokenisers of bytes are known to agree. Those of SentencePiece differ in where they put a space.
+    """
+    from recipe.gguf.export import write_sentencepiece
+    from recipe.inference.chat_template import ChatTemplate
+    from recipe.inference.llamacpp.kv_cache import vocabulary_ids
+
+    prompt = ChatTemplate.of(tokenizer).render([Message("system", "Judge it."), Message("user", _SAMPLE)])
+    with TemporaryDirectory() as place:
+        file = Path(place) / "vocabulary.gguf"
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        if write_sentencepiece(folder, file) and vocabulary_ids(file, prompt) != ids:
+            raise SreError("llama.cpp would read this model's prompts as other tokens than it trains on", file=folder)
 
 
 def _rows_of(run: RunContext, task: Task, ids: set[str], *, remote: bool) -> str:

@@ -328,6 +328,18 @@ def _read_text(call: Callable[[Any, int], int]) -> bytes:
         size = abs(length) + 1
 
 
+def vocabulary_ids(path: Path, text: str) -> list[int]:
+    """`token_ids` of `text` by the vocabulary alone of a GGUF file that was written here."""
+    start_backend(native=False)
+    params = _C.llama_model_default_params()
+    params.vocab_only = True
+    model = _C.llama_model_load_from_file(os.fsencode(path), params)
+    try:
+        return token_ids(_C.llama_model_get_vocab(model), text)
+    finally:
+        _C.llama_model_free(model)
+
+
 def features() -> list[str]:
     """What llama.cpp was compiled for, such as "AVX512"."""
     return re.findall(r"(\w+) = 1", _C.llama_print_system_info().decode())
