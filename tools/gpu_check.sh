@@ -27,7 +27,6 @@ run() { # NAME FILE COMMAND...: its output goes to FILE, the rest to NAME.log
 run doctor doctor.txt "$python" -m recipe.cli doctor
 run speed speed.json "$python" tools/gpu_report.py speed "$device"
 run smoke smoke.json "${smoke[@]}"
-run shape shape.json "${smoke[@]}" "${shape[@]}"
 if "$python" -c 'import sys, llama_cpp.llama_cpp as c; sys.exit(not c.llama_supports_gpu_offload())'; then
   gguf=$("$python" -c 'from recipe.training.seed import embedded_gguf; print(embedded_gguf())')
   for layers in 0 -1; do
@@ -35,5 +34,6 @@ if "$python" -c 'import sys, llama_cpp.llama_cpp as c; sys.exit(not c.llama_supp
       --limit 40 --gpu-layers "$layers"
   done
 fi
+run shape shape.json "${smoke[@]}" "${shape[@]}"
 "$python" tools/gpu_report.py report "$out" | tee "$out/report.md"
 exit "${PIPESTATUS[0]}"

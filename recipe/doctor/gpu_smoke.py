@@ -11,37 +11,37 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Mapping
+from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recipe.config import Config, load, presets
+from recipe.config import load, presets
 from recipe.doctor.random_model import shape_named, write_long_rows, write_pairs, write_random_model
 from recipe.errors import SreError, install
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.steps import steps
 from recipe.planning.costs import RUNTIME_GPU
 from recipe.planning.machines import GIB, Machine, card_named, this_cpu
-from recipe.planning.plan import StagePlan, make_plan
-from recipe.system import versions
+from recipe.planning.plan import make_plan
+from recipe.system import in_own_process, versions
 from recipe.training.seed import run_seed
 
 SETTINGS = Path(__file__).with_suffix(".toml")
 DETAILS = ("engine", "steps", "first_loss", "last_loss", "relative_error", "malformed", "pairs", "flip_rate")
 """What the stages report that a bug report should show."""
 # With a shape: few rows and steps, but the preset's batches, lengths and samples side by side, on which memory depends.
-FEW = [
-    "iterations=1",
-    "model.quantization=nf4",
-    "data.train_pointwise=8",
-    "data.train_pairwise=4",
-    "data.dev_pairwise=1",
+FEW = ["iterations=1", "model.quantization=nf4", "data.train_pointwise=8", "data.train_pairwise=4", 'data.dev_split=""']
+FEW += ['data.test_split=""', "data.forged_share=0.0", "sft.accumulate=2", "sft.checkpoints=1", "dpo.accumulate=2"]
+FEW += [
+    "dpo.checkpoints=0",
+    "sample.engine=torch",
+    'export.types=["Q8_0"]',
+    'export.judge="Q8_0"',
+    "export.flip_rows=0",
 ]
-FEW += ["data.dev_pointwise=2", 'data.test_split=""', "data.forged_share=0.0", "sft.accumulate=2", "sft.checkpoints=1"]
-FEW += ["dpo.accumulate=2", "dpo.checkpoints=0", 'rounds.keep="all"', "evaluate.max_tokens=32", "sample.engine=torch"]
-FEW += ['export.types=["Q8_0"]', 'export.judge="Q8_0"', "export.flip_rows=2"]
-ON_A_CPU = ["model.max_length=512", "sample.max_tokens=16", "evaluate.max_tokens=16", "data.train_pointwise=4"]
+ON_A_CPU = ["model.max_length=512", "sample.max_tokens=16", "data.train_pointwise=4"]
 HEAD = ("stage", "result", "s", "plan s", "tokens/s", "plan tokens/s", "peak MiB", "plan MiB", "detail")
 
 
@@ -82,7 +82,8 @@ def smoke(
             config, model = load(settings[0], [*settings[1:], loader]), f"random, {shape_named(shape)[0]}"
         else:
             config = load(SETTINGS, [f"model.source={model}", loader])
-        rows, failure = _run(RunContext(config, folder / "run"), machine, made_up=bool(shape))
+        with redirect_stdout(sys.stderr):  # Unsloth's banner is no part of the report
+            rows, failure = _run(RunContext(config, folder / "run"), machine, made_up=bool(shape))
     trace = "" if failure is None else "".join(traceback.format_exception(failure)[-6:]).rstrip()
     told = {
         "device": machine.name,
@@ -132,11 +133,12 @@ def _shaped(
     size = replace(size, layers=layers or size.layers, vocab=vocab or size.vocab)
     fitting = [preset for preset in presets() if load(preset).model.source == name and not preset.endswith("-paper")]
     base = fitting[0] if fitting else str(SETTINGS)
-    run_seed(tokenizer, folder / "tokeniser")
-    write_random_model(folder / "model", name, size, folder / "tokeniser" / "model")
-    rows = [f"data.{task}={folder / 'rows'}" for task in ("pointwise", "pairwise")]
     config = load(base, [*FEW, *more])
-    write_long_rows(folder / "rows", folder / "model", config.model.max_length)
+    run_seed(tokenizer, folder / "tokeniser")
+    # In a process of its own, because Unsloth must be imported before transformers.
+    in_own_process(write_random_model, folder / "model", name, size, folder / "tokeniser" / "model")
+    in_own_process(write_long_rows, folder / "rows", folder / "model", config.model.max_length)
+    rows = [f"data.{task}={folder / 'rows'}" for task in ("pointwise", "pairwise")]
     side_by_side = -(-config.sample.parallel // config.sample.n)
     source = [f"model.source={folder / 'model'}", f"sample.inputs=[{max(2, side_by_side)}]"]
     return [base, *FEW, *more, *rows, *source]
@@ -150,7 +152,9 @@ def _run(run: RunContext, machine: Machine, *, made_up: bool) -> tuple[list[dict
     from recipe.inference.pytorch.loading import free_memory
 
     run.keep_config()
-    planned = _planned(run.config, machine)
+    planned = {}
+    with suppress(SreError):  # the size of a model from the hub is not known before it is here
+        planned = {stage.stage: stage for stage in make_plan(run.config, machine=machine).stages}
     rows: list[dict[str, Any]] = []
     for name, step in steps(run):
         print(f"{name} …", file=sys.stderr, flush=True)
@@ -179,11 +183,3 @@ def _run(run: RunContext, machine: Machine, *, made_up: bool) -> tuple[list[dict
             row["plan MiB"] = round((stage.memory.total - RUNTIME_GPU * machine.cuda) / 1024**2)
             row["plan tokens/s"] = round(facts["tokens"] / stage.seconds) if facts["tokens"] else None
     return rows, None
-
-
-def _planned(config: Config, machine: Machine) -> dict[str, StagePlan]:
-    """What `sre plan` says of each stage; nothing of a model whose size is not known before it is here."""
-    try:
-        return {stage.stage: stage for stage in make_plan(config, machine=machine).stages}
-    except SreError:
-        return {}

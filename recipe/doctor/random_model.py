@@ -114,12 +114,8 @@ def write_long_rows(folder: Path, model: Path, longest: int) -> None:
         filler = FILLER * int(max(0, longest - used) / each / len(row.responses))
         return replace(row, responses=tuple(text + filler for text in row.responses))
 
-    splits: dict[str, dict[str, list[Example]]] = {}
-    for split, limit in (("train", 8), ("dev", 2)):
-        for task in TASKS:
-            rows = read_examples("seed-data:counted", task=task, split=split, limit=limit)
-            splits.setdefault(split, {})[task] = [*map(lengthened, rows)]
-    write_splits(folder, splits)
+    tasks = {task: read_examples("seed-data:counted", task=task, limit=8) for task in TASKS}
+    write_splits(folder, {"train": {task: [*map(lengthened, rows)] for task, rows in tasks.items()}})
 
 
 def write_pairs(folder: Path, *, examples: list[Example]) -> dict[str, Any]:
