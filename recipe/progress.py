@@ -13,16 +13,8 @@ Advance = Callable[..., None]
 
 @contextlib.contextmanager
 def bar(label: str, total: int | None, unit: str = "") -> Iterator[Advance]:
-    """Show progress; of several processes that share a run, the main one shows it.
-
-    Args:
-        label: What is done.
-        total: How much there is to do; None where that isn't known yet.
-        unit: What is counted.
-
-    Yields:
-        `advance(count=1, note="", total=None)`. `note` is shown behind the rate, e.g. "loss 1.32"; `total` corrects a
-        total that was not known at the start.
+    """Yield `advance(count=1, note="", total=None)`. `note` is shown behind the rate, e.g. "loss 1.32"; `total`
+    corrects a total that was not known at the start. Of several processes that share a run, the main one shows it.
     """
     if process()[0]:
         yield lambda *_, **__: None

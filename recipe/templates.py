@@ -67,16 +67,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     def compile_limited(
         self, source: str, file: str | Path, field: str | None = None
     ) -> Callable[[Mapping[str, Any]], str]:
-        """The function that renders a template with its variables.
-
-        Args:
-            source: The template's text.
-            file: Where it stands, for errors.
-            field: The same, within the file.
-
-        Raises:
-            SreError: The template is broken. The function raises it for whatever goes wrong in it.
-        """
+        """Raises SreError that names the file, and the field in it, when the template is broken."""
         with self._limit("is broken", file, field):
             self.spend("", [source] * 10)
             template = self.from_string(source)

@@ -76,14 +76,7 @@ class Row:
         return self.error(message, self.column(name))
 
     def error_without(self, name: str, message: str, *lacking: str, rubric: bool = True) -> SreError:
-        """An error about a row in which columns were not recognised. It names those that are there.
-
-        Args:
-            name: The column that is wrong.
-            message: What is wrong.
-            lacking: Columns for which an option is to be offered.
-            rubric: Offer one for the rubric too, where the row has none.
-        """
+        """An error about a row in which columns were not recognised. It names those that are there."""
         free = [column for column in self.cells if column not in self.names.values()]
         guesses = zip(lacking, [*free, *["COLUMN"] * len(lacking)], strict=False)
         options = [f"--map {name}={shlex.quote(str(column))}" for name, column in guesses]

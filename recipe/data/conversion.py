@@ -71,16 +71,7 @@ def from_columns(
 
 
 def from_own(row: Row, task: Task | None, rubrics: Rubrics) -> Example:
-    """A row of `Example.to_json()`; id, prompt_id and origin may be left out.
-
-    Args:
-        row: The row.
-        task: The only one that is wanted.
-        rubrics: Task -> the rubric of rows that bring none.
-
-    Raises:
-        SreError: A value is odd.
-    """
+    """A row of `Example.to_json()`; id, prompt_id and origin may be left out. Raises SreError for odd values."""
     row = replace(row, names={name: name for name, value in row.cells.items() if not missing(value)})
     kind: Task = row["task"]
     allowed = (task,) if task else TASKS

@@ -36,13 +36,7 @@ def forge(example: Example, claim: str, *, response: int = 0, label: int | None 
 
 
 def with_forged(examples: Iterable[Example], share: float, seed: int) -> list[Example]:
-    """The examples, of which about a share carry a claim.
-
-    Args:
-        examples: Training rows.
-        share: From 0 to 1.
-        seed: A row's draw depends on this and on its id alone.
-    """
+    """The examples, of which about `share` carry a claim. A row's draw depends on its id and `seed` alone."""
     rows = []
     for example in examples:
         draw = random.Random(f"{seed}:forged:{example.id}")

@@ -15,13 +15,9 @@ Pair = tuple[Example, Example]  # (better, worse)
 def pairs_from_scores(rows: Sequence[Example], settings: DataConfig, *, seed: int) -> list[Example]:
     """Every two rows of one prompt and rubric whose scores differ, as a pairwise row without a rationale.
 
-    Any beginning of the list has about equal numbers of both labels and of all prompts. A pair's id is that of its
-    first and second row, joined by "+".
-
-    Args:
-        rows: Pointwise rows. Those without a score, and repeated responses, are left out.
-        settings: Whether to keep as many pairs whose shorter response wins as pairs whose longer one does.
-        seed: Draws which pairs are kept, their order, and the place of the better response.
+    Any beginning of the list has about equal numbers of both labels and of all prompts. Rows without a score and
+    repeated responses are left out. `seed` draws which pairs are kept, their order, and the place of the better
+    response. A pair's id is that of its first and second row, joined by "+".
     """
     pairs = list(_all_pairs(rows))
     random.Random(f"{seed}:pairs").shuffle(pairs)

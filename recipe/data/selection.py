@@ -62,18 +62,7 @@ def select_rows(
 def select_sft_rows(
     data: DataConfig, sft: SftConfig, task: Task, *, seed: int = 0, rejects: Path | None = None
 ) -> list[Example]:
-    """The training rows of SFT. Where rationales are bootstrapped, those of rows that need one are empty.
-
-    Args:
-        data: The section `data`.
-        sft: The section `sft`.
-        task: Which rows.
-        seed: See `select_rows`.
-        rejects: See `select_rows`.
-
-    Raises:
-        SreError: Rows that can't be read.
-    """
+    """The training rows of SFT. Where rationales are bootstrapped, those of rows that need one are empty."""
     if not sft.bootstraps:
         return select_rows(data, task, "train", seed=seed, need_rationale=not sft.label_only, rejects=rejects)
     own = data.model_copy(update={"pairs_from_scores": "off"})

@@ -71,19 +71,9 @@ def prepare_splits(
 def split_rows(
     sources: Mapping[str, Sequence[Example]], *, dev: float, test: float, seed: int
 ) -> dict[str, dict[str, list[Example]]]:
-    """Split the rows of several sources by whole prompts.
+    """{split: {source: its rows, spread}}. A prompt of two sources is where the first one put it.
 
-    Args:
-        sources: Name -> its rows. A prompt of two sources is where the first one put it.
-        dev: Share of each source's prompts.
-        test: Share of each source's prompts.
-        seed: Draws the prompts.
-
-    Returns:
-        {split: {source: its rows, spread}}.
-
-    Raises:
-        SreError: A share is below 0, both are above 1 together, or two rows have one id.
+    Raises SreError for shares of the prompts outside 0..1, or above 1 together, and for two rows of one id.
     """
     if min(dev, test) < 0 or dev + test > 1:
         raise SreError(f"the shares held back must be 0 or more, and 1 at most together, not {dev} and {test}")

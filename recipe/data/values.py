@@ -70,16 +70,7 @@ def no_label(value: object) -> bool:
 
 
 def to_text(value: object, field: str, expected: str = "a string") -> str:
-    """The value, if it is a string that can be written as UTF-8 and has no NUL.
-
-    Args:
-        value: What a cell holds.
-        field: The column, for the error.
-        expected: What the error says was expected.
-
-    Raises:
-        SreError: It is something else.
-    """
+    """The value, if it is a string that can be written as UTF-8 and has no NUL. Raises SreError otherwise."""
     if not isinstance(value, str):
         raise SreError(f"expected {expected}, not {type(value).__name__} {short(value)}", field=field)
     if "\0" in value:
@@ -104,16 +95,7 @@ def whole(value: object) -> int | None:
 
 
 def to_score(value: object, scores: Sequence[int], field: str) -> int | None:
-    """A score of the scale; None where it is missing.
-
-    Args:
-        value: What a cell holds.
-        scores: The scale, ascending.
-        field: The column, for the error.
-
-    Raises:
-        SreError: It is something else.
-    """
+    """A score of the scale; None where it is missing. Raises SreError for anything else."""
     if no_label(value):
         return None
     score = whole(value)

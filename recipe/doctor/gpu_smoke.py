@@ -54,21 +54,10 @@ def smoke(
     vocab: int | None = None,
     memory_gb: float | None = None,
 ) -> dict[str, Any]:
-    """Run every stage in a scratch folder. The first that fails ends the test: the others need what it makes.
+    """Run every stage on `model` in a scratch folder; (the report in Markdown, whether all stages passed).
 
-    Args:
-        model: The seed model; with `shape` the model whose tokeniser is taken.
-        cpu: Run on the processor, without Unsloth.
-        shape: A part of a known model's name: the seed model gets random weights in its shape.
-        layers: How many of its layers. [default: all; 2 on a processor]
-        vocab: The size of its vocabulary. [default: its own]
-        memory_gb: The most GiB of the GPU that are used, as if it were a smaller card.
-
-    Returns:
-        What `markdown` shows: {"device", "memory_gb", "model", "versions", "stages", "trace", "passed"}.
-
-    Raises:
-        SreError: There is no GPU (unless `cpu`), the extra `train` is missing, no such shape, or a full disk.
+    The first stage that fails ends the test: the others need what it makes. Raises SreError without a GPU (unless
+    `cpu`: on the processor, without Unsloth), or without the packages of the extra `train`.
     """
     if importlib.util.find_spec("torch") is None:
         raise SreError(f"the test needs the extra: {install('gpu')}")

@@ -39,17 +39,7 @@ def shape_named(text: str) -> tuple[str, Shape]:
 
 
 def write_random_model(folder: Path, name: str, shape: Shape, tokenizer: Path) -> None:
-    """Write a model folder in 16 bit.
-
-    Args:
-        folder: A new folder.
-        name: The model that it is like; its family decides on the architecture.
-        shape: Its size; the vocabulary is made as large as the tokeniser's where it is smaller.
-        tokenizer: The model folder whose tokeniser and chat template it gets.
-
-    Raises:
-        SreError: A family that has no random model here, or a disk that is too full for it and what is made of it.
-    """
+    """Write a model folder in 16 bit."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer

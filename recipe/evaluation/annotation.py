@@ -54,20 +54,11 @@ def export_tasks(
     n: int,
     seed: int,
 ) -> dict[str, int]:
-    """Write tasks for raters, with the labelling configuration and the key.
+    """Write `n` tasks (fewer where there are fewer), drawn and ordered by `seed`, with configuration and key.
 
-    Args:
-        folder: Where. It must not hold a key: that one's annotations would no longer fit.
-        examples: The rows that both judges judged.
-        sides: The two judges, the one whose wins are counted last: name -> judgements.
-        n: How many tasks at most.
-        seed: Draws the rows and the order of the rationales.
-
-    Returns:
-        The counts rows, same_label, identical (equal rationales are not shown: there is nothing to choose) and tasks.
-
-    Raises:
-        SreError: Nothing can be shown, or the folder holds a key.
+    Returns counts: rows, same_label, identical (equal rationales are not shown: there is nothing to choose) and
+    tasks. Raises SreError when nothing can be shown, and when the folder already holds a key: its annotations
+    would no longer fit.
     """
     if (folder / "key.json").exists():
         message = "this folder already holds an export; its annotations need that key. Use another -o"
@@ -126,17 +117,9 @@ def _task(name: str, item: Mapping[str, Any]) -> dict[str, Any]:
 def import_annotations(folder: Path, annotations: Path, *, resamples: int = 2000) -> dict[str, Any]:
     """Read Label Studio's JSON export against the folder's key; write folder/annotations-summary.json; return it.
 
-    Args:
-        folder: Where `export_tasks` wrote.
-        annotations: The export.
-        resamples: Of the bootstrap, which draws items.
-
-    Returns:
-        {"judges", "annotations", "skipped", "outcomes", "win_rate", "raters": {rater: {"outcomes", "win_rate"}},
-        "agreement", "reasons": {judge: {reason: n}}}. `win_rate` is the second judge's, over all annotations.
-
-    Raises:
-        SreError: The file is no such export, or one of other tasks.
+    {"judges", "annotations", "skipped", "outcomes", "win_rate", "raters": {rater: {"outcomes", "win_rate"}},
+    "agreement", "reasons": {judge: {reason: n}}}. `win_rate` is the second judge's, over all annotations, with a
+    bootstrap interval over items. Raises SreError for a file that is no such export, or of other tasks.
     """
     if not (folder / "key.json").is_file():
         raise SreError("no key.json here; make the folder with `sre annotate export`", file=folder)

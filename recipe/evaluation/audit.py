@@ -43,13 +43,7 @@ def _task_figures(task: Task, rows: Sequence[Example], verdicts: Sequence[Said],
 
 
 def figures_by_task(rows: Sequence[Example], verdicts: Sequence[Said], resamples: int) -> dict[str, Any]:
-    """{"pointwise": {...}, "pairwise": {...}}: the figures of each task's rows that have a label.
-
-    Args:
-        rows: Rows of both tasks.
-        verdicts: What was said of each.
-        resamples: Of the bootstrap.
-    """
+    """{"pointwise": {...}, "pairwise": {...}}: `task_figures` of the rows of each task that have a label."""
     parts = {task: labelled(task, rows, verdicts) for task in TASKS}
     return {task: _task_figures(task, kept, said, resamples) for task, (kept, said) in parts.items()}
 
@@ -134,11 +128,8 @@ def audit(
 ) -> dict[str, Any]:
     """The rules' figures on `rows`, and what each judge gains over the best of them: the dict of the docstring above.
 
-    Args:
-        rows: Those without a label are left out.
-        judged: A judge's name -> the rows that it judged, of `rows`, once for each random seed, and its verdicts.
-        train: The training rows, where they are known; see `trivial_baselines`.
-        resamples: Of the bootstrap.
+    judged: a judge's name -> the rows that it judged, of `rows`, once for each random seed, and its verdicts. train:
+    the training rows, where they are known; see `trivial_baselines`. Rows without a label are left out.
     """
     baselines: dict[str, Any] = defaultdict(dict)
     against: dict[str, Any] = {name: {} for name in judged}
@@ -189,15 +180,10 @@ def degenerate(figures: Mapping[str, Any]) -> list[str]:
 def difference(
     figure: str, rows: Sequence[Example], first: Sequence[Said], second: Sequence[Said], resamples: int
 ) -> dict[str, Any]:
-    """A figure of the second side minus that of the first, with its paired interval.
+    """A figure of the second side minus that of the first, of labelled rows of one task, with its paired interval.
 
-    Args:
-        figure: "accuracy", "pearson" or "pearson_within" over the rows that both parsed, "accuracy_all" over all rows,
-            or "both_orders" over all pairs judged in both orders; in these two malformed counts as wrong.
-        rows: Labelled rows of one task.
-        first: What one side said of each.
-        second: What the other side said.
-        resamples: Of the bootstrap.
+    "accuracy", "pearson" and "pearson_within" are over the rows that both parsed, "accuracy_all" over all rows and
+    "both_orders" over all pairs judged in both orders, malformed counting as wrong.
     """
     truth, groups = _truth_and_groups(rows)
     one, two = ([verdict.label for verdict in side] for side in (first, second))

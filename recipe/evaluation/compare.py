@@ -19,18 +19,11 @@ def compare(
 ) -> dict[str, Any]:
     """Everything that the tables show of these judges.
 
+    A judge without any seed was not run: its figures are None. pairs: (first, second) judge of each difference; they
+    are compared over the seeds that both have. train: the judges' training rows, for the rules that learn from them.
     Rows of one prompt are one group of the bootstrap, in whichever seed they were judged.
 
-    Args:
-        rows: The rows that were judged.
-        measured: The judges. One without any seed was not run: its figures are None.
-        pairs: (first, second) judge of each difference; they are compared over the seeds that both have.
-        train: The judges' training rows, for the rules that learn from them.
-        resamples: Of the bootstrap.
-
-    Returns:
-        {"models": {judge: figures}, "differences": {"second - first": {task: {figure: {"value", "low", …}}}}} and what
-        `audit` returns.
+    Returns {"models": {judge: figures}, "differences": {"second - first": differences}} and what `audit` returns.
     """
     ran = {name: _pooled(rows, by_seed, list(by_seed)) for name, by_seed in measured.items() if by_seed}
     found: dict[str, Any] = {

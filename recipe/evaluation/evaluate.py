@@ -30,15 +30,10 @@ def evaluate(
     The label is forced where the model writes none (finish "forced"). So one run gives both: the figures of what the
     model wrote, forced labels counting as malformed, and under "constrained" those with the forced labels.
 
-    Args:
-        folder: Where. The draws of several samples, whose majority counts, are kept in samples.jsonl.
-        judge: The judge.
-        examples: The rows, each pair in the orders that are to be judged.
-        settings: How. Where only labels are asked for, the finish is "label-only".
-        seed: Of the draws.
+    max_tokens: the most that one judgement may take. label_only: ask for no rationale (finish "label-only"). samples:
+    with more than one, the majority of so many draws at temperature 1, which are kept in samples.jsonl.
 
-    Returns:
-        {"figures", "rows", "tokens"}.
+    Returns {"figures", "rows", "tokens"}.
     """
     samples, label_only = settings.samples, settings.label_only
     asked = 1 if label_only else samples
@@ -131,11 +126,7 @@ def best_of_n(examples: Sequence[Example], judgements: Iterable[Judgement], n: i
 
     Of several right samples, the one that gives the true label the highest probability (ours; the paper doesn't say
     which), then the first. A sample counts only if the model itself ended it (finish "stop") and wrote a rationale.
-
-    Args:
-        examples: The inputs. Those without a right sample, or without a label, are left out.
-        judgements: Their samples.
-        n: How many samples of each count.
+    Examples without a right sample, or without a label, are left out.
     """
     pools = _by_example(judgements)
     rows = []

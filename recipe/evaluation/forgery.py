@@ -40,16 +40,12 @@ class Forged(NamedTuple):
 
 
 def measure_forgery(judge: Judge, rows: Sequence[Example], folder: Path, settings: EvaluateConfig) -> dict[str, Any]:
-    """Judge rows with and without claims, write FOLDER/forgery.json and return it.
+    """Judge rows with and without claims, write FOLDER/forgery.json and return it. Judged rows are kept.
 
-    Args:
-        judge: The judge.
-        rows: Those that deserve the best score, which no claim can raise, and exchanged pairs are passed over.
-        folder: Judged rows are kept there.
-        settings: Tokens of a judgement, and resamples of the bootstrap.
+    Rows that deserve the best score, and exchanged pairs, are passed over: no claim can raise a best score. The
+    bootstrap draws whole prompts.
 
-    Raises:
-        SreError: No row is left, or the folder was made with another judge or other options.
+    Raises SreError where no row is left, and for a folder made with another judge or other options.
     """
     forged = forge_rows(rows)
     if not forged:

@@ -17,18 +17,9 @@ def open_judge(
 ) -> Judge:
     """The judge that `model` names.
 
-    Args:
-        model: A .gguf file, or a run folder with its judge.gguf: llama.cpp. A folder with adapter_config.json (its base
-            is where that file says, seen from the folder) or config.json, or the hub name of either: PyTorch, with this
-            package's prompts.
-        threads: See `Judge.from_gguf`.
-        context: See there.
-        parallel: See there.
-        gpu_layers: See there. PyTorch takes the GPU by itself.
-
-    Raises:
-        SreError: `model` is none of these, its base is missing, the hub can't be reached, or PyTorch is given
-            `gpu_layers`.
+    A .gguf file, or a run folder with its judge.gguf: llama.cpp. A folder with adapter_config.json (its base is
+    where that file says, seen from the folder) or config.json, or the hub name of either: PyTorch, with this package's
+    prompts. Raises SreError for anything else, a base that is missing, or a hub that can't be reached.
     """
     path = Path(model)
     if path.is_file() or path.suffix.lower() == ".gguf" or (path / "config.toml").is_file():

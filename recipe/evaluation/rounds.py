@@ -22,17 +22,10 @@ Keep = Literal["better", "significant", "all"]
 def compare_on_dev(
     examples: Sequence[Example], before: Sequence[Judgement], after: Sequence[Judgement], resamples: int
 ) -> dict[str, Any]:
-    """Two judges on the same labelled rows.
+    """Two judges on the same labelled rows, by their judgements in the rows' order.
 
-    Args:
-        examples: The rows.
-        before: What the judge before the round said of each.
-        after: What the round's judge said.
-        resamples: Of the bootstrap.
-
-    Returns:
-        {"rows": n, "malformed": {"before": n, "after": n}, "figures": {"before": .41, "after": .47},
-        "gain": {"value": .06, "low": -.02, "high": .14, "n": n}}.
+    Returns {"rows": n, "malformed": {"before": n, "after": n}, "figures": {"before": .41, "after": .47},
+    "gain": {"value": .06, "low": -.02, "high": .14, "n": n}}.
     """
     import numpy as np
 

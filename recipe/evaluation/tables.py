@@ -177,13 +177,7 @@ def experiment_markdown(results: Mapping[str, Any]) -> str:
 
 
 def show(grids: Sequence[tuple[str, Grid]], models: Mapping[str, Any], console: Console) -> None:
-    """Print the tables and, in red, what is wrong with a judge.
-
-    Args:
-        grids: (title, table) of each.
-        models: The judges' figures, which `warning_lines` looks at.
-        console: Where.
-    """
+    """Print the tables and, in red, what is wrong with a judge."""
     for title, grid in grids:
         console.print(_table(title, grid))
     for line in warning_lines(models):

@@ -25,20 +25,13 @@ Judged = dict[str, list[tuple[str, Said]]]  # judge -> (id of the row, verdict) 
 def audit_files(
     verdicts: Sequence[Path], rows: Sequence[str], train: Sequence[str] = (), *, resamples: int = 2000
 ) -> dict[str, Any]:
-    """Figures and audit of verdicts, by the file of the rows that they are about.
+    """{"parts": {name of the rows' file: {"models", "baselines", "against_baselines"}}}; see audit.py.
 
-    Args:
-        verdicts: Files that `sre judge` or an evaluation wrote, or folders of such files named judgements.jsonl.
-        rows: Files with the labelled rows that were judged; a verdict's id is that of its row. A pair's other order
-            (its id ends in ":swapped") may have been judged too.
-        train: Files with the judges' training rows.
-        resamples: Of the bootstrap.
+    verdicts: files that `sre judge` or an evaluation wrote, or folders of such files named judgements.jsonl. rows,
+    train: files with the labelled rows that were judged and with the judges' training rows; a verdict's id is that of
+    its row. A pair's other order (its id ends in ":swapped") may have been judged too.
 
-    Returns:
-        {"parts": {name of the rows' file: {"models", "baselines", "against_baselines"}}}; see audit.py.
-
-    Raises:
-        SreError: No verdict is about any of the rows.
+    Raises SreError where no verdict is about any of the rows.
     """
     judged = read_verdicts(verdicts)
     learnt = [row for source in train for row in read_examples(source)]

@@ -71,15 +71,7 @@ def _pairs(scores: dict[str, float], added: list[str], vocab: dict[str, int]) ->
 def tokenizer(
     vocab: dict[str, int], scores: dict[str, float], added: list[str], unknown: str | None, *, prefix: bool
 ) -> Any:
-    """The inverse of `prefixes_space` and `token_scores`: a tokenizers.Tokenizer.
-
-    Args:
-        vocab: The tokens and their ids.
-        scores: The scores of the tokens that pairs may make.
-        added: The added tokens that are no special ones.
-        unknown: The token for what the vocabulary lacks.
-        prefix: Whether a text gets a space in front of it.
-    """
+    """The inverse of `prefixes_space` and `token_scores`: a tokenizers.Tokenizer."""
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     pairs = _pairs(scores, added, vocab)

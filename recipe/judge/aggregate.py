@@ -104,13 +104,10 @@ class BothOrders(LabelDistribution):
 
 
 def both_orders(first: Judgement, swapped: Judgement, tie: Tie = "probability") -> BothOrders:
-    """Combine a pair's judgement with that of the responses exchanged.
+    """Place of each pair that was judged in both orders -> the label that both say on average, in the pair's order.
 
-    Args:
-        first: the judgement in the example's own order.
-        swapped: the other one, as it was written.
-        tie: whose label counts where they disagree: "probability" takes the response with the greater averaged
-            probability (none where it is even or not recorded), "first" that of the first order, and "tie" none.
+    None where either is malformed; TIE where they are even. Without probabilities, and with `labels_alone`, the labels
+    are averaged.
     """
     shares = [first.label_probabilities.get(2), swapped.label_probabilities.get(1)]
     known = [share for share in shares if share is not None]

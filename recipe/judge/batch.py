@@ -153,16 +153,7 @@ def judge_rows(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
-    """`judge_file` for examples; the output holds the judgements alone.
-
-    Args:
-        judge: one judge, or several that share the examples.
-        examples: what to judge; their ids differ.
-        out, options, resume, overwrite, progress: as in `judge_file`.
-
-    Raises:
-        SreError: as `judge_file`.
-    """
+    """`judge_file` for examples of different ids; the output holds the judgements alone."""
     rows = (ReadRow(example.id, Row("", "", 0, {}), example) for example in examples)
     journal = Journal(out, resume=resume, overwrite=overwrite)
     return _judge_all(judge, rows, journal, options, (), progress, len(examples))
@@ -248,18 +239,11 @@ def open_judges(
     memory: str | None = None,
     **options: Any,
 ) -> Judge | Workers | RayPool:
-    """A judge, or several of one kind; use as a context manager.
+    """A judge, or several of one kind; use as a context manager. Raises SreError where it can't be opened.
 
-    Args:
-        model: a GGUF file; for "openai" the name of a model at `base_url`, None for its only one.
-        engine: what runs it.
-        base_url: the server's address, for "openai".
-        workers: processes. Each has an equal part of `threads` and `memory`; under "ray", where they may be on several
-            machines, as much as is given.
-        threads, memory, **options: as in `Judge.from_gguf`.
-
-    Raises:
-        SreError: it can't be opened.
+    model: a GGUF file; for "openai" the name of a model at `base_url`, None for its only one. workers: processes. Each
+    has an equal part of `threads` and `memory`; under "ray", where they may be on several machines, as much as is
+    given. The other options are those of `Judge.from_gguf`.
     """
     if engine == "openai":
         parallel = options.get("parallel", 16)

@@ -160,15 +160,9 @@ class Journal(Closing):
         self._places = [_LAST] * len(starts)
 
     def has(self, key: str, place: int, digest: str) -> bool:
-        """Whether a row was kept from an earlier run.
+        """Whether the row of this id, number in the source, and `input_hash` was kept.
 
-        Args:
-            key: its id.
-            place: its number in the source.
-            digest: its `input_hash`.
-
-        Raises:
-            SreError: another row was judged under its id.
+        Raises SreError when another row was judged under its id.
         """
         if key not in self._kept:
             return False

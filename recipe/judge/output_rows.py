@@ -39,13 +39,7 @@ def in_windows(examples: Iterable[Example], size: int = WINDOW) -> Iterator[list
 
 
 def result_rows(judge: Judge, examples: Sequence[Example], options: JudgeOptions) -> Iterator[JudgedRow]:
-    """Judge examples. Yields one row each, as they finish, in any order.
-
-    Args:
-        judge: who judges.
-        examples: what is judged; their ids differ.
-        options: how.
-    """
+    """Judge every example; yield one row each, as they finish, in any order."""
     by_id = {example.id: example for example in examples}
     for answer in judge.answers(examples, options):
         yield _row(by_id[answer.example_id], answer, judge)
@@ -92,13 +86,8 @@ def bad_row(bad: ReadRow) -> JudgedRow:
 
 
 def with_columns(row: JudgedRow, read: ReadRow, options: JudgeOptions, given: Collection[Rubric]) -> JudgedRow:
-    """The judged row with the columns of the row that it judges.
-
-    Args:
-        row: the judged row.
-        read: the row that it judges.
-        options: how it was judged; they say which names are taken.
-        given: rubrics that stand in no column. The row's own is added if it is one of them.
+    """The judged row with the columns of the row `read` that it judges. `given`: rubrics that stand in no column; the
+    row's own is added if it is one of them.
     """
     taken = {"id", *RESULTS, *(SAMPLES if options.samples > 1 else ()), *(ORDERS if options.swap else ())}
     rubric = read.example.rubric if read.example else None

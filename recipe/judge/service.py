@@ -161,18 +161,9 @@ class Service(Closing):
     def ask(
         self, example: Example, options: JudgeOptions = DEFAULT, *, on_piece: OnPiece | None = None
     ) -> Future[Answer]:
-        """Queue one example. The samples that are drawn depend on the seed and its content, not on its id.
+        """Queue one example. The future gives what `Judge.answers` does.
 
-        Args:
-            example: what to judge.
-            options: how.
-            on_piece: as in `submit`.
-
-        Returns:
-            A future of what `Judge.answers` gives.
-
-        Raises:
-            QueueFull, Stopped: as `submit`.
+        The samples that are drawn depend on the seed and the example's content, not on its id. Errors as for `submit`.
         """
         name = hash_object(replace(example, id="").to_json())[:16]
         if not options.temperature:  # nothing is drawn: equal requests need not wait for each other

@@ -162,16 +162,7 @@ class RunContext:
     # --- rows ---
 
     def rows(self, split: Split, task: Task, *, limited: bool = True) -> list[Example]:
-        """The rows of a split; [] where the settings take none of it.
-
-        Args:
-            split: Which rows.
-            task: Which rows.
-            limited: As many as the settings say; False: all.
-
-        Raises:
-            SreError: Rows can't be read, or the split is empty.
-        """
+        """The rows of a split, as many as the settings say; [] where they take none of it."""
         data, seed, rejects = self.config.data, self.config.seed, self.path / f"rejects-{split}-{task}.jsonl"
         return select_rows(data, task, split, seed=seed, rejects=rejects, limited=limited)
 

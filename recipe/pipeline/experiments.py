@@ -114,15 +114,8 @@ class Experiment:
 def run_experiment(experiment: Experiment, names: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
     """Run and measure the named rows, or go on with them; write results.json and results.md, return the former.
 
-    A row that is left without anything to train on is a finding: it is told in "problems", and the others run.
-
-    Args:
-        experiment: The experiment.
-        names: Rows of variants.toml; none: seed, sft and j1 to J_T.
-        seeds: Random seeds.
-
-    Raises:
-        SreError: A row is unknown, or `run_judge` raised it.
+    No names: seed, sft and j1 to J_T. A row that is left without anything to train on is a finding: it is told in
+    "problems", and the others run. Raises SreError for an unknown row and as `run_judge` does.
     """
     unknown = next((name for name in names if name not in VARIANTS), None)
     if unknown is not None:

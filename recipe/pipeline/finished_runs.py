@@ -24,16 +24,7 @@ def read_status(folder: Path) -> tuple[dict[str, dict[str, Any]], list[dict[str,
 def export_annotations(folder: Path, out: Path, *, first: str, second: str | None, n: int, seed: int) -> dict[str, int]:
     """Write the blind side-by-side of two of a run's judges; returns the counts (evaluation/annotation.py).
 
-    Args:
-        folder: The run.
-        out: Where to write.
-        first: A judge.
-        second: The judge whose wins are counted; None: the last one that was measured.
-        n: How many tasks at most.
-        seed: Draws the rows and the order of the rationales.
-
-    Raises:
-        SreError: One of the judges was not measured, or the rows can't be read.
+    second: None is the last judge that was measured. Raises SreError when one of the judges was not.
     """
     from recipe.evaluation.annotation import export_tasks
 
@@ -51,15 +42,9 @@ def export_annotations(folder: Path, out: Path, *, first: str, second: str | Non
 
 
 def forgery_of(folder: Path, name: str, *, limit: int | None) -> dict[str, Any]:
-    """Measure the forgery shift of a run's judge on its test rows, and write it into the run's results.
+    """Measure the forgery shift of a run's judge on `limit` of its test rows, and write it into the run's results.
 
-    Args:
-        folder: The run.
-        name: The judge: seed, sft, j1, …
-        limit: Only so many rows, evenly spread.
-
-    Raises:
-        SreError: There is no such run, judge or test rows.
+    Raises SreError where there is no such run, judge or test rows.
     """
     from recipe.evaluation.benchmarks.base import take_evenly
     from recipe.evaluation.forgery import measure_forgery

@@ -36,16 +36,7 @@ def preflight(run: RunContext, *, offline: bool = False) -> list[str]:
 
 
 def check_model(config: Config, folder: Path, *, template: bool = True) -> None:
-    """Check the seed model.
-
-    Args:
-        config: The run's settings.
-        folder: The model's folder.
-        template: Try the chat template, for which transformers is imported.
-
-    Raises:
-        SreError: The folder lacks something, or the model can't become a GGUF file or be shown a prompt.
-    """
+    """The bytes of a model folder's weights. Raises SreError where the model `name` lacks something."""
     from recipe.gguf.export import export_problem
     from recipe.training.seed import check_model as check_files
 

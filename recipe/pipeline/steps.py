@@ -63,16 +63,10 @@ def steps(run: RunContext, *, every: bool = False) -> Iterator[Step]:
 def run_pipeline(
     config: Config, folder: Path, *, until: str | None = None, say: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Run (or go on with) all stages; returns what results.json then holds.
+    """Run (or go on with) all stages up to and including `until`; returns what results.json then holds.
 
-    Args:
-        config: The settings.
-        folder: The run folder.
-        until: The last stage to run; None: all.
-        say: Is told first which rows the run takes.
-
-    Raises:
-        SreError: The stage is unknown, the folder was made with other settings, or a later stage could not run.
+    `say` is told first which rows the run takes. Raises SreError for an unknown stage name, a folder made with other
+    settings, and what would end a later stage.
     """
     run = RunContext(config, folder)
     _known(run, until or "seed", "--until")
@@ -89,14 +83,8 @@ def run_pipeline(
 def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path]) -> None:
     """Run what a judge needs and no more, and measure it on the test rows.
 
-    Args:
-        config: The settings.
-        folder: The run folder.
-        judge: A judge of this run, or "best", the one that the dev rows say is best.
-        lenders: Run folders whose stages may be taken over.
-
-    Raises:
-        SreError: As `run_pipeline` does, for a judge that is not of this run, and where there are no test rows.
+    "best" is the judge that the dev rows say is best. `lenders` are run folders whose stages may be taken over. Raises
+    SreError as `run_pipeline` does, for a judge that is not of this run, and where there are no test rows.
     """
     run, best = RunContext(config, folder, lenders), judge == "best"
     if not config.data.takes("test") or not (best or judge in judges_of(config)):
@@ -122,14 +110,8 @@ def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path])
 def run_stage(folder: Path, name: str, overrides: Sequence[str] = (), *, again: bool = False) -> Facts:
     """Run one stage of a run folder, in which the stages that it needs are done.
 
-    Args:
-        folder: The run folder.
-        name: The stage.
-        overrides: Settings other than the folder's, with which the stage runs again; the folder keeps them.
-        again: Run it even if it is done.
-
-    Raises:
-        SreError: The stage isn't of this run, or one that it needs isn't done.
+    overrides: settings other than the folder's, with which the stage runs again; the folder keeps them. again: run it
+    even if it is done. Raises SreError for a stage that isn't of this run, or one that it needs and that isn't done.
     """
     run = open_run(folder, overrides)
     step = _known(run, name, None)

@@ -72,15 +72,9 @@ class Plan:
 
 
 def make_plan(config: Config, gpu: str = "cpu", machine: Machine | None = None) -> Plan:
-    """Plan a run.
+    """Plan a run for a card (a name of `machines.CARDS`), for "cpu" (this machine's), or for `machine`.
 
-    Args:
-        config: Its settings.
-        gpu: The card, a name of `machines.CARDS`, or "cpu" for this machine's processor.
-        machine: What to plan for in place of both.
-
-    Raises:
-        SreError: The card is unknown, or the size of the model or data can't be told without a download.
+    Raises SreError for an unknown card, and for a model or data whose size can't be told without a download.
     """
     if gpu != "cpu" and gpu not in CARDS:
         raise SreError(f"unknown card {gpu!r}; known: cpu, {', '.join(CARDS)}", field="--gpu")

@@ -38,15 +38,8 @@ def run_assess(
 ) -> dict[str, Any]:
     """Ask what `settings.method` needs to know; returns counts for the done marker.
 
-    Args:
-        folder: The stage's folder.
-        generator: The model that is asked.
-        examples: The inputs by id.
-        judgements: All samples.
-        settings: The section `curate`.
-        sampling: The section `sample`, for preference reversal, which draws judgements.
-        prompts: The templates.
-        seed: The run's seed.
+    generator: the model that is asked. examples: the inputs by id. judgements: all samples. settings: the section
+    `curate`. sampling: the section `sample`, for preference reversal, which draws judgements.
     """
 
     def ask(requests: Sequence[Request], how: Sampling) -> Iterator[Completion]:

@@ -61,16 +61,7 @@ def run_dpo(
 
 
 def hold_out(pairs: Sequence[Preference], share: float, seed: int) -> tuple[list[Preference], list[Preference]]:
-    """Split the pairs by their inputs.
-
-    Args:
-        pairs: All pairs.
-        share: The share of the inputs whose pairs are dev pairs.
-        seed: Draws these inputs.
-
-    Returns:
-        (training pairs, dev pairs).
-    """
+    """(training pairs, dev pairs): all pairs of a share of the inputs, drawn by `seed`, are dev pairs."""
     inputs = sorted({pair.example_id for pair in pairs})
     held = set(random.Random(f"{seed}:dev").sample(inputs, round(share * len(inputs))))
     return [pair for pair in pairs if pair.example_id not in held], [pair for pair in pairs if pair.example_id in held]
@@ -79,12 +70,9 @@ def hold_out(pairs: Sequence[Preference], share: float, seed: int) -> tuple[list
 def to_rows(
     training: Training[DpoConfig], examples: dict[str, Example], pairs: Iterable[Preference]
 ) -> Iterator[dict[str, list[int]]]:
-    """Tokenise pairs. Yields `prompt_ids`, `chosen_ids` and `rejected_ids`.
+    """Tokenise the pairs whose prompt and longer completion fit into `max_length` tokens together.
 
-    Args:
-        training: Its `max_length` bounds a prompt with the longer completion; longer pairs are left out.
-        examples: The judged inputs by id.
-        pairs: The preference pairs.
+    Yields `prompt_ids`, `chosen_ids` and `rejected_ids`.
     """
     tokenizer, setup = training.tokenizer, training.setup
     for pair in pairs:

@@ -30,13 +30,7 @@ NF4 = "NF4"  # its name among the types
 
 
 def judge_metadata(name: str, base: Base, prompts: Prompts) -> dict[str, Any]:
-    """The metadata of a judge's GGUF file: `sre.*` (prompts, grammars, versions), and `general.*` for all programs.
-
-    Args:
-        name: The judge's name.
-        base: The model that it was trained from.
-        prompts: The templates that the file will carry.
-    """
+    """The metadata of a judge's GGUF file: `sre.*` (prompts, grammars, versions), and `general.*` for all programs."""
     owner, _, short = base.name.rpartition("/")
     origin = {"name": short, "organization": owner, "repo_url": f"https://huggingface.co/{base.name}"}
     told = {f"general.base_model.0.{key}": text for key, text in origin.items() if owner or key == "name"}
@@ -148,13 +142,7 @@ def _labels(
 
 
 def modelfile(judge: str, prompt: str, template: ChatTemplate) -> str:
-    """Ollama's Modelfile for a judge one folder up.
-
-    Args:
-        judge: The name of the judge's file.
-        prompt: The prompt template of one task.
-        template: The model's chat template.
-    """
+    """Ollama's Modelfile for a judge one folder up, with the chat template and the prompt of one task."""
     system = prompt.split("\n---\n")[0].split("-%}\n")[-1]
     turns = (Message("system", "{{ .System }}"), Message("user", "{{ .Prompt }}"))
     asked = template.render(turns)

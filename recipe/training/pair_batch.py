@@ -25,12 +25,7 @@ def can_share(model: Any) -> bool:
 
 
 def pack(pairs: Sequence[Pair], pad: int, *, shared: bool) -> dict[str, torch.Tensor]:
-    """Make one batch of B pairs.
-
-    Args:
-        pairs: Their token ids.
-        pad: The id that fills the shorter sequences.
-        shared: Whether a pair is one sequence.
+    """Make one batch of B pairs, padded with the id `pad`.
 
     Returns:
         The model's inputs: `input_ids`, `attention_mask`, and `position_ids` where `shared`. For the 2B completions,

@@ -54,13 +54,7 @@ def distinct_texts(pool: Sequence[Judgement]) -> list[Judgement]:
 def sides(
     pool: Sequence[Judgement], truth: int | None, settings: CurateConfig
 ) -> tuple[list[Judgement], list[Judgement]]:
-    """The judgements of a pool that are right, and those that are wrong by the margin.
-
-    Args:
-        pool: The judgements of one input.
-        truth: The right label.
-        settings: The margin, and whether malformed judgements are wrong.
-    """
+    """(judgements with the label `truth`, those off by the margin and, if the settings say so, malformed ones)."""
     right = [judgement for judgement in pool if judgement.label == truth and truth is not None]
     return right, [judgement for judgement in pool if _is_off(judgement, truth, settings)]
 

@@ -25,16 +25,9 @@ UNFINISHED = "unfinished-samples"  # the folder of the blocks, until they are jo
 def choose_inputs(
     pointwise: Sequence[Example], pairwise: Sequence[Example], settings: SampleConfig, *, iteration: int, seed: int
 ) -> list[Example]:
-    """The training inputs of an iteration, grouped by rubric so that their prompts share prefixes.
+    """The training inputs of an iteration (from 1), grouped by rubric so that their prompts share prefixes.
 
-    An iteration goes on where the one before it ended, and wraps around.
-
-    Args:
-        pointwise: All pointwise training rows.
-        pairwise: All pairs.
-        settings: The section `sample`.
-        iteration: Its number, from 1.
-        seed: Shuffles each task's rows once.
+    `seed` shuffles each task's rows once. An iteration goes on where the one before it ended, and wraps around.
     """
     counts = [settings.inputs_of(t) for t in range(1, iteration + 1)]
     pairs = settings.pairwise_share if pointwise and pairwise else float(bool(pairwise))
@@ -60,15 +53,8 @@ def run_sample(
 ) -> dict[str, Any]:
     """Write folder/samples.jsonl, one judgement a line; returns counts for the done marker.
 
-    Args:
-        folder: The stage's folder.
-        generator: Runs J_t.
-        examples: The inputs. One that the engine can't take gives judgements with the finish "error".
-        settings: N, temperature, length and block size.
-        prompts: The templates.
-        origin: J_t's name.
-        seed: The run's seed.
-        ask: What is asked of each input, up to its label. None asks for a raw judgement.
+    generator: runs J_t, whose name is `origin`. examples: the inputs; one that the engine can't take gives judgements
+    with the finish "error". ask: what is asked of each input, up to its label; None asks for a raw judgement.
     """
     path, unfinished = folder / "samples.jsonl", folder / UNFINISHED
     starts = range(0, len(examples), settings.block)

@@ -162,15 +162,7 @@ class Training(Generic[Section]):
     def __init__(
         self, folder: Path, setup: TrainingSetup, settings: Section, adapter: Path | None, lora: LoraConfig | None
     ) -> None:
-        """Load the model.
-
-        Args:
-            folder: The stage's folder.
-            setup: What SFT and DPO are both given.
-            settings: The section `sft` or `dpo`.
-            adapter: The folder of an adapter to go on with.
-            lora: The section `lora`, for a new adapter where `adapter` is None.
-        """
+        """Load the model."""
         self.folder, self.setup, self.settings = folder, setup, settings
         self.checkpoints = folder / "checkpoints"
         self.model, self.tokenizer = setup.engine.load(

@@ -46,17 +46,9 @@ def run_benchmark(
     With forced labels (`options.constrain`) one run gives both: "figures" of what the model wrote, a forced label
     counting as malformed, and "constrained" with the forced labels.
 
-    Args:
-        judge: The judge.
-        benchmark: What to measure it on.
-        folder: Where to write, and what was judged before.
-        options: How to judge.
-        overwrite: Judge all rows anew.
-        resamples: Of the bootstrap.
-        reading: See `load_rows`.
+    data, limit, reading: see `load_rows`. overwrite: judge all rows anew.
 
-    Raises:
-        SreError: Rows can't be read, or the folder was made with another model, other prompts or options.
+    Raises SreError for rows that can't be read, and a folder made with another model, other prompts or options.
     """
     rows = load_rows(benchmark, **reading)
     examples = benchmark.prepare(rows)

@@ -103,20 +103,10 @@ class KVCache:
         threads: int,
         gpu_layers: int | None = None,
     ) -> None:
-        """Load a GGUF file.
+        """Load a GGUF file. Raises SreError where llama.cpp can't, or `memory` holds too few tokens.
 
-        Args:
-            path: The file.
-            context: The most tokens of one sequence, unless the model was trained for less.
-            cells: The most tokens of the cache, where `memory` is 0.
-            memory: The most bytes of the cache.
-            sequences: How many the cache can hold.
-            batch: The most tokens of one `decode`.
-            threads: CPU threads.
-            gpu_layers: See `offloaded_layers`; where it puts any on a GPU, the native kernels stay out.
-
-        Raises:
-            SreError: llama.cpp can't load it, or `memory` holds too few tokens.
+        context: the most tokens of one sequence, unless the model was trained for less. memory: the most bytes of the
+        cache; where it is 0, `cells` is its most tokens. batch: the most tokens of one `decode`.
         """
         layers = offloaded_layers(gpu_layers)
         start_backend(native=not layers)
@@ -261,12 +251,9 @@ class KVCache:
     # --- sequences ---
 
     def share(self, source: int, target: int, length: int | None = None) -> None:
-        """Let one sequence begin with tokens of another. Nothing is copied.
+        """Let the empty sequence `target` begin with the first `length` tokens of `source` (None: all of them).
 
-        Args:
-            source: The other sequence. Its tokens may be decoded already or wait in the next batch.
-            target: An empty sequence.
-            length: How many tokens; None for all.
+        The tokens may be decoded already or wait in the next batch. Nothing is copied.
         """
         _C.llama_memory_seq_cp(self._memory, source, target, -1, -1 if length is None else length)
         filled = slice(0, self.filled)

@@ -35,19 +35,8 @@ def attention(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention with the arguments of transformers' own.
-
-    Args:
-        module: The layer.
-        query: [batch, heads, tokens, size].
-        key: [batch, key heads, context, size].
-        value: As key.
-        attention_mask: [batch, 1, tokens, context], added to the products; None for none.
-        scaling: Of the products. [default: 1 / sqrt(size)]
-        **options: Passed on where transformers' own attention takes over.
-
-    Returns:
-        [batch, tokens, heads, size], and None in place of the weights.
+    """As transformers' own: query [batch, heads, tokens, size], key and value [batch, key heads, context, size], mask
+    [batch, 1, tokens, context] -> [batch, tokens, heads, size].
     """
     batch, heads, tokens, size = query.shape
     group = heads // key.shape[1]

@@ -120,15 +120,7 @@ class TrainingEngine(ABC):
     def load_for_inference(
         self, model: Path, adapter: Path | None, quantization: Quantization, max_length: int = 2048
     ) -> tuple[Any, Any]:
-        """Load a model that is ready to decode.
-
-        Args:
-            model, quantization, max_length: As in `load`.
-            adapter: The folder of its adapter, or None.
-
-        Returns:
-            (model, tokenizer).
-        """
+        """(model, tokenizer), ready to decode."""
         if adapter:
             loaded, tokenizer = self.load(model, adapter=adapter, quantization=quantization, max_length=max_length)
         else:
@@ -137,30 +129,13 @@ class TrainingEngine(ABC):
 
     @abstractmethod
     def load_base(self, model: Path, quantization: Quantization, max_length: int) -> tuple[Any, Any]:
-        """Load a base model.
-
-        Args:
-            model, quantization, max_length: As in `load`.
-
-        Returns:
-            (base model, tokenizer).
-
-        Raises:
-            SreError: The folder can't be loaded.
-        """
+        """(base model, tokenizer). Raises SreError for a folder that can't be loaded."""
 
     @abstractmethod
     def add_adapter(
         self, base: Any, settings: dict[str, Any], seed: int, quantization: Quantization, gradient_checkpointing: bool
     ) -> Any:
-        """The base with a fresh adapter "default".
-
-        Args:
-            base: The base model.
-            settings: The adapter's, by PEFT's names.
-            seed: Of its first weights.
-            quantization, gradient_checkpointing: As in `load`.
-        """
+        """The base with a fresh adapter "default" of these settings, by PEFT's names."""
 
     @abstractmethod
     def for_inference(self, loaded: Any, quantization: Quantization) -> Any:

@@ -56,19 +56,8 @@ class UnslothEngine(TrainingEngine):
 def load_for_vllm(
     model: Path, adapter: Path | None, *, quantization: Quantization = "none", max_length: int = 2048
 ) -> tuple[Any, Any, Any]:
-    """Load a model that vLLM runs, as `model.fast_generate`. It takes most of the GPU until its process ends.
-
-    Args:
-        model: The base model's folder.
-        adapter: The folder of its adapter, or None.
-        quantization: How the base is loaded.
-        max_length: The most tokens of a text.
-
-    Returns:
-        (model, tokenizer, LoRA request): the adapter goes with each call.
-
-    Raises:
-        SreError: Unsloth doesn't take vLLM for this model or GPU.
+    """(model, tokenizer, LoRA request): vLLM runs the base as `model.fast_generate`, and the adapter goes with each
+    call. vLLM takes most of the GPU until its process ends. Raises SreError where Unsloth doesn't take vLLM.
     """
     loaded, tokenizer = UnslothEngine().load_base(
         model,
