@@ -5,6 +5,7 @@ Unicode normalisation: where the tokeniser applies NFC (Qwen), only texts in NFC
 """
 
 import json
+import logging
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -154,6 +155,7 @@ def _template(found: Any) -> str:
 def _special_vocabulary(model: Path, **options: Any) -> Any:
     from gguf import SpecialVocab
 
+    logging.getLogger("gguf.vocab").setLevel(logging.ERROR)  # it warns of how two texts are joined, which none is here
     try:
         return SpecialVocab(model, **options)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # what odd JSON makes it raise
