@@ -11,10 +11,24 @@ from recipe.storage import read_json, write_json
 _FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 # PEFT's settings under which an adapter is more than alpha / r * B @ A, the same for every module.
 _REFUSED = (
-    "rank_pattern alpha_pattern use_rslora use_dora lora_bias fan_in_fan_out modules_to_save target_parameters "
-    "trainable_token_indices layers_to_transform layer_replication use_qalora alora_invocation_tokens arrow_config "
-    "use_bdlora kasa_config monteclora_config"
-).split()
+    "rank_pattern",
+    "alpha_pattern",
+    "use_rslora",
+    "use_dora",
+    "lora_bias",
+    "fan_in_fan_out",
+    "modules_to_save",
+    "target_parameters",
+    "trainable_token_indices",
+    "layers_to_transform",
+    "layer_replication",
+    "use_qalora",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "use_bdlora",
+    "kasa_config",
+    "monteclora_config",
+)
 
 
 # The text part of a model that sees pictures too, as on the hub and as transformers saves it.
