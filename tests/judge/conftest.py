@@ -55,8 +55,8 @@ def echo() -> Any:
         text = request.messages[-1].content
         if "forever" in text:
             return ["w " * 10_000]
-        mark = re.findall(r"mark-[\w-]+", text)[0]
-        return [f"I saw {mark}. [RESULT] {label}" for label in request.labels or (1,)]
+        marks = re.findall(r"mark-[\w-]+", text) or ["nothing"]
+        return [f"I saw {marks[0]}. [RESULT] {label}" for label in request.labels or (1,)]
 
     return script
 
