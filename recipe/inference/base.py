@@ -147,16 +147,9 @@ def completions_by_request(completions: Iterable[Completion]) -> dict[str, list[
 
 
 def to_judgement(example: Example, completion: Completion, origin: str, *, need_rationale: bool = True) -> Judgement:
-    """What `completion` says about `example`.
+    """What `completion` says about `example`. The label is None where the text is malformed, or the engine failed.
 
-    Args:
-        example: What was judged.
-        completion: The engine's answer.
-        origin: Who judged, e.g. "iter-1". The judgement's id is <example id>:<origin>:<sample>.
-        need_rationale: Whether a verdict without a rationale is malformed.
-
-    Returns:
-        The judgement. Its label is None where the text is malformed, or the engine failed (finish "error").
+    origin: who judged, e.g. "iter-1". need_rationale: whether a verdict without a rationale is malformed.
     """
     failed = completion.finish == "error"
     verdict = None if failed else parse_verdict(completion.text, example.labels, need_rationale=need_rationale)

@@ -38,16 +38,9 @@ class _Generation(Extension):
 
 
 class ChatTemplate:
-    """Renders messages up to where the assistant begins.
+    """Renders messages up to where the assistant begins. Raises SreError for a `source` that is missing or broken.
 
-    Args:
-        source: the template's text.
-        bos: the text of the token that begins a text, "" where there is none.
-        eos: the same of the one that ends a turn.
-        file: where the template comes from, for messages.
-
-    Raises:
-        SreError: the template is missing or broken, or prints no messages.
+    bos, eos: the texts of the tokens that begin a text and end a turn, "" where there is none.
     """
 
     def __init__(self, source: str | None, *, bos: str, eos: str, file: Path | str) -> None:

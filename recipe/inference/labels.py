@@ -127,10 +127,7 @@ def label_logprobs(row: NDArray[np.float32], tokens: LabelTokens) -> dict[int, f
 def last_well_formed(text: bytes, found: Mapping[int, dict[int, float]], labels: Sequence[int]) -> dict[int, float]:
     """The log-probabilities of the label that `parse_verdict` reads in `text`; {} where it reads none.
 
-    Args:
-        text: The answer.
-        found: The labels met while drawing: where each ends in `text` -> log-probabilities.
-        labels: The allowed labels.
+    found: the labels met while drawing: where each ends in `text` -> its log-probabilities.
     """
     written = text.decode("utf-8", "surrogateescape")
     verdict = find_verdict(written, labels)

@@ -39,16 +39,11 @@ _log = logging.getLogger("recipe.inference")
 
 
 class OpenAIGenerator(Generator):
-    """Asks a server. The variable OPENAI_API_KEY holds its key, if it wants one.
+    """Asks a server, `parallel` requests at once. The variable OPENAI_API_KEY holds its key, if it wants one.
 
-    Args:
-        base_url: The address up to /v1, which is added where there is no path.
-        model: None takes the only one that the server has.
-        parallel: Requests under way at once.
-
-    Raises:
-        SreError: The server can't be reached or refuses the key, here or later. What it refuses of a single request is
-            that request's "error".
+    base_url: up to /v1, which is added where there is no path. model: None takes the only one that the server has.
+    Raises SreError, here or later, where the server can't be reached or refuses the key. What it refuses of a single
+    request is that request's "error".
     """
 
     def __init__(self, base_url: str, *, model: str | None = None, parallel: int = 16) -> None:

@@ -92,9 +92,6 @@ def fit_readout(judgements: Sequence[Judgement], prompts: Sequence[str]) -> tupl
 
     Returns:
         The readout, None for too few rows, and {"rows", "kind", "log_loss": {"before", "temperature", "regression"}}.
-
-    Raises:
-        SreError: scikit-learn isn't installed.
     """
     try:
         from sklearn.model_selection import GroupKFold

@@ -20,11 +20,8 @@ _TRIES = 8
 class PromptEncoder:
     """Messages -> token ids in which no special token comes from the messages' contents.
 
-    Args:
-        render: messages -> the text of a prompt.
-        tokenize: text -> ids, special tokens recognised.
-        special: id -> the text of a special token, None for any other token.
-        unknown: the id that stands for characters that the vocabulary lacks; only its written form is broken.
+    `tokenize` recognises special tokens; `special` gives the text of one, None for any other token. `unknown`: the id
+    that stands for characters that the vocabulary lacks; only its written form is broken.
     """
 
     def __init__(

@@ -33,16 +33,10 @@ def log_total(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def draw(logits: NDArray[np.float32], uniforms: list[float], temperature: float, top_p: float = 1.0) -> list[int]:
-    """Draw one token a row from softmax(logits / temperature); at temperature 0 take the first greatest logit.
+    """Draw one token a row from softmax(logits / temperature) [rows, vocabulary]; NO_TOKEN in rows that aren't finite.
 
-    Args:
-        logits: [rows, vocabulary].
-        uniforms: One number in [0, 1) a row; not read at temperature 0.
-        temperature: The same for all rows.
-        top_p: Draw among the most probable tokens that have this share together.
-
-    Returns:
-        The tokens; NO_TOKEN in rows that are not finite.
+    At temperature 0 it is the first greatest logit. uniforms: one number in [0, 1) a row, not read at temperature 0.
+    top_p: draw among the most probable tokens that have this share together.
     """
     tops = logits.max(axis=1)
     bad = np.flatnonzero(~np.isfinite(tops))

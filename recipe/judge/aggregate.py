@@ -104,11 +104,7 @@ class BothOrders(LabelDistribution):
 
 
 def both_orders(first: Judgement, swapped: Judgement, tie: Tie = "probability") -> BothOrders:
-    """Place of each pair that was judged in both orders -> the label that both say on average, in the pair's order.
-
-    None where either is malformed; TIE where they are even. Without probabilities, and with `labels_alone`, the labels
-    are averaged.
-    """
+    """Combine both orders of one pair; `tie` says which label it gets where they disagree."""
     shares = [first.label_probabilities.get(2), swapped.label_probabilities.get(1)]
     known = [share for share in shares if share is not None]
     preference = statistics.fmean(known) if len(known) == 2 else None

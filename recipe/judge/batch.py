@@ -114,15 +114,9 @@ def judge_file(
 
     Args:
         judge: one judge, or several that share the rows; or what opens them, once the first rows have been read.
-        source: what `examples.read_rows` takes.
-        out: a .jsonl, .csv or .parquet file, or "-" for JSON lines on standard output.
+        source, limit, task, split, columns: see `examples.read_rows`.
+        out, resume, overwrite: see `Journal`.
         options: how to judge.
-        resume: keep the rows that `out` has, and judge the others and those that ended in an error.
-        overwrite: begin `out` anew.
-        limit: only the first n rows.
-        task: read rows of this task only.
-        split: which files of a folder, or which split of a data set.
-        columns: our name -> the source's column, for columns that aren't recognised.
         rubric: for rows that bring none.
         progress: called with (rows done, rows in all or None) after each row.
         tell: called with a line that says which columns are read as what.

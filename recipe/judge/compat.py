@@ -108,17 +108,7 @@ def parse_output(output: str | None, mode: str) -> tuple[str | None, Any]:
 
 
 def VLLM(model: str | Path = "", *, name: str | Path = "", max_model_len: int = 4096, **ignored: object) -> Judge:
-    """A judge in a GGUF file, opened by the call that code for prometheus-eval makes.
-
-    Args:
-        model: the file.
-        name: the same, under the name that some of that code uses.
-        max_model_len: tokens of one prompt with its judgement.
-        **ignored: options about GPUs.
-
-    Raises:
-        ValueError: the file can't be opened.
-    """
+    """A judge in a GGUF file, opened by the call that code for prometheus-eval makes. Some of it says `name`."""
     with _value_errors():
         return Judge.from_gguf(model or name, context=max_model_len)
 
@@ -144,16 +134,7 @@ class _Writer(Generator):
 
 
 def LiteLLM(name: str, api_base: str | None = None, *, parallel: int = 1) -> Judge:
-    """A model that the package litellm reaches.
-
-    Args:
-        name: what litellm calls the model.
-        api_base: the address of its server, if it is no public one.
-        parallel: requests under way at once.
-
-    Raises:
-        ValueError: litellm isn't installed.
-    """
+    """A model that the package litellm reaches. `api_base`: the address of its server, if it is no public one."""
     try:
         import litellm  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
@@ -170,13 +151,7 @@ def LiteLLM(name: str, api_base: str | None = None, *, parallel: int = 1) -> Jud
 def AsyncLiteLLM(
     name: str, batch_size: int = 100, requests_per_minute: int = 100, api_base: str | None = None
 ) -> Judge:
-    """`LiteLLM`, several requests at a time.
-
-    Args:
-        name, api_base: as in `LiteLLM`.
-        batch_size: requests under way at once.
-        requests_per_minute: ignored.
-    """
+    """`LiteLLM`, `batch_size` requests at a time; nothing limits those of a minute."""
     return LiteLLM(name, api_base, parallel=batch_size)
 
 
@@ -246,24 +221,14 @@ class PrometheusEval:
         reference_answers: Any = None,
         params: Any = None,
     ) -> Graded:
-        """Compare n pairs: n feedbacks and n of "A" or "B", in order.
-
-        Args:
-            instructions, rubric, reference_answers, params: as in `absolute_grade`.
-            responses_A: as many as instructions.
-            responses_B: as many.
-        """
+        """Compare n pairs: n feedbacks and n of "A" or "B", in order. Arguments as in `absolute_grade`."""
         columns = {"instructions": instructions, "responses_A": responses_A, "responses_B": responses_B}
         return self._grade("relative", columns, rubric, reference_answers, params)
 
     def single_absolute_grade(
         self, instruction: str, response: str, rubric: str, reference_answer: str | None = None, params: Any = None
     ) -> tuple[str | None, int | None]:
-        """`absolute_grade` of one response: its feedback and its score.
-
-        Args:
-            instruction, response, rubric, reference_answer, params: one of each, as in `absolute_grade`.
-        """
+        """`absolute_grade` of one response: its feedback and its score."""
         columns = {"instructions": [instruction], "responses": [response]}
         (feedback,), (score,) = self._grade("absolute", columns, [rubric], [reference_answer], params)
         return feedback, score
@@ -277,11 +242,7 @@ class PrometheusEval:
         reference_answer: Any = "",
         params: Any = None,
     ) -> tuple[str | None, str | None]:
-        """`relative_grade` of one pair: its feedback, and "A" or "B".
-
-        Args:
-            instruction, response_A, response_B, rubric, reference_answer, params: one of each, as in `relative_grade`.
-        """
+        """`relative_grade` of one pair: its feedback, and "A" or "B"."""
         columns = {"instructions": [instruction], "responses_A": [response_A], "responses_B": [response_B]}
         (feedback,), (label,) = self._grade("relative", columns, [rubric], [reference_answer], params)
         return feedback, label

@@ -48,11 +48,8 @@ class Journal(Closing):
     ) -> None:
         """Write nothing yet, but raise SreError where that will not be possible.
 
-        Args:
-            out: the output; "-" is standard output.
-            resume: keep the rows that are there, but those that ended in an error; they are tried again.
-            overwrite: begin anew.
-            sources: the files that the rows come from. The output may be none of them.
+        resume: keep the rows that are there, but those that ended in an error; they are tried again. sources: the
+        files that the rows come from. The output may be none of them.
         """
         if resume and (overwrite or str(out) == STDOUT):
             raise SreError(f"resume can't be combined with {'overwrite' if overwrite else 'standard output'}")

@@ -250,13 +250,7 @@ class Judge(Closing):
         return Request(example.id, messages, example.labels, force, options.label_only)
 
     def judgement(self, example: Example, completion: Completion, options: JudgeOptions = DEFAULT) -> Judgement:
-        """What the generator's answer says.
-
-        Args:
-            example: what was judged.
-            completion: the answer to `request(example, options)`.
-            options: how it was asked.
-        """
+        """What the generator's answer to `request(example, options)` says."""
         readout = self.readouts.get(example.task)
         # It was fitted on labels that follow a rationale.
         if readout and completion.label_logprobs and not options.label_only:
@@ -303,15 +297,9 @@ def _question(
 def to_example(
     conversation: Conversation, responses: Sequence[str], rubric: AnyRubric, reference: str = "", *, id: str = ""
 ) -> Example:
-    """What `score` and `compare` judge, as an Example.
+    """What `score` (one response) and `compare` (two) judge, as an Example; a bad argument raises SreError.
 
-    Args:
-        conversation, rubric, reference: as in `Judge.score`.
-        responses: one (pointwise) or two (pairwise).
-        id: the draws of samples follow from it. [default: the task's name]
-
-    Raises:
-        SreError: an argument is bad; it names which.
+    id: the draws of samples follow from it. [default: the task's name]
     """
     if len(responses) not in (1, 2):
         raise SreError(f"expected one response or two, not {len(responses)}", field="response")

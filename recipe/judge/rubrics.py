@@ -53,15 +53,10 @@ def load_rubric(rubric: AnyRubric) -> Rubric:
 
 
 def read_rubric(rubric: AnyRubric, task: Task | None = None, *, files: bool = True) -> NamedRubric:
-    """The rubric that a user names or writes.
+    """The rubric that a user names or writes, see above; a Rubric or {criteria, descriptions} is taken as it is.
 
-    Args:
-        rubric: a name, a file or a text, see above; a Rubric, or {criteria, descriptions}.
-        task: what it must be for, if a ready rubric or a file says.
-        files: whether files may be read.
-
-    Raises:
-        SreError: there is no such name (it says which is nearest), or the rubric can't be read.
+    `task`: what it must be for, if a ready rubric or a file says. `files`: whether files may be read. Raises SreError
+    where there is no such name (it says which is nearest), or the rubric can't be read.
     """
     if isinstance(rubric, str):
         rubric = rubric.strip()

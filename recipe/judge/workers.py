@@ -132,15 +132,8 @@ class RayPool(Pool):
     """Judges as Ray actors. A worker that dies does its share once more.
 
     It uses the Ray of this process, else the cluster that RAY_ADDRESS names, else it starts one on this machine and
-    ends it at `close`. Every node of a cluster needs this package, and the model under the same path.
-
-    Args:
-        open_judge: opens a judge. It is called here too, to know who judges.
-        count: the most judges.
-        threads: cores of each.
-
-    Raises:
-        SreError: the judge can't be opened, Ray isn't installed or can't be reached.
+    ends it at `close`. Every node of a cluster needs this package, and the model under the same path. `open_judge` is
+    called here too, to know who judges. `threads`: cores of each judge.
     """
 
     share = 64  # small, because rows come when a share is done, and a worker that dies does its share again

@@ -51,18 +51,11 @@ class LlamaCppGenerator(Generator):
         memory: int | None = None,
         gpu_layers: int | None = None,
     ) -> None:
-        """Load the model.
+        """Load a GGUF file. Raises SreError where that fails, or a setting is out of bounds.
 
-        Args:
-            path: The GGUF file.
-            context: The most tokens of one prompt with its answer, unless the model was trained for less.
-            threads: CPU threads. [default: all usable cores]
-            parallel: The most samples decoded side by side, 1 to 128.
-            memory: The most bytes of the KV cache; it bounds the context too. [default: 1024 tokens a sample]
-            gpu_layers: How many layers go to the GPU, -1 for all. [default: all where llama.cpp has one, else none]
-
-        Raises:
-            SreError: The file can't be loaded, or a setting is out of bounds.
+        context: the most tokens of one prompt with its answer, unless the model was trained for less. memory: the most
+        bytes of the KV cache, which bound the context too [default: 1024 tokens a sample]. gpu_layers: see
+        `offloaded_layers`.
         """
         check_parallel(parallel)
         self.path = Path(path)

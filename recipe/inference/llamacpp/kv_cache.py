@@ -271,13 +271,9 @@ class KVCache:
     # --- batches ---
 
     def add(self, tokens: Tokens, position: int, sequence: int, outputs: int) -> None:
-        """Append tokens of a sequence to the next batch.
+        """Append tokens to the next batch: a run that begins at `position` of its sequence.
 
-        Args:
-            tokens: A run of tokens.
-            position: The place of the first one in its sequence.
-            sequence: Which sequence.
-            outputs: For how many of the last tokens `decode` returns logits.
+        `decode` returns logits for the last `outputs` of them.
         """
         begin, end = self.filled, self.filled + len(tokens)
         self._tokens[begin:end] = tokens

@@ -23,16 +23,10 @@ TYPES = {
 
 
 def quantize(source: Path, target: Path, type_name: str, *, requantize: bool = False) -> None:
-    """Quantise a GGUF file. `target` appears complete or not at all.
+    """Quantise a GGUF file to a type such as "Q4_K_M". `target` appears complete or not at all.
 
-    Args:
-        source: The file.
-        target: The new file.
-        type_name: Its type, e.g. "Q4_K_M".
-        requantize: Allow a source that is quantised already (its losses add up).
-
-    Raises:
-        SreError: An unknown type, a source that llama.cpp can't read, or a full disk.
+    requantize: allow a source that is quantised already (its losses add up). Raises SreError for an unknown type, a
+    source that llama.cpp can't read, and a full disk.
     """
     name = type_name.upper()
     if name not in TYPES:

@@ -46,14 +46,10 @@ class Scheduler:
     """Draws the samples of submitted prompts, in the order submitted. Every prompt alone must fit the cache."""
 
     def __init__(self, cache: KVCache, *, parallel: int, ride_along: int, keep: int = 1, stream: bool = False) -> None:
-        """Schedule on an open cache.
+        """Draw `parallel` samples side by side on an open cache.
 
-        Args:
-            cache: Holds the sequences.
-            parallel: Samples drawn side by side.
-            ride_along: The most prompt tokens in a batch while every place is taken.
-            keep: Prompts that stay in the cache after their samples began.
-            stream: Also return the pieces of text as they come.
+        ride_along: the most prompt tokens in a batch while every place is taken. keep: prompts that stay in the cache
+        after their samples began. stream: also return the pieces of text as they come.
         """
         self._cache = cache
         self.prompt_tokens = 0  # decoded so far; what prompts share is decoded once

@@ -25,14 +25,10 @@ class Decoder:
     _cache: Any = None
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], *, steps: int, pad: int, record: bool) -> None:
-        """Read the prompts.
+        """Read the prompts, each row's tokens so far, of a model for which `can_decode` holds.
 
-        Args:
-            model: One for which `can_decode` holds.
-            prompts: Each row's tokens so far. Rows with equal tokens are read once.
-            steps: The most tokens that follow. The last one needs no pass.
-            pad: Any token.
-            record: Whether to replay steps as CUDA graphs. NF4 can't: its products decide on the CPU what to launch.
+        steps: the most tokens that follow; the last one needs no pass. pad: any token. record: whether to replay steps
+        as CUDA graphs. NF4 can't: its products decide on the CPU what to launch.
         """
         self._model, self._device = model, next(model.parameters()).device
         self._record = record and self._device.type == "cuda"

@@ -43,17 +43,11 @@ class TorchGenerator(Generator):
         quantization: Quantization = "none",
         engine: Literal["auto", "unsloth", "transformers"] = "auto",
     ) -> None:
-        """Load the model.
+        """Load the model. `name` marks its judgements; `parallel` is the most sequences of one batch.
 
-        Args:
-            model: the folder.
-            adapter: the folder of a LoRA adapter, or None.
-            name: what its judgements are marked with.
-            parallel: the most sequences of one batch.
-            context: the most tokens of one prompt with its answer; at most what the model was trained for.
-            quantization: of the base model.
-            engine: "auto" takes Unsloth on a GPU where it can be imported, and wherever it is imported already: its
-                patches to transformers stay.
+        context: the most tokens of one prompt with its answer; at most what the model was trained for. engine: "auto"
+        takes Unsloth on a GPU where it can be imported, and wherever it is imported already: its patches to
+        transformers stay.
         """
         self.path, self.name, self.parallel = model, name, parallel
         file = model / "config.json"

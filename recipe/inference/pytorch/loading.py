@@ -87,21 +87,11 @@ class TrainingEngine(ABC):
         max_length: int = 2048,
         gradient_checkpointing: bool = False,
     ) -> tuple[Any, Any]:
-        """Load a model that is ready to be trained.
+        """(PEFT model, tokenizer), ready to be trained. The trainable adapter is named "default".
 
-        Args:
-            model: The base model's folder.
-            adapter: The folder of an adapter to go on from.
-            lora: The settings of a new adapter where `adapter` is None: r, alpha, dropout, target_modules, seed.
-            quantization: How the base is loaded.
-            max_length: The most tokens of a text.
-            gradient_checkpointing: Whether the backward pass computes activations anew.
-
-        Returns:
-            (PEFT model, tokenizer). The trainable adapter is named "default".
-
-        Raises:
-            SreError: The model or the adapter can't be loaded, or the adapter belongs to another base.
+        It goes on from the folder `adapter`, or is new with the settings `lora`: r, alpha, dropout, target_modules,
+        seed. max_length: the most tokens of a text. Raises SreError where the model or the adapter can't be loaded, or
+        the adapter belongs to another base.
         """
         lora = lora or {}
         if adapter:

@@ -149,15 +149,8 @@ def serve(
 ) -> None:
     """Serve until interrupted (Ctrl-C, SIGTERM). The judge stays open.
 
-    Args:
-        host, port: where to listen. Port 0 takes a free one.
-        api_key_file: its text is the key that clients must send. [default: the variable SRE_API_KEY, else no key]
-        queue: requests that may be unfinished at once.
-        timeout, max_body: see Settings.
-        started: is told the address.
-
-    Raises:
-        SreError: the key can't be read, or the address can't be listened on.
+    Port 0 takes a free one. `api_key_file` holds the key that clients must send; without it the variable SRE_API_KEY
+    does, or none is asked for. `queue`, `timeout` and `max_body` are those of Settings. `started` is told the address.
     """
     api_key = read_key(api_key_file)
     # A page elsewhere may give its own name to 127.0.0.1 and so reach a server that has no key: names are checked.

@@ -17,14 +17,8 @@ GONE = 499  # as nginx counts a client that went away before its answer
 
 
 class Problem(HTTPException):
-    """What a request is refused with.
-
-    Args:
-        status: the HTTP status.
-        code: a word for programs.
-        message: a sentence for people.
-        field: the one at fault, as a path ("conversation.0.role").
-        headers: of the answer.
+    """What a request is refused with: `code` for programs, `message` for people, and the field at fault as a path
+    ("conversation.0.role").
     """
 
     def __init__(

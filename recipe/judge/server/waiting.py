@@ -39,15 +39,10 @@ async def _gone(http: HttpRequest) -> None:
 
 
 class Streamed(StreamingResponse):
-    """The events of a job.
+    """The events of a job: the first ones, one for each `piece` of text as it is written, and those of its result.
 
-    Args:
-        submit: gives the job to the service, with `on_piece`. It is called at once, so its errors (a full queue) come
-            before the response begins.
-        timeout: seconds for all of it.
-        begin: the first events.
-        piece: the event of a piece of text; pieces come as they are written.
-        end: the last events, made of the job's result.
+    `submit` gives the job to the service, with `on_piece`. It is called at once, so its errors (a full queue) come
+    before the response begins. `timeout`: seconds for all of it.
     """
 
     def __init__(

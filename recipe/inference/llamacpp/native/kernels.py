@@ -36,11 +36,7 @@ _originals: list[Any] = []
 def install(features: bytes) -> None:
     """Put the kernels in place for all models of this process. Call it before anything decodes.
 
-    Args:
-        features: llama.cpp's description of its own build.
-
-    Raises:
-        SreError: They can't be used here; the message says why.
+    `features`: llama.cpp's description of its own build. Raises SreError, which says why, where they can't be used.
     """
     global _library, _originals
     if _library is not None:
