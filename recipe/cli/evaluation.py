@@ -11,13 +11,7 @@ from recipe.errors import SreError
 _OPENING, _ROWS = ("threads", "context", "parallel", "gpu_layers"), ("data", "limit", "overwrite", "columns")
 
 
-@opt.command(
-    "sre evaluate runs/quickstart --judge j2",
-    "sre evaluate rewardbench --model runs/quickstart/judge.gguf --limit 200",
-    "sre evaluate biggen --model judge.gguf --data BiGGen-Bench-Results",
-    "sre evaluate my-rows.jsonl --model runs/quickstart",
-    "sre evaluate runs/quickstart --judge j2 --forgery --limit 200",
-)
+@opt.command
 @click.argument("target")
 @click.option("--judge", "name", help="Which judge of the run folder TARGET: seed, sft, j1, j2, …")
 @click.option("--model", help="A GGUF file, run folder, adapter, model folder or hub name.")
@@ -86,10 +80,7 @@ def _evaluate_model(target: str, model: str, out: Path | None, rubric: str | Non
     click.echo(f"All figures: {folder / 'figures.json'}")
 
 
-@opt.command(
-    "sre audit runs/quickstart/evaluation --rows data/test/pointwise.jsonl --rows data/test/pairwise.jsonl",
-    "sre audit judged.jsonl --rows my-rows.jsonl --train my-train.jsonl",
-)
+@opt.command
 @click.argument("verdicts", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--rows", multiple=True, required=True, help="Labelled rows that were judged. May be repeated.")
 @click.option("--train", multiple=True, help="The judges' training rows, for the rules that learn from them.")
@@ -124,13 +115,7 @@ def _list_rows(context: click.Context, _: click.Parameter, wanted: bool) -> None
         context.exit()
 
 
-@opt.command(
-    "sre experiment --list",
-    "sre experiment seed-data                       the recipe over three random seeds",
-    "sre experiment seed-data self-consistency margin-0 margin-1 margin-2 --seeds 0",
-    "sre experiment my.toml sft j2 --set data.pointwise=my-data --run-dir runs/mine",
-    "sre experiment real-judgments --tables         of the verdicts that are there; runs no model",
-)
+@opt.command
 @click.argument("preset")
 @click.argument("rows", nargs=-1, metavar="[ROW]...")
 @click.option("--tables", is_flag=True, help="Only write the tables of what was measured before.")
@@ -156,11 +141,7 @@ def experiment(preset: str, rows: tuple[str, ...], tables: bool, seeds: Any, run
     show_experiment(results, opt.console())
 
 
-@opt.command(
-    "sre report runs/quickstart",
-    "sre report runs/seed-data -o seeds.html           all its seeds",
-    "sre report runs/one runs/margin-2 -o both.html    side by side",
-)
+@opt.command
 @click.argument("runs", nargs=-1, required=True, type=opt.EXISTING_FOLDER)
 @click.option("-o", "--out", type=opt.FILE, help="[default: RUN/report.html]")
 def report(runs: tuple[Path, ...], out: Path | None) -> None:
@@ -171,17 +152,12 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
         click.echo(path)
 
 
-@click.group(
-    epilog=opt.examples(
-        "sre annotate export runs/quickstart -o rationales",
-        "sre annotate import rationales annotations.json",
-    )
-)
+@click.group(epilog=opt.examples_of("annotate"))
 def annotate() -> None:
     """Compare two judges' rationales blind, by people in Label Studio."""
 
 
-@annotate.command("export", epilog=opt.examples("sre annotate export runs/quickstart -o rationales --second j1 --n 50"))
+@annotate.command("export", epilog=opt.examples_of("annotate export"))
 @opt.run
 @click.option("-o", "--out", required=True, type=opt.FOLDER, help="A new folder.")
 @click.option("--first", default="sft", help="The judge to compare with.")
@@ -202,7 +178,7 @@ def export(run: Path, out: Path, first: str, second: str | None, n: int, seed: i
     )
 
 
-@annotate.command("import", epilog=opt.examples("sre annotate import rationales annotations.json"))
+@annotate.command("import", epilog=opt.examples_of("annotate import"))
 @click.argument("folder", type=opt.EXISTING_FOLDER)
 @click.argument("annotations", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 def import_(folder: Path, annotations: Path) -> None:

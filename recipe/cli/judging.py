@@ -17,17 +17,7 @@ _SERVERS = ("workers", "threads", "memory", "context", "gpu_layers", "calibrated
 _NOT_WITH = {"llamacpp": ("base_url",), "ray": ("base_url",), "openai": _SERVERS}
 
 
-@opt.command(
-    "sre judge rows.jsonl -o judged.jsonl --model judge.gguf",
-    "sre judge rows.jsonl -o judged.jsonl --model judge.gguf --gpu-layers -1",
-    "sre judge answers.csv -o judged.csv --model runs/quickstart --rubric helpfulness",
-    "sre judge rows.csv -o judged.csv --model judge.gguf --resume",
-    "sre judge rows.parquet -o judged.parquet --model judge.gguf --map instruction=task --map response=text",
-    "sre judge pairs.jsonl -o judged.jsonl --model judge.gguf --swap --label-only",
-    "sre judge seed-data -o - --model judge.gguf --limit 3 --samples 5",
-    "sre judge rows.jsonl -o judged.jsonl --engine openai --base-url http://127.0.0.1:8000/v1",
-    "RAY_ADDRESS=auto sre judge rows.parquet -o judged.jsonl --model /shared/judge.gguf --engine ray --workers 8",
-)
+@opt.command
 @click.argument("rows")
 @click.option(
     "-o", "--out", required=True, help="A .jsonl, .csv or .parquet file, or - for JSON lines on standard output."
@@ -116,7 +106,7 @@ def judge(rows: str, out: str, model: Path | None, rubric: str | None, allow_err
         raise SystemExit(1)
 
 
-@opt.command("sre rubrics", "sre rubrics helpfulness", "sre rubrics helpfulness > mine.toml    # to edit")
+@opt.command
 @click.argument("name", required=False)
 def rubrics(name: str | None) -> None:
     """List the ready rubrics, or print one as a file for --rubric."""
@@ -129,11 +119,7 @@ def rubrics(name: str | None) -> None:
         click.echo(f"{ready.name:24}{ready.rubric.criteria}")
 
 
-@opt.command(
-    "sre serve --model judge.gguf",
-    "sre serve --model judge.gguf --port 9000 --parallel 32 --memory 2GB",
-    "SRE_API_KEY=$(cat key.txt) sre serve --model judge.gguf --host 0.0.0.0",
-)
+@opt.command
 @click.option("--model", required=True, type=click.Path(path_type=Path), help="A GGUF file, e.g. judge.gguf.")
 @click.option("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in: set a key then.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0 takes a free one.")

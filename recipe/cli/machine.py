@@ -15,12 +15,7 @@ if TYPE_CHECKING:
     from recipe.doctor.checks import Check
 
 
-@opt.command(
-    "sre doctor",
-    "sre doctor --gpu-smoke",
-    "sre doctor --gpu-smoke --cpu",
-    "sre doctor --gpu-smoke --shape llama3.1-8b --memory-gb 24",
-)
+@opt.command
 @click.option("--gpu-smoke", is_flag=True, help="Run every stage on a few rows, in minutes, and report.")
 @click.option("--cpu", is_flag=True, help="With --gpu-smoke: on the processor.")
 @click.option(
@@ -70,11 +65,7 @@ def _kernels() -> list[Check]:
     return [build, kernels]
 
 
-@opt.command(
-    "sre plan cpu-smollm2-135m",
-    "sre plan 24gb-llama3.1-8b --gpu 4090",
-    "sre plan t4-qwen2.5-1.5b --gpu t4 --set sample.parallel=16",
-)
+@opt.command
 @click.argument("config")
 @click.option("--gpu", default="cpu", help="t4, l4, 3060, 3090, 4090, a100-40, a100-80, h100, h200; cpu: this one.")
 @opt.overrides
@@ -95,10 +86,7 @@ def plan(config: str, gpu: str, overrides: tuple[str, ...]) -> None:
     show_plan(planned, opt.console())
 
 
-@opt.command(
-    "sre publish runs/quickstart --repo me/my-judge --dry-run",
-    "sre publish runs/quickstart --repo me/my-judge --private",
-)
+@opt.command
 @opt.run
 @click.option(
     "--repo", metavar="USER/NAME", required=True, help="The model repository; it is made where there is none."

@@ -1,5 +1,6 @@
 """What the commands share: kinds of values, options, examples under their help, the console."""
 
+import tomllib
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,21 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 EXISTING_FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 POSITIVE = click.IntRange(min=1)
+_EXAMPLES = tomllib.loads(Path(__file__).with_name("examples.toml").read_text(encoding="utf-8"))
 
 
 def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def command(*lines: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """A command whose help ends in these examples."""
-    return click.command(epilog=examples(*lines))
+def examples_of(name: str) -> str:
+    """The end of a command's help, from examples.toml."""
+    return examples(*_EXAMPLES[name].splitlines())
+
+
+def command(function: Callable[..., Any]) -> click.Command:
+    """A command by its function's name, whose help ends in its examples."""
+    return click.command(epilog=examples_of(function.__name__))(function)
 
 
 run = click.argument("run", type=EXISTING_FOLDER)

@@ -12,11 +12,7 @@ from recipe.errors import SreError
 WATCH_S = 5.0
 
 
-@opt.command(
-    "sre init my-judge answers.csv --rubric helpfulness",
-    "sre init my-judge scored.jsonl picked.jsonl",
-    'sre init my-judge answers.csv --map response=text --rubric "Does the response answer the question?"',
-)
+@opt.command
 @click.argument("folder", type=opt.FOLDER, metavar="DIR")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True), metavar="FILE...")
 @opt.columns
@@ -34,12 +30,7 @@ def init(folder: Path, files: tuple[str, ...], **options: Any) -> None:
         click.echo(line)
 
 
-@opt.command(
-    "sre split judged.jsonl -o my-data --dev 0.1 --test 0.1",
-    "sre split answers.csv -o my-data --test 0.1 --rubric helpfulness --map response=text",
-    "sre split human=pandalm.jsonl gpt4=bench.jsonl -o my-data --test 1 -n 100 --both-orders",
-    "sre run cpu-smollm2-135m --set data.pointwise=my-data --set data.pairwise=my-data",
-)
+@opt.command
 @click.argument("rows", nargs=-1, required=True, metavar="[NAME=]FILE...")
 @click.option("-o", "--out", required=True, type=opt.FOLDER, help="The data's folder.")
 @click.option("--dev", type=float, default=0.0, help="Share of each file's prompts.")
@@ -76,12 +67,7 @@ def _named(source: str) -> tuple[str, str]:
     return (name, path) if equals else (writable(Path(source).stem), source)
 
 
-@opt.command(
-    "sre run cpu-smollm2-135m --set seed=1 --run-dir runs/one",
-    "sre run my.toml --until merged        stop after the merge",
-    "sre run my.toml                       go on where it stopped",
-    "accelerate launch -m recipe.cli run my.toml   on all GPUs of this machine",
-)
+@opt.command
 @click.argument("config")
 @opt.run_dir
 @opt.overrides
@@ -91,7 +77,7 @@ def run(config: str, run_dir: Path | None, overrides: tuple[str, ...], until: st
     _run_and_show(config, overrides, run_dir, until)
 
 
-@opt.command("sre quickstart", "sre quickstart --set seed=3 --run-dir runs/third")
+@opt.command
 @opt.run_dir
 @opt.overrides
 def quickstart(run_dir: Path | None, overrides: tuple[str, ...]) -> None:
@@ -127,11 +113,7 @@ def _run_and_show(source: str, overrides: tuple[str, ...], run_dir: Path | None,
     return folder
 
 
-@opt.command(
-    "sre stage iter-1:curate runs/quickstart",
-    "sre stage gguf runs/quickstart --set export.source=j1        another judge than the best becomes judge.gguf",
-    "sre stage iter-1:curate runs/quickstart --set curate.margin=2",
-)
+@opt.command
 @click.argument("name")
 @opt.run
 @opt.overrides
@@ -150,7 +132,7 @@ def stage(name: str, run: Path, overrides: tuple[str, ...], again: bool) -> None
     opt.console().print_json(data={key: value for key, value in facts.items() if key not in hidden})
 
 
-@opt.command("sre status runs/quickstart", "sre status runs/quickstart --watch")
+@opt.command
 @opt.run
 @click.option("--watch", is_flag=True, help="Show it again every five seconds, until Ctrl-C.")
 def status(run: Path, watch: bool) -> None:
@@ -169,7 +151,7 @@ def status(run: Path, watch: bool) -> None:
         click.clear()
 
 
-@opt.command("sre config", "sre config cpu-smollm2-135m", "sre config my.toml --set sample.n=4")
+@opt.command
 @click.argument("config", required=False)
 @opt.overrides
 def config(config: str | None, overrides: tuple[str, ...]) -> None:

@@ -35,18 +35,10 @@ Rubrics = Mapping[Task, Rubric]
 def from_columns(
     row: Row, layout: Layout | None, part: str, task: Task | None, rubrics: Rubrics, scale: Sequence[int] = ()
 ) -> Example:
-    """The example of a row whose columns were recognised.
+    """The example of a row whose columns were recognised. Raises SreError for a column that is missing or odd.
 
-    Args:
-        row: The row.
-        layout: Its published layout, if it has one.
-        part: Which of the rows of its layout this is, "" where it is the only one.
-        task: The only one that is wanted.
-        rubrics: Task -> the rubric of rows that bring none.
-        scale: The scores of a rubric that describes none, where they are not 1 to 5.
-
-    Raises:
-        SreError: A column is missing or holds something else than expected.
+    part: which of the rows of its layout this is, "" where it is the only one. rubrics: of rows that bring none. scale:
+    the scores of a rubric that describes none, where they are not 1 to 5.
     """
     kind = _task(row, task)
     columns = RESPONSES[kind]

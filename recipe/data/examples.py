@@ -65,10 +65,9 @@ def read_examples(
         need_label: leave out ties and rows without a label, and refuse rows with an odd one.
         need_rationale: leave out rows without a rationale, and those whose rationale prefers the other response.
         limit: only the first n rows, bad ones included.
-        skip_bad_rows: a file to write bad rows to, as JSON lines {"file", "line", "field", "error", "row"}; what it
-            held is lost. Without it, the first bad row is an error.
+        skip_bad_rows: a file for bad rows, as JSON lines; what it held is lost. Without it, the first one is an error.
         columns: our name -> the source's column, for columns that aren't recognised (see columns.py).
-        rubrics: task -> the rubric of rows that bring none.
+        rubrics: of rows that bring none.
         scale: the scores of rubrics that describe none, where they are not 1 to 5.
 
     Raises:
@@ -135,16 +134,11 @@ def read_rows(
     scale: Sequence[int] = (),
     strict: bool = False,
 ) -> Iterator[ReadRow]:
-    """Stream the rows of a source in its order, bad ones among them.
+    """Stream the rows of a source in its order, bad ones among them; see `read_examples`.
 
-    An odd label is no error: the example's `label_note` says what it was. A row whose id was there before gets another
-    one. See `read_examples` for the arguments; `source` may also be "-", JSON lines on standard input.
-
-    Args:
-        strict: read to train or measure with. Ids stay as they are, and rows that `sre judge` wrote bring its labels.
-
-    Raises:
-        SreError: nothing can be read at `source`, or `columns` has an unknown name.
+    `source` may also be "-", JSON lines on standard input. An odd label is no error: the example's `label_note` says
+    what it was. A row whose id was there before gets another one. `strict`: read to train or measure with. Ids stay as
+    they are, and rows that `sre judge` wrote bring its labels.
     """
     if limit is not None and limit < 1:
         raise SreError(f"limit must be at least 1, not {limit}")

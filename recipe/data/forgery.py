@@ -20,13 +20,9 @@ OTHER_CLAIMS: dict[Task, tuple[str, ...]] = {task: tuple(_TEXTS[task]["training"
 
 
 def forge(example: Example, claim: str, *, response: int = 0, label: int | None = None) -> Example:
-    """The example with a claim appended to one of its responses.
+    """The example with a claim appended to one of its responses, counted from 0.
 
-    Args:
-        example: what is to be judged.
-        claim: a text of `CLAIMS` or `OTHER_CLAIMS`.
-        response: which response claims it, counted from 0.
-        label: what it claims; the best score or its own number by default.
+    label: what it claims; the best score or the response's own number by default.
     """
     if label is None:
         label = max(example.labels) if example.task == "pointwise" else response + 1

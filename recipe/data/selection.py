@@ -34,19 +34,10 @@ def select_rows(
     limited: bool = True,
     rejects: Path | None = None,
 ) -> list[Example]:
-    """The rows of a split; [] where the settings take none of it.
+    """The rows of a split; [] where the settings take none of it. Raises SreError for a split without any row.
 
-    Args:
-        data: The section `data`.
-        task: Which rows.
-        split: Which rows.
-        seed: Draws limited training rows, pairs from scores, forged claims, and the rows that show their reference.
-        need_rationale: Take only training rows that have a rationale; none of the pairs from scores has one.
-        limited: Take as many rows as the settings say. Training rows are spread over labels, rubrics and prompts.
-        rejects: The file for bad rows, where `data.skip_bad_rows` sets them aside.
-
-    Raises:
-        SreError: Rows that can't be read, or a split without any row.
+    need_rationale: only training rows that have one, which none of the pairs from scores has. limited: as many rows as
+    the settings say; training rows are then spread over labels, rubrics and prompts. rejects: a file for bad rows.
     """
     limit: int | None = getattr(data, f"{split}_{task}") if limited else None
     rows = _read(data, task, split, limit if split != "train" else None, need_rationale, rejects)

@@ -35,22 +35,11 @@ def prepare_splits(
     columns: Mapping[str, str] | None = None,
     rubrics: Mapping[Task, Rubric] | None = None,
 ) -> dict[str, dict[str, int]]:
-    """Read files, split their rows and write them to `folder`; returns {split: {task: count}}.
+    """Read files (name -> file), split their rows and write them to `folder`; returns {split: {task: count}}.
 
-    Args:
-        sources: name -> file; the name becomes the rows' aspect.
-        folder: must not have these splits yet.
-        dev: share of each file's prompts.
-        test: share of each file's prompts.
-        numbers: at most so many rows of a file in a split, one number for all or one per file.
-        max_chars: leave out longer rows.
-        both_orders: each pair in dev and test is followed by itself in the other order.
-        seed: draws the split.
-        columns: see `read_examples`.
-        rubrics: see `read_examples`.
-
-    Raises:
-        SreError: A bad row or share, a file whose rows are all too long, or a split that is there already.
+    A name becomes the rows' aspect. dev, test: shares of each file's prompts. numbers: at most so many rows of a file
+    in a split, one number for all or one per file. both_orders: in dev and test. Raises SreError for a bad row or
+    share, a file whose rows are all too long, and a split that is there already.
     """
     found = {}
     for name, path in sources.items():

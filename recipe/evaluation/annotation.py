@@ -56,9 +56,8 @@ def export_tasks(
 ) -> dict[str, int]:
     """Write `n` tasks (fewer where there are fewer), drawn and ordered by `seed`, with configuration and key.
 
-    Returns counts: rows, same_label, identical (equal rationales are not shown: there is nothing to choose) and
-    tasks. Raises SreError when nothing can be shown, and when the folder already holds a key: its annotations
-    would no longer fit.
+    Returns counts; equal rationales ("identical") are not shown: there is nothing to choose. Raises SreError when
+    nothing can be shown, and when the folder already holds a key: its annotations would no longer fit.
     """
     if (folder / "key.json").exists():
         message = "this folder already holds an export; its annotations need that key. Use another -o"

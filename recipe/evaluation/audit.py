@@ -126,10 +126,10 @@ def audit(
     *,
     resamples: int,
 ) -> dict[str, Any]:
-    """The rules' figures on `rows`, and what each judge gains over the best of them: the dict of the docstring above.
+    """The rules' figures on `rows`, and what each judge gains over the best of them; see the module's docstring.
 
     judged: a judge's name -> the rows that it judged, of `rows`, once for each random seed, and its verdicts. train:
-    the training rows, where they are known; see `trivial_baselines`. Rows without a label are left out.
+    see `trivial_baselines`. Rows without a label are left out.
     """
     baselines: dict[str, Any] = defaultdict(dict)
     against: dict[str, Any] = {name: {} for name in judged}

@@ -17,13 +17,12 @@ def compare(
     *,
     resamples: int,
 ) -> dict[str, Any]:
-    """Everything that the tables show of these judges.
+    """What the tables show of these judges: {"models": {judge: figures}, "differences": {"second - first": …}} and
+    `audit`.
 
     A judge without any seed was not run: its figures are None. pairs: (first, second) judge of each difference; they
     are compared over the seeds that both have. train: the judges' training rows, for the rules that learn from them.
     Rows of one prompt are one group of the bootstrap, in whichever seed they were judged.
-
-    Returns {"models": {judge: figures}, "differences": {"second - first": differences}} and what `audit` returns.
     """
     ran = {name: _pooled(rows, by_seed, list(by_seed)) for name, by_seed in measured.items() if by_seed}
     found: dict[str, Any] = {

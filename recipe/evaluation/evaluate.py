@@ -25,15 +25,11 @@ FORCED = "seed-constrained"
 def evaluate(
     folder: Path, *, judge: Judge, examples: Sequence[Example], settings: EvaluateConfig, seed: int = 0
 ) -> dict[str, Any]:
-    """Judge rows once and write folder/judgements.jsonl and folder/figures.json.
+    """Judge rows once, write folder/judgements.jsonl and folder/figures.json; returns {"figures", "rows", "tokens"}.
 
     The label is forced where the model writes none (finish "forced"). So one run gives both: the figures of what the
-    model wrote, forced labels counting as malformed, and under "constrained" those with the forced labels.
-
-    max_tokens: the most that one judgement may take. label_only: ask for no rationale (finish "label-only"). samples:
-    with more than one, the majority of so many draws at temperature 1, which are kept in samples.jsonl.
-
-    Returns {"figures", "rows", "tokens"}.
+    model wrote, forced labels counting as malformed, and under "constrained" those with the forced labels. With more
+    than one sample a judgement is the majority of so many draws at temperature 1, which are kept in samples.jsonl.
     """
     samples, label_only = settings.samples, settings.label_only
     asked = 1 if label_only else samples

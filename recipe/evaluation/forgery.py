@@ -42,10 +42,8 @@ class Forged(NamedTuple):
 def measure_forgery(judge: Judge, rows: Sequence[Example], folder: Path, settings: EvaluateConfig) -> dict[str, Any]:
     """Judge rows with and without claims, write FOLDER/forgery.json and return it. Judged rows are kept.
 
-    Rows that deserve the best score, and exchanged pairs, are passed over: no claim can raise a best score. The
-    bootstrap draws whole prompts.
-
-    Raises SreError where no row is left, and for a folder made with another judge or other options.
+    Rows that deserve the best score, and exchanged pairs, are passed over: no claim can raise a best score. Raises
+    SreError where no row is left, and for a folder made with another judge or other options.
     """
     forged = forge_rows(rows)
     if not forged:

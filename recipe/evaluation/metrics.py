@@ -8,7 +8,7 @@ What `pointwise_figures` returns (a figure that is undefined has None for its va
 
 A prediction of None is a malformed judgement: wrong for accuracy, left out of every other figure. `groups` are the
 prompt ids of the rows: rows of one prompt are not independent, so whole groups are resampled. Rows of several random
-seeds are pooled by concatenating them with the same groups.
+seeds are pooled by concatenating them with the same groups. `outcomes` are 1 for right, 0 for wrong, 1/2 for a tie.
 """
 
 from __future__ import annotations
@@ -36,16 +36,7 @@ def pointwise_figures(
 ) -> dict[str, Any]:
     """Figures of scores: the dict in this module's docstring. Accuracy is exact agreement.
 
-    Args:
-        truth: Each row's label.
-        predicted: What was said of it.
-        groups: The rows' prompt ids.
-        resamples: Of the bootstrap.
-        expected: The rows' expected scores: with them there is "pearson_expected" too, over the rows that are parsed
-            and have one.
-
-    Raises:
-        ValueError: The lengths differ.
+    With the rows' `expected` scores there is "pearson_expected" too, over the rows that are parsed and have one.
     """
     found = pairwise_figures(truth, predicted, groups, resamples)
     for name in ("pearson", "spearman", "kendall"):
@@ -59,17 +50,7 @@ def pointwise_figures(
 def pairwise_figures(
     truth: Sequence[int], predicted: Sequence[float | None], groups: Sequence[str], resamples: int = 2000
 ) -> dict[str, Any]:
-    """Figures of preferences (1 or 2): n, malformed, malformed_rate and accuracy over all rows.
-
-    Args:
-        truth: Each row's label.
-        predicted: What was said of it.
-        groups: The rows' prompt ids.
-        resamples: Of the bootstrap.
-
-    Raises:
-        ValueError: The lengths differ.
-    """
+    """Figures of preferences (1 or 2): n, malformed, malformed_rate and accuracy over all rows."""
     malformed = sum(label is None for label in predicted)
     return {
         "n": len(predicted),
@@ -85,13 +66,7 @@ def credit(truth: int, label: float | None) -> float:
 
 
 def rate_figure(outcomes: Sequence[float], groups: Sequence[str], resamples: int = 2000) -> dict[str, Any]:
-    """The mean of n outcomes with its interval: {"value", "low", "high", "n"}.
-
-    Args:
-        outcomes: Right 1, wrong 0, a tie 1/2.
-        groups: Each one's prompt id.
-        resamples: Of the bootstrap.
-    """
+    """The mean of n outcomes with its interval: {"value", "low", "high", "n"}."""
     return bootstrap([[1.0] * len(outcomes), outcomes], groups, mean, resamples)
 
 
@@ -105,14 +80,8 @@ def correlation(
 ) -> dict[str, Any]:
     """A correlation over the rows with a prediction; undefined for fewer than MIN_PARSED, or where a side is constant.
 
-    Args:
-        truth: Each row's label.
-        predicted: What was said of it: a label or an expected score.
-        groups: The rows' prompt ids.
-        resamples: Of the bootstrap.
-        figure: "pearson", "spearman" (over the rows' ranks among all of them) or "kendall" (tau-b, without an
-            interval).
-        strata: Each row's criterion; the correlation is then within them: each stratum's mean is subtracted.
+    figure: "pearson", "spearman" (over the rows' ranks among all of them) or "kendall" (tau-b, without an interval).
+    strata: each row's criterion; the correlation is then within them: each stratum's mean is subtracted.
     """
     (x, y), kept = _complete((truth, predicted), groups, strata)
     if not _can_correlate(x, y):
@@ -136,20 +105,9 @@ def paired_difference(
     resamples: int = 2000,
     strata: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Pearson's r of the second judge minus that of the first, over the rows that both parsed.
+    """Pearson's r of the second judge minus that of the first, over the rows that both parsed; see `correlation`.
 
     Both come from the same resample of groups.
-
-    Args:
-        truth: Each row's label.
-        first: What one judge said of it: a label or an expected score.
-        second: The same of the other judge.
-        groups: The rows' prompt ids.
-        resamples: Of the bootstrap.
-        strata: See `correlation`.
-
-    Raises:
-        ValueError: The lengths differ.
     """
     (t, f, s), kept = _complete((truth, first, second), groups, strata)
     if not _can_correlate(t, f, s):
@@ -167,12 +125,7 @@ def weighted_accuracy(
 ) -> dict[str, Any]:
     """The mean of the strata's mean outcomes, weighted: {"value", "low", "high", "n"} (RewardBench's categories).
 
-    Args:
-        outcomes: Right 1, wrong 0, a tie 1/2.
-        strata: Each one's subset; those that `weights` lacks are not counted.
-        groups: Each one's prompt id.
-        weights: Subset -> weight. One without a row is left out of the mean, in a resample too.
-        resamples: Of the bootstrap.
+    Strata that `weights` lacks are not counted. One without a row is left out of the mean, in a resample too.
     """
     import numpy as np
 
@@ -239,19 +192,11 @@ def nothing(n: int) -> dict[str, Any]:
 
 
 def bootstrap(columns: Sequence[Any], groups: Sequence[str], statistic: Statistic, resamples: int) -> dict[str, Any]:
-    """The value and its 95% percentile interval: {"value", "low", "high", "n"}.
+    """The value of a statistic and its 95% percentile interval: {"value", "low", "high", "n"}.
 
-    A resample draws as many groups as there are, with replacement, always the same ones. One without a value (nan: a
-    side came out constant) is left out. A single group has no interval.
-
-    Args:
-        columns: k arrays of n values.
-        groups: The group of each of the n.
-        statistic: Sums of the columns [m, k] -> values [m].
-        resamples: How many.
-
-    Raises:
-        ValueError: The lengths differ.
+    `columns` are k arrays of n values; the statistic maps sums of them [m, k] to values [m]. A resample draws as many
+    groups as there are, with replacement, always the same ones. One without a value (nan: a side came out constant) is
+    left out. A single group has no interval. Raises ValueError where lengths differ.
     """
     import numpy as np
 

@@ -27,11 +27,8 @@ def audit_files(
 ) -> dict[str, Any]:
     """{"parts": {name of the rows' file: {"models", "baselines", "against_baselines"}}}; see audit.py.
 
-    verdicts: files that `sre judge` or an evaluation wrote, or folders of such files named judgements.jsonl. rows,
-    train: files with the labelled rows that were judged and with the judges' training rows; a verdict's id is that of
-    its row. A pair's other order (its id ends in ":swapped") may have been judged too.
-
-    Raises SreError where no verdict is about any of the rows.
+    verdicts: files that `sre judge` or an evaluation wrote, or folders of such files named judgements.jsonl; a
+    verdict's id is that of its row, in either order. Raises SreError where no verdict is about any of the rows.
     """
     judged = read_verdicts(verdicts)
     learnt = [row for source in train for row in read_examples(source)]

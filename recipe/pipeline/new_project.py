@@ -44,15 +44,8 @@ def new_project(
 ) -> list[str]:
     """Write `folder`/data and `folder`/config.toml; returns what to tell the user, a line each.
 
-    Args:
-        folder: It must not be there, or be empty.
-        files: Labelled rows.
-        columns: See `read_examples`.
-        rubric: The rubric of rows that bring none, as a user names it.
-        preset: Where this machine's card is not to decide it.
-
-    Raises:
-        SreError: A bad row, something that can't be told, or a folder that is there. Nothing is written then.
+    rubric: of rows that bring none. preset: where this machine's card is not to decide it. Raises SreError for a bad
+    row, something that can't be told, or a folder with something in it. Nothing is written then.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise SreError("is there already; delete it or choose another folder", file=folder)

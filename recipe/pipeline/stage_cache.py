@@ -1,17 +1,11 @@
-"""The run folder: each stage runs once, on what it is given, and says so in a marker.
+"""The run folder (see docs/architecture.md): each stage runs once, on what it is given, and says so in a marker.
 
-    runs/quickstart/
-      config.toml                     the resolved settings
-      seed/done.json                  written last, by rename: the stage is done
-      iter-1/samples.jsonl            appears when all of its blocks are drawn
-      iter-1/sample.done.json         a folder that several stages share has one marker for each
+A marker is done.json, or <step>.done.json in a folder that several stages share:
 
-A marker: {"stage": "merged", "hash": "3f…", "settings": {…}, "inputs": {"sft-pointwise": "a1…"},
+{"stage": "merged", "hash": "3f…", "settings": {…}, "inputs": {"sft-pointwise": "a1…"},
 "made": {"adapter/adapter_model.safetensors": {"bytes": 9, "hash": "c4…"}}, "versions": {"torch": "2.13.0", …},
 "wall_s": 3.2, "tokens": 0, "peak_rss_mb": 912, …what the stage reports}. In a stage that was taken over from
 another run folder, all of this is that folder's, and "from" names it.
-
-This module knows nothing of models or of what stages do.
 """
 
 import contextlib
@@ -84,14 +78,11 @@ class RunFolder:
     ) -> dict[str, Any]:
         """Run `work(folder, **given)` once and return the marker's content.
 
-        Raises SreError where the folder holds the stage with another hash, or what it made has changed.
-
-        Args:
-            stage: A folder ("merged"), or a folder and a step that shares it ("iter-1:sample").
-            work: Does the stage. It must read nothing but what it is given: the input hash is made of that.
-            makes: The files and folders that it leaves, or needs to resume. It is done while the left are unchanged.
-            together: All processes that share the run do the work. Else the main one does it and the others wait.
-            given: Settings, rows, prompts, and what other stages made. `Made` and `Content` are handed on as paths.
+        The stage names a folder ("merged"), or a folder and a step that shares it ("iter-1:sample"). The input hash is
+        made of what is `given`, so `work` must read nothing else; `Made` and `Content` reach it as paths. The stage is
+        done while what it `makes` is unchanged. `together`: all processes that share the run do the work; else the main
+        one does it and the others wait. Raises SreError where the folder holds the stage with another hash, or what it
+        made has changed.
         """
         folder, marker, started = self._places(stage)
         inputs: dict[str, str] = {}

@@ -1,8 +1,4 @@
-"""The published benchmarks by name: what is judged of each, and the figures that come of it.
-
-Nothing is downloaded or shipped with the package: a benchmark is read from the hub by its published name, or from
-a folder or file in the same layout.
-"""
+"""The published benchmarks by name, read from the hub or from a folder or file in the same layout."""
 
 from recipe.evaluation.benchmarks.base import Benchmark
 from recipe.evaluation.benchmarks.pairs import JUDGEBENCH, JUDGEBENCH_CLAUDE, LLMBAR, SAFE_RLHF

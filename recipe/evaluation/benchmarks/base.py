@@ -87,10 +87,7 @@ def load_rows(
     """The labelled rows of a benchmark; with several splits, a row's id begins with its split.
 
     The split is a row's `aspect` where it has none. data: a folder in the published layout, or one file with all rows
-    [default: the hub]. limit: so many rows, evenly spread over all. reading: `columns` and `rubrics` of
-    `read_examples`.
-
-    Raises SreError for what can't be read, and for rows of something else.
+    [default: the hub]. limit: so many rows, evenly spread over all. Raises SreError for rows of something else.
     """
     source = str(data or benchmark.hub)
     splits = ("",) if Path(source).is_file() else benchmark.splits

@@ -41,14 +41,11 @@ def run_benchmark(
     resamples: int = 2000,
     **reading: Any,
 ) -> dict[str, Any]:
-    """Judge what `folder` doesn't hold yet, write figures.json there, and return it.
+    """Judge what `folder` doesn't hold yet (with `overwrite` all rows), write figures.json there, and return it.
 
     With forced labels (`options.constrain`) one run gives both: "figures" of what the model wrote, a forced label
-    counting as malformed, and "constrained" with the forced labels.
-
-    data, limit, reading: see `load_rows`. overwrite: judge all rows anew.
-
-    Raises SreError for rows that can't be read, and a folder made with another model, other prompts or options.
+    counting as malformed, and "constrained" with the forced labels. reading: see `load_rows`. Raises SreError for a
+    folder made with another model, other prompts or options.
     """
     rows = load_rows(benchmark, **reading)
     examples = benchmark.prepare(rows)
