@@ -8,34 +8,20 @@ on them learns that words and label are unrelated. So rationales are rewritten w
 """
 
 import re
+import tomllib
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from recipe.data.patterns import compiled
 
 _NUMBER = {"A": "1", "B": "2", "1": "1", "2": "2"}
-_NOUN = r"(?:response|answer|assistant|candidate|output|completion|reply|model|option)"
-_END = r"(?![\w+#*&]|[.,]\d|-\w|['’]?\()"  # "Response 1.5", "B-tree", "A+" and "f(A)" name no response
-_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
-
-# "Response A", "answer (B)", "Responses A and B", "Response 1 (A)".
-_NAMED = re.compile(
-    rf"\b(?P<noun>{_NOUN}s?)(?P<gap>\s+[(#]?)(?P<one>[ABab12]){_END}"
-    rf"(?P<same>\s+\([ABab12]\))?(?:(?P<joint>\s*(?:and|or|&|/|vs\.?|versus|over)\s+)(?P<two>[ABab12]){_END})?",
-    re.IGNORECASE,
-)
-# A bare letter counts only where it can be neither an article nor the letter of a list.
-_BARE = (
-    re.compile(rf"(?<![\w&/(.])([AB])(\s+(?:and|or|over|vs\.?|versus)\s+)([AB]){_END}(?!\s+\([ABab12]\))"),
-    re.compile(rf"(\b(?:than|over|prefer|prefers|preferred|choose|favou?rs?)\s+)([AB])(?=\s*(?:[.;!?]|$)){_END}"),
-    re.compile(r"(?<![\w&/(.])([AB])(?=['’]s\s+(?:response|answer|output|explanation))"),
-    re.compile(
-        r"(^|[.,;:!?]\s+|\b(?:that|and|but|because|while|whereas)\s+)([AB])"
-        r"(?=\s+(?:is|was)\s+(?:(?:clearly|slightly|much|far|the)\s+)?"
-        r"(?:better|worse|stronger|weaker|superior|inferior|more|less)\b)"
-    ),
-)
 _EXCHANGED = str.maketrans("12", "21")
-_OURS = re.compile(
-    rf"\bresponses?\s+[(#]?[12]{_END}(?:\s*(?:and|or|&|/|vs\.?|versus|over)\s+[12]{_END})?", re.IGNORECASE
-)
+_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_compiled = partial(compiled, parts=_TABLE["parts"])
+_NAMED, _OURS, _CODE, _SCORES = (_compiled(_TABLE[name]) for name in ("named", "ours", "code", "scores"))
+_BARE = [_compiled(pattern) for pattern in _TABLE["bare"]]
+_STATEMENTS = [(_compiled(found["pattern"]), found["wins"]) for found in _TABLE["statements"]]
 
 
 def to_prompt_names(rationale: str) -> str:
@@ -73,33 +59,6 @@ def _rename(text: str) -> str:
     for bare in _BARE:
         text = bare.sub(lambda m: "".join(f"Response {_NUMBER[x]}" if x in ("A", "B") else x for x in m.groups()), text)
     return text
-
-
-_X = r"responses? [(#]?(?P<x>[12])(?:['’]s)?\b"
-_UP = (
-    r"(?:better|best|stronger|superior|preferable|preferred|favou?red|winner|chosen|clearer|the more|"
-    r"more (?!or )\w+|higher|highest|outperform\w*|wins?|excels|surpass\w*|edges? out|has the edge)"
-)
-_DOWN = r"(?:worse|worst|weaker|inferior|poorer|less (?!than)\w+|lower|lowest|lacks?|not as|falls? short|fails?|loses)"
-_GAP = r"(?:(?!responses? [(#]?[12]\b)[^.;\n]){0,160}?"
-_VERB = r"\b(?:prefer\w*|choose|favou?r\w*|pick|select|in favou?r of|winner is|winner:|goes to|better is)"
-_BEST = r"\b(?:better|stronger|superior|preferred|best) (?:response|answer|one|choice|option)(?: overall| here)*"
-_TAKE = r"\b(?:choose|choice is|pick|prefer) the (?:answer|response|one) (?:of|from|by|provided by|given by)"
-# (pattern, whether the response it names wins), tried in this order at each place.
-_STATEMENTS = tuple(
-    (re.compile(pattern, re.IGNORECASE), wins)
-    for pattern, wins in (
-        (rf"{_VERB}\W+(?:the )?{_X}", True),
-        (rf"{_BEST} (?:is|would be)\W+{_X}", True),
-        (rf"{_TAKE} {_X}", True),
-        (rf"{_X}{_GAP}\b(?:is|was|are|does|did)(?: not|n['’]t) (?:as|so|quite as) {_GAP}", False),
-        (rf"{_X}{_GAP}\b{_UP}\b", True),
-        (rf"{_X}{_GAP}\b{_DOWN}\b", False),
-    )
-)
-_SCORES = re.compile(
-    rf"{_X}{_GAP}[:\s(](?P<score>10|\d(?:\.\d)?)(?:\s*/\s*10|\s+out of\s+10|\b)(?![.,]?\d)", re.IGNORECASE
-)
 
 
 def stated_winner(rationale: str) -> int | None:

@@ -6,53 +6,34 @@ import itertools
 import json
 import re
 import reprlib
+import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
+from recipe.data.patterns import compiled
 from recipe.data.records import Message, Rubric
 from recipe.errors import SreError
 
-ROLES = {
-    **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "ai", "bot", "model", "chatgpt"), "assistant"),
-    **dict.fromkeys(("tool", "function", "observation", "ipython"), "tool"),
-}
+_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+ROLES = {name: role for role, names in _TABLE["roles"].items() for name in names}
 """Role in a file -> role in a prompt."""
 TIE = 0  # what `to_preference` gives for a tie
 MOST_SCORE = 10
-_NOTHING = {"", "nan", "nat", "none", "null", "<na>", "n/a"}
 _WHOLE = re.compile(r"[0-9]{1,9}(?:\.0*)?")
 _PYTHON_TURNS = re.compile(r"\s*\[\s*\{\s*'(?:role|content|from|value)'\s*:")
 _TRANSCRIPT = re.compile(r"\n\nHuman:.*\n\nAssistant:", re.S)
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 _LEVEL = re.compile(r"(?:orig_)?score_?(\d{1,2})_description")
-_PREFERENCES = {
-    **dict.fromkeys(("1", "a", "a>b", "a>>b", "b<a", "b<<a", "first"), 1),
-    **dict.fromkeys(("2", "b", "b>a", "b>>a", "a<b", "a<<b", "second"), 2),
-    **dict.fromkeys(("tie", "tied", "draw", "equal", "same", "both", "neither", "bothbad", "tiebothbad"), TIE),
-    **dict.fromkeys(("a=b", "b=a", "a==b", "1=2", "0.5"), TIE),
-}
-_ITEM = r"(?:^[ \t]*(?:[-*+•>#]+[ \t]+)?)"
-_NUMBER = r"[*_]*(?P<score>\d{1,3})(?:[ \t]*(?:points?|stars?))?[*_]*[ \t]*"
-_NAME = r"[*_]*(?:score|rating|level|grade)(?:[ \t]+of)?[ \t]*"
-_SHAPES = (
-    # "Score 1: ..." anywhere, "Score 1 - ..." at the beginning of a line.
-    re.compile(rf"(?:{_ITEM}|(?<![\w*_])){_NAME}{_NUMBER}(?:[:=]|(?<=[ \t])[-–—](?=[ \t]))[*_]*", re.I | re.M),
-    re.compile(rf"{_ITEM}{_NUMBER}(?:[:=]|(?<=[ \t])[-–—])[*_]*(?=\s|$)", re.I | re.M),
-    re.compile(rf"(?<![\w.:/*_-]){_NUMBER}(?::[*_]*[ \t]|=)", re.I),
-)
-_SCORE = re.compile(
-    rf"(?:^|[^\w*_]){_NAME}\d+[*_]*[ \t]*(?:[-–—/,&.)]|to|and|or)?[ \t]*\d*[*_]*[ \t]*[:=]", re.I | re.M
-)
-_RANGE = re.compile(
-    r"\b(?:scales?|scor(?:es?|ed|ing)|rat(?:es?|ed|ings?))\b[^.?!\n]{0,40}?\b"
-    r"(\d+)[ \t]*(?:\([^)\n]*\)[ \t]*)?(?:-|–|—|to|\.{2,3})[ \t]*(\d+)\b",
-    re.I,
-)
+_NOTHING = set(_TABLE["nothing"])
+_PREFERENCES = {word: int(label) for label, words in _TABLE["preferences"].items() for word in words}
+_compiled = partial(compiled, parts=_TABLE["rubric"]["parts"])
+_SHAPES = [_compiled(shape) for shape in _TABLE["rubric"]["shapes"]]
+_SCORED, _RANGE = _compiled(_TABLE["rubric"]["scored"]), _compiled(_TABLE["rubric"]["range"])
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 50
 
@@ -242,7 +223,7 @@ def split_rubric(text: str) -> dict[str, Any]:
     scores = [int(place["score"]) for place in places]
     if not places:
         named = _RANGE.search(text)
-        if _SCORE.search(text) or (named and named.groups() != ("1", "5")):
+        if _SCORED.search(text) or (named and named.groups() != ("1", "5")):
             raise _error("a scale is named and its scores are not described one by one")
     elif len(set(scores)) < len(scores):
         raise _error("one score is described twice")
