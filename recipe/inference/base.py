@@ -120,24 +120,19 @@ class Session(Protocol):
 
     def submit(self, request: Request, sampling: Sampling) -> None:
         """Queue a request. Raises SreError for one that this engine can't take, e.g. a prompt that is too long."""
-        ...
 
     def cancel(self, request_id: str) -> None:
         """Drop a request: nothing more comes of it. An unknown id is ignored."""
-        ...
 
     def step(self) -> list[Piece | Completion]:
         """Decode once. Returns the pieces that were written, in order, and the completions that are finished."""
-        ...
 
     @property
     def busy(self) -> bool:
         """Whether a submitted request is unfinished."""
-        ...
 
     def close(self) -> None:
         """Drop every request; the generator stays open."""
-        ...
 
 
 def completions_by_request(completions: Iterable[Completion]) -> dict[str, list[Completion]]:

@@ -27,11 +27,9 @@ class Tokenizer(Protocol):
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token writes; a control token writes none."""
-        ...
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends a text."""
-        ...
 
 
 class LabelPlaces:

@@ -62,7 +62,6 @@ class OpenAIGenerator(Generator):
         self.name = self._find_model(model)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
-        """Stream completions, in any order. Raises SreError when the server is gone."""
         if self._closed:
             raise SreError(f"the connection to {self.base_url} has been closed")
         if any(request.choices for request in requests):

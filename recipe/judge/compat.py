@@ -45,10 +45,6 @@ _TEMPLATES: dict[str, tuple[str, str]] = {
 (ABSOLUTE_PROMPT_WO_REF, ABSOLUTE_PROMPT), (RELATIVE_PROMPT_WO_REF, RELATIVE_PROMPT) = _TEMPLATES.values()
 _RENAMED = {"factual_validity": "factuality", "honesty": "truthfulness"}
 _PARAMS = {"max_tokens", "temperature", "seed"}
-# A column's field in a template.
-_FIELDS = {"instructions": "instruction", "responses": "response", "reference_answers": "reference_answer"} | {
-    f"responses_{side}": f"response_{side}" for side in "AB"
-}
 # A score at the end, after "result" or "score" in any of the ways in which models write it.
 _SCORE = re.compile(
     r"(?i)[\[(]?\b(?:result|score)(?:[\s:*\[\]()]|\b(?:of|result|score))*([1-5])"
@@ -257,7 +253,7 @@ class PrometheusEval:
             _log.warning("ignored, because a judge samples without them: %s", ", ".join(ignored))
         with _value_errors():
             if template not in (None, *_TEMPLATES[mode]):
-                names = [_FIELDS.get(name, name) for name in columns]
+                names = [re.sub("s(?=_[AB]$|$)", "", name) for name in columns]  # a template's fields are singular
                 return self._ask(mode, template, [dict(zip(names, row, strict=True)) for row in rows], taken)
             examples = []
             for place, (instruction, *responses, criteria, reference) in enumerate(rows):

@@ -36,8 +36,8 @@ _TYPES = {
 BLOCK = 16  # rows written and synced at once, if they come within FLUSH_S: what a kill can lose
 FLUSH_S = 2.0
 _LAST = 2**62  # the place of a row that the source lacks by now: after all others
-
 _BATCH = 1024  # rows that are written to a Parquet file at once
+_ADVICE = "use --overwrite, or another output"
 
 
 class Journal(Closing):
@@ -85,8 +85,7 @@ class Journal(Closing):
             return
         for needed in (self.path, self.sidecar) if self._resume else ():
             if not needed.exists():
-                message = "can't resume: this file, which tells how the output was made, is missing; use --overwrite"
-                raise SreError(message, file=needed)
+                raise SreError("can't resume without this file, which is missing; use --overwrite", file=needed)
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             sidecar = self._lock = self.sidecar.open("a+", encoding="utf-8")
@@ -124,14 +123,12 @@ class Journal(Closing):
             made = json.loads(self.sidecar.read_text(encoding="utf-8"))
             old = {key: made.get(key) for key in header}
         except DAMAGE:
-            message = "not what sre judge writes beside an output; use --overwrite, or another output"
-            raise SreError(message, file=self.sidecar) from None
+            raise SreError(f"not what sre judge writes beside an output; {_ADVICE}", file=self.sidecar) from None
         changes = [
             f"{key} ({str(old[key])[:12]}, now {str(new)[:12]})" for key, new in header.items() if old[key] != new
         ]
         if changes:
-            message = f"can't resume: made with other {', '.join(changes)}; use --overwrite, or another output"
-            raise SreError(message, file=self.sidecar)
+            raise SreError(f"can't resume: made with other {', '.join(changes)}; {_ADVICE}", file=self.sidecar)
 
     def _keep(self, count: Callable[[Mapping[str, Any]], None]) -> None:
         """Index the rows; drop those to be tried again, and a half-written last line."""
@@ -145,11 +142,9 @@ class Journal(Closing):
                 if not failed:
                     count(row)
             except DAMAGE:
-                message = "expected a row of an earlier run; use --overwrite, or another output"
-                raise SreError(message, file=self.path, line=line) from None
+                raise SreError(f"expected a row of an earlier run; {_ADVICE}", file=self.path, line=line) from None
             if key in self._kept:
-                message = "this row is there twice; use --overwrite, or another output"
-                raise SreError(message, file=self.path, line=line)
+                raise SreError(f"this row is there twice; {_ADVICE}", file=self.path, line=line)
             if not failed:
                 self._kept[key] = len(starts), digest
                 starts.append(start)
@@ -240,8 +235,7 @@ def _print(text: str) -> None:
 def need_writer(path: Path) -> None:
     """Raise SreError when a file of this extension can't be written on this machine."""
     if path.suffix.lower() == ".parquet" and not find_spec("pyarrow"):
-        message = "writing Parquet needs pyarrow: pip install pyarrow, or name a .jsonl or .csv file"
-        raise SreError(message, file=path)
+        raise SreError("writing Parquet needs pyarrow: pip install pyarrow, or name a .jsonl or .csv file", file=path)
 
 
 def write_table(path: Path, read: Callable[[], Iterable[Mapping[str, Any]]]) -> None:

@@ -19,7 +19,7 @@ from recipe.data.records import Example, Judgement, Message, Task, exchanged
 from recipe.data.values import conversation_id, to_conversation, to_text
 from recipe.errors import SreError, printable
 from recipe.gguf.header import read_metadata
-from recipe.inference.base import Closing, Completion, Generator, Request, Sampling, to_judgement
+from recipe.inference.base import Closing, Completion, Generator, Request, to_judgement
 from recipe.inference.readout import Readout, read_readouts, write_readouts
 from recipe.judge.aggregate import Answer, BothOrders, Consensus, combined, judgements_of
 from recipe.judge.options import JudgeOptions
@@ -219,11 +219,7 @@ class Judge(Closing):
         if len(by_id) < len(examples):
             raise SreError("two examples have the same id; ids must differ")
         self.errors = {}
-        requests = [self.request(example, options) for example in examples]
-        return (
-            self.judgement(by_id[completion.request_id], completion, options)
-            for completion in self._complete(requests, options.sampling)
-        )
+        return self._judgements(by_id, [self.request(example, options) for example in examples], options)
 
     def answers(self, examples: Sequence[Example], options: JudgeOptions = DEFAULT) -> Iterator[Answer]:
         """Stream one answer for each example, as its last judgement finishes, in any order.
@@ -259,13 +255,15 @@ class Judge(Closing):
         need_rationale = not (options.constrain or options.label_only)
         return to_judgement(example, completion, self.name, need_rationale=need_rationale)
 
-    def _complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+    def _judgements(
+        self, by_id: Mapping[str, Example], requests: Sequence[Request], options: JudgeOptions
+    ) -> Iterator[Judgement]:
         with self._lock:
-            for completion in self.generator.generate(requests, sampling):
+            for completion in self.generator.generate(requests, options.sampling):
                 if completion.finish == "error":
                     self.errors[completion.request_id] = completion.error
                     _log.warning("%s: not judged: %s", *map(printable, (completion.request_id, completion.error)))
-                yield completion
+                yield self.judgement(by_id[completion.request_id], completion, options)
 
     def close(self) -> None:
         """Free the model."""

@@ -104,8 +104,7 @@ def _read_file(path: Path) -> NamedRubric:
             raise SreError("expected an object with criteria and descriptions")
         for key in content:
             if key not in _KEYS and not _LEVEL.fullmatch(key):
-                keys = f"{', '.join(_KEYS)} (or score1_description and so on)"
-                raise SreError(f"unknown; expected only {keys}", field=key)
+                raise SreError(f"unknown; expected only {', '.join(_KEYS)}, score1_description, ...", field=key)
         task = content.get("task")
         if task not in (None, *TASKS):
             raise SreError(f"expected {' or '.join(TASKS)}, or nothing for both, not {task!r}", field="task")

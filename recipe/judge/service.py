@@ -27,9 +27,7 @@ from recipe.storage import hash_object
 
 _log = logging.getLogger("recipe.judge")
 QUEUE = 64  # requests that may be unfinished at once
-
 FAILURES = 3  # an engine that failed so often, with no answer in between, is broken
-
 OnPiece = Callable[[Piece], None]
 
 
@@ -132,16 +130,11 @@ class Service(Closing):
         on_piece: OnPiece | None = None,
         read: Callable[[list[Completion]], Any] = list,
     ) -> Future[Any]:
-        """Queue requests that belong together, with ids that differ.
+        """Queue requests that belong together; one whose id is under way already waits until that one is done.
 
-        Args:
-            requests: one or more. One whose id is under way already waits until that one is done.
-            sampling: how to draw.
-            on_piece: called with each piece of text as it is written, from the service's thread: it must not block.
-            read: makes the future's result of the completions, in the order of the requests and of their samples.
-
-        Raises:
-            QueueFull, Stopped: here. The future raises Refused, Stopped, or the engine's own error.
+        on_piece: called with each piece of text as it is written, from the service's thread: it must not block. read:
+        makes the future's result of the completions, in the order of the requests and of their samples. QueueFull and
+        Stopped are raised here. The future raises Refused, Stopped, or the engine's own error.
         """
         job = _Job(tuple(requests), sampling, on_piece, read)
         with self._changed:

@@ -73,7 +73,7 @@ class LlamaCppGenerator(Generator):
             threads=threads or usable_cores(),
             gpu_layers=gpu_layers,
         )
-        self.context = self.cache.context
+        self.context, self.tokenize = self.cache.context, self.cache.tokenize
         self.metadata = self.cache.metadata()
         unknown = int(self.metadata.get("tokenizer.ggml.unknown_token_id", -1))
         self._encoder = PromptEncoder(self.render, self.tokenize, self.cache.special, unknown)
@@ -87,17 +87,12 @@ class LlamaCppGenerator(Generator):
     # --- prompts ---
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The prompt's text: the file's chat template, up to where the assistant begins."""
         return self._chat_template.render(messages)
 
     @cached_property
     def _chat_template(self) -> ChatTemplate:
         ends = {name: self.cache.special_text(name) for name in ("bos", "eos")}
         return ChatTemplate(self.metadata.get("tokenizer.chat_template"), **ends, file=self.path)
-
-    def tokenize(self, text: str) -> list[int]:
-        """Ids of `text` as it stands: special tokens written in it are recognised, none are added."""
-        return self.cache.tokenize(text)
 
     def _encode(self, request: Request) -> tuple[list[int], bytes]:
         """A request's token ids, and the tag (`<think>`) of reasoning that the chat template opens for the model."""

@@ -23,7 +23,6 @@ class Grammar:
     """The state of one text under a grammar. Raises SreError where llama.cpp can't read the grammar."""
 
     def __init__(self, vocabulary: Any, gbnf: str) -> None:
-        """vocabulary: llama.cpp's."""
         self._sampler = _C.llama_sampler_init_grammar(vocabulary, gbnf.encode(), b"root")
         if not self._sampler:
             raise SreError("llama.cpp can't make a grammar of this schema", field="response_format")

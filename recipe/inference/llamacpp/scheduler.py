@@ -27,8 +27,6 @@ NO_SLOT = -1  # the slot of a sample that is complete as soon as it is drawn: a 
 
 @dataclass(eq=False)
 class Lane:
-    """A prompt being read."""
-
     prompt: Prompt
     slot: int  # its sequence in the cache
     source: Lane | None = None  # the lane that it begins with, until that one has read as much

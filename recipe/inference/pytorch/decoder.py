@@ -112,15 +112,8 @@ class Decoder:
         return logits
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
-        logits: torch.Tensor = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        return logits
+        reads = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        return self._model(**reads, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
 
     def _add(self) -> torch.Tensor:
         return self._forward(self._ids, self._mask, self._positions, self._cache)

@@ -80,12 +80,10 @@ class TorchGenerator(Generator):
         return open_engine(engine).load_for_inference(self.path, adapter, quantization, self.context)
 
     def close(self) -> None:
-        """Free the model. Twice is fine."""
         self._model = None
         free_memory()
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The prompt text: the tokenizer's chat template, up to where the assistant begins."""
         self._check_open()
         return self._template.render(messages)
 

@@ -20,8 +20,6 @@ _VLLM_MEMORY = 0.85  # of the GPU: weights, KV cache and what vLLM keeps for its
 
 
 class UnslothEngine(TrainingEngine):
-    """Unsloth's FastLanguageModel."""
-
     name = "unsloth"
 
     def load_base(self, model: Path, quantization: Quantization, max_length: int, **options: Any) -> tuple[Any, Any]:

@@ -76,8 +76,6 @@ class StreamOptions(Loose):
 
 
 class CommonBody(Loose):
-    """What chats and completions take."""
-
     model: Text
     max_tokens: int = Field(default=0, ge=0, description="512 (chat) or 16; cut to what the context leaves.")
     temperature: float = Field(default=1.0, ge=0, le=2)
@@ -90,11 +88,6 @@ class CommonBody(Loose):
     presence_penalty: Nothing = 0
     frequency_penalty: Nothing = 0
     logit_bias: Nothing = None
-
-    @property
-    def end(self) -> str:
-        """Why an answer ended that came to its end."""
-        return "stop"
 
     def name(self, content: object) -> str:
         """A request's id: the same for the same content where a seed must give the same draws again."""
@@ -157,10 +150,6 @@ class ChatBody(CommonBody):
         alternatives = self.top_logprobs if self.logprobs else None
         return replace(super().sampling(), max_tokens=most, alternatives=alternatives)
 
-    @property
-    def end(self) -> str:
-        return "tool_calls" if self.called else "stop"
-
     def content(self, text: str, key: str = "delta", **role: str) -> dict[str, Any]:
         if self.called is None:
             return {key: {**role, "content": text}}
@@ -173,7 +162,6 @@ class ChatBody(CommonBody):
 
     @staticmethod
     def told(tokens: Sequence[Token]) -> dict[str, Any]:
-        """The log-probabilities, as chats have them."""
         shown = [
             {**_token(one.piece, one.logprob), "top_logprobs": [_token(piece, value) for piece, value in one.top]}
             for one in tokens
@@ -209,7 +197,6 @@ class CompletionBody(CommonBody):
 
     @staticmethod
     def told(tokens: Sequence[Token]) -> dict[str, Any]:
-        """The log-probabilities, as completions have them."""
         shown = [_token(one.piece, one.logprob) for one in tokens]
         tops = [[_token(piece, value) for piece, value in one.top] for one in tokens]
         lengths = [len(one["token"]) for one in shown]
@@ -285,7 +272,8 @@ async def _answer(body: ChatBody | CompletionBody, http: HttpRequest, prefix: st
 
 
 def _end(body: ChatBody | CompletionBody, done: Completion) -> dict[str, Any]:
-    finish = "length" if done.finish == "length" else body.end
+    came_to_end = "tool_calls" if isinstance(body, ChatBody) and body.called else "stop"
+    finish = "length" if done.finish == "length" else came_to_end
     return {"logprobs": body.told(done.tokens) if done.tokens else None, "finish_reason": finish}
 
 
