@@ -96,10 +96,8 @@ class LabelPlaces:
         return runs[0][:shared], {label: run[shared] for label, run in zip(self.labels, runs, strict=True)}
 
     def _refusal(self) -> SreError:
-        return SreError(
-            f"this model's tokenizer needs more than one token for a label of the scale {list(self.labels)}; "
-            "use a scale of single digits"
-        )
+        why = f"this model's tokenizer needs more than one token for a label of the scale {list(self.labels)}"
+        return SreError(f"{why}; use a scale of single digits")
 
 
 def shared_length(a: Sequence[int] | NDArray[np.int32], b: Sequence[int] | NDArray[np.int32]) -> int:

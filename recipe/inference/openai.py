@@ -9,9 +9,11 @@ import logging
 import math
 import os
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import accumulate
+from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -25,16 +27,7 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 RETRIES = 6  # of one request, 20 s in all; longer where the server asks for it
 _ALTERNATIVES = 20  # asked for at each token
 _SAMPLES = 32  # asked for at once; some servers allow no more
-_KEY_ADVICE = f"put the server's key into the variable {KEY_VARIABLE}"
-# Errors that would meet every row, by HTTP status.
-_ADVICE = {
-    401: _KEY_ADVICE,
-    403: _KEY_ADVICE,
-    404: "is the model's name right, and does the address end in /v1?",
-    429: "too many requests; ask for fewer at a time (parallel), or later",
-    502: "the server is down or overloaded; try later",
-    503: "the server is down or overloaded; try later",
-}
+_ADVICE: dict[str, str] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 _log = logging.getLogger("recipe.inference")
 
 
@@ -98,7 +91,7 @@ class OpenAIGenerator(Generator):
         if isinstance(error, self._openai.APIConnectionError):
             why = f"no answer ({error.__cause__ or error}); is the server running, is the address right?"
         else:
-            why = f"{_message(error)}; {_ADVICE.get(getattr(error, 'status_code', 404), _ADVICE[404])}"
+            why = f"{_message(error)}; {_ADVICE.get(str(getattr(error, 'status_code', 404)), _ADVICE['404'])}"
         return SreError(f"{self.base_url}: {why}")
 
     def _complete(self, client: Any, request: Request, sampling: Sampling) -> list[Completion]:
@@ -115,7 +108,7 @@ class OpenAIGenerator(Generator):
                 for choice in reply.choices:
                     found.append(_completion(request, len(found), choice, size, sampling))
         except self._openai.APIStatusError as refusal:
-            if refusal.status_code in _ADVICE:
+            if str(refusal.status_code) in _ADVICE:
                 raise self._trouble(refusal) from refusal
             error = f"the server refused it ({refusal.status_code}): {_message(refusal)}"
         except self._openai.APIConnectionError as gone:

@@ -85,13 +85,9 @@ def fit_readout(judgements: Sequence[Judgement], prompts: Sequence[str]) -> tupl
     A temperature and a multinomial logistic regression are compared by cross-validation over prompts. The one with
     the lower log-loss is fitted on all rows.
 
-    Args:
-        judgements: Greedy judgements of one task, of rows that the judge was not trained on. Those without a truth or
-            label log-probabilities are left out.
-        prompts: The rows' prompt ids; rows of one prompt are held out together.
-
-    Returns:
-        The readout, None for too few rows, and {"rows", "kind", "log_loss": {"before", "temperature", "regression"}}.
+    judgements: greedy ones of one task, of rows that the judge was not trained on. Those without a truth or label
+    log-probabilities are left out. prompts: the rows' prompt ids; rows of one prompt are held out together. Returns the
+    readout, None for too few rows, and {"rows", "kind", "log_loss": {"before", "temperature", "regression"}}.
     """
     try:
         from sklearn.model_selection import GroupKFold

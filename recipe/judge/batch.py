@@ -110,20 +110,12 @@ def judge_file(
     """Judge every row of `source` once, into `out`. Labels may be missing.
 
     Rows are on disk soon after they finish, and an interrupt loses none of them. A row that can't be read or judged is
-    written with its error and counted.
+    written with its error and counted. `read_rows` and `Journal` explain the arguments that are not named here.
 
-    Args:
-        judge: one judge, or several that share the rows; or what opens them, once the first rows have been read.
-        source, limit, task, split, columns: see `examples.read_rows`.
-        out, resume, overwrite: see `Journal`.
-        options: how to judge.
-        rubric: for rows that bring none.
-        progress: called with (rows done, rows in all or None) after each row.
-        tell: called with a line that says which columns are read as what.
-
-    Raises:
-        SreError: no row can be read; `out` is the source, or exists and neither flag is given; a resume with another
-            model, other prompts, options or rows; no space on the disk.
+    judge: one judge, or several that share the rows; or what opens them, once the first rows have been read. rubric:
+    for rows that bring none. progress: called with (rows done, rows in all or None) after each row. tell: called with a
+    line that says which columns are read as what. Raises SreError where no row can be read or nothing can be written,
+    and for a resume with another model, other prompts, options or rows.
     """
     rubrics = by_task(rubric)
     rows = read_rows(source, task=task, split=split, limit=limit, columns=columns, rubrics=rubrics)

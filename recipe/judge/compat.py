@@ -164,13 +164,10 @@ AsyncMockLLM = MockLLM
 
 
 class PrometheusEval:
-    """Grades with a judge.
+    """Grades with `model`: a GGUF file's path, or a Judge, as VLLM and LiteLLM give.
 
-    Args:
-        model: a GGUF file's path, or a Judge, as VLLM and LiteLLM give.
-        absolute_grade_template: one of this module's constants; None shows a reference answer wherever one is given. A
-            text of your own has `{instruction}`, `{response}`, `{rubric}` and `{reference_answer}`.
-        relative_grade_template: the same, with `{response_A}` and `{response_B}`.
+    A template is one of this module's constants; None shows a reference answer wherever one is given. Your own text
+    has `{instruction}`, `{response}` (or `{response_A}` and `{response_B}`), `{rubric}` and `{reference_answer}`.
     """
 
     def __init__(
@@ -192,17 +189,13 @@ class PrometheusEval:
     def absolute_grade(
         self, *, instructions: Texts, responses: Texts, rubric: Texts, reference_answers: Any = None, params: Any = None
     ) -> Graded:
-        """Score n responses: n feedbacks and n scores, in order.
+        """Score n responses: n feedbacks and n scores, in order. Raises ValueError for columns of different lengths.
 
         Args:
-            instructions: a list, a pandas Series, a NumPy array: anything in one dimension. Position counts, no label.
-            responses: as many.
+            instructions, responses: a list, a pandas Series, a NumPy array: anything in one dimension, by position.
             rubric: one for all, or one each: SCORE_RUBRIC_TEMPLATE filled in, criteria, or a ready rubric's name.
             reference_answers: as many; None or NaN where there is none.
             params: max_tokens, temperature and seed; others are ignored with a warning.
-
-        Raises:
-            ValueError: numbers that differ, or a rubric that can't be read.
         """
         columns = {"instructions": instructions, "responses": responses}
         return self._grade("absolute", columns, rubric, reference_answers, params)

@@ -78,8 +78,7 @@ class Journal(Closing):
     def begin(self, header: Mapping[str, Any], count: Callable[[Mapping[str, Any]], None]) -> None:
         """Make the output ready for rows; `count` is called with each row that is kept.
 
-        Raises SreError: another process writes it, it was made with another `header`, or it is no output of this
-        program.
+        Raises SreError where another process writes it, or it was made with another `header`.
         """
         if self.stdout:
             return

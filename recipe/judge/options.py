@@ -11,10 +11,7 @@ MAX_TOKENS = 512
 
 @dataclass(frozen=True)
 class JudgeOptions:
-    """What a judgement depends on beside the model, its prompts and the row.
-
-    Raises SreError for options that don't go together.
-    """
+    """What a judgement depends on beside the model, its prompts and the row."""
 
     max_tokens: int = MAX_TOKENS  # the most tokens of one judgement
     temperature: float | None = None  # 0: the most probable token each time. None: 0 for one sample, 1 for several

@@ -112,7 +112,6 @@ class Service(Closing):
 
     @property
     def unfinished(self) -> int:
-        """Requests that wait or run: places of the queue in use."""
         return self._taken
 
     @property

@@ -80,7 +80,7 @@ class LlamaCppGenerator(Generator):
         self.reader = PromptReader(self.cache, self._encode, self.context, self._grammar)
 
     def close(self) -> None:
-        """Free model and cache; a generation under way then raises SreError. Twice is fine."""
+        """Free model and cache; a generation under way then raises SreError."""
         self.latest = None
         self.cache.close()
 

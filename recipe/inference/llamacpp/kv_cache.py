@@ -50,10 +50,7 @@ def wants_native_kernels() -> bool:
 
 
 def start_backend(*, native: bool = True) -> None:
-    """Start llama.cpp once in this process, and silence its log. Raises SreError where the native kernels fail.
-
-    native: whether they are put in place where the user asks for them.
-    """
+    """Start llama.cpp once in this process, silently; `native`: with the native kernels, if the user asks for them."""
     global _started
     _log_tail.clear()
     _C.llama_log_set(_on_log, ctypes.c_void_p(0))
@@ -67,10 +64,7 @@ def start_backend(*, native: bool = True) -> None:
 
 
 def offloaded_layers(asked: int | None) -> int:
-    """How many layers go to the GPU, -1 for all of them. None asks for all where llama.cpp has a GPU, else for none.
-
-    Raises SreError for layers that are asked for where it has none.
-    """
+    """How many layers go to the GPU, -1 for all of them. None asks for all where llama.cpp has a GPU, else for none."""
     has_gpu = bool(_C.llama_supports_gpu_offload())
     if asked and not has_gpu:
         raise SreError(f"llama.cpp finds no GPU here. To build it for one: {gpu_build()}", field="gpu_layers")
@@ -166,7 +160,6 @@ class KVCache:
         self.damaged = False
 
     def close(self) -> None:
-        """Free the cache and the model. Twice is fine."""
         self._free_context()
         self._free_model()
 
