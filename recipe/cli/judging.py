@@ -57,7 +57,7 @@ _NOT_WITH = {"llamacpp": ("base_url",), "ray": ("base_url",), "openai": _SERVERS
 @click.option(
     "--calibrated/--uncalibrated",
     default=True,
-    help="Take label probabilities by the readout in the judge's file, if it has one.",
+    help="Correct label probabilities with the calibration stored in the judge's file, if it has one.",
 )
 @click.option(
     "--workers",

@@ -33,12 +33,14 @@ def init(folder: Path, files: tuple[str, ...], **options: Any) -> None:
 @opt.command
 @click.argument("rows", nargs=-1, required=True, metavar="[NAME=]FILE...")
 @click.option("-o", "--out", required=True, type=opt.FOLDER, help="The data's folder.")
-@click.option("--dev", type=float, default=0.0, help="Share of each file's prompts.")
-@click.option("--test", type=float, default=0.0, help="Share of each file's prompts.")
-@click.option("-n", "numbers", multiple=True, type=opt.POSITIVE, help="Rows per file and split; once, or per file.")
+@click.option("--dev", type=float, default=0.0, help="Share of the prompts for the dev split, e.g. 0.1.")
+@click.option("--test", type=float, default=0.0, help="Share of the prompts for the test split, e.g. 0.2.")
+@click.option(
+    "-n", "numbers", multiple=True, type=opt.POSITIVE, help="Most rows per split: once for all files, or once for each."
+)
 @click.option("--max-chars", type=opt.POSITIVE, help="Leave out longer rows; a token has about four.")
 @click.option("--both-orders", is_flag=True, help="Held-back pairwise rows come in both orders.")
-@click.option("--seed", type=int, default=0)
+@click.option("--seed", type=int, default=0, help="Seed of the drawing of prompts.")
 @opt.columns
 @opt.rubric
 def split(rows: tuple[str, ...], out: Path, numbers: tuple[int, ...], rubric: str | None, **options: Any) -> None:

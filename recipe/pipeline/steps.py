@@ -87,9 +87,10 @@ def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path])
     SreError as `run_pipeline` does, for a judge that is not of this run, and where there are no test rows.
     """
     run, best = RunContext(config, folder, lenders), judge == "best"
-    if not config.data.takes("test") or not (best or judge in judges_of(config)):
-        made = ", ".join(judges_of(config))
-        raise SreError(f"nothing measures a judge {judge!r}: this run has {made}, and takes test rows")
+    if not config.data.takes("test"):
+        raise SreError("this run takes no test rows, so no judge of it can be measured", field="data.test_split")
+    if not (best or judge in judges_of(config)):
+        raise SreError(f"this run has no judge {judge!r}; it has {', '.join(judges_of(config))}")
     with run.working():
         for name, step in steps(run, every=not best):
             if name.startswith("evaluation/"):

@@ -86,11 +86,7 @@ def to_rows(
 
 
 def make_trainer(training: Training[DpoConfig]) -> Any:
-    """TRL's DPOTrainer with `preference_loss`. Before training, its rows need `with_reference`.
-
-    settings, tokenizer = training.settings, training.tokenizer
-    shared = not torch.cuda.is_available() and pair_batch.can_share(training.model)
-    """
+    """TRL's DPOTrainer with `preference_loss`. Before training, its rows need `with_reference`."""
     import torch
     from transformers import TrainerCallback
     from trl import DPOConfig as TrlDpoConfig

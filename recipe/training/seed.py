@@ -129,6 +129,6 @@ def _fetch(name: str, revision: str | None) -> Path:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SreError(
             f"{name} can't be fetched ({type(error).__name__}: {reason}). Check the name on "
-            "huggingface.co; for a gated model accept its terms there and run `huggingface-cli login`; "
+            "huggingface.co; for a gated model accept its terms there and run `hf auth login`; "
             f"offline, give a local folder or {EMBEDDED}"
         ) from error

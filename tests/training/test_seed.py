@@ -327,7 +327,7 @@ def test_hub_name(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "seed")
     said = run_with_hub(tmp_path, "org/other", HF_HUB_OFFLINE="1")
     assert "SreError: org/other can't be fetched" in said
-    for advice in ("Check the name", "huggingface-cli login", "local folder"):
+    for advice in ("Check the name", "hf auth login", "local folder"):
         assert advice in said
 
 
