@@ -322,10 +322,11 @@ def features() -> list[str]:
 
 
 def model_params(gpu_layers: int = 0) -> Any:
-    """llama.cpp's defaults, with so many layers on a GPU, and without AMX where a compiler got that wrong."""
+    """llama.cpp's defaults, with so many layers on a GPU, and without AMX where a compiler got that wrong or the native
+    kernels, which it would pass by, are asked for."""
     params, amx = _C.llama_model_default_params(), "AMX_INT8" in features()
     params.n_gpu_layers = gpu_layers
-    params.use_extra_bufts = not amx or products_are_right()
+    params.use_extra_bufts = not amx or (products_are_right() and not wants_native_kernels())
     if amx and params.use_extra_bufts:
         params.load_mode = (
             _C.LLAMA_LOAD_MODE_NONE

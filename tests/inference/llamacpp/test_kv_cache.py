@@ -25,10 +25,13 @@ def test_amx_is_used_where_its_products_are_right(
     monkeypatch: pytest.MonkeyPatch, features: bytes, right: bool, extra: bool, mapped: bool
 ) -> None:
     monkeypatch.setattr(kvcache._C, "llama_print_system_info", lambda: features)
+    monkeypatch.delenv("SRE_KERNELS", raising=False)
     monkeypatch.setattr(kvcache, "products_are_right", lambda: right)
     params = kvcache.model_params()
     assert params.use_extra_bufts is extra
     assert (params.load_mode != kvcache._C.LLAMA_LOAD_MODE_NONE) is mapped
+    monkeypatch.setenv("SRE_KERNELS", "native")
+    assert kvcache.model_params().use_extra_bufts is (b"AMX_INT8 = 1" not in features)
 
 
 def test_the_high_level_object_is_loaded_alike(monkeypatch: pytest.MonkeyPatch) -> None:
