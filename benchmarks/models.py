@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe.errors import SreError
-from recipe.gguf.architecture import Shape, read_shape, write_shape
+from recipe.gguf.architecture import Hyperparameters, read_hyperparameters, write_hyperparameters
 from recipe.storage import replacing
 from recipe.training.seed import embedded_gguf
 
@@ -83,13 +83,13 @@ def write_model(shape_name: str, type_name: str, out: Path) -> None:
     for given, known, field in ((shape_name, SHAPES, "shape"), (type_name, TYPES, "type")):
         if given not in known:
             raise SreError(f"no {field} {given!r}; expected one of {', '.join(known)}", field=field)
-    shape = read_shape(SHAPES[shape_name])
+    shape = read_hyperparameters(SHAPES[shape_name])
     pools = _Pools()
     with replacing(out) as temporary:
         writer = gguf.GGUFWriter(temporary, shape.arch)
         writer.add_name(f"{shape_name} with random weights")
         writer.add_file_type(TYPES[type_name])
-        write_shape(writer, shape)
+        write_hyperparameters(writer, shape)
         _write_vocabulary(writer, shape.vocab)
         plan = [(name, size, tensor_type(name, type_name, shape)) for name, size in tensors(shape)]
         for name, size, kind in plan:
@@ -103,33 +103,33 @@ def write_model(shape_name: str, type_name: str, out: Path) -> None:
         writer.close()
 
 
-def tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
+def tensors(shape: Hyperparameters) -> Iterator[tuple[str, tuple[int, ...]]]:
     """GGUF's name and the size (rows, columns) of each tensor, in the order of a converted model."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     if shape.rope_factors:
         yield "rope_freqs.weight", (len(shape.rope_factors),)
-    yield "token_embd.weight", (shape.vocab, shape.width)
+    yield "token_embd.weight", (shape.vocab, shape.hidden)
     sizes: dict[str, tuple[int, ...]] = {
-        "attn_norm": (shape.width,),
-        "attn_q": (queries, shape.width),
-        "attn_k": (keys, shape.width),
-        "attn_v": (keys, shape.width),
-        "attn_output": (shape.width, queries),
-        "ffn_norm": (shape.width,),
-        "ffn_gate": (shape.hidden, shape.width),
-        "ffn_up": (shape.hidden, shape.width),
-        "ffn_down": (shape.width, shape.hidden),
+        "attn_norm": (shape.hidden,),
+        "attn_q": (queries, shape.hidden),
+        "attn_k": (keys, shape.hidden),
+        "attn_v": (keys, shape.hidden),
+        "attn_output": (shape.hidden, queries),
+        "ffn_norm": (shape.hidden,),
+        "ffn_gate": (shape.intermediate, shape.hidden),
+        "ffn_up": (shape.intermediate, shape.hidden),
+        "ffn_down": (shape.hidden, shape.intermediate),
     }
     if shape.arch == "qwen3":
         sizes |= {"attn_q_norm": (shape.head_dim,), "attn_k_norm": (shape.head_dim,)}
     for layer in range(shape.layers):
         yield from ((f"blk.{layer}.{name}.weight", size) for name, size in sizes.items())
-    yield "output_norm.weight", (shape.width,)
+    yield "output_norm.weight", (shape.hidden,)
     if not shape.tied:
-        yield "output.weight", (shape.vocab, shape.width)
+        yield "output.weight", (shape.vocab, shape.hidden)
 
 
-def tensor_type(name: str, type_name: str, shape: Shape) -> str:
+def tensor_type(name: str, type_name: str, shape: Hyperparameters) -> str:
     """The type that llama.cpp's quantisation gives a tensor: Q4_K_M keeps some matrices in Q6_K."""
     if "norm" in name or name.startswith("rope"):
         return "F32"
@@ -145,7 +145,7 @@ def tensor_type(name: str, type_name: str, shape: Shape) -> str:
 
 
 def _values(
-    name: str, size: tuple[int, ...], kind: str, shape: Shape, pools: _Pools
+    name: str, size: tuple[int, ...], kind: str, shape: Hyperparameters, pools: _Pools
 ) -> NDArray[np.float32] | NDArray[np.uint8]:
     if name == "rope_freqs.weight":
         return np.array(shape.rope_factors, np.float32)

@@ -14,7 +14,8 @@ from recipe.data.examples import read_examples
 from recipe.data.records import TASKS, Example, Judgement, Preference
 from recipe.data.split import write_splits
 from recipe.errors import SreError
-from recipe.planning.shapes import KNOWN, Shape
+from recipe.gguf.shape import Shape
+from recipe.planning.shapes import KNOWN
 from recipe.progress import bar
 from recipe.prompts import Prompts
 from recipe.storage import write_json, write_jsonl

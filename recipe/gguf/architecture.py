@@ -1,65 +1,33 @@
 """The hyperparameters of a Llama, Mistral, Qwen or Gemma model: from config.json, and as GGUF's keys."""
 
 import math
+import tomllib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
+from recipe.gguf.shape import Shape, read_sizes
 
-# transformers' architecture -> the name llama.cpp knows it by.
-ARCHITECTURES = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "llama",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-    "Gemma2ForCausalLM": "gemma2",
-    "Gemma3ForCausalLM": "gemma3",
-}
-_FULL_EVERY = {"gemma2": 2, "gemma3": 6}  # llama.cpp fixes how often a layer of Gemma sees the whole context
+_TABLE = tomllib.loads(Path(__file__).with_name("architectures.toml").read_text(encoding="utf-8"))
+FAMILIES: dict[str, dict[str, Any]] = _TABLE["families"]
+GEMMA_KEYS: dict[str, str] = _TABLE["gemma_keys"]
+ARCHITECTURES = {name: arch for arch, family in FAMILIES.items() for name in family["transformers"]}
 _LARGEST = (46, 62)  # layers of the 27B sizes, whose attention is scaled otherwise
 _LOCAL_THETA = 10000.0  # the rotary base of Gemma 3's layers with a window
-# GGUF's keys of Gemma's settings, and config.json's.
-GEMMA_KEYS = {
-    "attention.sliding_window": "sliding_window",
-    "attn_logit_softcapping": "attn_logit_softcapping",
-    "final_logit_softcapping": "final_logit_softcapping",
-}
-# Gemma 3's config.json leaves out what equals transformers' defaults.
-_GEMMA3 = {
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-6,
-    "sliding_window": 4096,
-    "vocab_size": 262208,
-}
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The hyperparameters of one model.
-
-    `head_dim` is not always width / heads. `context` is in tokens. `rope_factors` divide the rotary frequencies: ()
-    or head_dim / 2 numbers. `rope_scale` divides the positions, in Gemma 3's layers without a window. `gemma`: its own
-    settings, by GEMMA_KEYS.
-    """
+class Hyperparameters(Shape):
+    """A model's shape and all else that llama.cpp has to know to compute it."""
 
     arch: str
-    layers: int
-    width: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    context: int
+    context: int  # in tokens
     epsilon: float
-    tied: bool
     rope_theta: float
-    rope_factors: tuple[float, ...] = ()
-    rope_scale: float = 1.0
-    gemma: dict[str, float] = field(default_factory=dict)
+    rope_factors: tuple[float, ...] = ()  # divide the rotary frequencies: none, or head_dim / 2 numbers
+    rope_scale: float = 1.0  # divides the positions, in Gemma 3's layers without a window
+    gemma: dict[str, float] = field(default_factory=dict)  # its own settings, by GEMMA_KEYS
 
 
 def sees_pictures(config: dict[str, Any]) -> bool:
@@ -71,52 +39,44 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
     """A config.json with all its settings, those of the text part where the model sees pictures too."""
     if sees_pictures(config):
         config = {**config["text_config"], "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"}
-    defaults = {"gemma2": {}, "gemma3_text": _GEMMA3}.get(config.get("model_type", ""))
-    return config if defaults is None else {"tie_word_embeddings": True, **defaults, **config}
+    family = FAMILIES.get(str(config.get("model_type")).removesuffix("_text"), {})
+    return {**family.get("defaults", {}), **config}
 
 
-def read_shape(config: dict[str, Any]) -> Shape:
-    """The hyperparameters in a config.json.
-
-    Raises SreError for another architecture, or a setting that llama.cpp computes differently for these families, and
-    KeyError for one that is missing.
-    """
+def read_hyperparameters(config: dict[str, Any]) -> Hyperparameters:
+    """Read a config.json. Raises SreError also for a setting that llama.cpp computes differently for its family."""
     config = text_config(config)
     name = str((config.get("architectures") or [""])[0])
     if name not in ARCHITECTURES:
         raise SreError(f"the architecture {name!r} is not one of {', '.join(ARCHITECTURES)}", field="architectures")
     arch = ARCHITECTURES[name]
-    act, wanted = ("hidden_activation", "gelu_pytorch_tanh") if arch in _FULL_EVERY else ("hidden_act", "silu")
+    is_gemma = "full_every" in FAMILIES[arch]
+    act, wanted = ("hidden_activation", "gelu_pytorch_tanh") if is_gemma else ("hidden_act", "silu")
     if config.get(act, wanted) != wanted:
         raise SreError(f"the activation {config[act]!r} is not {wanted}", field=act)
     if arch not in ("llama", "qwen2") and config.get("attention_bias"):
         raise SreError(f"llama.cpp has no attention biases for {arch}", field="attention_bias")
-    heads = int(config["num_attention_heads"])
-    head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
+    sizes = read_sizes(config)
+    for key in ("max_position_embeddings", "rms_norm_eps"):
+        if key not in config:
+            raise SreError("this setting is missing", field=key)
     context = int(config["max_position_embeddings"])
     # llama.cpp ignores the sliding window of these families. Within the window both compute the same.
     slides = name == "MistralForCausalLM" or config.get("use_sliding_window")
     window = config.get("sliding_window") if slides else None
-    return Shape(
+    return Hyperparameters(
+        **sizes,
         arch=arch,
-        layers=int(config["num_hidden_layers"]),
-        width=int(config["hidden_size"]),
-        hidden=int(config["intermediate_size"]),
-        heads=heads,
-        kv_heads=int(config.get("num_key_value_heads") or heads),
-        head_dim=head_dim,
-        vocab=int(config["vocab_size"]),
         context=min(context, window or context),
         epsilon=float(config["rms_norm_eps"]),
-        tied=bool(config.get("tie_word_embeddings", False)),
-        **_rope(config, arch, head_dim, context),
-        gemma=_gemma(config, arch, head_dim) if arch in _FULL_EVERY else {},
+        **_rope(config, arch, sizes["head_dim"], context),
+        gemma=_gemma(config, arch, sizes["head_dim"]) if is_gemma else {},
     )
 
 
 def _gemma(config: dict[str, Any], arch: str, head_dim: int) -> dict[str, float]:
     """Gemma's own settings. Raises SreError where llama.cpp computes one differently."""
-    layers, every = int(config["num_hidden_layers"]), _FULL_EVERY[arch]
+    layers, every = int(config["num_hidden_layers"]), FAMILIES[arch]["full_every"]
     wanted = ["sliding_attention" if (layer + 1) % every else "full_attention" for layer in range(layers)]
     settings = {key: config[name] for key, name in GEMMA_KEYS.items() if config.get(name)}
     for setting, fits in {
@@ -176,22 +136,13 @@ def _llama3_factors(settings: dict[str, Any], theta: float, head_dim: int, origi
     return tuple(factors)
 
 
-def write_shape(writer: Any, shape: Shape) -> None:
+def write_hyperparameters(writer: Any, shape: Hyperparameters) -> None:
     """Add the hyperparameters' keys to a gguf.GGUFWriter."""
     import gguf
 
-    writer.add_block_count(shape.layers)
-    writer.add_context_length(shape.context)
-    writer.add_embedding_length(shape.width)
-    writer.add_feed_forward_length(shape.hidden)
-    writer.add_head_count(shape.heads)
-    writer.add_head_count_kv(shape.kv_heads)
-    writer.add_key_length(shape.head_dim)
-    writer.add_value_length(shape.head_dim)
-    writer.add_layer_norm_rms_eps(shape.epsilon)
-    writer.add_vocab_size(shape.vocab)
-    writer.add_rope_dimension_count(shape.head_dim)
-    writer.add_rope_freq_base(shape.rope_theta)
+    for kind, keys in _TABLE["keys"].items():
+        for key, name in keys.items():
+            getattr(writer, f"add_{kind}")(f"{shape.arch}.{key}", getattr(shape, name))
     if shape.rope_scale != 1.0:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(shape.rope_scale)
@@ -200,19 +151,18 @@ def write_shape(writer: Any, shape: Shape) -> None:
         add(f"{shape.arch}.{key}", value)
 
 
-def tensor_names(shape: Shape) -> list[str]:
+def tensor_names(shape: Hyperparameters) -> list[str]:
     """The Hugging Face names of the matrices and norms that such a model has, biases apart."""
     inner = ["input_layernorm", "post_attention_layernorm"]
     inner += [f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
     inner += [f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")]
-    inner += ["self_attn.q_norm", "self_attn.k_norm"] if shape.arch in ("qwen3", "gemma3") else []
-    inner += ["pre_feedforward_layernorm", "post_feedforward_layernorm"] if shape.gemma else []
+    inner += FAMILIES[shape.arch].get("norms", [])
     outer = ["model.embed_tokens", "model.norm"] + ([] if shape.tied else ["lm_head"])
     names = outer + [f"model.layers.{layer}.{name}" for layer in range(shape.layers) for name in inner]
     return [f"{name}.weight" for name in names]
 
 
-def gguf_names(shape: Shape) -> Any:
+def gguf_names(shape: Hyperparameters) -> Any:
     """gguf's map from Hugging Face's names of tensors to llama.cpp's."""
     import gguf
 
@@ -220,7 +170,7 @@ def gguf_names(shape: Shape) -> Any:
     return gguf.get_tensor_name_map(arch, shape.layers)
 
 
-def converted(values: Any, name: str, shape: Shape, *, inverse: bool = False) -> Any:
+def converted(values: Any, name: str, shape: Hyperparameters, *, inverse: bool = False) -> Any:
     """The tensor `name` (Hugging Face's) as llama.cpp wants it; inverse: as transformers does.
 
     For "llama", llama.cpp rotates neighbouring rows of q and k; transformers rotates rows that are half a head apart.

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
-from recipe.gguf.architecture import Shape, converted, gguf_names, read_shape, tensor_names, write_shape
+from recipe.gguf import architecture
+from recipe.gguf.architecture import Hyperparameters
 from recipe.gguf.known import remember
 from recipe.gguf.tokenizer import Vocabulary, read_vocabulary, write_vocabulary
 from recipe.gguf.weights import Adapter, Checkpoint
@@ -42,18 +43,11 @@ def write_gguf(
     type_name: str = "F16",
     metadata: dict[str, Any] | None = None,
 ) -> None:
-    """Write a model folder as a GGUF file, which appears only when it is complete.
+    """Write a model folder, with an adapter merged into it, as a GGUF file, which appears only when it is complete.
 
-    Args:
-        model: The folder.
-        out: The file.
-        adapter: The folder of a LoRA adapter to merge into the weights.
-        type_name: F32, F16 or BF16, for the matrices; vectors stay F32.
-        metadata: Further pairs, `sre.*` or descriptive `general.*`: texts, numbers, lists of texts.
-
-    Raises:
-        SreError: An unknown architecture or tokenizer, an adapter of another base or kind, values too large for F16, or
-            a full disk.
+    `type_name` (F32, F16 or BF16) is that of the matrices; vectors stay F32. `metadata` has further pairs, `sre.*` or
+    descriptive `general.*`. Raises SreError for an unknown architecture or tokenizer, an adapter of another base or
+    kind, values too large for F16, or a full disk.
     """
     pairs = {"general.name": model.resolve().name, **(metadata or {})}
     checkpoint, shape, plan, vocabulary = _read(model, type_name)
@@ -89,20 +83,17 @@ def write_sentencepiece(model: Path, out: Path) -> bool:
     return bool(vocabulary.scores)
 
 
-def _read(model: Path, type_name: str) -> tuple[Checkpoint, Shape, list[_Tensor], Vocabulary]:
+def _read(model: Path, type_name: str) -> tuple[Checkpoint, Hyperparameters, list[_Tensor], Vocabulary]:
     """All that is known of a model before its weights are read. Raises SreError where it can't be exported."""
     checkpoint = Checkpoint(model)
-    where = model / "config.json"
     try:
-        shape = read_shape(checkpoint.config)
+        shape = architecture.read_hyperparameters(checkpoint.config)
     except SreError as error:
-        raise SreError(str(error), file=where) from error
-    except KeyError as error:
-        raise SreError("this setting is missing", file=where, field=error.args[0]) from error
-    missing = [name for name in tensor_names(shape) if name not in checkpoint.shapes]
+        raise SreError(error.message, file=model / "config.json", field=error.field) from error
+    missing = [name for name in architecture.tensor_names(shape) if name not in checkpoint.shapes]
     if missing:
         raise SreError(f"the weights lack {missing[0]} ({len(missing)} tensors in all)", file=model)
-    names = gguf_names(shape)
+    names = architecture.gguf_names(shape)
     plan = []
     if shape.rope_factors:
         plan.append(_Tensor("", "rope_freqs.weight", (len(shape.rope_factors),), "F32"))
@@ -117,7 +108,12 @@ def _read(model: Path, type_name: str) -> tuple[Checkpoint, Shape, list[_Tensor]
 
 
 def _start(
-    path: Path, shape: Shape, vocabulary: Vocabulary, plan: list[_Tensor], pairs: dict[str, Any], type_name: str
+    path: Path,
+    shape: Hyperparameters,
+    vocabulary: Vocabulary,
+    plan: list[_Tensor],
+    pairs: dict[str, Any],
+    type_name: str,
 ) -> Any:
     """A gguf.GGUFWriter that has written all but the tensors' data."""
     import gguf
@@ -131,7 +127,7 @@ def _start(
     for key, value in pairs.items():
         add = {str: writer.add_string, int: writer.add_uint32, list: writer.add_array}[type(value)]
         add(key, value)
-    write_shape(writer, shape)
+    architecture.write_hyperparameters(writer, shape)
     write_vocabulary(writer, vocabulary)
     for tensor in plan:
         kind = gguf.GGMLQuantizationType[tensor.type_name]
@@ -142,7 +138,9 @@ def _start(
     return writer
 
 
-def _write(writer: Any, tensor: _Tensor, checkpoint: Checkpoint, adapter: Adapter | None, shape: Shape) -> None:
+def _write(
+    writer: Any, tensor: _Tensor, checkpoint: Checkpoint, adapter: Adapter | None, shape: Hyperparameters
+) -> None:
     """Read, merge, convert and write one tensor. Raises SreError when F16 can't hold it."""
     import torch
 
@@ -150,7 +148,7 @@ def _write(writer: Any, tensor: _Tensor, checkpoint: Checkpoint, adapter: Adapte
         values = checkpoint.tensor(tensor.source)
         if adapter is not None:
             values = adapter.merge(tensor.source, values)
-        values = converted(values, tensor.source, shape)
+        values = architecture.converted(values, tensor.source, shape)
     else:
         values = torch.tensor(shape.rope_factors)
     kind = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[tensor.type_name]

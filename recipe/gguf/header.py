@@ -97,9 +97,7 @@ class _Reader:
 
 
 def read_header(path: Path) -> Header:
-    """Parse the header. Raises SreError for a file that is missing, damaged or no GGUF, or has another type than text
-    where text is needed.
-    """
+    """Parse the header. Raises SreError for a damaged file, for no GGUF, and for a number where text is needed."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if data[:4] != b"GGUF":
@@ -157,10 +155,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def add_metadata(source: Path, target: Path, metadata: dict[str, str]) -> None:
-    """Write `source` to `target` with the string pairs of `metadata` added; the tensors stay as they are.
-
-    Raises SreError when a key is already there, or when `source` can't be read (see read_header).
-    """
+    """Write `source` to `target` with string pairs added, whose keys must be new; the tensors stay as they are."""
     header = read_header(source)
     taken = sorted(set(metadata) & set(header.strings))
     if taken:

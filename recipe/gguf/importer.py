@@ -8,21 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
-from recipe.gguf.architecture import ARCHITECTURES, GEMMA_KEYS, Shape, converted, gguf_names, read_shape, tensor_names
+from recipe.gguf import architecture
+from recipe.gguf.architecture import Hyperparameters
 from recipe.gguf.header import read_header
 from recipe.gguf.tokenizer import PRE_TOKENIZERS, Vocabulary, tokenizer_json
 from recipe.storage import write_json
 
 _ADVICE = "give the model as a Hugging Face folder or hub name instead"
-_FAMILIES = {arch: name for name, arch in ARCHITECTURES.items() if name != "MistralForCausalLM"}
 
 
 def import_gguf(source: Path, folder: Path, dtype: str = "bfloat16") -> None:
-    """Write the model of `source` into an existing folder, its weights dequantised to `dtype`.
-
-    All of the model is in memory once. Raises SreError when the file is no readable GGUF, or when its architecture,
-    tokeniser or rotary scaling can't be carried over exactly.
-    """
+    """Write the model of `source` into a folder, its weights dequantised to `dtype`. All of it is in memory once."""
     from gguf import GGUFReader
 
     read_header(source)  # a size without end would keep the reader busy for ever
@@ -41,7 +37,7 @@ def import_gguf(source: Path, folder: Path, dtype: str = "bfloat16") -> None:
         raise SreError(f"a value in its metadata has the wrong shape ({error})", file=source) from error
     ids = {f"{role}_token_id": vocabulary.special[role] for role in ("bos", "eos", "pad") if role in vocabulary.special}
     config.update(ids)
-    shape = read_shape(config)
+    shape = architecture.read_hyperparameters(config)
     _write_weights(tensors, shape, folder / "model.safetensors", dtype, source)
     write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", ids)
@@ -65,8 +61,8 @@ def _config(fields: dict[str, Any], tensors: dict[str, Any], dtype: str, source:
     import numpy as np
 
     arch = fields.get("general.architecture")
-    if arch not in _FAMILIES:
-        known = ", ".join(_FAMILIES)
+    if arch not in architecture.FAMILIES:
+        known = ", ".join(architecture.FAMILIES)
         raise SreError(f"a GGUF of architecture {arch!r} can't be a seed ({known}); {_ADVICE}", file=source)
     scaling = fields.get(f"{arch}.rope.scaling.type", "none")
     scaled = scaling != "none" and (arch, scaling) != ("gemma3", "linear")
@@ -74,7 +70,7 @@ def _config(fields: dict[str, Any], tensors: dict[str, Any], dtype: str, source:
         raise SreError(f"a GGUF with rotary scaling or experts can't be a seed; {_ADVICE}", file=source)
     width, heads = fields[f"{arch}.embedding_length"], fields[f"{arch}.attention.head_count"]
     config = {
-        "architectures": [_FAMILIES[arch]],
+        "architectures": architecture.FAMILIES[arch]["transformers"][:1],
         "model_type": arch,
         "vocab_size": len(fields["tokenizer.ggml.tokens"]),
         "hidden_size": width,
@@ -99,7 +95,7 @@ def _config(fields: dict[str, Any], tensors: dict[str, Any], dtype: str, source:
 def _gemma(config: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     """What Gemma's config.json has beyond, or otherwise than, the others'."""
     arch, rope = config["model_type"], config["rope_parameters"]
-    more = {name: fields.get(f"{arch}.{key}") for key, name in GEMMA_KEYS.items()}
+    more = {name: fields.get(f"{arch}.{key}") for key, name in architecture.GEMMA_KEYS.items()}
     more |= {"hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": config["head_dim"]}
     if arch == "gemma2":
         return more
@@ -136,15 +132,15 @@ def _vocabulary(fields: dict[str, Any], source: Path) -> Vocabulary:
     )
 
 
-def _write_weights(tensors: dict[str, Any], shape: Shape, out: Path, dtype: str, source: Path) -> None:
+def _write_weights(tensors: dict[str, Any], shape: Hyperparameters, out: Path, dtype: str, source: Path) -> None:
     import numpy as np
     import torch
     from gguf.quants import dequantize
     from safetensors.torch import save_file
 
-    names = gguf_names(shape)
+    names = architecture.gguf_names(shape)
     weights = {}
-    for name in tensor_names(shape):
+    for name in architecture.tensor_names(shape):
         for kind in (name, name.removesuffix("weight") + "bias"):
             tensor = tensors.get(names.get_name(kind, try_suffixes=(".weight", ".bias")))
             if tensor is None and kind == name:
@@ -152,5 +148,6 @@ def _write_weights(tensors: dict[str, Any], shape: Shape, out: Path, dtype: str,
             if tensor is None:
                 continue
             values = torch.from_numpy(np.require(dequantize(tensor.data, tensor.tensor_type), requirements="W"))
-            weights[kind] = converted(values, kind, shape, inverse=True).to(getattr(torch, dtype)).contiguous()
+            values = architecture.converted(values, kind, shape, inverse=True)
+            weights[kind] = values.to(getattr(torch, dtype)).contiguous()
     save_file(weights, out, metadata={"format": "pt"})

@@ -6,6 +6,7 @@ Unicode normalisation: where the tokeniser applies NFC (Qwen), only texts in NFC
 
 import json
 import logging
+import tomllib
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,13 +17,9 @@ from recipe.gguf import sentencepiece
 from recipe.storage import read_json
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
-_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
-_REST = "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-# llama.cpp's name -> the regular expression of tokenizer.json's Split step.
-_SPLITS = {"llama-bpe": _CONTRACTIONS + "\\p{N}{1,3}" + _REST, "qwen2": _CONTRACTIONS + "\\p{N}" + _REST}
-# The same expression as llama-bpe, for tokenisers that do apply merges inside whole-word tokens.
-_LLAMA3_WITH_MERGES = "smaug-bpe"
-PRE_TOKENIZERS = ("smollm", "gpt-2", *_SPLITS, _LLAMA3_WITH_MERGES)
+_STEPS = tomllib.loads(Path(__file__).with_name("pre_tokenizers.toml").read_text(encoding="utf-8"))
+# For tokenisers like llama-bpe that do apply merges inside whole-word tokens.
+PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {**_STEPS, "smaug-bpe": _STEPS["llama-bpe"]}
 # Gemma 3's sizes without pictures share the tokeniser of those with, and have no embedding for this token.
 _OF_LARGER_SIZES = ("<image_soft_token>",)
 _ADVICE = "such a model can't be exported"
@@ -30,38 +27,22 @@ _ADVICE = "such a model can't be exported"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A BPE vocabulary in GGUF's terms: of bytes, or SentencePiece's, which has scores in place of merges.
+    """A BPE vocabulary in GGUF's terms: of bytes, or SentencePiece's, which has scores in place of merges."""
 
-    Attributes:
-        pre: llama.cpp's name of the pre-tokeniser, "default" for SentencePiece.
-        tokens: One for each row of the embedding.
-        types: Their types (NORMAL, CONTROL, …).
-        merges: "left right", in order.
-        special: The ids of bos, eos, unk and pad, as far as there are any.
-        add_bos: Whether a text begins with bos.
-        add_eos: Whether a text ends with eos.
-        chat_template: The template's text.
-        scores: SentencePiece's; the highest is joined first.
-        space_prefix: Whether SentencePiece puts a space in front of a text.
-    """
-
-    pre: str
-    tokens: list[str]
-    types: list[int]
-    merges: list[str]
-    special: dict[str, int]
+    pre: str  # llama.cpp's name of the pre-tokeniser, "default" for SentencePiece
+    tokens: list[str]  # one for each row of the embedding
+    types: list[int]  # NORMAL, CONTROL, …
+    merges: list[str]  # "left right", in order
+    special: dict[str, int]  # the ids of bos, eos, unk and pad, as far as there are any
     add_bos: bool
     add_eos: bool
     chat_template: str
-    scores: list[float] = field(default_factory=list)
-    space_prefix: bool = False
+    scores: list[float] = field(default_factory=list)  # the highest is joined first
+    space_prefix: bool = False  # whether SentencePiece puts a space in front of a text
 
 
 def read_vocabulary(model: Path, rows: int) -> Vocabulary:
-    """The vocabulary of a model folder, padded with [PADn] to `rows`, the embedding's rows.
-
-    Raises SreError for a missing or unknown tokeniser, more tokens than rows, or no end-of-sequence token.
-    """
+    """The vocabulary of a model folder, padded with [PADn] to `rows`, the embedding's rows."""
     path = model / "tokenizer.json"
     if not path.is_file():
         raise SreError("no tokenizer.json here; save the tokeniser with transformers' save_pretrained", file=model)
@@ -164,14 +145,10 @@ def _special_vocabulary(model: Path, **options: Any) -> Any:
 
 def pre_tokenizer_json(pre: str) -> dict[str, Any]:
     """tokenizer.json's pre-tokeniser for llama.cpp's name `pre` (one of PRE_TOKENIZERS)."""
-    plain = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    if pre == "gpt-2":
-        return plain
-    if pre == "smollm":
-        return {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, plain]}
-    regex = _SPLITS["llama-bpe" if pre == _LLAMA3_WITH_MERGES else pre]
-    split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
-    return {"type": "Sequence", "pretokenizers": [split, {**plain, "use_regex": False}]}
+    steps = PRE_TOKENIZERS[pre]
+    plain = all(step["type"] != "Split" for step in steps)
+    last = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": plain}
+    return {"type": "Sequence", "pretokenizers": [*steps, last]}
 
 
 def _steps(step: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:

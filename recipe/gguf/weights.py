@@ -1,6 +1,7 @@
 """Reads the weights of a Hugging Face model folder, one tensor at a time, and merges a LoRA adapter into them."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -9,37 +10,13 @@ from recipe.gguf.architecture import sees_pictures, text_config
 from recipe.storage import read_json, write_json
 
 _FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
-# PEFT's settings under which an adapter is more than alpha / r * B @ A, the same for every module.
-_REFUSED = (
-    "rank_pattern",
-    "alpha_pattern",
-    "use_rslora",
-    "use_dora",
-    "lora_bias",
-    "fan_in_fan_out",
-    "modules_to_save",
-    "target_parameters",
-    "trainable_token_indices",
-    "layers_to_transform",
-    "layer_replication",
-    "use_qalora",
-    "alora_invocation_tokens",
-    "arrow_config",
-    "use_bdlora",
-    "kasa_config",
-    "monteclora_config",
-)
-
-
+_REFUSED = tomllib.loads(Path(__file__).with_name("adapters.toml").read_text(encoding="utf-8"))["refused"]
 # The text part of a model that sees pictures too, as on the hub and as transformers saves it.
 _TEXT = re.compile(r"(?:language_model\.model|model\.language_model)\.(?P<name>.+)")
 
 
 class Checkpoint:
-    """A model folder's config.json and safetensors, of the text part. `shapes` maps each tensor's name to its shape.
-
-    Raises SreError when there are no safetensors, a shard is missing, or the weights are quantised.
-    """
+    """A model folder's config.json and safetensors, of the text part. `shapes` maps each tensor's name to its shape."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -103,10 +80,7 @@ def _open(path: Path) -> Any:
 
 
 def open_adapter(folder: Path) -> tuple[dict[str, Any], Any]:
-    """The settings of a LoRA adapter and its open safetensors.
-
-    Raises SreError for files that are missing, cut short or of another format, and for settings that aren't plain LoRA.
-    """
+    """The settings of a LoRA adapter and its open safetensors. Raises SreError for settings that aren't plain LoRA."""
     where = folder / "adapter_config.json"
     if not where.is_file():
         raise SreError("not an adapter folder: adapter_config.json is missing", file=folder)
@@ -119,24 +93,19 @@ def open_adapter(folder: Path) -> tuple[dict[str, Any], Any]:
         if config.get(field):
             raise SreError("an adapter with this setting can't be used here", file=where, field=field)
     file = folder / "adapter_model.safetensors"
-    if not file.is_file() and (folder / "adapter_model.bin").is_file():
-        raise SreError("the adapter is saved as adapter_model.bin; save it as safetensors, PEFT's default", file=folder)
     if not file.is_file():
-        raise SreError("not an adapter folder: adapter_model.safetensors is missing", file=folder)
+        pickled = (folder / "adapter_model.bin").is_file() and "; save adapter_model.bin as safetensors, PEFT's default"
+        raise SreError(f"not an adapter folder: adapter_model.safetensors is missing{pickled or ''}", file=folder)
     return config, _open(file)
 
 
 class Adapter:
-    """A LoRA adapter, checked against the model that it is merged into.
-
-    `modules` maps the name of each adapted weight to the names of its factors, {"A": …, "B": …}. Raises SreError where
-    a name or a shape doesn't match the model, or the adapter leaves out a layer.
-    """
+    """A LoRA adapter, checked against the model that it is merged into: its names, shapes and layers."""
 
     def __init__(self, folder: Path, base: Checkpoint) -> None:
         self._folder = folder
         self._config, self._file = open_adapter(folder)
-        self.modules: dict[str, dict[str, str]] = {}
+        self.modules: dict[str, dict[str, str]] = {}  # weight -> the names of its factors, {"A": …, "B": …}
         for key in self._file.keys():  # noqa: SIM118 - not a dict
             match = _FACTOR.fullmatch(key)
             if match:

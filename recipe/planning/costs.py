@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from recipe.config import Task, TrainConfig
+from recipe.gguf.shape import Shape
 from recipe.planning.machines import CORE_FLOPS, GIB, HOST, Machine
-from recipe.planning.shapes import Shape
 from recipe.planning.workload import Workload
 
 NF4_BYTES = 0.516  # a parameter in NF4 with doubly quantised scales
@@ -47,21 +47,17 @@ class Memory:
 
 @dataclass(frozen=True)
 class Shares:
-    """Of the machine's speed: training, training on pairs, a pass without gradients, drawing tokens, memory traffic.
-
-    The rest are seconds: per optimiser step, per layer of a drawn token, per stage that loads a model to train, for the
-    first of them.
-    """
+    """Of the machine's stated or measured speed; the last four are seconds beside it."""
 
     train: float
     train_pairs: float
-    forward: float
+    forward: float  # a pass without gradients
     decode: float
     bandwidth: float
-    step_s: float
-    layer_s: float
-    load_s: float
-    start_s: float
+    step_s: float  # per optimiser step
+    layer_s: float  # per layer of a drawn token
+    load_s: float  # per stage that loads a model to train
+    start_s: float  # for the first of them
 
 
 CPU = Shares(0.68, 0.43, 0.6, 0.3, 0.5, 0.17, 0.0, 0.6, 10.0)
@@ -185,10 +181,7 @@ class Costs:
         return work / (self.machine.flops * self.shares.forward)
 
     def generating(self, counts: Mapping[Task, int], n: int, most: int, *, samples: bool = False) -> float:
-        """Judge so many inputs of each task `n` times, up to `most` tokens each: prefill, then decoding.
-
-        samples: these are the samples of a round, which alone vLLM draws.
-        """
+        """Judge so many inputs of each task `n` times. samples: those of a round, which alone vLLM draws."""
         prompt, completion = self.work.mean(counts)
         total, answer = sum(counts.values()), min(most, 1.2 * completion)  # a few go on until `most`
         vllm = samples and self.config.sample.engine == "vllm"

@@ -12,17 +12,11 @@ GIB = 1024**3
 
 @dataclass(frozen=True)
 class Machine:
-    """A GPU (`cuda`) or a CPU.
-
-    flops: matrix products a second (16 bit with 32-bit sums on a GPU, 32 bit on a CPU). bandwidth: bytes a second.
-    memory: bytes that a run may use. pace: how long Python takes for the same work, against the reference.
-    """
-
     name: str
-    flops: float
-    bandwidth: float
-    memory: float
-    pace: float = 1.0
+    flops: float  # of matrix products a second, 16 bit with 32-bit sums on a GPU, 32 bit on a CPU
+    bandwidth: float  # bytes a second
+    memory: float  # bytes that a run may use
+    pace: float = 1.0  # how long Python takes for the same work, against the reference
     cuda: bool = False
 
 

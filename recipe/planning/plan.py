@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from recipe.config import Config, Task
 from recipe.errors import SreError
+from recipe.gguf.shape import Shape
 from recipe.planning.costs import MERGE_S, RUNTIME_CPU, RUNTIME_LLAMA, SEED_S, Costs, Memory
 from recipe.planning.machines import CARDS, GIB, HOST, Machine, this_cpu
-from recipe.planning.shapes import Shape, shape_of
+from recipe.planning.shapes import shape_of
 from recipe.planning.workload import Workload, read_workload
 from recipe.progress import duration
 
@@ -35,17 +36,14 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole run on one machine. download: bytes of the seed model where it comes from the hub; disk: bytes.
-
-    ways: the seconds of all samples by each way of drawing them.
-    """
+    """A whole run on one machine."""
 
     config: Config
     machine: Machine
     stages: tuple[StagePlan, ...]
-    download: float
-    disk: float
-    ways: Mapping[str, float]
+    download: float  # bytes of the seed model where it comes from the hub
+    disk: float  # bytes
+    ways: Mapping[str, float]  # the seconds of all samples by each way of drawing them
 
     @property
     def seconds(self) -> float:
@@ -72,10 +70,7 @@ class Plan:
 
 
 def make_plan(config: Config, gpu: str = "cpu", machine: Machine | None = None) -> Plan:
-    """Plan a run for a card (a name of `machines.CARDS`), for "cpu" (this machine's), or for `machine`.
-
-    Raises SreError for an unknown card, and for a model or data whose size can't be told without a download.
-    """
+    """Plan a run for a card (a name of `machines.CARDS`), for "cpu" (this machine's), or for `machine`."""
     if gpu != "cpu" and gpu not in CARDS:
         raise SreError(f"unknown card {gpu!r}; known: cpu, {', '.join(CARDS)}", field="--gpu")
     if config.start == "seed" or config.update != "dpo":

@@ -23,20 +23,16 @@ HELD_OUT: tuple[Split, Split] = ("dev", "test")
 
 @dataclass(frozen=True)
 class TaskLoad:
-    """One task's rows, and their tokens.
-
-    sft: how many of the training rows SFT takes. prompt, completion: mean tokens. longest: tokens of the longest row.
-    unexplained: how many of SFT's rows a model has to write a rationale for.
-    """
+    """One task's rows, and their tokens."""
 
     train: int
-    sft: int
+    sft: int  # of the training rows
     dev: int
     test: int
-    prompt: float
+    prompt: float  # mean tokens
     completion: float
-    longest: int
-    unexplained: int = 0
+    longest: int  # tokens of a row
+    unexplained: int = 0  # SFT's rows that a model has to write a rationale for
 
 
 # Not on this machine, so taken from their data cards (the rows) and from samples (the tokens, estimated).

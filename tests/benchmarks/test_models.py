@@ -9,7 +9,7 @@ from benchmarks import models
 from benchmarks.models import SHAPES, tensors, write_model
 from recipe.data.records import Message
 from recipe.errors import SreError
-from recipe.gguf.architecture import read_shape
+from recipe.gguf.architecture import read_hyperparameters
 from recipe.inference.base import Request, Sampling
 from recipe.inference.llamacpp.generator import LlamaCppGenerator
 from recipe.inference.llamacpp.quantization import quantize
@@ -42,7 +42,9 @@ def test_a_random_model_judges(tmp_path):
     ("name", "millions"), [("llama3.2-1b", 1236), ("llama3.1-8b", 8030), ("qwen3-1.7b", 1721), ("qwen3-4b", 4022)]
 )
 def test_shapes_have_as_many_parameters_as_their_models(name, millions):
-    count = sum(rows * (columns[0] if columns else 1) for _, (rows, *columns) in tensors(read_shape(SHAPES[name])))
+    count = sum(
+        rows * (columns[0] if columns else 1) for _, (rows, *columns) in tensors(read_hyperparameters(SHAPES[name]))
+    )
     assert count / 1e6 == pytest.approx(millions, rel=1e-3)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from recipe.gguf.architecture import read_shape
+from recipe.gguf.architecture import read_hyperparameters
 from recipe.planning.shapes import KNOWN, shape_of
 
 # Gemma 3 4B's text part names these alone.
@@ -15,8 +15,8 @@ GEMMA_3_4B = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type":
 
 
 def test_gemma_3_4b(tmp_path: Path) -> None:
-    shape = read_shape(GEMMA_3_4B)
-    assert (shape.arch, shape.layers, shape.width, shape.hidden) == ("gemma3", 34, 2560, 10240)
+    shape = read_hyperparameters(GEMMA_3_4B)
+    assert (shape.arch, shape.layers, shape.hidden, shape.intermediate) == ("gemma3", 34, 2560, 10240)
     assert (shape.heads, shape.kv_heads, shape.head_dim, shape.vocab) == (8, 4, 256, 262208)
     assert (shape.rope_theta, shape.rope_scale, shape.context) == (1e6, 8.0, 131072)
     assert shape.gemma == {"attention.sliding_window": 1024}
