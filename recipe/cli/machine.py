@@ -95,7 +95,7 @@ def plan(config: str, gpu: str, overrides: tuple[str, ...]) -> None:
 @click.option("--private", is_flag=True, help="A new repository is private.")
 def publish(run: Path, repo: str, dry_run: bool, private: bool) -> None:
     """Take a finished run's judge to the Hugging Face hub: GGUF files, adapter and model card."""
-    from recipe.training.publish import collect, upload
+    from recipe.pipeline.publish import collect, upload
 
     bundle = collect(run, repo)
     click.echo(bundle.listing)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from recipe.config import Config, dump, load
 from recipe.errors import SreError, install
+from recipe.pipeline.context import RunContext, judges_of
 from recipe.storage import read_json
 from recipe.training.card import HUB_NAME, base_of, public_name
 
@@ -31,17 +32,16 @@ class Bundle:
 
 
 def collect(folder: Path, repo: str) -> Bundle:
-    """The files of a finished run and its model card, without names of folders of this machine.
-
-    Raises SreError where the run isn't exported, or for a bad name.
-    """
+    """The files of a finished run and its model card, without names of folders of this machine."""
     if not HUB_NAME.fullmatch(repo):
         raise SreError(f"expected USER/NAME, found {repo!r}", field="--repo")
     for needed in ("config.toml", "judge.gguf", "gguf/done.json"):
         if not (folder / needed).is_file():
             raise SreError(f"this run has no {needed} yet; finish it with `sre run`", file=folder)
     config = load(folder / "config.toml")
-    gguf, model, adapter = folder / "gguf", folder / "seed" / "model", folder / _stage_of(folder, config) / "adapter"
+    run, results, gguf = RunContext(config, folder), folder / "results.json", folder / "gguf"
+    judge = (read_json(results) if results.is_file() else {}).get("judge") or judges_of(config)[-1]
+    model, adapter = run.model.path, run.made(run.stage_of(judge), "adapter").path
     # judge.gguf is one of the exported types under another name.
     others = set(config.export.types) - {config.export.judge, config.export.snapshot}
     files: dict[str, Path | str] = {
@@ -65,15 +65,11 @@ def collect(folder: Path, repo: str) -> Bundle:
 
 
 def upload(bundle: Bundle, *, private: bool) -> str:
-    """Send the bundle in one commit, making the repository where it is missing; returns its address.
-
-    Raises SreError without huggingface_hub, without a token, and when the hub refuses.
-    """
+    """Send the bundle in one commit, making the repository where it is missing; returns its address."""
     try:
         from huggingface_hub import CommitOperationAdd, HfApi, get_token
     except ImportError as error:
-        message = f"publishing needs huggingface_hub: {install('publish')}"
-        raise SreError(message) from error
+        raise SreError(f"publishing needs huggingface_hub: {install('publish')}") from error
     token = get_token()
     if not token:
         raise SreError(
@@ -93,17 +89,6 @@ def upload(bundle: Bundle, *, private: bool) -> str:
         message = f"the hub refused {bundle.repo} ({type(error).__name__}: {reason}); no file there was changed"
         raise SreError(message) from error
     return str(done.repo_url)
-
-
-def _stage_of(folder: Path, config: Config) -> str:
-    """The folder of the stage that made the exported judge."""
-    results = folder / "results.json"
-    judge = (read_json(results) if results.is_file() else {}).get("judge") or f"j{config.iterations}"
-    if judge not in ("sft", "j0"):
-        return f"iter-{judge.removeprefix('j')}"
-    if len(config.data.tasks) == 1:
-        return f"sft-{config.data.tasks[0]}"
-    return "sft-mixed" if config.start == "mixed" else "merged"
 
 
 def _without_folders(text: str, config: Config) -> str:

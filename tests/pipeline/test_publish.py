@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from recipe.cli.main import main
 from recipe.config import dump, load
 from recipe.errors import SreError
-from recipe.training.publish import collect, upload
+from recipe.pipeline.publish import collect, upload
 
 
 def make_run(folder: Path, *overrides: str) -> Path:
