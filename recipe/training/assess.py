@@ -36,11 +36,7 @@ def run_assess(
     prompts: Prompts,
     seed: int,
 ) -> dict[str, Any]:
-    """Ask what `settings.method` needs to know; returns counts for the done marker.
-
-    generator: the model that is asked. examples: the inputs by id. judgements: all samples. settings: the section
-    `curate`. sampling: the section `sample`, for preference reversal, which draws judgements.
-    """
+    """Ask what `settings.method` needs to know (`sampling`: to draw reversals); returns counts for the done marker."""
 
     def ask(requests: Sequence[Request], how: Sampling) -> Iterator[Completion]:
         with bar(settings.method, len(requests) * how.n, "answers") as advance:

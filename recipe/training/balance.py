@@ -27,11 +27,8 @@ SMALL = 2
 def select(candidates: Sequence[Pair], settings: CurateConfig, criteria: Mapping[str, str], *, seed: int) -> list[Pair]:
     """The pairs kept of all that the curation method allows, in their order; tasks take turns until `max_pairs`.
 
-    Args:
-        candidates: The pairs. Of one input's pairs the first come first.
-        settings: Caps, and what is balanced.
-        criteria: The criterion of each input, by its id; unknown ones count as one.
-        seed: Decides between equals.
+    Of one input's pairs the first come first. `criteria` is by input id; unknown ones count as one. `seed` decides
+    between equals.
     """
     limit = len(candidates) if settings.max_pairs is None else settings.max_pairs
     tasks: dict[str, list[int]] = defaultdict(list)

@@ -44,16 +44,7 @@ def run_bootstrap(
 ) -> dict[str, Any]:
     """Write rationales.jsonl: the judgements whose rationales are kept, whose `origin` is their maker.
 
-    Returns facts for the done marker.
-
-    Args:
-        folder: The stage's folder; unhinted/ and hinted/ in it keep all judgements.
-        generator: The seed model or the teacher.
-        examples: Labelled rows without a rationale.
-        settings: The section `bootstrap`.
-        prompts: The templates.
-        held: Hold the judgements to `_GRAMMAR`, which is English.
-        seed: The run's seed.
+    unhinted/ and hinted/ in `folder` keep all judgements. `held`: hold them to `_GRAMMAR`, which is English.
     """
     kept: dict[str, list[Judgement]] = {}
     dropped, texts, tokens, unhinted = Counter[str](), set[str](), 0, 0
@@ -97,23 +88,18 @@ def _grammar(row: Example) -> str:
 def _fault(judgement: Judgement, row: Example, seen: set[str]) -> str:
     """Why the judgement's rationale is not one to learn from; "" where it is."""
     text = judgement.rationale
-    if judgement.finish == "error":
-        return "error"
-    if judgement.label is None:
-        return "malformed"
-    if judgement.label != row.label:
-        return "wrong label"
-    if len(text) < _SHORTEST:
-        return "empty"
-    if neutralise(text) != text:
-        return "repeats the prompt's marks"
-    if re.search(r"\bhint\b", text, re.IGNORECASE):
-        return "speaks of the hint"
-    if not text.endswith(_SENTENCE_ENDS):
-        return "cut off"
-    if text in seen or len(zlib.compress(text.encode())) < _REPEATING * len(text.encode()):
-        return "repetition"
-    return "contradicts its label" if contradicts_itself(_explained(row, judgement)) else ""
+    faults = {
+        "error": judgement.finish == "error",
+        "malformed": judgement.label is None,
+        "wrong label": judgement.label != row.label,
+        "empty": len(text) < _SHORTEST,
+        "repeats the prompt's marks": neutralise(text) != text,
+        "speaks of the hint": bool(re.search(r"\bhint\b", text, re.IGNORECASE)),
+        "cut off": not text.endswith(_SENTENCE_ENDS),
+        "repetition": text in seen or len(zlib.compress(text.encode())) < _REPEATING * len(text.encode()),
+        "contradicts its label": contradicts_itself(_explained(row, judgement)),
+    }
+    return next((fault for fault, found in faults.items() if found), "")
 
 
 def _explained(row: Example, judgement: Judgement) -> Example:

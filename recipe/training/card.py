@@ -13,8 +13,6 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Base:
-    """The base model."""
-
     name: str  # for readers, without folders of this machine
     licence: str
     note: str = ""  # where its weights really come from
@@ -60,10 +58,7 @@ def public_name(source: str) -> str:
 def model_card(card: Card, files: Sequence[Sequence[str]], readout: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown with a YAML header.
 
-    Args:
-        card: What it tells.
-        files: A head and rows: each file's type, size and flip rate.
-        readout: Task -> the facts of its fit, see `inference.readout.fit_readout`.
+    `files` is a head and rows: each file's type, size and flip rate. `readout` has the facts of each task's fit.
     """
     template = Path(__file__).with_name("model_card.md.jinja").read_text(encoding="utf-8")
     environment = Environment(trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)

@@ -20,17 +20,7 @@ Found = tuple[list[Pair], str]  # (the pairs of an input, why there are none)
 
 
 def pairs_of(pool: Sequence[Judgement], settings: CurateConfig, assessments: Assessments, rng: random.Random) -> Found:
-    """All pairs that the method of the settings allows of one input's pool.
-
-    Args:
-        pool: The judgements of the input.
-        settings: The section `curate`.
-        assessments: What a model said about them.
-        rng: Draws, for the method that draws.
-
-    Returns:
-        The pairs (chosen, rejected), and why there are none ("" where there are).
-    """
+    """All pairs (chosen, rejected) that the method allows of one input's pool, else why there are none."""
     distinct = distinct_texts(pool)
     if not any(judgement.label is not None for judgement in distinct):
         return [], "no well-formed judgement"
@@ -96,14 +86,7 @@ def curate(
 ) -> tuple[list[Preference], list[dict[str, str]]]:
     """Make preference pairs: all that the method allows of each input, and of those a selection (balance.py).
 
-    Returns the pairs, and {"example_id", "task", "reason"} of each input that yields none.
-
-    Args:
-        judgements: All samples.
-        settings: The section `curate`.
-        assessments: What a model said about the samples, for the methods that ask one.
-        criteria: The criterion of each input, by its id.
-        seed: The run's seed.
+    Returns the pairs, and {"example_id", "task", "reason"} of each input that yields none. `criteria` is by input id.
     """
     candidates: list[Pair] = []
     dropped: dict[str, tuple[str, str]] = {}
@@ -135,12 +118,7 @@ def run_curate(
     *,
     seed: int,
 ) -> dict[str, Any]:
-    """Write folder/preferences.jsonl and folder/dropped.jsonl; returns counts for the done marker.
-
-    Args:
-        folder: The stage's folder.
-        judgements, criteria, assessments, settings, seed: See `curate`.
-    """
+    """Write what `curate` makes, preferences.jsonl and dropped.jsonl; returns counts for the done marker."""
     preferences, dropped = curate(judgements, settings, assessments, criteria=criteria, seed=seed)
     write_jsonl(folder / "dropped.jsonl", dropped)
     write_jsonl(folder / "preferences.jsonl", [preference.to_json() for preference in preferences])

@@ -25,16 +25,7 @@ SIDES = ("chosen", "rejected")
 def run_dpo(
     training: Training[DpoConfig], *, examples: dict[str, Example], preferences: Sequence[Preference]
 ) -> dict[str, Any]:
-    """Train J_t's adapter on preference pairs; returns facts for the done marker.
-
-    Args:
-        training: The model with J_t's adapter, or with a new one for DPO without SFT.
-        examples: The judged inputs by id.
-        preferences: The pairs.
-
-    Raises:
-        NothingToTrainError: No pair fits into the training's `max_length` tokens.
-    """
+    """Train J_t's adapter, or a new one for DPO without SFT, on preference pairs; returns facts for the marker."""
     setup, settings = training.setup, training.settings
     pairs, dev = hold_out(preferences, settings.dev_share, setup.seed)
     training.put(to_rows(training, examples, pairs), to_rows(training, examples, dev))
@@ -70,10 +61,7 @@ def hold_out(pairs: Sequence[Preference], share: float, seed: int) -> tuple[list
 def to_rows(
     training: Training[DpoConfig], examples: dict[str, Example], pairs: Iterable[Preference]
 ) -> Iterator[dict[str, list[int]]]:
-    """Tokenise the pairs whose prompt and longer completion fit into `max_length` tokens together.
-
-    Yields `prompt_ids`, `chosen_ids` and `rejected_ids`.
-    """
+    """Tokenise the pairs whose prompt and longer completion fit into `max_length` tokens together."""
     tokenizer, setup = training.tokenizer, training.setup
     for pair in pairs:
         row = {
@@ -143,12 +131,8 @@ def preference_loss(logps: Any, batch: dict[str, Any], settings: DpoConfig) -> t
     """The loss of a batch of pairs, and what is logged: one value for each pair.
 
     A completion's reward is beta * (its log-probability - the reference's). `kl` is what the log-probability of J_t's
-    own completions has lost (nats), an estimate of the KL divergence from J_t.
-
-    Args:
-        logps: Log-probability of each completion token, [2B, C]: chosen before rejected, 0 beyond the end.
-        batch: `completion_mask` [2B, C]; `reference`, the log-probability of each completion, [2B].
-        settings: The section `dpo`.
+    own completions has lost (nats), an estimate of the KL divergence from J_t. logps: of each completion token,
+    [2B, C], chosen before rejected, 0 beyond the end. batch: `completion_mask` [2B, C], `reference` [2B].
     """
     import torch
 

@@ -65,20 +65,10 @@ def run_export(
 ) -> dict[str, Any]:
     """Quantise a judge's snapshot, measure how often the label flips, write judge.gguf, model card and Modelfiles.
 
-    Args:
-        folder: Where the files go.
-        snapshot: The judge in 16 or 32 bit.
-        judge: The file to take home.
-        rows: Judged with each type. The flip rate is the share whose label differs from the snapshot's.
-        held_out: Greedy judgements of rows that the judge was not trained on, and their prompt ids. The readout of
-            label probabilities is fitted on these alone.
-        settings: Which types are written, and which becomes the judge.
-        max_tokens: The most that one judgement may take.
-        prompts: The templates.
-        open_gguf: Opens a generator for a GGUF file.
-        card: What the model card tells of the judge.
-        trained: Opens a generator for the judge as it was trained and measured, where that was on a base in NF4. The
-            snapshot adds the adapter to the base in 16 bit, so its labels may differ too.
+    The flip rate is the share of `rows` whose label differs from the snapshot's. The readout of label probabilities is
+    fitted on `held_out` alone: greedy judgements of rows that the judge was not trained on, and their prompt ids.
+    `trained` opens a generator for a judge that was trained and measured on a base in NF4. The snapshot adds the
+    adapter to the base in 16 bit, so the labels of the two may differ too.
     """
     files: dict[str, Path] = {settings.snapshot: snapshot}
     with bar("quantising", len(settings.types), "files") as advance:

@@ -43,18 +43,7 @@ def truncate(factors: Factors, rank: int) -> tuple[Factors, Tensor]:
 def run_merge(
     folder: Path, *, pointwise: Path, pairwise: Path, settings: MergeConfig, default_rank: int
 ) -> dict[str, Any]:
-    """Write the merged adapter to folder/adapter, and its relative Frobenius error to folder/merge.json.
-
-    Args:
-        folder: The stage's folder.
-        pointwise: The folder of the adapter for pointwise judgements.
-        pairwise: That of the one for pairs.
-        settings: The section `merge`.
-        default_rank: The rank for the method "svd" where the settings name none.
-
-    Raises:
-        SreError: The adapters train different modules, or can't be read.
-    """
+    """Write the merged adapter to folder/adapter, and its relative Frobenius error to folder/merge.json."""
     first, config = read_adapter(pointwise)
     second, _ = read_adapter(pairwise)
     if first.keys() != second.keys():

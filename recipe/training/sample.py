@@ -86,7 +86,6 @@ def run_sample(
 
 
 def count(judgements: Sequence[Judgement]) -> dict[str, Any]:
-    """Counts for the done marker."""
     return {
         "examples": len({judgement.example_id for judgement in judgements}),
         "judgements": len(judgements),

@@ -31,15 +31,7 @@ _NEEDED = {
 
 
 def run_seed(source: str, out: Path, *, revision: str | None = None) -> dict[str, Any]:
-    """Make out/model/ from the seed model; returns facts for the done marker.
-
-    Raises SreError where `source` is no such thing, is incomplete, has no chat template, or can't be fetched.
-
-    Args:
-        source: "smollm2-135m" (embedded), a .gguf file, a model folder, or a hub name (org/name).
-        out: The stage's folder.
-        revision: A branch, tag or commit, for a hub name only.
-    """
+    """Make out/model/ of the embedded model, a .gguf file, a folder or a hub name; returns facts for the marker."""
     kind = _kind(source)
     if revision is not None and kind != "hub":
         raise SreError("a revision needs a hub name (org/name) as the seed model", field="revision")

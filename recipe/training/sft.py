@@ -15,16 +15,7 @@ from recipe.verdict import format_verdict
 
 
 def run_sft(training: Training[SftConfig], *, examples: Sequence[Example], dev: Sequence[Example]) -> dict[str, Any]:
-    """Train the adapter; returns facts for the done marker.
-
-    Args:
-        training: The model with its adapter, a new one or one to go on with.
-        examples: The training rows, with labels and, unless `sft.label_only`, rationales.
-        dev: Held-out rows. If there are any, the checkpoint with the lowest loss on them is kept.
-
-    Raises:
-        SreError: No row fits into the training's `max_length` tokens.
-    """
+    """Train the adapter, and keep the checkpoint that is best on the `dev` rows; returns facts for the done marker."""
     training.put(to_rows(training, examples), to_rows(training, dev))
     rows = training.rows
     if rows is None:
@@ -43,10 +34,7 @@ def run_sft(training: Training[SftConfig], *, examples: Sequence[Example], dev: 
 
 
 def to_rows(training: Training[SftConfig], examples: Iterable[Example]) -> Iterator[dict[str, list[int]]]:
-    """Tokenise labelled examples that fit into the training's `max_length` tokens, prompt and judgement together.
-
-    Yields `input_ids`, and `labels`: the same ids with -100, which has no loss, at the prompt's.
-    """
+    """Tokenise the examples whose prompt and judgement fit into `max_length` tokens. The label -100 has no loss."""
     tokenizer, setup, label_only = training.tokenizer, training.setup, training.settings.label_only
     for example in examples:
         assert example.label is not None
@@ -58,7 +46,6 @@ def to_rows(training: Training[SftConfig], examples: Iterable[Example]) -> Itera
 
 
 def make_trainer(training: Training[SftConfig]) -> Any:
-    """TRL's SFTTrainer."""
     import torch
     from trl import SFTConfig as TrlSftConfig
     from trl import SFTTrainer

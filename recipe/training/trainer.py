@@ -98,10 +98,7 @@ def tokens_in(rows: Any, *columns: str) -> int:
 
 
 def per_process(settings: TrainConfig, processes: int) -> tuple[int, int]:
-    """(batch_size, accumulate) of each process, so that all together take the step that one would take alone.
-
-    The processes share the accumulation first, then the batch. Raises SreError where that leaves a rest.
-    """
+    """(batch_size, accumulate) of each process, which together take one step; they share the accumulation first."""
     parts = math.gcd(settings.accumulate, processes)
     batch_size, rest = divmod(settings.batch_size * parts, processes)
     if rest:
@@ -146,25 +143,16 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 class Training(Generic[Section]):
-    """The training of one adapter: the loaded model, its rows, and TRL's trainer for them.
+    """The training of one adapter: the loaded PEFT model, its rows, and TRL's trainer for them."""
 
-    Attributes:
-        settings: The section `sft` or `dpo`.
-        checkpoints: Where the stage keeps what it needs only until it is done.
-        model: The PEFT model.
-        tokenizer: The model's.
-        rows, dev_rows: Datasets of token ids, see `put`; None where there are none.
-    """
-
-    rows: Any = None
+    rows: Any = None  # a dataset of token ids, see `put`
     dev_rows: Any = None
 
     def __init__(
         self, folder: Path, setup: TrainingSetup, settings: Section, adapter: Path | None, lora: LoraConfig | None
     ) -> None:
-        """Load the model."""
         self.folder, self.setup, self.settings = folder, setup, settings
-        self.checkpoints = folder / "checkpoints"
+        self.checkpoints = folder / "checkpoints"  # what the stage needs only until it is done
         self.model, self.tokenizer = setup.engine.load(
             setup.model,
             adapter=adapter,
@@ -182,10 +170,7 @@ class Training(Generic[Section]):
         )
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments that SFTConfig and DPOConfig share.
-
-        Raises SreError where the processes can't share a step, or the reporter is not installed.
-        """
+        """The arguments that SFTConfig and DPOConfig share."""
         import torch
 
         from recipe.inference.pytorch.loading import compute_dtype
@@ -251,11 +236,7 @@ class Training(Generic[Section]):
         return made
 
     def run(self, trainer: Any, label: str) -> dict[str, Any]:
-        """Train, resuming from the newest checkpoint; save the adapter to adapter/ and the log to training.json.
-
-        Returns facts for the done marker. `label` is the progress bar's. Raises SreError where the loss is not a
-        number.
-        """
+        """Train, resuming from the newest checkpoint; write adapter/ and training.json; returns its facts."""
         from peft.helpers import disable_input_dtype_casting
         from transformers import EarlyStoppingCallback, PrinterCallback
 
