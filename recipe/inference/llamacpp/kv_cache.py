@@ -327,8 +327,6 @@ def model_params(gpu_layers: int = 0) -> Any:
     params, amx = _C.llama_model_default_params(), "AMX_INT8" in features()
     params.n_gpu_layers = gpu_layers
     params.use_extra_bufts = not amx or (products_are_right() and not wants_native_kernels())
-    if amx and params.use_extra_bufts:
-        params.load_mode = (
-            _C.LLAMA_LOAD_MODE_NONE
-        )  # AMX takes a copy of the weights: no second one, mapped from the file
+    if amx and params.use_extra_bufts:  # AMX takes a copy of the weights, so none is mapped from the file
+        params.load_mode = _C.LLAMA_LOAD_MODE_NONE
     return params
