@@ -23,8 +23,7 @@ from recipe.system import usable_cores
 from recipe.verdict import opened_at_end
 
 PROMPT_KEY = "sre.prompts.pointwise"  # in the metadata of every judge that is exported here
-# Prompts that a session keeps in the cache for later ones to begin with.
-KEPT = 16
+KEPT = 16  # prompts that a session keeps in the cache for later ones to begin with
 MOST_SEQUENCES = 256  # of one llama.cpp context
 MOST_PARALLEL = MOST_SEQUENCES // 2
 BATCH = 512  # tokens of one decode at the most, unless more samples are drawn side by side

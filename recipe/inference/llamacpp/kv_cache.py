@@ -79,10 +79,7 @@ def last_log() -> str:
 class KVCache:
     """A loaded model and its cache. `open` it, fill the next batch with `add`, and run it with `decode`.
 
-    Attributes:
-        shares: Whether sequences can share a beginning. A model with recurrent layers keeps one state for each
-            sequence, which can't be cut back.
-        damaged: Set it when logits were not finite. `open` then overwrites the cells before it uses them again.
+    Where `shares` is false, sequences can't share a beginning: a model with recurrent layers keeps one state for each.
     """
 
     def __init__(
@@ -126,7 +123,7 @@ class KVCache:
         self.sequences, self.batch = sequences, batch
         self._threads = threads
         self.piece, self.is_end, self.special = cache(self._piece), cache(self._is_end), cache(self._special)
-        self.damaged = False
+        self.damaged = False  # set it when logits were not finite: `open` then overwrites the cells
         self.filled = 0  # tokens in the next batch
         self._allocate()
 

@@ -50,7 +50,6 @@ class Scheduler:
         after their samples began. stream: also return the pieces of text as they come.
         """
         self._cache = cache
-        self.prompt_tokens = 0  # decoded so far; what prompts share is decoded once
         self._ride_along, self._keep, self._stream = ride_along, keep, stream
         self._waiting: deque[Prompt] = deque()
         self._lanes: list[Lane] = []
@@ -183,7 +182,6 @@ class Scheduler:
             self._cache.add(lane.prompt.ids[lane.done : lane.done + count], lane.done, lane.slot, int(last))
             lane.done += count
             limit -= count
-            self.prompt_tokens += count
             if last:
                 self._complete.append(lane)
         return self._cache.filled > 0

@@ -36,6 +36,7 @@ class FakeCache(FakeTokenizer):
         self.cells, self.sequences, self.batch, self.shares = cells, sequences, batch, shares
         self.owners: list[tuple[int, int, set[int]]] = []  # decoded cells: token, position, sequences
         self.pending: list[tuple[int, int, set[int], bool]] = []
+        self.positions: list[int] = []  # of all tokens that were ever added
         self.most = 0
         self.batches = 0
         self.damaged = False
@@ -53,6 +54,7 @@ class FakeCache(FakeTokenizer):
         for place, token in enumerate(tokens):
             wanted = place >= len(tokens) - outputs
             self.pending.append((int(token), position + place, {sequence}, wanted))
+            self.positions.append(position + place)
         assert len(self.pending) <= self.batch
 
     def share(self, source: int, target: int, length: int | None = None) -> None:

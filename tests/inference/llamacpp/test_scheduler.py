@@ -73,30 +73,32 @@ def test_what_prompts_share_is_decoded_once_even_within_one_batch() -> None:
     for number, ids in enumerate(runs):
         scheduler.submit(prompt(str(number), ids))
     scheduler.step()
-    assert scheduler.prompt_tokens == 20 + 2 + 1 + 2
+    assert len(cache.positions) == 20 + 2 + 1 + 2
     assert tree_size([np.array(ids, np.int32) for ids in runs]) == 20 + 2 + 1 + 2
 
 
 def test_a_kept_prompt_serves_a_later_request_until_it_is_the_least_recently_used() -> None:
-    scheduler = make(FakeCache(500, 20, 64), 2, keep=2)
+    cache = FakeCache(500, 20, 64)
+    scheduler = make(cache, 2, keep=2)
     first, other, third = [1] * 10, [2] * 10, [3] * 10
     decoded = []
     for number, ids in enumerate([first, other, first, third, first, other]):
-        before = scheduler.prompt_tokens
+        cache.positions.clear()
         scheduler.submit(prompt(str(number), ids))
         run(scheduler)
-        decoded.append(scheduler.prompt_tokens - before)
+        decoded.append(sum(position < 10 for position in cache.positions))
     # Only the last token again where the prompt was kept; `other` had to go for `third`.
     assert decoded[:5] == [10, 10, 1, 10, 1]
     assert decoded[5] == 10
 
 
 def test_models_whose_memory_can_not_be_cut_share_no_beginnings() -> None:
-    scheduler = make(FakeCache(200, 20, 64, shares=False), 8)
+    cache = FakeCache(200, 20, 64, shares=False)
+    scheduler = make(cache, 8)
     for number in range(2):
         scheduler.submit(prompt(str(number), [1] * 10))
     run(scheduler)
-    assert scheduler.prompt_tokens == 20
+    assert sum(position < 10 for position in cache.positions) == 20
 
 
 def test_pieces_are_the_text_in_order_and_come_before_the_completion() -> None:

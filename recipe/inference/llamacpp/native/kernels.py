@@ -56,11 +56,6 @@ def use(native: bool) -> None:
             raise RuntimeError(f"ggml's CPU library doesn't call {_library.sre_name(kernel).decode()} through a slot")
 
 
-def calls() -> dict[str, int]:
-    """How many times each kernel was called in this process, by the name of ggml's function."""
-    return {_library.sre_name(kernel).decode(): int(_library.sre_calls(kernel)) for kernel in range(len(_originals))}
-
-
 def _load(features: bytes) -> tuple[Any, list[Any]]:
     """The compiled library, and the addresses of ggml's own functions."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
@@ -73,7 +68,7 @@ def _load(features: bytes) -> tuple[Any, list[Any]]:
         raise RuntimeError(f"the native kernels were tried with ggml {TRIED}x, this is {version}")
     library = ctypes.CDLL(str(_compiled(path.parents[2] / "include", features)))
     library.sre_use.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_bool)
-    library.sre_name.restype, library.sre_calls.restype = ctypes.c_char_p, ctypes.c_long
+    library.sre_name.restype = ctypes.c_char_p
     library.sre_tensor_bytes.restype = base.ggml_tensor_overhead.restype = ctypes.c_size_t
     if library.sre_tensor_bytes() + _OBJECT_BYTES != base.ggml_tensor_overhead():
         raise RuntimeError("ggml.h is not that of the loaded library")

@@ -104,16 +104,23 @@ class Ggml:
             self.base.ggml_free(context)
 
 
+def calls() -> dict[str, int]:
+    """How many times each kernel was called in this process, by the name of ggml's function."""
+    library, numbers = kernels._library, range(len(kernels._originals))
+    library.sre_calls.restype = ctypes.c_long
+    return {library.sre_name(kernel).decode(): library.sre_calls(kernel) for kernel in numbers}
+
+
 def by_both(kernel: str, compute: Callable[[], Array]) -> tuple[Array, Array, int]:
     """By llama.cpp's own kernel and by ours, and how many times ours was at work."""
     kernels.use(False)
     try:
-        before = kernels.calls()[kernel]
+        before = calls()[kernel]
         theirs = compute()
-        assert kernels.calls()[kernel] == before, "llama.cpp's own was wanted"
+        assert calls()[kernel] == before, "llama.cpp's own was wanted"
     finally:
         kernels.use(True)
-    return theirs, compute(), kernels.calls()[kernel] - before
+    return theirs, compute(), calls()[kernel] - before
 
 
 def attended(*arrays: Array | None, **options: Any) -> tuple[Array, Array, int]:
