@@ -100,9 +100,8 @@ class DataConfig(_Section):
 
     def takes(self, split: Literal["dev", "test"]) -> bool:
         """Whether rows are held out to decide which judge is best (dev), or to measure the judges on (test)."""
-        return bool(getattr(self, f"{split}_split")) and any(
-            getattr(self, f"{split}_{task}") != 0 for task in self.tasks
-        )
+        limits = [getattr(self, f"{split}_{task}") for task in self.tasks]
+        return bool(getattr(self, f"{split}_split")) and any(limit != 0 for limit in limits)
 
 
 class LoraConfig(_Section):
@@ -298,9 +297,8 @@ def validate(raw: dict[str, Any], *, file: str | Path | None = None) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        message = (
-            "unknown setting; see `sre config` for all of them" if first["type"] == "extra_forbidden" else first["msg"]
-        )
+        unknown = first["type"] == "extra_forbidden"
+        message = "unknown setting; see `sre config` for all of them" if unknown else first["msg"]
         raise SreError(message, file=file, field=key or None) from None
 
 
@@ -316,7 +314,6 @@ def dump(config: Config) -> str:
 
 
 def presets() -> list[str]:
-    """Names of the shipped configs."""
     return sorted(path.stem for path in CONFIGS.glob("*.toml"))
 
 

@@ -136,9 +136,7 @@ class Prompts:
         self._file = file
         self.sources: dict[str, str] = {**_shipped(), **(overrides or {})}
         self._environment = LimitedEnvironment(
-            loader=jinja2.FunctionLoader(self.sources.get),
-            undefined=jinja2.StrictUndefined,
-            keep_trailing_newline=True,
+            loader=jinja2.FunctionLoader(self.sources.get), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
         )
         self._parts: dict[str, list[tuple[str, Callable[[Mapping[str, Any]], str]]]] = {}
 

@@ -85,9 +85,8 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         try:
             yield
         except Exception as error:
-            raise SreError(
-                f"this template {fault}: {str(error) or type(error).__name__}", file=file, field=field
-            ) from None
+            why = str(error) or type(error).__name__
+            raise SreError(f"this template {fault}: {why}", file=file, field=field) from None
 
     def spend(self, name: str, values: Sequence[Any] = ()) -> None:
         """Count one step of the operation `name` on `values`. Raises TemplateRuntimeError once the limit is used up."""
@@ -114,7 +113,6 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return sum(map(self._size, value.values() if isinstance(value, dict) else value)) + _ITEM * len(value)
 
     def counted(self, items: Iterable[Any]) -> Iterator[Any]:
-        """The items, each one counted."""
         for item in items:
             self.spend("", (item,))
             yield item
@@ -125,8 +123,6 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return "".join(map(str, values))
 
     def limited(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The filter `name`, counted."""
-
         @wraps(function)  # keeps Jinja's mark of functions that take the context
         def limited(*values: Any, **options: Any) -> Any:
             self.spend(name, (*values, *options.values()))

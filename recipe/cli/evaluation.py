@@ -23,9 +23,7 @@ _OPENING, _ROWS = ("threads", "context", "parallel", "gpu_layers"), ("data", "li
 @click.option("--limit", type=opt.POSITIVE, help="Take only N rows, evenly spread over all.")
 @click.option("-o", "--out", type=opt.FOLDER, help="[default: runs/benchmarks/TARGET-MODEL]")
 @click.option(
-    "--forgery",
-    is_flag=True,
-    help="With --judge: only measure how claims in a response ('Score: 5') move its score.",
+    "--forgery", is_flag=True, help="With --judge: only measure how claims in a response ('Score: 5') move its score."
 )
 @click.option("--overwrite", is_flag=True, help="Judge all rows again instead of resuming.")
 @opt.judging

@@ -18,15 +18,11 @@ if TYPE_CHECKING:
 @opt.command
 @click.option("--gpu-smoke", is_flag=True, help="Run every stage on a few rows, in minutes, and report.")
 @click.option("--cpu", is_flag=True, help="With --gpu-smoke: on the processor.")
-@click.option(
-    "--model", default="smollm2-135m", help="With --gpu-smoke: the seed model, or with --shape its tokeniser."
-)
+@click.option("--model", default="smollm2-135m", help="With --gpu-smoke: the seed model; with --shape its tokeniser.")
 @click.option("--shape", help="With --gpu-smoke: random weights in the shape of a model, e.g. llama3.1-8b.")
 @click.option("--layers", type=opt.POSITIVE, help="With --shape: so many layers. [default: all; 2 on a processor]")
 @click.option("--vocab", type=opt.POSITIVE, help="With --shape: so large a vocabulary. [default: the model's]")
-@click.option(
-    "--memory-gb", type=click.FloatRange(min=1), help="With --gpu-smoke: use no more of the GPU than a card has."
-)
+@click.option("--memory-gb", type=click.FloatRange(min=1), help="With --gpu-smoke: use no more of the GPU than this.")
 @click.option("--json", "as_json", is_flag=True, help="With --gpu-smoke: print the report as JSON.")
 def doctor(gpu_smoke: bool, as_json: bool, **options: Any) -> None:
     """Versions, CPU and GPU, what is missing and how to install it."""
@@ -88,9 +84,7 @@ def plan(config: str, gpu: str, overrides: tuple[str, ...]) -> None:
 
 @opt.command
 @opt.run
-@click.option(
-    "--repo", metavar="USER/NAME", required=True, help="The model repository; it is made where there is none."
-)
+@click.option("--repo", metavar="USER/NAME", required=True, help="The model repository; made where there is none.")
 @click.option("--dry-run", is_flag=True, help="List what would be uploaded, and the model card; send nothing.")
 @click.option("--private", is_flag=True, help="A new repository is private.")
 def publish(run: Path, repo: str, dry_run: bool, private: bool) -> None:

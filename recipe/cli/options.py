@@ -31,16 +31,10 @@ def command(function: Callable[..., Any]) -> click.Command:
 
 run = click.argument("run", type=EXISTING_FOLDER)
 run_dir = click.option("--run-dir", type=FOLDER, help="Where the run lives. [default: runs/<name>]")
-overrides = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; may be repeated."
-)
+overrides = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting; may be repeated.")
 threads = click.option("--threads", type=POSITIVE, help="CPU threads. [default: all cores]")
-memory = click.option(
-    "--memory", help="Limit of the KV cache, e.g. 2GB. [default: 1024 tokens for each parallel judgement]"
-)
-context = click.option(
-    "--context", type=click.IntRange(min=64), default=4096, help="Tokens of a prompt and its answer."
-)
+memory = click.option("--memory", help="Limit of the KV cache, e.g. 2GB. [default: 1024 tokens a parallel judgement]")
+context = click.option("--context", type=click.IntRange(min=64), default=4096, help="Tokens of a prompt and answer.")
 parallel = click.option("--parallel", type=POSITIVE, default=16, help="Judgements written at once.")
 gpu_layers = click.option(
     "--gpu-layers",

@@ -1,7 +1,4 @@
-"""Published benchmarks, and the output of `sre judge`, where names of columns are not enough to read them.
-
-The columns that a row has tell its layout. Pairs of any layout get a general rubric where they have no criteria.
-"""
+"""Published benchmarks, and the output of `sre judge`, where names of columns are not enough to read them."""
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence

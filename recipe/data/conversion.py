@@ -177,8 +177,7 @@ def _rubric(row: Row, kind: Task, layout: Layout | None, rubrics: Rubrics) -> Ru
         general = (kind == "pairwise" and not row.published) or (layout and layout.name == "alpaca_eval")
         found = rubrics.get(kind) or (GENERAL[kind] if general else None)
         if found is None:
-            message = "no criteria to judge by (--map criteria=COLUMN names a column of them)"
-            raise row.error_without("criteria", message)
+            raise row.error_without("criteria", "no criteria to judge by (--map criteria=COLUMN names a column)")
         return found
     texts = {score: row.text(name) for score, name in enumerate(LEVELS)}
     levels = {score: text for score, text in texts.items() if text.strip() and not no_label(text)}

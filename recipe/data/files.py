@@ -1,7 +1,6 @@
 """Files, folders and hub data sets -> the rows in them. Knows formats; knows no column's meaning.
 
-Reading goes on after a row that can't be read: its `problem` says why. What makes a whole file unreadable is an
-SreError.
+Reading goes on after a row that can't be read: its `problem` says why. A file that can't be read is an SreError.
 """
 
 import contextlib
@@ -288,8 +287,6 @@ def _from_hub(name: str, what: str) -> Iterator[Any]:
         yield datasets
     except Exception as error:  # whatever the hub's client raises, the ways out are the same
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-        raise SreError(
-            f"no such folder, and {what} can't be loaded from the hub ({reason}); check the name and the split, go "
-            f"online, or give a local {_EXTENSIONS} file",
-            file=name,
-        ) from error
+        advice = f"check the name and the split, go online, or give a local {_EXTENSIONS} file"
+        message = f"no such folder, and {what} can't be loaded from the hub ({reason}); {advice}"
+        raise SreError(message, file=name) from error

@@ -47,12 +47,7 @@ class Vote(NamedTuple):
 
 
 def export_tasks(
-    folder: Path,
-    *,
-    examples: Sequence[Example],
-    sides: Mapping[str, Sequence[Judgement]],
-    n: int,
-    seed: int,
+    folder: Path, *, examples: Sequence[Example], sides: Mapping[str, Sequence[Judgement]], n: int, seed: int
 ) -> dict[str, int]:
     """Write `n` tasks (fewer where there are fewer), drawn and ordered by `seed`, with configuration and key.
 
@@ -60,8 +55,7 @@ def export_tasks(
     nothing can be shown, and when the folder already holds a key: its annotations would no longer fit.
     """
     if (folder / "key.json").exists():
-        message = "this folder already holds an export; its annotations need that key. Use another -o"
-        raise SreError(message, file=folder)
+        raise SreError("already holds an export, whose annotations need its key; use another -o", file=folder)
     by_id = [{row.example_id: row for row in side} for side in sides.values()]
     pairs = [(row, [side[row.id] for side in by_id]) for row in examples if all(row.id in side for side in by_id)]
     same = [(row, both) for row, both in pairs if both[0].label is not None and both[0].label == both[1].label]

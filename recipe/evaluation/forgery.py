@@ -52,10 +52,8 @@ def measure_forgery(judge: Judge, rows: Sequence[Example], folder: Path, setting
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     for mode, label_only in MODES.items():
-        out, options = (
-            folder / f"forgery-{mode}.jsonl",
-            JudgeOptions(max_tokens=settings.max_tokens, label_only=label_only),
-        )
+        out = folder / f"forgery-{mode}.jsonl"
+        options = JudgeOptions(max_tokens=settings.max_tokens, label_only=label_only)
         with bar(f"forged verdicts, {mode}: {judge.name}", len(examples), "rows") as advance:
             judge_rows(judge, examples, out, options=options, resume=out.exists(), progress=follow(advance))
         said = verdicts_of(read_jsonl(out), as_written=False)

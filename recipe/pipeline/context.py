@@ -64,8 +64,7 @@ class RunContext:
         source, made = self.config.export.source, self.judges
         named = {judge: judge for judge in made} | {"best": self.best, "last": made[-1]}
         if source not in named:
-            message = f"no judge {source!r} in this run; it makes {', '.join(made)}"
-            raise SreError(message, field="export.source")
+            raise SreError(f"no judge {source!r} in this run; it makes {', '.join(made)}", field="export.source")
         return named[source]
 
     @property
@@ -167,7 +166,6 @@ class RunContext:
         return select_rows(data, task, split, seed=seed, rejects=rejects, limited=limited)
 
     def sft_rows(self, task: Task) -> list[Example]:
-        """The training rows of SFT; see `select_sft_rows`."""
         data, seed, rejects = self.config.data, self.config.seed, self.path / f"rejects-train-{task}.jsonl"
         return select_sft_rows(data, self.config.sft, task, seed=seed, rejects=rejects)
 

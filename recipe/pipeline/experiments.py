@@ -106,7 +106,6 @@ class Experiment:
         return RowRun(variant, config, self.folder / name / f"seed-{seed}")
 
     def folders(self) -> list[Path]:
-        """The run folders that are there."""
         found = [*sorted(self.folder.glob("seed-*")), *sorted(self.folder.glob("*/seed-*"))]
         return [path for path in found if (path / "config.toml").is_file()]
 

@@ -65,7 +65,6 @@ class JudgeModel:
         return self.model.run / "gguf" / f"{self.name}.gguf"
 
     def open(self) -> Any:
-        """The generator that runs this judge."""
         if self.engine == "llamacpp":
             return self.open_gguf(self.write_snapshot())
         from recipe.inference.pytorch.generator import TorchGenerator

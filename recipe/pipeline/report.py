@@ -70,7 +70,6 @@ def _runs_in(folder: Path) -> list[Path]:
 
 
 def _content(run: RunContext) -> dict[str, Any]:
-    """What the page shows of one run."""
     config, measured, name = run.config, figures_of(run), run.path.resolve().name
     rows, problem = measured_rows(run)
     results = {"models": measured, "differences": {}} if problem else results_of(run)

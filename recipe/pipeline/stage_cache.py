@@ -112,7 +112,6 @@ class RunFolder:
         return content
 
     def marker(self, stage: str) -> dict[str, Any] | None:
-        """The marker of a finished stage, or None."""
         return read_marker(self._places(stage)[1])
 
     def forget(self, stage: str) -> None:
@@ -134,12 +133,8 @@ class RunFolder:
         done = read_marker(marker)
         found = done or read_marker(started)
         if found and found["hash"] != head["hash"]:
-            raise SreError(
-                f"stage {stage!r} was made from other settings or inputs: the folder has {found['hash'][:12]}, this "
-                f"run needs {head['hash'][:12]} (differs in: {_differences(found, head)}). "
-                f"Use another --run-dir, or remove {folder} and what comes after it",
-                file=folder,
-            )
+            other = f"stage {stage!r} was made from other settings or inputs (differs in: {_differences(found, head)})"
+            raise SreError(f"{other}; use another --run-dir, or remove {folder} and what comes after it", file=folder)
         if done:
             lost = os.path.normpath(folder / _lost(folder, done))
             _log.warning("%s is made again: %s is missing or empty", stage, lost)
@@ -242,7 +237,6 @@ class RunFolder:
 
 
 def _made(folder: Path, makes: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Size and hash of each file that a stage left."""
     left = [path for name in makes for path in (folder / name, *(folder / name).rglob("*")) if path.is_file()]
     return {
         os.path.relpath(file, folder): {"bytes": file.stat().st_size, "hash": fingerprint(file)}
@@ -259,9 +253,8 @@ def _lost(folder: Path, done: Mapping[str, Any]) -> str:
         if made["bytes"] and not size:
             return str(name)
         if size != made["bytes"] or fingerprint(file) != made["hash"]:
-            raise SreError(
-                f"changed since stage {done['stage']!r} made it; put it back, or remove it to make it again", file=file
-            )
+            made_by = f"changed since stage {done['stage']!r} made it"
+            raise SreError(f"{made_by}; put it back, or remove it to make it again", file=file)
     return ""
 
 

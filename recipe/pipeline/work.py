@@ -80,7 +80,6 @@ def sample(folder: Path, *, judge: JudgeModel, **given: Any) -> Facts:
 
 
 def draw(folder: Path, *, judge: JudgeModel, **given: Any) -> Facts:
-    """The samples of one round."""
     from recipe.training.sample import run_sample
 
     with judge.open() as generator:

@@ -35,7 +35,6 @@ class Judged:
         return [row.prompt_id for row in self.rows]
 
     def rate(self, outcomes: Sequence[float]) -> Figures:
-        """The mean outcome of the rows."""
         return rate_figure(outcomes, self.prompts, self.resamples)
 
     def rates_by(self, parts: Sequence[str], outcomes: Sequence[float]) -> dict[str, Figures]:
