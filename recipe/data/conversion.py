@@ -8,24 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from recipe.data import values
 from recipe.data.benchmark_formats import GENERAL, Layout
 from recipe.data.columns import LABEL, LEVELS, RESPONSES, Row
 from recipe.data.records import TASKS, Example, Message, Rubric, Task
-from recipe.data.values import (
-    TIE,
-    conversation_id,
-    missing,
-    no_label,
-    parsed,
-    short,
-    short_hash,
-    split_rubric,
-    to_conversation,
-    to_preference,
-    to_rubric,
-    to_score,
-    to_text,
-)
 from recipe.errors import SreError
 
 Conversation = tuple[Message, ...]
@@ -49,13 +35,13 @@ def from_columns(
     rubric = _rubric(row, kind, layout, rubrics)
     if columns == ("chosen", "rejected"):
         # The content decides the order, so that a judge gains nothing by preferring a position.
-        first = short_hash([row["instruction"], row["chosen"], row["rejected"]])[-1] in "02468ace"
+        first = values.short_hash([row["instruction"], row["chosen"], row["rejected"]])[-1] in "02468ace"
         responses = responses if first else responses[::-1]
         value: object = 1 if first else 2
     else:
         value = row[LABEL[kind]]
     name = row.name("id")
-    if layout and layout.id_columns and all(not missing(row.cells.get(column)) for column in layout.id_columns):
+    if layout and layout.id_columns and all(not values.missing(row.cells.get(column)) for column in layout.id_columns):
         name = layout.id_separator.join(str(row.cells[column]) for column in layout.id_columns)
     if part:
         name = f"{(name or row.place).removesuffix(f':{part}')}:{part}"
@@ -64,22 +50,22 @@ def from_columns(
 
 def from_own(row: Row, task: Task | None, rubrics: Rubrics) -> Example:
     """A row of `Example.to_json()`; id, prompt_id and origin may be left out. Raises SreError for odd values."""
-    row = replace(row, names={name: name for name, value in row.cells.items() if not missing(value)})
+    row = replace(row, names={name: name for name, value in row.cells.items() if not values.missing(value)})
     kind: Task = row["task"]
     allowed = (task,) if task else TASKS
     if kind not in allowed:
-        raise row.error(f"expected {' or '.join(allowed)}, not {short(kind)}", "task")
+        raise row.error(f"expected {' or '.join(allowed)}, not {values.short(kind)}", "task")
     # In a CSV file, lists and mappings are JSON texts.
     responses, turns, rubric = (
-        parsed(value) if isinstance(value, str) else value
+        values.parsed(value) if isinstance(value, str) else value
         for value in map(row.__getitem__, ("responses", "conversation", "rubric"))
     )
     count = len(RESPONSES[kind])
     if not isinstance(responses, list) or len(responses) != count:
-        raise row.error(f"expected a list of {count} for a {kind} row, not {short(responses)}", "responses")
-    rubric = to_rubric(rubric or rubrics.get(kind))
-    texts = tuple(to_text(text, "responses", "a response as a string") for text in responses)
-    return _example(row, row.name("id"), kind, to_conversation(turns), texts, rubric, row["label"])
+        raise row.error(f"expected a list of {count} for a {kind} row, not {values.short(responses)}", "responses")
+    rubric = values.to_rubric(rubric or rubrics.get(kind))
+    texts = tuple(values.to_text(text, "responses", "a response as a string") for text in responses)
+    return _example(row, row.name("id"), kind, values.to_conversation(turns), texts, rubric, row["label"])
 
 
 def _example(
@@ -96,14 +82,14 @@ def _example(
     scores = scale if scale and not rubric.descriptions else rubric.scores
     read, note = None, ""
     try:
-        read = to_score(label, scores, "") if task == "pointwise" else to_preference(label, "")
+        read = values.to_score(label, scores, "") if task == "pointwise" else values.to_preference(label, "")
     except SreError as error:
         note = error.message
-    if task == "pairwise" and read == TIE:
+    if task == "pairwise" and read == values.TIE:
         read, note = None, "tie"
     return Example(
         id=name or row.place,
-        prompt_id=row.name("prompt_id") or conversation_id(conversation),
+        prompt_id=row.name("prompt_id") or values.conversation_id(conversation),
         origin=row.name("origin") or f"{Path(row.file).name}:{row.line}",
         aspect=row.name("aspect"),
         task=task,
@@ -123,7 +109,7 @@ def _task(row: Row, wanted: Task | None) -> Task:
     alone = "response" in row or ("messages" in row and not pair)
     found: list[Task] = [kind for kind, there in zip(TASKS, (alone, pair), strict=True) if there]
     if len(found) == 2:
-        labelled = [kind for kind in TASKS if not no_label(row[LABEL[kind]])]
+        labelled = [kind for kind in TASKS if not values.no_label(row[LABEL[kind]])]
         filled = [kind for kind in TASKS if any(row[name] not in (None, "") for name in RESPONSES[kind])]
         found = labelled if len(labelled) == 1 else filled
     if wanted and found and wanted not in found:
@@ -171,8 +157,8 @@ def _conversation(row: Row, before: Conversation, *, whole: bool) -> Conversatio
 def _rubric(row: Row, kind: Task, layout: Layout | None, rubrics: Rubrics) -> Rubric:
     value = row["criteria"]
     if isinstance(value, str) and value.lstrip().startswith("{"):
-        value = parsed(value) or value
-    if no_label(value):
+        value = values.parsed(value) or value
+    if values.no_label(value):
         # Two responses can be compared without criteria; a score means nothing without them.
         general = (kind == "pairwise" and not row.published) or (layout and layout.name == "alpaca_eval")
         found = rubrics.get(kind) or (GENERAL[kind] if general else None)
@@ -180,12 +166,12 @@ def _rubric(row: Row, kind: Task, layout: Layout | None, rubrics: Rubrics) -> Ru
             raise row.error_without("criteria", "no criteria to judge by (--map criteria=COLUMN names a column)")
         return found
     texts = {score: row.text(name) for score, name in enumerate(LEVELS)}
-    levels = {score: text for score, text in texts.items() if text.strip() and not no_label(text)}
+    levels = {score: text for score, text in texts.items() if text.strip() and not values.no_label(text)}
     for score in range(min(levels, default=0), max(levels, default=0)):
         if score not in levels:
             column = re.sub(r"\d+", str(score), row.names[f"score{max(levels)}"], count=1)
             raise row.error("expected a description of each score of the scale, or of none", column)
     with row.reading("criteria"):
         if isinstance(value, str) and not levels and not row.published:
-            value = split_rubric(to_text(value, "rubric"))
-        return to_rubric({"criteria": value, "descriptions": levels} if isinstance(value, str) else value)
+            value = values.split_rubric(values.to_text(value, "rubric"))
+        return values.to_rubric({"criteria": value, "descriptions": levels} if isinstance(value, str) else value)

@@ -15,16 +15,7 @@ from typing import Any
 
 from recipe.data.naming import stated_winner, to_prompt_names
 from recipe.data.records import SWAPPED, TASKS, Example, Task
-from recipe.evaluation.metrics import (
-    MIN_PARSED,
-    correlation,
-    credit,
-    nothing,
-    paired_difference,
-    pairwise_figures,
-    pointwise_figures,
-    rate_figure,
-)
+from recipe.evaluation import metrics
 from recipe.evaluation.trivial import TIE, RowVerdict, Said, longer_response, trivial_baselines
 
 FIGURES = tomllib.loads(Path(__file__).with_name("figures.toml").read_text(encoding="utf-8"))
@@ -35,10 +26,10 @@ def _task_figures(task: Task, rows: Sequence[Example], verdicts: Sequence[Said],
     """All figures of a task's labelled rows: those of metrics.py and, of any rows, those that show a shortcut."""
     truth, groups, labels = *_truth_and_groups(rows), [verdict.label for verdict in verdicts]
     if task == "pairwise":
-        found = pairwise_figures(truth, labels, groups, resamples)
+        found = metrics.pairwise_figures(truth, labels, groups, resamples)
     else:
         expected = [verdict.expected_score for verdict in verdicts]
-        found = pointwise_figures(truth, labels, groups, resamples=resamples, expected=expected)
+        found = metrics.pointwise_figures(truth, labels, groups, resamples=resamples, expected=expected)
     return found | (_shortcut_figures(rows, verdicts, resamples) if rows else {})
 
 
@@ -67,7 +58,7 @@ def _shortcut_figures(rows: Sequence[Example], verdicts: Sequence[Said], resampl
     truth, groups = _truth_and_groups(rows)
 
     def rate_of(outcomes: Mapping[int, float]) -> dict[str, Any]:
-        return rate_figure(list(outcomes.values()), [groups[k] for k in outcomes], resamples)
+        return metrics.rate_figure(list(outcomes.values()), [groups[k] for k in outcomes], resamples)
 
     labels = {k: verdict.label for k, verdict in enumerate(verdicts) if verdict.label is not None}
     counts = Counter(labels.values())
@@ -79,16 +70,16 @@ def _shortcut_figures(rows: Sequence[Example], verdicts: Sequence[Said], resampl
         # Of the rows with a label, so that both figures are over the same rows.
         finer = [None if verdict.label is None else verdict.expected_score for verdict in verdicts]
         for name, said in (("pearson_within", [verdict.label for verdict in verdicts]), ("expected_within", finer)):
-            found[name] = correlation(truth, said, groups, resamples, strata=criteria)
+            found[name] = metrics.correlation(truth, said, groups, resamples, strata=criteria)
         return found
     against_length = [k for k, row in enumerate(rows) if longer_response(row) == 3 - truth[k]]
     stated = {k: stated_winner(to_prompt_names(verdicts[k].rationale)) for k in labels}
     averaged = _both_orders(rows, verdicts)
     agree = _both_orders(rows, verdicts, labels_alone=True)
     return found | {
-        "both_orders": rate_of({k: credit(truth[k], label) for k, label in averaged.items()}),
+        "both_orders": rate_of({k: metrics.credit(truth[k], label) for k, label in averaged.items()}),
         "consistent": rate_of({k: label not in (None, TIE) for k, label in agree.items()}),
-        "longer_is_worse": rate_of({k: credit(truth[k], verdicts[k].label) for k in against_length}),
+        "longer_is_worse": rate_of({k: metrics.credit(truth[k], verdicts[k].label) for k in against_length}),
         "first": rate_of({k: label == 1 for k, label in labels.items()}),
         "stated": rate_of({k: winner == labels[k] for k, winner in stated.items() if winner is not None}),
     }
@@ -163,8 +154,8 @@ def degenerate(figures: Mapping[str, Any]) -> list[str]:
     found = []
     for task in TASKS:
         part = figures.get(task, {})
-        top = part.get("top_label") or nothing(0)
-        if part.get("n", 0) < MIN_PARSED or (part["malformed"] < part["n"] and top["n"] < MIN_PARSED):
+        top = part.get("top_label") or metrics.nothing(0)
+        if part.get("n", 0) < metrics.MIN_PARSED or (part["malformed"] < part["n"] and top["n"] < metrics.MIN_PARSED):
             continue
         if top["value"] is not None and top["value"] > ONE_SIDED >= top["in_truth"]:
             what = f"gives the score {top['label']}" if task == "pointwise" else f"picks response {top['label']}"
@@ -189,15 +180,15 @@ def difference(
     one, two = ([verdict.label for verdict in side] for side in (first, second))
     if figure.startswith("pearson"):
         strata = [row.rubric.criteria for row in rows] if figure == "pearson_within" else None
-        return paired_difference(truth, one, two, groups, resamples, strata)
+        return metrics.paired_difference(truth, one, two, groups, resamples, strata)
     places: Iterable[int] = range(len(rows))
     if figure == "both_orders":
         before, after = _both_orders(rows, first), _both_orders(rows, second)
         places, one, two = after, [before.get(k) for k in places], [after.get(k) for k in places]
     elif figure == "accuracy":
         places = [k for k in places if None not in (one[k], two[k])]
-    gains = {k: credit(truth[k], two[k]) - credit(truth[k], one[k]) for k in places}
-    return rate_figure(list(gains.values()), [groups[k] for k in gains], resamples)
+    gains = {k: metrics.credit(truth[k], two[k]) - metrics.credit(truth[k], one[k]) for k in places}
+    return metrics.rate_figure(list(gains.values()), [groups[k] for k in gains], resamples)
 
 
 def _rule_figures(rows: Sequence[Example], verdicts: Sequence[RowVerdict], resamples: int) -> dict[str, Any]:
@@ -208,7 +199,7 @@ def _rule_figures(rows: Sequence[Example], verdicts: Sequence[RowVerdict], resam
         scored = _task_figures(task, rows, _scores(verdicts), resamples)
         found = scored | {name: found[name] for name in ("accuracy", "top_label")}
         if verdicts[0].label is None:
-            found["accuracy"] = nothing(len(rows))
+            found["accuracy"] = metrics.nothing(len(rows))
     return found
 
 

@@ -12,17 +12,10 @@ from typing import Any
 
 from recipe.data.records import TASKS, Example, Judgement
 from recipe.errors import SreError
+from recipe.evaluation import tables
 from recipe.evaluation.charts import confusion, interval_charts
 from recipe.evaluation.evaluate import FORCED, read_judgements
-from recipe.evaluation.tables import (
-    NOT_RUN,
-    Grid,
-    judge_name,
-    markdown_table,
-    results_grids,
-    stages_grid,
-    warning_lines,
-)
+from recipe.evaluation.tables import NOT_RUN, Grid, judge_name, markdown_table
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.results import figures_of, last_judge, measured_rows, results_of
 from recipe.pipeline.steps import open_run, steps
@@ -91,12 +84,12 @@ def _content(run: RunContext) -> dict[str, Any]:
                 "made with": ", ".join(dict.fromkeys(versions)) or NOT_RUN,
             },
             "problem": problem,
-            "warnings": warning_lines(models),
+            "warnings": tables.warning_lines(models),
             "sections": {
-                "results": results_grids({**results, "models": models}),
+                "results": tables.results_grids({**results, "models": models}),
                 "training": [("Training", _training_grid(stages))],
                 "pairs": [("Preference pairs", _curation_grid(config.iterations, markers))],
-                "costs": [("Time, tokens, memory", stages_grid(stages))],
+                "costs": [("Time, tokens, memory", tables.stages_grid(stages))],
             },
             "charts": interval_charts(results),
             "confusions": {judge_name(judge): counts for judge in said if (counts := confusion(rows, said[judge]))},

@@ -133,8 +133,10 @@ class RunFolder:
         done = read_marker(marker)
         found = done or read_marker(started)
         if found and found["hash"] != head["hash"]:
-            other = f"stage {stage!r} was made from other settings or inputs (differs in: {_differences(found, head)})"
-            raise SreError(f"{other}; use another --run-dir, or remove {folder} and what comes after it", file=folder)
+            hashes = f"the folder has {found['hash'][:12]}, this run needs {head['hash'][:12]}"
+            other = f"was made from other settings or inputs: {hashes} (differs in: {_differences(found, head)})"
+            advice = f"use another --run-dir, or remove {folder} and what comes after it"
+            raise SreError(f"stage {stage!r} {other}; {advice}", file=folder)
         if done:
             lost = os.path.normpath(folder / _lost(folder, done))
             _log.warning("%s is made again: %s is missing or empty", stage, lost)
