@@ -127,10 +127,7 @@ def _replacement(found: re.Match[str]) -> tuple[int, int, str]:
 
 
 class Prompts:
-    """The prompt files, with `overrides` (name -> template text) in place of the shipped ones.
-
-    file: the GGUF file that they come from, for messages.
-    """
+    """The prompt files, some replaced by `overrides` (name -> template text) that come from a GGUF `file`."""
 
     def __init__(self, overrides: Mapping[str, str] | None = None, file: Path | None = None) -> None:
         self._file = file

@@ -1,7 +1,4 @@
-"""What the package stands on: the files that travel with it, the processors it may use, the processes that share a run.
-
-The files lie beside it in a checkout, inside it in an installed wheel.
-"""
+"""What the package stands on: the files that travel with it, the processors it may use, the processes of one run."""
 
 import contextlib
 import os
@@ -21,7 +18,7 @@ T = TypeVar("T")
 
 
 def resource(name: str) -> Path:
-    """The folder "prompts" or "data". Raises FileNotFoundError where the installation lacks it."""
+    """The folder "prompts" or "data": beside the package in a checkout, inside it in an installed wheel."""
     package = Path(__file__).resolve().parent
     for folder in (package / "assets" / name, package.parent / name):
         if folder.is_dir():

@@ -21,10 +21,7 @@ DIMENSIONS: dict[str, tuple[str, str]] = {aspect: tuple(found) for aspect, found
 
 @dataclass(frozen=True)
 class Layout:
-    """A published layout: `needed` are the columns that tell it, `names` those that we would read otherwise.
-
-    `id_columns` make up a row's id where the row has them all.
-    """
+    """A published layout, told by its `needed` columns. `names` overrule ours, `id_columns` make up a row's id."""
 
     name: str
     needed: Sequence[str]

@@ -1,7 +1,6 @@
 """A row of a file, and which of its columns means what.
 
-Case doesn't matter, and spaces and hyphens count as underscores. `--map OURS=THEIRS` names a column that isn't
-recognised.
+Case doesn't matter; spaces and hyphens count as underscores. `--map OURS=THEIRS` names a column that isn't recognised.
 """
 
 import contextlib
@@ -137,10 +136,7 @@ def column_map(columns: Names) -> Names:
 
 
 def recognise(cells: Mapping[str, Any], mapped: Names) -> dict[str, str]:
-    """A row's columns by our names: the mapped ones, then all that are recognised and not empty.
-
-    Raises SreError where the row lacks a mapped column.
-    """
+    """A row's columns by our names: the mapped ones, then all that are recognised and not empty."""
     by_key = _by_key(tuple(cells))
     own = {}
     for name, column in mapped.items():

@@ -1,8 +1,4 @@
-"""Rows of files, folders and hub data sets -> Example. Knows no prompt, model or stage.
-
-columns.py has the names of columns, benchmark_formats.py what published benchmarks need beside them. Rows that
-`Example.to_json()` and `sre judge` wrote are read too.
-"""
+"""Rows of files, folders and hub data sets -> Example. Knows no prompt, model or stage."""
 
 import itertools
 import json

@@ -161,10 +161,7 @@ def _placed(found: Iterable[Found], name: str, stem: str) -> Iterator[Row]:
 
 @contextlib.contextmanager
 def _decoded(file: Any, newline: str) -> Iterator[io.TextIOWrapper]:
-    """The text of a file in any encoding of Unicode.
-
-    An invalid byte of UTF-8 becomes half a surrogate pair, which is an error only in a column that is read.
-    """
+    """The text, in any encoding of Unicode. An invalid byte of UTF-8 is an error only in a column that is read."""
     encoding = json.detect_encoding(file.peek(4)[:4])
     errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
     text = io.TextIOWrapper(file, encoding, errors=errors, newline=newline)

@@ -3,6 +3,7 @@
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 from recipe.config import DataConfig
@@ -48,15 +49,13 @@ def _all_pairs(rows: Iterable[Example]) -> Iterable[Pair]:
 
 def _pairwise(pair: Pair, label: int) -> Example:
     first, second = pair if label == 1 else pair[::-1]
-    return Example(
+    return replace(
+        first,
         id=f"{first.id}+{second.id}",
         task="pairwise",
-        conversation=first.conversation,
         responses=(first.responses[0], second.responses[0]),
-        rubric=first.rubric,
         label=label,
+        rationale="",
         reference=first.reference if first.reference == second.reference else "",
-        prompt_id=first.prompt_id,
         origin=f"{first.origin}+{second.origin}",
-        aspect=first.aspect,
     )

@@ -60,10 +60,7 @@ def prepare_splits(
 def split_rows(
     sources: Mapping[str, Sequence[Example]], *, dev: float, test: float, seed: int
 ) -> dict[str, dict[str, list[Example]]]:
-    """{split: {source: its rows, spread}}. A prompt of two sources is where the first one put it.
-
-    Raises SreError for shares of the prompts outside 0..1, or above 1 together, and for two rows of one id.
-    """
+    """{split: {source: its rows, spread}}. A prompt of two sources is where the first one put it."""
     if min(dev, test) < 0 or dev + test > 1:
         raise SreError(f"the shares held back must be 0 or more, and 1 at most together, not {dev} and {test}")
     ids = Counter(row.id for rows in sources.values() for row in rows)

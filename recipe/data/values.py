@@ -86,10 +86,7 @@ def to_score(value: object, scores: Sequence[int], field: str) -> int | None:
 
 
 def to_preference(value: object, field: str) -> int | None:
-    """1 or 2 for the better response, TIE for a tie, None where it is missing. Raises SreError for anything else.
-
-    A number between 1 and 2 is the mean of several votes.
-    """
+    """1 or 2 for the better response (a mean of votes is between them), TIE for a tie, None where it is missing."""
     if no_label(value):
         return None
     number = whole(value)
@@ -104,10 +101,7 @@ def to_preference(value: object, field: str) -> int | None:
 
 
 def to_conversation(value: object) -> tuple[Message, ...]:
-    """A conversation from a string (one user turn), or from turns: Message, {role, content} or {from, value}.
-
-    Raises SreError (field "conversation") for anything else, and for no turns.
-    """
+    """A conversation from a string (one user turn), or from turns: Message, {role, content} or {from, value}."""
     if isinstance(value, str):
         value = [Message("user", value)]
     if not isinstance(value, Sequence) or not value:

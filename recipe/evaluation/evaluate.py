@@ -54,10 +54,7 @@ def evaluate(
 
 
 def as_written(judgements: Sequence[Judgement]) -> list[Judgement]:
-    """The judgements without forced labels: malformed where the model itself wrote no well-formed verdict.
-
-    One that was asked for the label alone is as it is: its label was read, not written.
-    """
+    """The judgements, malformed where a label was forced. One that was asked for the label alone is as it is."""
     kept = (j.finish == LABEL_ONLY or (j.finish != "forced" and j.rationale) for j in judgements)
     return [j if keep else replace(j, label=None) for j, keep in zip(judgements, kept, strict=True)]
 

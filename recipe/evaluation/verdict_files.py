@@ -52,10 +52,7 @@ def audit_files(
 
 
 def read_verdicts(paths: Sequence[Path]) -> Judged:
-    """The verdicts by judge, as they were written: a label that was forced counts as malformed.
-
-    Raises SreError for a path without verdicts, and for a file of something else.
-    """
+    """The verdicts by judge, as they were written: a label that was forced counts as malformed."""
     found: Judged = {}
     for path in paths:
         files = sorted(path.rglob(VERDICTS)) if path.is_dir() else [path]

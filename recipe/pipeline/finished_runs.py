@@ -12,20 +12,14 @@ from recipe.storage import read_markers
 
 
 def read_status(folder: Path) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """The marker of each stage of a run, {} for one that hasn't begun; and its rounds (`results.rounds`).
-
-    Raises SreError where there is no run, and for a marker that is damaged.
-    """
+    """The marker of each stage of a run, {} for one that hasn't begun; and its rounds (`results.rounds`)."""
     run = open_run(folder)
     planned: dict[str, dict[str, Any]] = {name: {} for name, _ in steps(run)}
     return planned | {marker["stage"]: marker for marker in read_markers(folder)}, rounds(run)
 
 
 def export_annotations(folder: Path, out: Path, *, first: str, second: str | None, n: int, seed: int) -> dict[str, int]:
-    """Write the blind side-by-side of two of a run's judges; returns the counts (evaluation/annotation.py).
-
-    second: None is the last judge that was measured. Raises SreError when one of the judges was not.
-    """
+    """Write the blind side-by-side of two measured judges of a run (evaluation/annotation.py); returns the counts."""
     from recipe.evaluation.annotation import export_tasks
 
     run = open_run(folder)
@@ -42,10 +36,7 @@ def export_annotations(folder: Path, out: Path, *, first: str, second: str | Non
 
 
 def forgery_of(folder: Path, name: str, *, limit: int | None) -> dict[str, Any]:
-    """Measure the forgery shift of a run's judge on `limit` of its test rows, and write it into the run's results.
-
-    Raises SreError where there is no such run, judge or test rows.
-    """
+    """Measure the forgery shift of a run's judge on `limit` of its test rows, and write it into the run's results."""
     from recipe.evaluation.benchmarks.base import take_evenly
     from recipe.evaluation.forgery import measure_forgery
     from recipe.judge.judge import Judge

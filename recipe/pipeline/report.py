@@ -1,7 +1,4 @@
-"""The report of finished runs: one HTML page that needs nothing beside it, and its tables in Markdown.
-
-What wasn't run says "not run". The page's words and style are in report.html.jinja.
-"""
+"""The report of finished runs: one HTML page (report.html.jinja) that stands alone, and its tables in Markdown."""
 
 import random
 from collections import defaultdict
@@ -25,10 +22,7 @@ Stages = Mapping[str, Mapping[str, Any]]  # stage -> its marker; {} where it was
 
 
 def report(folders: Sequence[Path], out: Path | None) -> tuple[Path, Path]:
-    """Write the page and the Markdown file about these runs, a folder of seed-<n> runs being all of them.
-
-    Returns their paths. Raises SreError for a folder that is no run, and without `out` for several.
-    """
+    """Write the page and the Markdown file about these runs, a folder of seed-<n> runs being all of them."""
     import jinja2
 
     if out is None and len(folders) > 1:

@@ -65,8 +65,7 @@ def run_pipeline(
 ) -> dict[str, Any]:
     """Run (or go on with) all stages up to and including `until`; returns what results.json then holds.
 
-    `say` is told first which rows the run takes. Raises SreError for an unknown stage name, a folder made with other
-    settings, and what would end a later stage.
+    `say` is told first which rows the run takes. Raises SreError also for what would end a later stage.
     """
     run = RunContext(config, folder)
     _known(run, until or "seed", "--until")

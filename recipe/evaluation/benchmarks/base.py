@@ -121,10 +121,7 @@ def own_rows(name: str) -> Benchmark:
 
 
 def labelled_figures(judged: Judged) -> Figures:
-    """Of labelled rows of one task: agreement with the truth, and calibration.
-
-    Of pairs there is Pearson of the preference, too, as the paper prints it.
-    """
+    """Of labelled rows of one task: agreement with the truth, calibration, and of pairs, as in the paper, Pearson."""
     rows, task = judged.rows, judged.rows[0].task
     said = [judged.verdicts[row.id] for row in rows]
     truth, labels = [row.label or 0 for row in rows], [verdict.label for verdict in said]
