@@ -196,7 +196,6 @@ def explain(error: OSError, path: Path) -> SreError:
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write all rows at once, atomically."""
     with atomic(path) as file:
         file.writelines(canonical(row) + "\n" for row in rows)
 

@@ -15,11 +15,7 @@ _OPENING, _ROWS = ("threads", "context", "parallel", "gpu_layers"), ("data", "li
 @click.argument("target")
 @click.option("--judge", "name", help="Which judge of the run folder TARGET: seed, sft, j1, j2, …")
 @click.option("--model", help="A GGUF file, run folder, adapter, model folder or hub name.")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path, exists=True),
-    help="A local copy of the benchmark. [default: load it from the hub]",
-)
+@click.option("--data", type=click.Path(path_type=Path, exists=True), help="The benchmark's files. [default: the hub]")
 @click.option("--limit", type=opt.POSITIVE, help="Take only N rows, evenly spread over all.")
 @click.option("-o", "--out", type=opt.FOLDER, help="[default: runs/benchmarks/TARGET-MODEL]")
 @click.option(

@@ -128,7 +128,6 @@ def _files_of(folder: Path, task: Task | None, split: str) -> list[Path]:
 
 
 def _plain(path: Path) -> Path:
-    """The path without .gz."""
     return path.with_suffix("") if path.suffix.lower() == ".gz" else path
 
 

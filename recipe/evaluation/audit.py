@@ -34,7 +34,7 @@ def _task_figures(task: Task, rows: Sequence[Example], verdicts: Sequence[Said],
 
 
 def figures_by_task(rows: Sequence[Example], verdicts: Sequence[Said], resamples: int) -> dict[str, Any]:
-    """{"pointwise": {...}, "pairwise": {...}}: `task_figures` of the rows of each task that have a label."""
+    """{"pointwise": {...}, "pairwise": {...}}: the figures of the rows of each task that have a label."""
     parts = {task: labelled(task, rows, verdicts) for task in TASKS}
     return {task: _task_figures(task, kept, said, resamples) for task, (kept, said) in parts.items()}
 

@@ -12,8 +12,7 @@ from recipe.evaluation.tables import judge_name
 def interval_charts(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Of each task, the figure by which judges are set against rules: {"title", "low", "bars", "best"}.
 
-    A bar is {"name", "rule", "value", "low", "high"}. low: where the axis begins, which ends at 1. best: the value of
-    the best rule, or None.
+    A bar is {"name", "rule", "value", "low", "high"}. The axis goes from low to 1. best: of the rules, or None.
     """
     charts = []
     for task, names in FIGURES["compared"].items():

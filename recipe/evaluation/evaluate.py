@@ -100,11 +100,7 @@ def headline(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def self_consistency(judgements: Iterable[Judgement]) -> list[Judgement]:
-    """One judgement an example, in order of first appearance: the majority of its samples.
-
-    Its label and rationale are those of the sample that `aggregate.consensus` picks, its label distribution the mean of
-    all. Where every sample is malformed, so is the result.
-    """
+    """One judgement an example: the majority of its samples (`aggregate.consensus`), with their mean distribution."""
     found = []
     for samples in _by_example(judgements).values():
         agreed = consensus(samples)
@@ -119,7 +115,6 @@ def best_of_n(examples: Sequence[Example], judgements: Iterable[Judgement], n: i
 
     Of several right samples, the one that gives the true label the highest probability (ours; the paper doesn't say
     which), then the first. A sample counts only if the model itself ended it (finish "stop") and wrote a rationale.
-    Examples without a right sample, or without a label, are left out.
     """
     pools = _by_example(judgements)
     rows = []

@@ -83,7 +83,6 @@ class RunContext:
         return judges_of(self.config)[t - self.config.iterations - 2]
 
     def stage_of(self, judge: str) -> str:
-        """The stage that makes a judge."""
         tasks = self.config.data.tasks
         if judge == "seed":
             return "seed"
@@ -107,7 +106,6 @@ class RunContext:
 
     @property
     def loading(self) -> Loading:
-        """How stages load the model."""
         import torch
 
         from recipe.inference.pytorch.loading import resolve_quantization

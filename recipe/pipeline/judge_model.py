@@ -61,7 +61,6 @@ class JudgeModel:
 
     @property
     def file(self) -> Path:
-        """Where that GGUF file is written."""
         return self.model.run / "gguf" / f"{self.name}.gguf"
 
     def open(self) -> Any:

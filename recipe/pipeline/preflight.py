@@ -36,7 +36,7 @@ def preflight(run: RunContext, *, offline: bool = False) -> list[str]:
 
 
 def check_model(config: Config, folder: Path, *, template: bool = True) -> None:
-    """The bytes of a model folder's weights. Raises SreError where the model `name` lacks something."""
+    """Raises SreError where a model folder lacks something, or can't become a GGUF file."""
     from recipe.gguf.export import export_problem
     from recipe.training.seed import check_model as check_files
 
