@@ -146,12 +146,12 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
         click.echo(path)
 
 
-@click.group(epilog=opt.examples_of("annotate"))
+@click.group(cls=opt.Group)
 def annotate() -> None:
     """Compare two judges' rationales blind, by people in Label Studio."""
 
 
-@annotate.command("export", epilog=opt.examples_of("annotate export"))
+@annotate.command("export", cls=opt.Command)
 @opt.run
 @click.option("-o", "--out", required=True, type=opt.FOLDER, help="A new folder.")
 @click.option("--first", default="sft", help="The judge to compare with.")
@@ -172,7 +172,7 @@ def export(run: Path, out: Path, first: str, second: str | None, n: int, seed: i
     )
 
 
-@annotate.command("import", epilog=opt.examples_of("annotate import"))
+@annotate.command("import", cls=opt.Command)
 @click.argument("folder", type=opt.EXISTING_FOLDER)
 @click.argument("annotations", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 def import_(folder: Path, annotations: Path) -> None:

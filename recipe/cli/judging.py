@@ -37,7 +37,9 @@ _NOT_WITH = {"llamacpp": ("base_url",), "ray": ("base_url",), "openai": _SERVERS
 @click.option("--allow-errors", is_flag=True, help="Exit with 0 also where some rows could not be judged.")
 @click.option("--limit", type=opt.POSITIVE, help="Judge only the first N rows.")
 @click.option("--split", default="test", help="Which part of a data folder or hub data set.")
-@click.option("--task", type=click.Choice(["pointwise", "pairwise"]), help="[default: what the columns tell]")
+@click.option(
+    "--task", type=click.Choice(["pointwise", "pairwise"]), help="What the rows are. [default: by the columns]"
+)
 @click.option("--samples", type=opt.POSITIVE, default=1, help="Judgements per row; majority wins.")
 @click.option("--temperature", type=click.FloatRange(min=0), help="Of sampling. [default: 0; 1 with --samples]")
 @click.option("--seed", type=int, default=0, help="Sampling seed; ignored at temperature 0.")

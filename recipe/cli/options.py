@@ -1,6 +1,5 @@
 """What the commands share: kinds of values, options, examples under their help, the console."""
 
-import tomllib
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
@@ -12,26 +11,34 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 EXISTING_FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 POSITIVE = click.IntRange(min=1)
-_EXAMPLES = tomllib.loads(Path(__file__).with_name("examples.toml").read_text(encoding="utf-8"))
 
 
 def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def examples_of(name: str) -> str:
-    """The end of a command's help, from examples.toml."""
-    return examples(*_EXAMPLES[name].splitlines())
+class Command(click.Command):
+    """A command whose help ends in its examples."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        import tomllib  # here, so that `sre --help` answers at once
+
+        found = tomllib.loads(Path(__file__).with_name("examples.toml").read_text(encoding="utf-8"))
+        self.epilog = examples(*found[str(self.name)].splitlines())
+        super().format_epilog(ctx, formatter)
+
+
+class Group(Command, click.Group):
+    """A group of commands whose help ends in its examples."""
 
 
 def command(function: Callable[..., Any]) -> click.Command:
-    """A command by its function's name, whose help ends in its examples."""
-    return click.command(epilog=examples_of(function.__name__))(function)
+    return click.command(cls=Command)(function)
 
 
 run = click.argument("run", type=EXISTING_FOLDER)
 run_dir = click.option("--run-dir", type=FOLDER, help="Where the run lives. [default: runs/<name>]")
-overrides = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting; may be repeated.")
+overrides = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
 threads = click.option("--threads", type=POSITIVE, help="CPU threads. [default: all cores]")
 memory = click.option("--memory", help="Limit of the KV cache, e.g. 2GB. [default: 1024 tokens a parallel judgement]")
 context = click.option("--context", type=click.IntRange(min=64), default=4096, help="Tokens of a prompt and answer.")
