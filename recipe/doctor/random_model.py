@@ -22,7 +22,7 @@ from recipe.storage import write_json, write_jsonl
 from recipe.training.trainer import completion_ids, prompt_ids
 from recipe.verdict import format_verdict
 
-FAMILIES = {"llama": "llama", "smollm": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+FAMILIES = {"llama": "llama", "smollm": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma-3": "gemma3_text"}
 FILLER = " It goes on and on."
 DISK_BYTES = 6.3  # a parameter: 16 bit as a folder and as a GGUF file, and twice in 8 bit
 

@@ -127,7 +127,12 @@ def test_a_stage_that_fails_is_reported_with_its_trace_and_is_the_last(monkeypat
 def test_a_random_model_has_the_shape_it_was_asked_for(tiny_model: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    for asked, tied in (("llama3.1-8b", False), ("Qwen/Qwen3-4B-Instruct-2507", True), ("qwen2.5-0.5b", True)):
+    for asked, tied in (
+        ("llama3.1-8b", False),
+        ("Qwen/Qwen3-4B-Instruct-2507", True),
+        ("qwen2.5-0.5b", True),
+        ("gemma-3-1b", True),
+    ):
         name, shape = shape_named(asked)
         assert shape.tied == tied
         small = replace(shape, layers=2, hidden=64, intermediate=96, vocab=900)
