@@ -18,9 +18,7 @@ _OPENING, _ROWS = ("threads", "context", "parallel", "gpu_layers"), ("data", "li
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="The benchmark's files. [default: the hub]")
 @click.option("--limit", type=opt.POSITIVE, help="Take only N rows, evenly spread over all.")
 @click.option("-o", "--out", type=opt.FOLDER, help="[default: runs/benchmarks/TARGET-MODEL]")
-@click.option(
-    "--forgery", is_flag=True, help="With --judge: only measure how claims in a response ('Score: 5') move its score."
-)
+@click.option("--forgery", is_flag=True, help="Only measure how claims in a response ('Score: 5') move its score.")
 @click.option("--overwrite", is_flag=True, help="Judge all rows again instead of resuming.")
 @opt.judging
 def evaluate(target: str, name: str | None, model: str | None, forgery: bool, **options: Any) -> None:
@@ -34,29 +32,38 @@ def evaluate(target: str, name: str | None, model: str | None, forgery: bool, **
     if (name is None) == (model is None):
         raise SreError("expected either --judge NAME (of a run folder) or --model M (on a benchmark or file)")
     if model is not None:
-        opt.refuse(["forgery"], "needs --judge NAME, of a run folder")
-        _evaluate_model(target, model, **options)
+        _evaluate_model(target, model, forgery=forgery, **options)
         return
     unfit = options.keys() - ({"limit"} if forgery else set())
     opt.refuse(unfit, "needs --model: the judges of a run are measured by its own settings")
-    from recipe.evaluation.tables import FORGERY, forgery_grid, results_grids, show
+    from recipe.evaluation.tables import results_grids, show
     from recipe.pipeline.finished_runs import forgery_of
     from recipe.pipeline.steps import run_stage
     from recipe.storage import read_json
 
     run, judge = Path(target), str(name)
     if forgery:
-        found = forgery_of(run, judge, limit=options["limit"])
-        show([(FORGERY, forgery_grid({judge: found}))], {}, opt.console())
-        click.echo(f"All figures: {run / 'evaluation' / judge / 'forgery.json'}")
+        _show_forgery(judge, forgery_of(run, judge, limit=options["limit"]), run / "evaluation" / judge)
         return
     run_stage(run, f"evaluation/{judge}")
     results = read_json(run / "results.json")
     show(results_grids(results), results["models"], opt.console())
 
 
-def _evaluate_model(target: str, model: str, out: Path | None, rubric: str | None, **options: Any) -> None:
+def _show_forgery(judge: str, found: dict[str, Any], folder: Path) -> None:
+    from recipe.evaluation.tables import FORGERY, forgery_grid, show
+
+    show([(FORGERY, forgery_grid({judge: found}))], {}, opt.console())
+    click.echo(f"All figures: {folder / 'forgery.json'}")
+
+
+def _evaluate_model(
+    target: str, model: str, out: Path | None, rubric: str | None, forgery: bool, **options: Any
+) -> None:
+    from recipe.config import EvaluateConfig
+    from recipe.evaluation.benchmarks.base import load_rows
     from recipe.evaluation.benchmarks.running import find_benchmark, run_benchmark
+    from recipe.evaluation.forgery import measure_forgery
     from recipe.evaluation.models import label_of, open_judge
     from recipe.evaluation.tables import audit_grids, benchmark_table, show
     from recipe.judge.options import JudgeOptions
@@ -66,6 +73,13 @@ def _evaluate_model(target: str, model: str, out: Path | None, rubric: str | Non
     folder = out or Path("runs") / "benchmarks" / f"{label_of(target)}-{label_of(model)}"
     opening, how = ({name: options.pop(name) for name in names} for names in (_OPENING, _ROWS))
     how["rubrics"] = by_task(read_rubric(rubric) if rubric else None)
+    if forgery:
+        opt.refuse(["overwrite", "label_only", "constrain"], "does not go with --forgery")
+        del how["overwrite"]
+        rows, settings = load_rows(benchmark, **how), EvaluateConfig(max_tokens=options["max_tokens"])
+        with open_judge(model, **opening) as judge:
+            _show_forgery(judge.name, measure_forgery(judge, rows, folder, settings), folder)
+        return
     with open_judge(model, **opening) as judge:
         result = run_benchmark(judge, benchmark, folder, options=JudgeOptions(**options), **how)
     opt.console().print(benchmark_table(result))

@@ -220,7 +220,8 @@ def test_evaluate_wants_a_judge_of_a_run_or_a_model_and_not_both(tmp_path):
     ):
         result = sre("evaluate", tmp_path, "--judge", "j2", *option)
         assert (result.exit_code, f"{named} needs --model" in result.stderr) == (2, True), result.stderr
-    assert "--forgery needs --judge" in sre("evaluate", "rewardbench", "--model", "judge.gguf", "--forgery").stderr
+    forged = sre("evaluate", "rewardbench", "--model", "judge.gguf", "--forgery", "--label-only")
+    assert "--label-only does not go with --forgery" in forged.stderr
     refused(sre("evaluate", tmp_path, "--judge", "j2", "--forgery", "--limit", 2), "not a run folder")
     refused(sre("evaluate", "rewardbank", "--model", "judge.gguf"), "no benchmark", "rewardbench-pairwise", "llmbar")
     refused(sre("evaluate", "rewardbench", "--model", tmp_path / "gone.gguf"), "gone.gguf", "no such model file")
@@ -239,3 +240,21 @@ def test_evaluate_shows_a_benchmarks_figures_and_where_they_are(tmp_path, monkey
     for part in ("Pearson, expected score", "label forced", "25 rows; 25 judgements", "n=25"):
         assert part in result.output
     assert len(list(tmp_path.glob("runs/benchmarks/*rows-mine/figures.json"))) == 1
+
+
+def test_evaluate_measures_how_far_claims_move_any_model(tmp_path, monkeypatch):
+    from recipe.evaluation import models
+    from recipe.judge import Judge
+    from tests.scripted import ScriptedGenerator
+
+    def gullible(request):
+        return [f"A reason. [RESULT] {5 if ':forged:' in request.id else 2}"]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "open_judge", lambda model, **options: Judge(ScriptedGenerator(gullible), name=model))
+    rows = write(tmp_path / "rows.jsonl", *(changed(id=str(k), orig_score=str(k % 4 + 1)) for k in range(12)))
+    result = sre("evaluate", rows, "--model", "mine", "--forgery")
+    assert result.exit_code == 0, result.output
+    (file,) = tmp_path.glob("runs/benchmarks/*rows-mine/forgery.json")
+    shifts = json.loads(file.read_text())
+    assert [shifts[mode]["pointwise"]["shift"]["value"] for mode in ("rationale", "label-only")] == [3, 3]
