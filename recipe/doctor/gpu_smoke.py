@@ -32,9 +32,17 @@ SETTINGS = Path(__file__).with_suffix(".toml")
 DETAILS = ("engine", "steps", "first_loss", "last_loss", "relative_error", "malformed", "pairs", "flip_rate")
 """What the stages report that a bug report should show."""
 # With a shape: few rows and steps, but the preset's batches, lengths and samples side by side, on which memory depends.
-FEW = ["iterations=1", "model.quantization=nf4", "data.train_pointwise=8", "data.train_pairwise=4", 'data.dev_split=""']
-FEW += ['data.test_split=""', "data.forged_share=0.0", "sft.accumulate=2", "sft.checkpoints=1", "dpo.accumulate=2"]
-FEW += [
+FEW = [
+    "iterations=1",
+    "model.quantization=nf4",
+    "data.train_pointwise=8",
+    "data.train_pairwise=4",
+    'data.dev_split=""',
+    'data.test_split=""',
+    "data.forged_share=0.0",
+    "sft.accumulate=2",
+    "sft.checkpoints=1",
+    "dpo.accumulate=2",
     "dpo.checkpoints=0",
     "sample.engine=torch",
     'export.types=["Q8_0"]',
