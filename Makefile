@@ -7,23 +7,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
 UNSLOTH := $(shell grep -E '^unsloth(_zoo)?==' constraints.txt)
-# llama.cpp compiled for AVX512-FP16 (Intel since Sapphire Rapids) attends to heads of 64 without vector instructions:
-# without it, decoding is twice as fast. Its AMX kernels need tools/amx_tiles.h with GCC; a compiler that doesn't take
-# their flags goes without (docs/performance.md).
+# llama.cpp compiled for AVX512-FP16 (Intel since Sapphire Rapids) attends to heads of 64 without vector instructions, and
+# its AMX kernels end a process that also runs PyTorch's: both are left out (docs/performance.md).
 CPUINFO ?= /proc/cpuinfo
-has = $(shell grep -sow $(1) $(CPUINFO) | head -n 1)
 INSTRUCTIONS := AVX AVX2 FMA F16C BMI2 SSE42 AVX512 AVX512_VBMI AVX512_VNNI AVX512_BF16
-AMX := -include "$(CURDIR)/tools/amx_tiles.h"
-ifndef CMAKE_ARGS
-ifneq ($(call has,avx512_fp16),)
-ifneq ($(call has,amx_int8),)
-ifneq ($(shell $${CXX:-c++} -mamx-tile -mamx-int8 $(AMX) -fsyntax-only -x c++ /dev/null 2>/dev/null && echo yes),)
-INSTRUCTIONS += AMX_TILE AMX_INT8
-export CXXFLAGS := $(CXXFLAGS) $(AMX)
-endif
-endif
-export CMAKE_ARGS := -DGGML_NATIVE=OFF $(INSTRUCTIONS:%=-DGGML_%=ON)
-endif
+ifneq ($(shell grep -sow avx512_fp16 $(CPUINFO) | head -n 1),)
+export CMAKE_ARGS ?= -DGGML_NATIVE=OFF $(INSTRUCTIONS:%=-DGGML_%=ON)
 endif
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -45,21 +44,13 @@ def test_most_processors_are_left_to_llama_cpp(make: Path, processor: str) -> No
     assert exported(make, processor, CXX="true") == ("", "")
 
 
-def test_amx_is_compiled_in_where_the_compiler_takes_it(make: Path) -> None:
-    cmake, compiler = exported(make, SAPPHIRE_RAPIDS, CXX="true", CXXFLAGS="-g")
-    assert "-DGGML_AMX_TILE=ON -DGGML_AMX_INT8=ON" in cmake
+def test_amx_and_half_floats_are_left_out(make: Path) -> None:
+    cmake, compiler = exported(make, SAPPHIRE_RAPIDS)
     assert "-DGGML_NATIVE=OFF" in cmake
-    assert shlex.split(compiler) == ["-g", "-include", str(ROOT / "tools" / "amx_tiles.h")]
-
-
-@pytest.mark.parametrize(
-    ("processor", "compiler"), [(SAPPHIRE_RAPIDS, "false"), (SAPPHIRE_RAPIDS.replace("amx_int8", ""), "true")]
-)
-def test_without_amx_or_a_compiler_for_it_avx512_stays(make: Path, processor: str, compiler: str) -> None:
-    cmake, flags = exported(make, processor, CXX=compiler)
     assert "-DGGML_AVX512_BF16=ON" in cmake
     assert "AMX" not in cmake
-    assert flags == ""
+    assert "FP16" not in cmake
+    assert compiler == ""
 
 
 def test_your_own_flags_win(make: Path) -> None:

@@ -319,11 +319,15 @@ def features() -> list[str]:
 
 
 def model_params(gpu_layers: int = 0) -> Any:
-    """llama.cpp's defaults, with so many layers on a GPU, and without AMX where a compiler got that wrong or the native
-    kernels, which it would pass by, are asked for."""
-    params, amx = _C.llama_model_default_params(), "AMX_INT8" in features()
+    """llama.cpp's defaults, with so many layers on a GPU, and with AMX only where SRE_KERNELS=amx asks for it.
+
+    llama.cpp configures AMX's tiles once for each thread. PyTorch's 16-bit products change them, and the next product
+    of llama.cpp on that thread ends the process.
+    """
+    params = _C.llama_model_default_params()
     params.n_gpu_layers = gpu_layers
-    params.use_extra_bufts = not amx or (products_are_right() and not wants_native_kernels())
-    if amx and params.use_extra_bufts:  # AMX takes a copy of the weights, so none is mapped from the file
-        params.load_mode = _C.LLAMA_LOAD_MODE_NONE
+    if "AMX_INT8" in features():
+        params.use_extra_bufts = os.environ.get("SRE_KERNELS") == "amx" and products_are_right()
+        if params.use_extra_bufts:  # AMX takes a copy of the weights, so none is mapped from the file
+            params.load_mode = _C.LLAMA_LOAD_MODE_NONE
     return params

@@ -14,24 +14,24 @@ from recipe.inference.llamacpp import kv_cache as kvcache
 
 
 @pytest.mark.parametrize(
-    ("features", "right", "extra", "mapped"),
+    ("features", "kernels", "right", "extra", "mapped"),
     [
-        (b"AVX512 = 1 | AMX_INT8 = 1 | ", True, True, False),
-        (b"AVX512 = 1 | AMX_INT8 = 1 | ", False, False, True),
-        (b"AVX512 = 1 | AMX_INT8 = 0 | ", False, True, True),
+        (b"AVX512 = 1 | AMX_INT8 = 1 | ", "amx", True, True, False),
+        (b"AVX512 = 1 | AMX_INT8 = 1 | ", "amx", False, False, True),
+        (b"AVX512 = 1 | AMX_INT8 = 1 | ", "", True, False, True),
+        (b"AVX512 = 1 | AMX_INT8 = 1 | ", "native", True, False, True),
+        (b"AVX512 = 1 | AMX_INT8 = 0 | ", "", False, True, True),
     ],
 )
-def test_amx_is_used_where_its_products_are_right(
-    monkeypatch: pytest.MonkeyPatch, features: bytes, right: bool, extra: bool, mapped: bool
+def test_amx_is_used_where_it_is_asked_for_and_right(
+    monkeypatch: pytest.MonkeyPatch, features: bytes, kernels: str, right: bool, extra: bool, mapped: bool
 ) -> None:
     monkeypatch.setattr(kvcache._C, "llama_print_system_info", lambda: features)
-    monkeypatch.delenv("SRE_KERNELS", raising=False)
+    monkeypatch.setenv("SRE_KERNELS", kernels)
     monkeypatch.setattr(kvcache, "products_are_right", lambda: right)
     params = kvcache.model_params()
     assert params.use_extra_bufts is extra
     assert (params.load_mode != kvcache._C.LLAMA_LOAD_MODE_NONE) is mapped
-    monkeypatch.setenv("SRE_KERNELS", "native")
-    assert kvcache.model_params().use_extra_bufts is (b"AMX_INT8 = 1" not in features)
 
 
 def test_the_high_level_object_is_loaded_alike(monkeypatch: pytest.MonkeyPatch) -> None:
