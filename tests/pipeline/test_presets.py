@@ -23,7 +23,9 @@ SMALL = ["data.train_pointwise=24", "data.train_pairwise=12", "data.dev_pointwis
 SMALL += ["sample.inputs=[8, 8]", "sample.max_tokens=24", "evaluate.max_tokens=24", "evaluate.resamples=100"]
 SMALL += ["export.flip_rows=2", 'rounds.keep="all"', 'model.engine="transformers"', "threads=1"]
 ON_A_PROCESSOR = {"cpu-smollm2-135m", "seed-data"}
-NAMES = [pytest.param(name, marks=[pytest.mark.slow] * name.endswith("-paper")) for name in presets() if name != "tiny"]
+# One of each card, and the quickstart; the others take the same code and half a minute each: `pytest -m slow`.
+ALWAYS = {"cpu-smollm2-135m", "t4-qwen2.5-1.5b", "12gb-qwen3-4b", "24gb-llama3.1-8b"}
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name not in ALWAYS)) for name in presets() if name != "tiny"]
 
 
 def small(name: str, model: Path, data: Path) -> Config:
