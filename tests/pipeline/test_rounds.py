@@ -95,7 +95,7 @@ def test_a_judge_of_one_task_has_one_sft_and_no_merge(task, other, tiny_data, tm
 
 
 def test_a_judge_that_is_not_of_the_run_is_refused(run):
-    with pytest.raises(SreError, match="nothing measures a judge 'j4'"):
+    with pytest.raises(SreError, match="no judge 'j4'"):
         run_judge(run.config, run.path, "j4", ())
 
 
