@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +25,12 @@ def resource(name: str) -> Path:
         if folder.is_dir():
             return folder
     raise FileNotFoundError(f"the installation lacks its {name!r} folder; reinstall self-rationalizing-evaluators")
+
+
+def read_table(module: str, name: str = "") -> dict[str, Any]:
+    """The .toml file `name` beside a module's file (`__file__`); by default the one that is named like the module."""
+    path = Path(module).with_name(name) if name else Path(module).with_suffix(".toml")
+    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 def cache_folder() -> Path:

@@ -21,9 +21,9 @@ class Command(click.Command):
     """A command whose help ends in its examples."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        import tomllib  # here, so that `sre --help` answers at once
+        from recipe.system import read_table  # here, so that `sre --help` answers at once
 
-        found = tomllib.loads(Path(__file__).with_name("examples.toml").read_text(encoding="utf-8"))
+        found = read_table(__file__, "examples.toml")
         self.epilog = examples(*found[str(self.name)].splitlines())
         super().format_epilog(ctx, formatter)
 

@@ -1,19 +1,18 @@
 """Published benchmarks, and the output of `sre judge`, where names of columns are not enough to read them."""
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from recipe.data.columns import Names
 from recipe.data.records import TASKS, Rubric, Task
 from recipe.data.values import missing, no_label, short, to_rubric, whole
 from recipe.errors import SreError
+from recipe.system import read_table
 
 Cells = Mapping[str, Any]
 
-_TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_TABLES = read_table(__file__)
 GENERAL: dict[Task, Rubric] = {task: to_rubric(_TABLES["general"][task]) for task in TASKS}
 DIMENSIONS: dict[str, tuple[str, str]] = {aspect: tuple(found) for aspect, found in _TABLES["dimensions"].items()}
 """Safe-RLHF's two questions about each pair, with the column that holds the answer."""

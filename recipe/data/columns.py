@@ -6,19 +6,18 @@ Case doesn't matter; spaces and hyphens count as underscores. `--map OURS=THEIRS
 import contextlib
 import re
 import shlex
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 from recipe.data.records import Message, Task
 from recipe.data.values import level_of, missing, no_label, parsed, to_conversation, to_text, turns_in
 from recipe.errors import SreError
+from recipe.system import read_table
 
-_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_TABLE = read_table(__file__)
 ALIASES: dict[str, tuple[str, ...]] = {name: tuple(aliases) for name, aliases in _TABLE.items()}
 """Our name -> the names in files, in lower case, the surest first."""
 LEVELS = tuple(f"score{score}" for score in range(11))

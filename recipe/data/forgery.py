@@ -5,14 +5,13 @@ same claims to test rows and measures how far the scores move.
 """
 
 import random
-import tomllib
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from recipe.data.records import TASKS, Example, Task
+from recipe.system import read_table
 
-_TEXTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_TEXTS = read_table(__file__)
 CLAIMS: dict[Task, dict[str, str]] = {task: _TEXTS[task]["audit"] for task in TASKS}
 """What the audit appends, by a name for its table."""
 OTHER_CLAIMS: dict[Task, tuple[str, ...]] = {task: tuple(_TEXTS[task]["training"]["texts"]) for task in TASKS}

@@ -8,16 +8,15 @@ on them learns that words and label are unrelated. So rationales are rewritten w
 """
 
 import re
-import tomllib
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from recipe.data.patterns import compiled
+from recipe.system import read_table
 
 _NUMBER = {"A": "1", "B": "2", "1": "1", "2": "2"}
 _EXCHANGED = str.maketrans("12", "21")
-_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_TABLE = read_table(__file__)
 _compiled = partial(compiled, parts=_TABLE["parts"])
 _NAMED, _OURS, _CODE, _SCORES = (_compiled(_TABLE[name]) for name in ("named", "ours", "code", "scores"))
 _BARE = [_compiled(pattern) for pattern in _TABLE["bare"]]

@@ -6,20 +6,19 @@ import itertools
 import json
 import re
 import reprlib
-import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any
 
 from recipe.data.patterns import compiled
 from recipe.data.records import Message, Rubric
 from recipe.errors import SreError
+from recipe.system import read_table
 
-_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_TABLE = read_table(__file__)
 ROLES = {name: role for role, names in _TABLE["roles"].items() for name in names}
 """Role in a file -> role in a prompt."""
 TIE = 0  # what `to_preference` gives for a tie

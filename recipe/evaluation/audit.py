@@ -7,18 +7,17 @@
                                                                "value": -0.2, "low": -0.3, "high": -0.1, "n": 75}}}}}
 """
 
-import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from recipe.data.naming import stated_winner, to_prompt_names
 from recipe.data.records import SWAPPED, TASKS, Example, Task
 from recipe.evaluation import metrics
 from recipe.evaluation.trivial import TIE, RowVerdict, Said, longer_response, trivial_baselines
+from recipe.system import read_table
 
-FIGURES = tomllib.loads(Path(__file__).with_name("figures.toml").read_text(encoding="utf-8"))
+FIGURES = read_table(__file__, "figures.toml")
 ONE_SIDED = 0.8  # a judge that gives one label in more than this share of the rows hardly judges
 
 

@@ -1,15 +1,14 @@
 """The hyperparameters of a Llama, Mistral, Qwen or Gemma model: from config.json, and as GGUF's keys."""
 
 import math
-import tomllib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
 from recipe.gguf.shape import Shape, read_sizes
+from recipe.system import read_table
 
-_TABLE = tomllib.loads(Path(__file__).with_name("architectures.toml").read_text(encoding="utf-8"))
+_TABLE = read_table(__file__, "architectures.toml")
 FAMILIES: dict[str, dict[str, Any]] = _TABLE["families"]
 GEMMA_KEYS: dict[str, str] = _TABLE["gemma_keys"]
 ARCHITECTURES = {name: arch for arch, family in FAMILIES.items() for name in family["transformers"]}

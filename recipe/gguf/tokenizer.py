@@ -6,7 +6,6 @@ Unicode normalisation: where the tokeniser applies NFC (Qwen), only texts in NFC
 
 import json
 import logging
-import tomllib
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any
 from recipe.errors import SreError
 from recipe.gguf import sentencepiece
 from recipe.storage import read_json
+from recipe.system import read_table
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
-_STEPS = tomllib.loads(Path(__file__).with_name("pre_tokenizers.toml").read_text(encoding="utf-8"))
+_STEPS = read_table(__file__, "pre_tokenizers.toml")
 # For tokenisers like llama-bpe that do apply merges inside whole-word tokens.
 PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {**_STEPS, "smaug-bpe": _STEPS["llama-bpe"]}
 # Gemma 3's sizes without pictures share the tokeniser of those with, and have no embedding for this token.

@@ -1,16 +1,16 @@
 """Reads the weights of a Hugging Face model folder, one tensor at a time, and merges a LoRA adapter into them."""
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
 from recipe.gguf.architecture import sees_pictures, text_config
 from recipe.storage import read_json, write_json
+from recipe.system import read_table
 
 _FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
-_REFUSED = tomllib.loads(Path(__file__).with_name("adapters.toml").read_text(encoding="utf-8"))["refused"]
+_REFUSED = read_table(__file__, "adapters.toml")["refused"]
 # The text part of a model that sees pictures too, as on the hub and as transformers saves it.
 _TEXT = re.compile(r"(?:language_model\.model|model\.language_model)\.(?P<name>.+)")
 

@@ -9,11 +9,9 @@ import logging
 import math
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import accumulate
-from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -21,13 +19,14 @@ from urllib.parse import urlsplit
 from recipe.errors import SreError, install
 from recipe.inference.base import Completion, Generator, Request, Sampling
 from recipe.inference.chat_template import folded
+from recipe.system import read_table
 from recipe.verdict import find_verdict
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 RETRIES = 6  # of one request, 20 s in all; longer where the server asks for it
 _ALTERNATIVES = 20  # asked for at each token
 _SAMPLES = 32  # asked for at once; some servers allow no more
-_ADVICE: dict[str, str] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_ADVICE: dict[str, str] = read_table(__file__)
 _log = logging.getLogger("recipe.inference")
 
 

@@ -16,7 +16,6 @@ prompts, and can't be held to a label. A template of your own is asked as it sta
 import contextlib
 import logging
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -29,6 +28,7 @@ from recipe.inference.base import Completion, Generator, Request, Sampling
 from recipe.judge.judge import Judge, to_example
 from recipe.judge.options import JudgeOptions
 from recipe.judge.rubrics import read_rubric, ready_rubrics
+from recipe.system import read_table
 from recipe.verdict import answer_begin, open_reasoning
 
 _log = logging.getLogger("recipe.judge")
@@ -39,8 +39,7 @@ SCORE_RUBRIC_TEMPLATE = "[{criteria}]\n" + "\n".join(f"Score {k}: {{score{k}_des
 _REFERENCE = "\n\n### Reference answer\n{reference_answer}"
 # By mode: without a place for a reference answer, and with it.
 _TEMPLATES: dict[str, tuple[str, str]] = {
-    mode: (template.replace(_REFERENCE, ""), template)
-    for mode, template in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items()
+    mode: (template.replace(_REFERENCE, ""), template) for mode, template in read_table(__file__).items()
 }
 (ABSOLUTE_PROMPT_WO_REF, ABSOLUTE_PROMPT), (RELATIVE_PROMPT_WO_REF, RELATIVE_PROMPT) = _TEMPLATES.values()
 _RENAMED = {"factual_validity": "factuality", "honesty": "truthfulness"}

@@ -8,7 +8,6 @@ runs/seed-data/margin-1/seed-0/    a row with settings of its own; what it share
 runs/seed-data/results.json        all rows that were measured there, whichever call ran them; results.md
 """
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from recipe.pipeline.context import RunContext, judges_of
 from recipe.pipeline.results import comparisons, costs
 from recipe.pipeline.steps import run_judge
 from recipe.storage import atomic, read_json, write_json
+from recipe.system import read_table
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Variant:
         return changes
 
 
-_ROWS = tomllib.loads(Path(__file__).with_name("variants.toml").read_text(encoding="utf-8"))
+_ROWS = read_table(__file__, "variants.toml")
 VARIANTS = {name: Variant(name, **row) for name, row in _ROWS.items()}
 
 # Settings that change no measurement of the judges that were made.

@@ -1,11 +1,9 @@
 """What a run can be planned for: a table of GPUs, and this machine's processor."""
 
 import time
-import tomllib
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from recipe.system import memory_limit, usable_cores
+from recipe.system import memory_limit, read_table, usable_cores
 
 GIB = 1024**3
 
@@ -20,7 +18,7 @@ class Machine:
     cuda: bool = False
 
 
-_TABLE = tomllib.loads(Path(__file__).with_name("cards.toml").read_text(encoding="utf-8"))
+_TABLE = read_table(__file__, "cards.toml")
 CARDS = {
     name: Machine(card["name"], card["tflops"] * 1e12, card["gb_s"] * 1e9, card["memory_gib"] * GIB, cuda=True)
     for name, card in _TABLE.items()

@@ -1,6 +1,5 @@
 """The shapes of known models, from a small table, and of a model folder, from its config.json."""
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,8 +7,9 @@ from recipe.errors import SreError
 from recipe.gguf.architecture import text_config
 from recipe.gguf.shape import Shape, read_sizes
 from recipe.storage import read_json
+from recipe.system import read_table
 
-_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_TABLE = read_table(__file__)
 KNOWN: Mapping[str, Shape] = {name: Shape(**numbers) for name, numbers in _TABLE.items()}
 
 

@@ -1,18 +1,17 @@
 """RewardBench: is the chosen response scored higher (pointwise), or picked (pairwise)? Categories as published."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from recipe.data.benchmark_formats import GENERAL
 from recipe.data.records import Example
 from recipe.evaluation.benchmarks.base import Benchmark, Figures, Judged
 from recipe.evaluation.metrics import credit, nothing, weighted_accuracy
 from recipe.evaluation.trivial import TIE, RowVerdict
+from recipe.system import read_table
 
-CATEGORIES: dict[str, dict[str, int]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+CATEGORIES: dict[str, dict[str, int]] = read_table(__file__)
 """Category -> subset -> weight."""
 
 
