@@ -40,6 +40,11 @@ def install(extra: str) -> str:
     return f"pip install 'self-rationalizing-evaluators[{extra}]'"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what a library's error says; the error's kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def gpu_build() -> str:
     """How to get a llama-cpp-python that runs models on a GPU: it is built from source."""
     build = "pip install --force-reinstall --no-cache-dir --no-deps 'llama-cpp-python>=0.3.36,<0.4'"

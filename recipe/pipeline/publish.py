@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recipe.config import Config, dump, load
-from recipe.errors import SreError, install
+from recipe.errors import SreError, first_line, install
 from recipe.pipeline.context import RunContext, judges_of
 from recipe.storage import read_json
 from recipe.training.card import HUB_NAME, base_of, public_name
@@ -85,8 +85,9 @@ def upload(bundle: Bundle, *, private: bool) -> str:
         api.create_repo(bundle.repo, private=private, exist_ok=True)
         done = api.create_commit(bundle.repo, operations, commit_message="A judge made by self-rationalization")
     except Exception as error:  # HTTP, connection and validation errors share no base class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        message = f"the hub refused {bundle.repo} ({type(error).__name__}: {reason}); no file there was changed"
+        message = (
+            f"the hub refused {bundle.repo} ({type(error).__name__}: {first_line(error)}); no file there was changed"
+        )
         raise SreError(message) from error
     return str(done.repo_url)
 

@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from recipe.errors import SreError, install
+from recipe.errors import SreError, first_line, install
 from recipe.gguf.architecture import sees_pictures
 from recipe.gguf.importer import import_gguf
 from recipe.gguf.tokenizer import read_chat_template
@@ -118,9 +118,8 @@ def _fetch(name: str, revision: str | None) -> Path:
         wanted = {"allow_patterns": list(_PATTERNS), "ignore_patterns": list(_UNWANTED)}
         return Path(snapshot_download(name, revision=revision, **wanted))
     except Exception as error:  # HTTP, connection, validation and cache errors share no base class
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SreError(
-            f"{name} can't be fetched ({type(error).__name__}: {reason}). Check the name on "
+            f"{name} can't be fetched ({type(error).__name__}: {first_line(error)}). Check the name on "
             "huggingface.co; for a gated model accept its terms there and run `hf auth login`; "
             f"offline, give a local folder or {EMBEDDED}"
         ) from error

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from recipe.errors import SreError, install
+from recipe.errors import SreError, first_line, install
 from recipe.inference.base import Quantization
 from recipe.inference.pytorch.loading import TrainingEngine, avoid_cudnn_attention, compute_dtype
 
@@ -82,7 +82,7 @@ def load_base(model: Path, quantization: Quantization) -> Any:
     try:
         loaded = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
-        raise SreError(f"not a model that transformers can load: {str(error).splitlines()[0]}", file=model) from None
+        raise SreError(f"not a model that transformers can load: {first_line(error)}", file=model) from None
     if loaded.config.model_type == "gemma2":
         loaded.set_attn_implementation("eager")  # PyTorch's own attention leaves out the cap of its logits
     return loaded

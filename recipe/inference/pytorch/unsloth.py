@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from recipe.errors import SreError
+from recipe.errors import SreError, first_line
 from recipe.inference.base import Quantization
 
 # Unsloth writes generated trainer code to its working directory unless told otherwise.
@@ -35,7 +35,7 @@ class UnslothEngine(TrainingEngine):
                 **options,
             )
         except (OSError, ValueError, RuntimeError, ImportError) as error:
-            raise SreError(f"not a model that Unsloth can load: {str(error).splitlines()[0]}", file=model) from None
+            raise SreError(f"not a model that Unsloth can load: {first_line(error)}", file=model) from None
         return loaded
 
     def add_adapter(
