@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from recipe.config import Config
 from recipe.data.files import is_hub_name
@@ -41,29 +40,30 @@ def check_model(config: Config, folder: Path, *, template: bool = True) -> None:
     from recipe.training.seed import check_model as check_files
 
     check_files(folder, config.model.source)
-    problem = export_problem(folder)
-    if problem:
-        raise SreError(problem)
     if template:
-        from transformers import AutoTokenizer
+        _check_tokens(folder)
+    elif problem := export_problem(folder):
+        raise SreError(problem)
 
-        _check_tokens(folder, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 
-
-def _check_tokens(folder: Path, tokenizer: Any) -> None:
-    """Raises SreError where a prompt can't be rendered, or is read as other tokens by llama.cpp than by transformers.
+def _check_tokens(folder: Path) -> None:
+    """Raises SreError where the model can't become a GGUF file, or a prompt can't be rendered, or is read as other
+    tokens by llama.cpp than by transformers.
 
     Tokenisers of bytes are known to agree. Those of SentencePiece differ in where they put a space.
     """
+    from transformers import AutoTokenizer
+
     from recipe.gguf.export import write_sentencepiece
     from recipe.inference.chat_template import ChatTemplate
     from recipe.inference.llamacpp.kv_cache import vocabulary_ids
 
-    prompt = ChatTemplate.of(tokenizer).render([Message("system", "Judge it."), Message("user", _SAMPLE)])
     with TemporaryDirectory() as place:
         file = Path(place) / "vocabulary.gguf"
-        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        if write_sentencepiece(folder, file) and vocabulary_ids(file, prompt) != ids:
+        written = write_sentencepiece(folder, file)  # first: it raises what `export_problem` tells
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        prompt = ChatTemplate.of(tokenizer).render([Message("system", "Judge it."), Message("user", _SAMPLE)])
+        if written and vocabulary_ids(file, prompt) != tokenizer(prompt, add_special_tokens=False)["input_ids"]:
             raise SreError("llama.cpp would read this model's prompts as other tokens than it trains on", file=folder)
 
 
