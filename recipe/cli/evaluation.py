@@ -75,12 +75,12 @@ def _evaluate_model(
     how["rubrics"] = by_task(read_rubric(rubric) if rubric else None)
     if forgery:
         opt.refuse(["overwrite", "label_only", "constrain"], "does not go with --forgery")
-        del how["overwrite"]
-        rows, settings = load_rows(benchmark, **how), EvaluateConfig(max_tokens=options["max_tokens"])
-        with open_judge(model, **opening) as judge:
-            _show_forgery(judge.name, measure_forgery(judge, rows, folder, settings), folder)
-        return
     with open_judge(model, **opening) as judge:
+        if forgery:
+            del how["overwrite"]
+            rows, settings = load_rows(benchmark, **how), EvaluateConfig(max_tokens=options["max_tokens"])
+            _show_forgery(judge.name, measure_forgery(judge, rows, folder, settings), folder)
+            return
         result = run_benchmark(judge, benchmark, folder, options=JudgeOptions(**options), **how)
     opt.console().print(benchmark_table(result))
     show(audit_grids(result["audit"]), result["audit"]["models"], opt.console())

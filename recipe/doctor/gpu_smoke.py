@@ -17,9 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recipe.config import load, presets
+from recipe.config import Config, load, presets
 from recipe.doctor.random_model import shape_named, write_long_rows, write_pairs, write_random_model
 from recipe.errors import SreError, install
+from recipe.gguf.shape import Shape
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.steps import steps
 from recipe.planning.costs import RUNTIME_GPU
@@ -67,7 +68,7 @@ def smoke(
     vocab: int | None = None,
     memory_gb: float | None = None,
 ) -> dict[str, Any]:
-    """Run every stage on `model` in a scratch folder; (the report in Markdown, whether all stages passed).
+    """Run every stage on `model` in a scratch folder; returns the report: `markdown` shows it, "passed" sums it up.
 
     The first stage that fails ends the test: the others need what it makes. Raises SreError without a GPU (unless
     `cpu`: on the processor, without Unsloth), or without the packages of the extra `train`.
@@ -76,14 +77,16 @@ def smoke(
         raise SreError(f"the test needs the extra: {install('gpu')}")
     if cpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    machine, loader = _machine(cpu, memory_gb), f"model.engine={'transformers' if cpu else 'auto'}"
+    machine, more = _machine(cpu, memory_gb), [f"model.engine={'transformers' if cpu else 'auto'}"]
     with tempfile.TemporaryDirectory(prefix="sre-smoke-") as scratch:
         folder = Path(scratch)
         if shape:
-            settings = _shaped(folder, model, shape, layers or (2 if cpu else None), vocab, ON_A_CPU if cpu else [])
-            config, model = load(settings[0], [*settings[1:], loader]), f"random, {shape_named(shape)[0]}"
+            name, size = shape_named(shape)
+            size = replace(size, layers=layers or (2 if cpu else size.layers), vocab=vocab or size.vocab)
+            config = _shaped(folder, model, name, size, [*more, *(ON_A_CPU if cpu else [])])
+            model = f"random, {name}"
         else:
-            config = load(SETTINGS, [f"model.source={model}", loader])
+            config = load(SETTINGS, [f"model.source={model}", *more])
         with redirect_stdout(sys.stderr):  # Unsloth's banner is no part of the report
             rows, failure = _run(RunContext(config, folder / "run"), machine, made_up=bool(shape))
     trace = "" if failure is None else "".join(traceback.format_exception(failure)[-6:]).rstrip()
@@ -127,23 +130,19 @@ def _machine(cpu: bool, memory_gb: float | None) -> Machine:
     return replace(card_named(card.name, memory), name=name)
 
 
-def _shaped(
-    folder: Path, tokenizer: str, shape: str, layers: int | None, vocab: int | None, more: list[str]
-) -> list[str]:
-    """A preset's name or file and settings for a random model of this shape, which is written here with its rows."""
-    name, size = shape_named(shape)
-    size = replace(size, layers=layers or size.layers, vocab=vocab or size.vocab)
+def _shaped(folder: Path, tokenizer: str, name: str, shape: Shape, more: list[str]) -> Config:
+    """The settings for a random model of this shape, which is written here with its rows: those of its preset."""
     fitting = [preset for preset in presets() if load(preset).model.source == name and not preset.endswith("-paper")]
     base = fitting[0] if fitting else str(SETTINGS)
     config = load(base, [*FEW, *more])
     run_seed(tokenizer, folder / "tokeniser")
     # In a process of its own, because Unsloth must be imported before transformers.
-    in_own_process(write_random_model, folder / "model", name, size, folder / "tokeniser" / "model")
+    in_own_process(write_random_model, folder / "model", name, shape, folder / "tokeniser" / "model")
     in_own_process(write_long_rows, folder / "rows", folder / "model", config.model.max_length)
     rows = [f"data.{task}={folder / 'rows'}" for task in ("pointwise", "pairwise")]
     side_by_side = -(-config.sample.parallel // config.sample.n)
     source = [f"model.source={folder / 'model'}", f"sample.inputs=[{max(2, side_by_side)}]"]
-    return [base, *FEW, *more, *rows, *source]
+    return load(base, [*FEW, *more, *rows, *source])
 
 
 def _run(run: RunContext, machine: Machine, *, made_up: bool) -> tuple[list[dict[str, Any]], Exception | None]:
