@@ -93,7 +93,7 @@ def draw(generator: Generator, workload: Workload) -> int:
 
 def _ours(job: Job) -> dict[str, Any]:
     from benchmarks.speed import kv_bytes
-    from recipe.inference.llamacpp.kv_cache import wants_native_kernels
+    from recipe.inference.llamacpp.kv_cache import wants_kernels
 
     with _generator(job) as generator:
         first = job.workload.items[0]
@@ -107,7 +107,7 @@ def _ours(job: Job) -> dict[str, Any]:
         "new_tokens": new,
         "peak_mib": peak_rss_mb(),
         "kv_mib": kv_mib,
-        "kernels": "native" if wants_native_kernels() else "llama.cpp's own",
+        "kernels": "native" if wants_kernels("native") else "llama.cpp's own",
     }
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @click.option("--cpu", is_flag=True, help="With --gpu-smoke: on the processor.")
 @click.option("--model", default="smollm2-135m", help="With --gpu-smoke: the seed model; with --shape its tokeniser.")
 @click.option("--shape", help="With --gpu-smoke: random weights in the shape of a model, e.g. llama3.1-8b.")
-@click.option("--layers", type=opt.POSITIVE, help="With --shape: so many layers. [default: all; 2 on a processor]")
-@click.option("--vocab", type=opt.POSITIVE, help="With --shape: so large a vocabulary. [default: the model's]")
+@click.option("--layers", type=opt.POSITIVE, help="With --shape: this many layers. [default: all; 2 on a CPU]")
+@click.option("--vocab", type=opt.POSITIVE, help="With --shape: this vocabulary size. [default: the model's]")
 @click.option("--memory-gb", type=click.FloatRange(min=1), help="With --gpu-smoke: use no more of the GPU than this.")
 @click.option("--json", "as_json", is_flag=True, help="With --gpu-smoke: print the report as JSON.")
 def doctor(gpu_smoke: bool, as_json: bool, **options: Any) -> None:
@@ -46,13 +46,13 @@ def _kernels() -> list[Check]:
     from recipe.doctor.checks import Check, build_check
 
     try:
-        from recipe.inference.llamacpp.kv_cache import features, start_backend, wants_native_kernels
+        from recipe.inference.llamacpp.kv_cache import features, start_backend, wants_kernels
         from recipe.inference.llamacpp.product import products_are_right
     except Exception:  # a broken installation can raise anything; the other checks name it
         return []
     build = build_check(features(), right=products_are_right())
     kernels = Check("kernels", "ok", "llama.cpp's own; SRE_KERNELS=native turns on the native ones")
-    if wants_native_kernels():
+    if wants_kernels("native"):
         kernels = Check("kernels", "ok", "native (SRE_KERNELS=native)")
         try:
             start_backend()  # compiles them, so that no judgement waits for it

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import llama_cpp
 import numpy as np
@@ -44,9 +44,9 @@ def _on_log(level: int, text: bytes, _data: object) -> None:
         _log_tail.append(text.decode("utf-8", "replace"))
 
 
-def wants_native_kernels() -> bool:
-    """Whether the user asks for the kernels of native/. Without them nothing is compiled or changed."""
-    return os.environ.get("SRE_KERNELS") == "native"
+def wants_kernels(name: Literal["native", "amx"]) -> bool:
+    """Whether the user asks for the kernels of native/, or for AMX. By default nothing is compiled or changed."""
+    return os.environ.get("SRE_KERNELS") == name
 
 
 def start_backend(*, native: bool = True) -> None:
@@ -57,7 +57,7 @@ def start_backend(*, native: bool = True) -> None:
     if not _started:
         _C.llama_backend_init()
         _started = True
-    if native and wants_native_kernels():
+    if native and wants_kernels("native"):
         from recipe.inference.llamacpp.native.kernels import install
 
         install(_C.llama_print_system_info())
@@ -319,7 +319,7 @@ def features() -> list[str]:
 
 
 def model_params(gpu_layers: int = 0) -> Any:
-    """llama.cpp's defaults, with so many layers on a GPU, and with AMX only where SRE_KERNELS=amx asks for it.
+    """llama.cpp's defaults, with `gpu_layers` layers on a GPU, and with AMX only where SRE_KERNELS=amx asks for it.
 
     llama.cpp configures AMX's tiles once for each thread. PyTorch's 16-bit products change them, and the next product
     of llama.cpp on that thread ends the process.
@@ -327,7 +327,7 @@ def model_params(gpu_layers: int = 0) -> Any:
     params = _C.llama_model_default_params()
     params.n_gpu_layers = gpu_layers
     if "AMX_INT8" in features():
-        params.use_extra_bufts = os.environ.get("SRE_KERNELS") == "amx" and products_are_right()
+        params.use_extra_bufts = wants_kernels("amx") and products_are_right()
         if params.use_extra_bufts:  # AMX takes a copy of the weights, so none is mapped from the file
             params.load_mode = _C.LLAMA_LOAD_MODE_NONE
     return params
