@@ -177,7 +177,7 @@ class SampleConfig(_Section):
     engine: Literal["auto", "llamacpp", "torch", "vllm"] = "auto"  # auto: torch on a GPU, else llamacpp
     parallel: int = Field(16, ge=1, le=1024)  # llama.cpp takes up to 128
     # Layers that llama.cpp puts on a GPU, -1 for all. null: all if llama.cpp draws the samples and was built for a GPU
-    # (`sre doctor`), else none. A GPU rounds otherwise than a processor, so samples differ.
+    # (`sre doctor`), else none. A GPU rounds differently from a CPU, so samples differ.
     gpu_layers: int | None = Field(None, ge=-1)
 
     def inputs_of(self, t: int) -> int:

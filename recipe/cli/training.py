@@ -40,7 +40,7 @@ def init(folder: Path, files: tuple[str, ...], **options: Any) -> None:
 )
 @click.option("--max-chars", type=opt.POSITIVE, help="Leave out longer rows; a token has about four.")
 @click.option("--both-orders", is_flag=True, help="Held-back pairwise rows come in both orders.")
-@click.option("--seed", type=int, default=0, help="Seed of the drawing of prompts.")
+@click.option("--seed", type=int, default=0, help="Random seed of the split.")
 @opt.columns
 @opt.rubric
 def split(rows: tuple[str, ...], out: Path, numbers: tuple[int, ...], rubric: str | None, **options: Any) -> None:

@@ -25,7 +25,9 @@ def open_judge(
     if path.is_file() or path.suffix.lower() == ".gguf" or (path / "config.toml").is_file():
         return Judge.from_gguf(path, threads=threads, context=context, parallel=parallel, gpu_layers=gpu_layers)
     if gpu_layers is not None:
-        raise SreError("only a GGUF file takes a number of layers; PyTorch runs a model on the GPU", field="gpu_layers")
+        raise SreError(
+            "only a GGUF file takes a number of layers; PyTorch puts the whole model on the GPU", field="gpu_layers"
+        )
     folder = path if path.is_dir() else _downloaded(model)
     base, adapter = _parts(folder)
     from recipe.inference.pytorch.generator import TorchGenerator
