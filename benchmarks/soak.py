@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import re
 import signal
@@ -26,6 +27,7 @@ HOSTILE_SHARE = 0.1
 ROWS = 12
 WAIT = 600  # seconds for one reply: the machine may have other work to do
 MOVED = 1e-2  # a label's probability, by what runs beside it
+SAME = 0.05  # relative difference up to which two label probabilities are one prompt's
 NEAR_TIES = 0.15  # share of written replies that may part from those written alone: a row with a tie parts often
 GROWTH_MB = 20.0
 THINGS = ("fruits", "rivers", "colours", "metals", "planets", "tools", "birds", "cities", "verbs", "games", "soups")
@@ -75,8 +77,8 @@ class Seen:
         return self.memory[-1] - self.memory[0] if self.memory else 0.0
 
     def check(self, row: int, kind: str, reply: dict[str, Any]) -> None:
-        """The reply must be this row's own: probabilities nearly, a written text but for near-ties, and then it may be
-        no other row's."""
+        """The reply must be this row's own: its probabilities nearly, its written text except after a near-tie. A text
+        that changed belongs to another row only if that row's label probabilities come with it."""
         mine = self.alone[row, kind]
         self.count[kind] += 1
         if kind == "chat" and reply["usage"]["prompt_tokens"] != mine["usage"]["prompt_tokens"]:
@@ -85,8 +87,8 @@ class Seen:
             self.count["written"] += 1
             if text_of(reply) != text_of(mine):
                 self.count["parted"] += 1
-                others = {text_of(other) for (_, k), other in self.alone.items() if k == kind} - {text_of(mine)}
-                if text_of(reply) in others:
+                others = [other for (r, k), other in self.alone.items() if k == kind == "text" and r != row]
+                if any(text_of(reply) == text_of(other) and same_labels(reply, other) for other in others):
                     self.wrong.append(f"another row's {kind} for row {row}: {reply}")
             return
         pairs = zip(reply["judgements"], mine["judgements"], strict=True)
@@ -119,6 +121,12 @@ class Seen:
 def text_of(reply: dict[str, Any]) -> str:
     """What the model wrote."""
     return str(reply["choices"][0]["message"]["content"] if "choices" in reply else reply["judgements"][0]["text"])
+
+
+def same_labels(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two replies' label probabilities come from one prompt and text: even the small ones agree."""
+    pairs = zip(one["label_probabilities"].values(), other["label_probabilities"].values(), strict=True)
+    return all(math.isclose(a, b, rel_tol=SAME) for a, b in pairs)
 
 
 def apart(one: dict[str, Any], other: dict[str, Any]) -> float:
@@ -271,7 +279,7 @@ def run_soak(model: Path, *, clients: int, seconds: float, timeout: float) -> Se
 @click.option("--model", required=True, type=click.Path(path_type=Path), help="A GGUF file, e.g. judge.gguf.")
 @click.option("--clients", type=click.IntRange(min=1), default=64, show_default=True, help="At once.")
 @click.option("--seconds", type=click.FloatRange(min=1), default=60.0, show_default=True, help="How long they ask.")
-@click.option("--timeout", type=click.FloatRange(min=1), default=10.0, show_default=True, help="The server's own.")
+@click.option("--timeout", type=click.FloatRange(min=1), default=30.0, show_default=True, help="The server's own.")
 def main(model: Path, clients: int, seconds: float, timeout: float) -> None:
     """Ask a served judge from many clients at once, one request in ten hostile; exit code 1 where anything is wrong."""
     seen = run_soak(model, clients=clients, seconds=seconds, timeout=timeout)
