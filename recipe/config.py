@@ -122,7 +122,7 @@ class TrainConfig(_Section):
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    checkpoints: int = Field(4, ge=0)  # per run of the stage; a resume loses at most one part of so many
+    checkpoints: int = Field(4, ge=0)  # saved per stage; a killed stage repeats at most one part of so many
     patience: int | None = Field(None, ge=1)  # checkpoints without a lower dev loss until training stops (null: never)
 
     @model_validator(mode="after")
@@ -189,7 +189,7 @@ class SampleConfig(_Section):
 
 class CurateConfig(_Section):
     method: CurationMethod = "correct-answer"
-    margin: int = Field(2, ge=0)  # pointwise; pairwise labels differ by 1 (right against wrong)
+    margin: int = Field(2, ge=1)  # pointwise; pairwise labels differ by 1 (right against wrong)
     max_pairs_per_input: int | None = Field(None, ge=1)
     max_pairs: int | None = Field(None, ge=1)
     balance_labels: bool = True  # every pair with its mirror, and every label chosen about equally often

@@ -113,7 +113,7 @@ def audit(
         write_json(out, found)
 
 
-def _list_rows(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+def _list_variants(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
         from recipe.pipeline.experiments import VARIANTS
 
@@ -125,27 +125,29 @@ def _list_rows(context: click.Context, _: click.Parameter, wanted: bool) -> None
 
 @opt.command
 @click.argument("preset")
-@click.argument("rows", nargs=-1, metavar="[ROW]...")
+@click.argument("variants", nargs=-1, metavar="[VARIANT]...")
 @click.option("--tables", is_flag=True, help="Only write the tables of what was measured before.")
 @click.option("--seeds", multiple=True, type=int, default=(0, 1, 2), help="May be repeated.")
-@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_rows, help="List all rows.")
+@click.option(
+    "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_variants, help="List all variants."
+)
 @opt.run_dir
 @opt.overrides
-def experiment(preset: str, rows: tuple[str, ...], tables: bool, seeds: Any, run_dir: Any, overrides: Any) -> None:
+def experiment(preset: str, variants: tuple[str, ...], tables: bool, seeds: Any, run_dir: Any, overrides: Any) -> None:
     """Measure baselines and ablations beside the recipe, over random seeds.
 
-    PRESET is a preset's name or a TOML file. Each ROW names a baseline or an ablation; without rows, the seed model,
-    J_SFT and each J are measured. Rows share the stages that they have in common. The tables show everything that was
-    measured in the folder, so further calls can add rows. The command writes results.json and results.md there.
+    PRESET is a preset's name or a TOML file. Each VARIANT names a baseline or an ablation; without any, the seed
+    model, J_SFT and each J are measured. Stages that several variants need run once. The tables show everything that
+    was measured in the folder, so further calls can add variants. The command writes results.json and results.md there.
     """
     from recipe.config import load
     from recipe.evaluation.tables import show_experiment
     from recipe.pipeline.experiments import Experiment, run_experiment, write_results
 
-    if tables and rows:
-        raise SreError("the tables show all rows that were measured; leave ROW out", field="--tables")
+    if tables and variants:
+        raise SreError("the tables show all variants that were measured; leave VARIANT out", field="--tables")
     chosen = Experiment(preset, overrides, run_dir or Path("runs") / load(preset, overrides).name)
-    results = write_results(chosen, {}) if tables else run_experiment(chosen, rows, seeds)
+    results = write_results(chosen, {}) if tables else run_experiment(chosen, variants, seeds)
     show_experiment(results, opt.console())
 
 

@@ -73,7 +73,9 @@ def _named(source: str) -> tuple[str, str]:
 @click.argument("config")
 @opt.run_dir
 @opt.overrides
-@click.option("--until", metavar="STAGE", help="Stop after this stage, e.g. merged or iter-1:curate.")
+@click.option(
+    "--until", metavar="STAGE", help="Stop after this stage, e.g. iter-1:curate; `sre status RUN` lists them."
+)
 def run(config: str, run_dir: Path | None, overrides: tuple[str, ...], until: str | None) -> None:
     """Run the whole recipe, or go on with it. CONFIG is a TOML file or a preset's name (see `sre config`)."""
     _run_and_show(config, overrides, run_dir, until)

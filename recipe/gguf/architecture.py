@@ -8,7 +8,7 @@ from recipe.errors import SreError
 from recipe.gguf.shape import Shape, read_sizes
 from recipe.system import read_table
 
-_TABLE = read_table(__file__, "architectures.toml")
+_TABLE = read_table(__file__, "families.toml")
 FAMILIES: dict[str, dict[str, Any]] = _TABLE["families"]
 GEMMA_KEYS: dict[str, str] = _TABLE["gemma_keys"]
 ARCHITECTURES = {name: arch for arch, family in FAMILIES.items() for name in family["transformers"]}

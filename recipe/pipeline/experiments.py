@@ -118,7 +118,7 @@ def run_experiment(experiment: Experiment, names: Sequence[str], seeds: Sequence
     """
     unknown = next((name for name in names if name not in VARIANTS), None)
     if unknown is not None:
-        raise SreError(f"no row {unknown!r}; `sre experiment --list` tells all", field="ROW")
+        raise SreError(f"no variant {unknown!r}; `sre experiment --list` shows all", field="VARIANT")
     chosen = names or [name for name in judges_of(load(experiment.preset, experiment.overrides)) if name in VARIANTS]
     problems = {}
     for run in [experiment.run(name, seed) for seed in seeds for name in chosen]:

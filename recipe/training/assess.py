@@ -13,7 +13,7 @@ from recipe.inference.base import Completion, Generator, Request, Sampling, to_j
 from recipe.progress import bar
 from recipe.prompts import Prompts
 from recipe.storage import hash_object, write_jsonl
-from recipe.training.pools import distinct_texts, pools_of, sides
+from recipe.training.pools import distinct_texts, pools_of, right_and_wrong
 from recipe.verdict import parse_pick, parse_rating
 
 ASSESSED_METHODS = ("self-assessment", "meta-judge", "margin-0", "preference-reversal")
@@ -89,7 +89,7 @@ def _picks(ask: Ask, prompts: Prompts, examples: Mapping[str, Example], pools: P
     """The best and the worst rationale of a list (A.1.6), where the model names the same two in both orders of it."""
     lists: dict[tuple[str, str], Sequence[Judgement]] = {}
     for key, pool in pools.items():
-        right, wrong = sides(pool, pool[0].truth if pool else None, settings)
+        right, wrong = right_and_wrong(pool, pool[0].truth if pool else None, settings)
         asked = {"right": right, "wrong": wrong if right and settings.method == "meta-judge" else []}
         lists |= {(key, side): items[:MAX_ITEMS] for side, items in asked.items() if len(items) > 1}
     requests: list[Request] = []

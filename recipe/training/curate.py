@@ -14,7 +14,7 @@ from recipe.config import CurateConfig
 from recipe.data.records import Judgement, Preference
 from recipe.storage import write_jsonl
 from recipe.training.balance import Pair, select
-from recipe.training.pools import Assessments, distinct_texts, pools_of, sides
+from recipe.training.pools import Assessments, distinct_texts, pools_of, right_and_wrong
 
 Found = tuple[list[Pair], str]  # (the pairs of an input, why there are none)
 
@@ -33,12 +33,12 @@ def pairs_of(pool: Sequence[Judgement], settings: CurateConfig, assessments: Ass
 
 def _allowed(pool: list[Judgement], settings: CurateConfig, assessments: Assessments, rng: random.Random) -> Found:
     method, truth = settings.method, pool[0].truth
-    right, wrong = sides(pool, truth, settings)
+    right, wrong = right_and_wrong(pool, truth, settings)
     if method == "majority-vote":
         votes = Counter(judgement.label for judgement in pool if judgement.label is not None).most_common()
         if len(votes) > 1 and votes[0][1] == votes[1][1]:
             return [], "tie for the most frequent label"
-        right, wrong = sides(pool, votes[0][0], settings)
+        right, wrong = right_and_wrong(pool, votes[0][0], settings)
     if method == "self-assessment":
         return _by_rating(pool, settings, assessments)
     if method == "preference-reversal":
@@ -61,8 +61,7 @@ def _allowed(pool: list[Judgement], settings: CurateConfig, assessments: Assessm
 
 def _by_rating(pool: list[Judgement], settings: CurateConfig, assessments: Assessments) -> Found:
     rated = [(assessments.ratings[j.id], j) for j in pool if j.id in assessments.ratings]
-    margin = max(settings.margin, 1)
-    pairs = [(c, r) for cr, c in rated for rr, r in rated if c.label is not None and cr - rr >= margin]
+    pairs = [(c, r) for cr, c in rated for rr, r in rated if c.label is not None and cr - rr >= settings.margin]
     allowed = [(c, r) for c, r in pairs if r.label is not None or settings.reject_malformed]
     return allowed, "ratings too close" if rated else "no readable rating"
 

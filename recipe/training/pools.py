@@ -51,16 +51,16 @@ def distinct_texts(pool: Sequence[Judgement]) -> list[Judgement]:
     return list(first.values())
 
 
-def sides(
+def right_and_wrong(
     pool: Sequence[Judgement], truth: int | None, settings: CurateConfig
 ) -> tuple[list[Judgement], list[Judgement]]:
     """(judgements with the label `truth`, those off by the margin and, if the settings say so, malformed ones)."""
     right = [judgement for judgement in pool if judgement.label == truth and truth is not None]
-    return right, [judgement for judgement in pool if _is_off(judgement, truth, settings)]
+    return right, [judgement for judgement in pool if _is_wrong(judgement, truth, settings)]
 
 
-def _is_off(judgement: Judgement, truth: int | None, settings: CurateConfig) -> bool:
+def _is_wrong(judgement: Judgement, truth: int | None, settings: CurateConfig) -> bool:
     if judgement.label is None:
         return settings.reject_malformed
-    margin = max(settings.margin, 1) if judgement.task == "pointwise" else 1
+    margin = settings.margin if judgement.task == "pointwise" else 1
     return truth is not None and abs(judgement.label - truth) >= margin

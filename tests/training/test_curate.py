@@ -49,7 +49,7 @@ def pools(draw):
 def configs(draw):
     return CurateConfig(
         method=draw(st.sampled_from(METHODS)),
-        margin=draw(st.integers(0, 3)),
+        margin=draw(st.integers(1, 3)),
         balance_labels=draw(st.booleans()),
         balance_criteria=draw(st.booleans()),
         reject_malformed=draw(st.booleans()),
