@@ -27,7 +27,8 @@ _TEXTS = ("general.architecture", "general.name", "tokenizer.chat_template", "to
 
 @dataclass(frozen=True)
 class Header:
-    """strings: every string-valued pair. pairs_end, data_start: byte offsets into the file."""
+    """strings: every string-valued pair. pairs_end, data_start: byte offsets into the file. types: ggml's numbers of
+    the tensors' types."""
 
     pairs: int
     strings: dict[str, str]
@@ -35,6 +36,7 @@ class Header:
     infos_end: int
     data_start: int
     alignment: int
+    types: frozenset[int]
 
 
 class _Reader:
@@ -134,18 +136,20 @@ def _parse(reader: _Reader) -> Header:
         else:
             reader.skip(kind)
     reader.key, pairs_end = "", reader.at
+    types = set()
     for _ in range(tensors):
         reader.key = ""
         reader.key = reader.string(_LONGEST_NAME)
         dimensions = reader.number("I")
         if dimensions > 4:
             reader.damaged(f"a tensor of {dimensions} dimensions")
-        reader.advance(8 * dimensions + 4)
+        reader.advance(8 * dimensions)
+        types.add(reader.number("I"))
         if reader.number("Q") > len(reader.data):
             reader.damaged("its data lies beyond the file's end")
     infos_end = reader.at
     data_start = -(-infos_end // alignment) * alignment
-    return Header(pairs, strings, pairs_end, infos_end, data_start, alignment)
+    return Header(pairs, strings, pairs_end, infos_end, data_start, alignment, frozenset(types))
 
 
 def read_metadata(path: Path) -> dict[str, str]:

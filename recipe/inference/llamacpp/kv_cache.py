@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe.errors import SreError, gpu_build
+from recipe.gguf.header import read_header
 from recipe.inference.llamacpp.product import products_are_right
 from recipe.inference.llamacpp.tokenization import token_ids
 from recipe.inference.llamacpp.trial import ERROR
@@ -33,6 +34,8 @@ _started = False
 MIN_CELLS = 64
 GRAIN = 256  # llama.cpp rounds a cache's length up to a multiple
 MICRO_BATCH = 512
+# Types (Q4_0, Q2_K, Q4_K, IQ4_NL) that llama.cpp rearranges into a copy of its own. Mapped, the file would count twice.
+REARRANGED = {2, 10, 12, 20}
 FLASH_ATTENTION = _C.LLAMA_FLASH_ATTN_TYPE_ENABLED
 Tokens = Sequence[int] | NDArray[np.int32]
 
@@ -103,7 +106,7 @@ class KVCache:
         start_backend(native=not layers)
         self.path = path
         check_model(path)
-        self._model: Any = _C.llama_model_load_from_file(os.fsencode(path), model_params(layers))
+        self._model: Any = _C.llama_model_load_from_file(os.fsencode(path), model_params(layers, path))
         if not self._model:
             raise SreError(f"llama.cpp can't load this file: {last_log()}", file=path)
         self._free_model = weakref.finalize(self, _C.llama_model_free, self._model)
@@ -318,16 +321,19 @@ def features() -> list[str]:
     return re.findall(r"(\w+) = 1", _C.llama_print_system_info().decode())
 
 
-def model_params(gpu_layers: int = 0) -> Any:
+def model_params(gpu_layers: int = 0, path: Path | None = None) -> Any:
     """llama.cpp's defaults, with `gpu_layers` layers on a GPU, and with AMX only where SRE_KERNELS=amx asks for it.
 
+    The file at `path` is mapped into memory, unless llama.cpp makes a copy of its weights anyway.
     llama.cpp configures AMX's tiles once for each thread. PyTorch's 16-bit products change them, and the next product
     of llama.cpp on that thread ends the process.
     """
     params = _C.llama_model_default_params()
     params.n_gpu_layers = gpu_layers
+    copies = path is not None and not gpu_layers and not REARRANGED.isdisjoint(read_header(path).types)
     if "AMX_INT8" in features():
         params.use_extra_bufts = wants_kernels("amx") and products_are_right()
-        if params.use_extra_bufts:  # AMX takes a copy of the weights, so none is mapped from the file
-            params.load_mode = _C.LLAMA_LOAD_MODE_NONE
+        copies = params.use_extra_bufts
+    if copies:
+        params.load_mode = _C.LLAMA_LOAD_MODE_NONE
     return params

@@ -11,6 +11,7 @@ from benchmarks.peers import open_llama
 from recipe.errors import SreError
 from recipe.gguf.export import write_gguf
 from recipe.inference.llamacpp import kv_cache as kvcache
+from recipe.inference.llamacpp.quantization import quantize
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,18 @@ def test_amx_is_used_where_it_is_asked_for_and_right(
     params = kvcache.model_params()
     assert params.use_extra_bufts is extra
     assert (params.load_mode != kvcache._C.LLAMA_LOAD_MODE_NONE) is mapped
+
+
+@pytest.mark.parametrize(("kind", "mapped"), [("Q4_K_M", False), ("Q4_0", False), ("Q8_0", True), ("F16", True)])
+def test_a_file_is_mapped_unless_llama_cpp_rearranges_its_weights(
+    build: Callable[..., Path], tmp_path: Path, kind: str, mapped: bool
+) -> None:
+    whole, file = tmp_path / "whole.gguf", tmp_path / "m.gguf"
+    write_gguf(build("llama", "smollm", hidden_size=256, intermediate_size=256), whole)
+    quantize(whole, file, kind)
+    params = kvcache.model_params(0, file)
+    assert (params.load_mode != kvcache._C.LLAMA_LOAD_MODE_NONE) is mapped
+    assert kvcache.model_params(-1, file).load_mode == kvcache._C.llama_model_default_params().load_mode
 
 
 def test_the_high_level_object_is_loaded_alike(monkeypatch: pytest.MonkeyPatch) -> None:
