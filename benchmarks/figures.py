@@ -1,9 +1,9 @@
 """The arithmetic of a benchmark and its tables: medians, ratios, bounds. Pure; runs nothing.
 
-What `peer_figures` and `own_figures` return, as `sre bench --json` writes it under workload and peer:
+What `peer_figures` and `own_figures` return, as `python -m benchmarks --json` writes it under workload and peer:
 
     {"median_s": 4.4, "tokens_per_s": 145.5, "ratio": 1.0, "seconds": [4.5, 4.4, 4.4], "bound_s": 3.9,
-     "share_of_bound": 0.89, "distinct_prompt_tokens": 604, "prefill_tokens_per_s": 820.0,
+     "share_of_bound": 0.89, "distinct_prompt_tokens": 604, "prompt_tokens": 6040, "prefill_tokens_per_s": 820.0,
      "decode_tokens_per_s": 290.0, "served_tokens_per_s": 1518.2, "peak_mib": 402, "allowed_mib": 720.4,
      "kernels": "native"}
 
@@ -71,9 +71,10 @@ def own_figures(
         "bound_s": round(bound, 4),
         "share_of_bound": round(bound / seconds, 3),
         "distinct_prompt_tokens": distinct_tokens([item.ids for item in workload.items]),
+        "prompt_tokens": workload.prompt_tokens,
         "prefill_tokens_per_s": round(prefill, 1),
         "decode_tokens_per_s": round(decode, 1),
-        "served_tokens_per_s": round(workload.served_tokens / seconds, 1),
+        "served_tokens_per_s": round((workload.prompt_tokens + workload.new_tokens) / seconds, 1),
         "peak_mib": max(result["peak_mib"] for result in ours),
         "allowed_mib": round(model_mib + max(result["kv_mib"] for result in ours) + OVERHEAD_MIB, 1),
         "kernels": ours[0]["kernels"],
@@ -105,17 +106,17 @@ def _bounds(own: Mapping[str, Mapping[str, Any]]) -> Table:
     kinds = sorted({str(figures["kernels"]) for figures in own.values()})
     table = Table(
         title="Ours against the machine: bound = distinct prompt tokens / prefill + new tokens / decode",
-        caption="served: new tokens and the prompt of every sample, shared or not; "
+        caption="prompt tokens: computed, of those of all samples' prompts; served: these and the new tokens; "
         f"memory: peak MiB of (model file + KV cache + {OVERHEAD_MIB}); kernels: {', '.join(kinds)}",
     )
-    for column in ("workload", "bound s", "share", "distinct", "prefill/s", "decode/s", "served/s", "memory"):
+    for column in ("workload", "bound s", "share", "prompt tokens", "prefill/s", "decode/s", "served/s", "memory"):
         table.add_column(column, justify="left" if column == "workload" else "right")
     for name, figures in own.items():
         table.add_row(
             name,
             f"{figures['bound_s']:.2f}",
             f"{figures['share_of_bound']:.0%}",
-            f"{figures['distinct_prompt_tokens']}",
+            f"{figures['distinct_prompt_tokens']} of {figures['prompt_tokens']}",
             f"{figures['prefill_tokens_per_s']:.0f}",
             f"{figures['decode_tokens_per_s']:.0f}",
             f"{figures['served_tokens_per_s']:.0f}",

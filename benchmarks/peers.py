@@ -1,4 +1,4 @@
-"""Other ways to run the same model, for `sre bench` to measure beside ours: the fair best of each, no more.
+"""Other ways to run the same model, for `python -m benchmarks` to measure beside ours: the fair best of each, no more.
 
 Prompts come as (token ids, new tokens): tokenising costs a peer nothing. End tokens end nothing, so that every way
 writes the same number of tokens. Loading and a first token, which pages the weights in, are not timed.

@@ -55,9 +55,9 @@ class Workload:
         return self.samples * sum(item.new_tokens for item in self.items)
 
     @property
-    def served_tokens(self) -> int:
-        """Tokens of every sample's prompt, as if nothing were shared, and the new ones."""
-        return self.samples * sum(len(item.ids) for item in self.items) + self.new_tokens
+    def prompt_tokens(self) -> int:
+        """Tokens of every sample's prompt, as if nothing were shared."""
+        return self.samples * sum(len(item.ids) for item in self.items)
 
     @property
     def longest(self) -> int:

@@ -31,7 +31,7 @@ def test_distinct_tokens_are_the_nodes_of_the_prefix_tree(prompts, distinct):
 def test_a_workload_counts_what_is_served(workload):
     work = workload([[1, 2, 3], [1, 2]], [4, 6], samples=10)
     assert work.new_tokens == 10 * (4 + 6)
-    assert work.served_tokens == 10 * (3 + 2) + work.new_tokens
+    assert work.prompt_tokens == 10 * (3 + 2)
     assert work.longest == 8
 
 
@@ -64,6 +64,7 @@ def test_our_figures_take_medians_of_rates_and_the_greatest_memory(workload):
         "bound_s": 3.0,
         "share_of_bound": 1.0,
         "distinct_prompt_tokens": 4,
+        "prompt_tokens": 6,
         "prefill_tokens_per_s": 4.0,
         "decode_tokens_per_s": 6.0,
         "served_tokens_per_s": 6.0,

@@ -1,4 +1,4 @@
-"""`sre bench`: a whole run on the tiny model, and what is refused before anything is measured."""
+"""`python -m benchmarks`: a whole run on the tiny model, and what is refused before anything is measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two workers against one, one thread each, on the rows of `sre bench`'s workload b."""
+"""Two workers against one, one thread each, on the rows of `python -m benchmarks`'s workload b."""
 
 from __future__ import annotations
 
