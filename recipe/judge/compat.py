@@ -13,7 +13,9 @@ prompts, and can't be held to a label. A template of your own is asked as it sta
 "recipe.judge". Every error is a ValueError.
 """
 
+import asyncio
 import contextlib
+import inspect
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -162,8 +164,25 @@ def MockLLM(mode: str | None = None) -> Judge:
 AsyncMockLLM = MockLLM
 
 
+def _judge_of(model: Any) -> Judge:
+    """`model` itself; or it by its `completions`, which takes lists of messages and may be a coroutine."""
+    if isinstance(model, Judge):
+        return model
+    if isinstance(model, str | Path):
+        return VLLM(model)
+    if not callable(getattr(model, "completions", None)):
+        raise ValueError("model: expected a GGUF file, a Judge, or an object with a method `completions`")
+
+    def write(messages: list[dict[str, str]], how: Sampling) -> str:
+        said = model.completions([messages], max_tokens=how.max_tokens, temperature=how.temperature)
+        return str((asyncio.run(said) if inspect.isawaitable(said) else said)[0])
+
+    return Judge(_Writer(type(model).__name__, write))
+
+
 class PrometheusEval:
-    """Grades with `model`: a GGUF file's path, or a Judge, as VLLM and LiteLLM give.
+    """Grades with `model`: a GGUF file's path, a Judge, as VLLM and LiteLLM give, or a model class of your own, whose
+    method `completions` writes texts.
 
     A template is one of this module's constants; None shows a reference answer wherever one is given. Your own text
     has `{instruction}`, `{response}` (or `{response_A}` and `{response_B}`), `{rubric}` and `{reference_answer}`.
@@ -178,10 +197,7 @@ class PrometheusEval:
         model_id: str | None = None,
         **ignored: object,
     ) -> None:
-        model = model_id if model is None else model
-        self.model: Any = VLLM(model) if isinstance(model, str | Path) else model
-        if not isinstance(self.model, Judge):
-            raise ValueError("model: expected a GGUF file or a Judge")
+        self.model = _judge_of(model_id if model is None else model)
         self.absolute_grade_template = absolute_grade_template
         self.relative_grade_template = relative_grade_template
 

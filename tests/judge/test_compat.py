@@ -301,6 +301,37 @@ def test_code_for_a_mock_model_runs() -> None:
         judges["relative"].relative_grade(instructions=["Q"], responses_A=["a"], responses_B=[], rubric="c", params={})
 
 
+class OwnModel:
+    """As people write one for prometheus-eval: it has `completions`, and no class of ours."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def completions(self, prompts: list[Any], **params: Any) -> list[str]:
+        self.asked.append((prompts, params))
+        return [f"As long as {len(prompts[0])} messages. [RESULT] 4"]
+
+
+class OwnAsyncModel(OwnModel):
+    async def completions(self, prompts: list[Any], **params: Any) -> list[str]:  # type: ignore[override]
+        return super().completions(prompts, **params)
+
+
+@pytest.mark.parametrize("kind", [OwnModel, OwnAsyncModel])
+def test_a_model_class_of_ones_own_is_asked_by_its_completions(kind: type[OwnModel]) -> None:
+    model = kind()
+    judge = PrometheusEval(model=model, absolute_grade_template=ABSOLUTE_PROMPT)
+    rows = {"instructions": ["Name a fruit.", "Name a tool."], "responses": ["apple", "hammer"]}
+    feedbacks, scores = judge.absolute_grade(**rows, rubric="Is it right?", params={"max_tokens": 77})
+    assert scores == [4, 4]
+    assert all(feedback.startswith("As long as") for feedback in feedbacks)
+    assert len(model.asked) == 2
+    prompts, params = model.asked[0]
+    assert prompts[0][-1]["role"] == "user"
+    assert "apple" in prompts[0][-1]["content"]
+    assert params["max_tokens"] == 77
+
+
 def test_a_sample_with_a_comma_after_each_text_runs() -> None:
     """The first sample in prometheus-eval's README makes tuples of one text."""
     judge = PrometheusEval(model=judge_of("Warm. [RESULT] 4"), absolute_grade_template=ABSOLUTE_PROMPT)

@@ -85,4 +85,8 @@ def load_base(model: Path, quantization: Quantization) -> Any:
         raise SreError(f"not a model that transformers can load: {first_line(error)}", file=model) from None
     if loaded.config.model_type == "gemma2":
         loaded.set_attn_implementation("eager")  # PyTorch's own attention leaves out the cap of its logits
+    for module in loaded.modules():
+        # On a CPU bitsandbytes packs the weights anew at the first evaluation; their products then have no gradients.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return loaded
