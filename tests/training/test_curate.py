@@ -108,19 +108,19 @@ def test_balanced_labels_come_with_their_mirror(rows, config):
 
 
 @settings(max_examples=200, deadline=None)
-@given(pools(), st.integers(0, 3))
+@given(pools(), st.integers(1, 3))
 def test_correct_answer_chooses_the_truth_and_keeps_the_margin(rows, margin):
     config = CurateConfig(method="correct-answer", margin=margin, balance_labels=False)
     preferences, _ = curate(rows, config)
     for pair in preferences:
-        needed = 1 if pair.task == "pairwise" else max(margin, 1)
+        needed = 1 if pair.task == "pairwise" else margin
         assert pair.chosen.label == pair.chosen.truth
         assert abs(pair.rejected.label - pair.chosen.label) >= needed
     # All possible pairs: every right text with every text that is off by the margin.
     expected = set()
     for a in rows:
         for b in rows:
-            needed = 1 if a.task == "pairwise" else max(margin, 1)
+            needed = 1 if a.task == "pairwise" else margin
             if a.example_id == b.example_id and a.label == a.truth and b.label and abs(b.label - a.truth) >= needed:
                 expected.add((a.example_id, a.text, b.text))
     assert {(p.example_id, p.chosen.text, p.rejected.text) for p in preferences} == expected
