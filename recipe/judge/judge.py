@@ -7,11 +7,13 @@ with Judge.from_gguf("judge.gguf") as judge:
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -219,7 +221,7 @@ class Judge(Closing):
         if len(by_id) < len(examples):
             raise SreError("two examples have the same id; ids must differ")
         self.errors = {}
-        return self._judgements(by_id, [self.request(example, options) for example in examples], options)
+        return self._judgements(by_id, options)
 
     def answers(self, examples: Sequence[Example], options: JudgeOptions = DEFAULT) -> Iterator[Answer]:
         """Stream one answer for each example, as its last judgement finishes, in any order.
@@ -255,15 +257,25 @@ class Judge(Closing):
         need_rationale = not (options.constrain or options.label_only)
         return to_judgement(example, completion, self.name, need_rationale=need_rationale)
 
-    def _judgements(
-        self, by_id: Mapping[str, Example], requests: Sequence[Request], options: JudgeOptions
-    ) -> Iterator[Judgement]:
+    def _judgements(self, by_id: Mapping[str, Example], options: JudgeOptions) -> Iterator[Judgement]:
         with self._lock:
-            for completion in self.generator.generate(requests, options.sampling):
+            requests, refused = self._requests(by_id.values(), options)
+            for completion in itertools.chain(refused, self.generator.generate(requests, options.sampling)):
                 if completion.finish == "error":
                     self.errors[completion.request_id] = completion.error
                     _log.warning("%s: not judged: %s", *map(printable, (completion.request_id, completion.error)))
                 yield self.judgement(by_id[completion.request_id], completion, options)
+
+    def _requests(self, examples: Iterable[Example], options: JudgeOptions) -> tuple[list[Request], list[Completion]]:
+        """What to ask, and "error" completions of the examples at which a template fails: the others go on."""
+        requests, refused = list[Request](), list[Completion]()
+        for example in examples:
+            try:
+                requests.append(self.request(example, options))
+            except SreError as error:
+                failed = partial(Completion, example.id, text="", token_ids=(), finish="error", prompt_tokens=0)
+                refused += [failed(sample=k, error=str(error)) for k in range(options.samples)]
+        return requests, refused
 
     def close(self) -> None:
         """Free the model."""

@@ -332,6 +332,20 @@ def test_rows_that_can_not_be_read_become_error_rows_and_the_others_are_judged(t
     assert (written["empty"]["label"], written["a"]["label"]) == (4, 4)
 
 
+@pytest.mark.parametrize("options", [{}, {"samples": 3}, {"label_only": True}], ids=str)
+def test_a_row_at_which_the_judges_template_fails_is_that_rows_error(tmp_path: Path, options: dict[str, Any]) -> None:
+    template = "{{ 1 // (response.content | length - 3) }} {{ criteria }}"
+    prompts = Prompts({"pointwise": template, "pointwise_label_only": template}, Path("judge.gguf"))
+    rows, out = source(tmp_path, row("a"), row("b", orig_response="abc"), row("c")), tmp_path / "out.jsonl"
+    generator = ScriptedGenerator(lambda request: ["Because. [RESULT] 4"])
+    summary = judge_file(Judge(generator, prompts), rows, out, options=JudgeOptions(**options))
+    found = lines(out)
+    assert [line["label"] for line in found] == [4, None, 4]
+    assert (summary.rows, summary.errors) == (3, 1)
+    assert "judge.gguf, field 'sre.prompts.pointwise" in found[1]["error"]
+    assert "zero" in found[1]["error"]
+
+
 def test_a_row_of_a_megabyte_is_an_error_row_where_it_does_not_fit(tmp_path: Path) -> None:
     rows = source(tmp_path, row("a"), row("big", orig_response="word " * 200_000), row("c"))
     out = tmp_path / "out.jsonl"
