@@ -28,7 +28,7 @@ from recipe.storage import atomic_folder, read_json, write_json
 from recipe.system import process
 
 ROWS_IN_MEMORY = 1000  # tokenised rows that are held before they are written
-WHOLE = "whole"  # the file that is written last into a checkpoint
+WHOLE = "whole.json"  # the file that is written last into a checkpoint: the sizes of the others
 
 Section = TypeVar("Section", bound=TrainConfig)
 
@@ -119,7 +119,8 @@ def _progress_callback(advance: Advance) -> Any:
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.is_world_process_zero:
-                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+                checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+                write_json(checkpoint / WHOLE, _sizes(checkpoint))
 
     return Bar()
 
@@ -138,8 +139,24 @@ def _reporter(setup: TrainingSetup, folder: Path) -> dict[str, str]:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint, or None. A kill or a full disk may have cut later ones short."""
-    found = [path.parent for path in folder.glob(f"checkpoint-*/{WHOLE}")]
+    found = [path.parent for path in folder.glob(f"checkpoint-*/{WHOLE}") if _is_whole(path)]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _is_whole(mark: Path) -> bool:
+    try:
+        return read_json(mark).items() <= _sizes(mark.parent).items()
+    except SreError:  # the mark itself was cut short
+        return False
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    """Bytes of each file that the main process writes into a checkpoint."""
+    files = (path for path in checkpoint.rglob("*") if path.is_file() and path.name != WHOLE)
+    others = "rng_state_"  # begins the names of what each process of several writes
+    return {
+        os.path.relpath(path, checkpoint): path.stat().st_size for path in files if not path.name.startswith(others)
+    }
 
 
 class Training(Generic[Section]):

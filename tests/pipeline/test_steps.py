@@ -291,7 +291,7 @@ def test_training_goes_on_from_its_checkpoint_as_if_never_stopped(
     if stage == "iter-1:dpo":
         run_pipeline(config, tmp_path, until="iter-1:curate")
     with monkeypatch.context() as patch:
-        patch.setattr(training, "write_json", stop)
+        patch.setattr(training, "save_adapter", stop)
         with pytest.raises(Stopped):
             run_pipeline(config, tmp_path, until=stage)
     checkpoints = tmp_path / name / "checkpoints"

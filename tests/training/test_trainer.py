@@ -9,6 +9,7 @@ import pytest
 
 from recipe.config import TrainConfig
 from recipe.errors import SreError
+from recipe.storage import write_json
 from recipe.training.trainer import WHOLE, last_checkpoint, per_process, save_adapter
 
 
@@ -35,12 +36,20 @@ def test_a_step_that_can_not_be_shared_is_an_error_that_says_what_to_do(batch_si
 
 
 def test_the_newest_whole_checkpoint_is_taken(tmp_path):
-    for step in (5, 10, 15):
+    state = "trainer_state.json"
+    for step in (5, 10, 15, 20):
         (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / state).write_text("{}")
     assert last_checkpoint(tmp_path) is None
-    for step in (5, 10):  # the last one was cut short
-        (tmp_path / f"checkpoint-{step}" / WHOLE).touch()
+    for step in (5, 10, 15):  # a kill came before the last one was whole
+        write_json(tmp_path / f"checkpoint-{step}" / WHOLE, {state: 2})
+    assert last_checkpoint(tmp_path).name == "checkpoint-15"
+    (tmp_path / "checkpoint-15" / state).write_text("")  # what a full disk leaves
     assert last_checkpoint(tmp_path).name == "checkpoint-10"
+    (tmp_path / "checkpoint-10" / WHOLE).write_text("")
+    assert last_checkpoint(tmp_path).name == "checkpoint-5"
+    (tmp_path / "checkpoint-5" / state).unlink()
+    assert last_checkpoint(tmp_path) is None
     assert last_checkpoint(tmp_path / "none") is None
 
 
