@@ -13,11 +13,13 @@ import platform
 import shlex
 import stat
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from recipe.errors import SreError
+from recipe.storage import hash_file
 from recipe.system import cache_folder
 
 FOLDER = Path(__file__).parent
@@ -87,33 +89,54 @@ def loaded_library() -> Path:
 
 
 def _compiled(include: Path, features: bytes) -> Path:
-    """The library for this machine: from the cache, or compiled now. `include` is the folder of ggml.h."""
+    """The library for this machine: from the cache, or compiled now. `include` is the folder of ggml.h.
+
+    Its name holds a hash of what it was made of, and one of its bytes: a file that was cut short, which would end the
+    process, is made again.
+    """
     flags = [*FLAGS, *(flag for name, flag in _EXTENSIONS.items() if name + b" = 1" not in features)]
+    command = [*shlex.split(os.environ.get("CC", "cc")), *flags]
     sources = sorted(path for path in FOLDER.iterdir() if path.suffix in (".c", ".h"))
     # A home folder may be shared by machines with other processors.
-    parts = [*(file.read_bytes() for file in (*sources, include / "ggml.h")), " ".join(flags).encode(), _processor()]
+    parts = [*(file.read_bytes() for file in (*sources, include / "ggml.h")), " ".join(command).encode(), _processor()]
     folder = cache_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()
-    target = folder / f"kernels-{digest[:16]}.so"
-    if not target.is_file():
+    made_of = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    kept = sorted(folder.glob(f"kernels-{made_of}-*.so"))
+    target = next((path for path in kept if path.name == _name(made_of, path)), None)
+    if target is None:
+        for damaged in kept:
+            damaged.unlink(missing_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / target.name
+            made = Path(scratch) / "kernels.so"
             code = [str(path) for path in sources if path.suffix == ".c"]
-            compiler = shlex.split(os.environ.get("CC", "cc"))
-            command = [*compiler, *flags, "-I", str(include), "-o", str(made), *code, "-lm"]
-            english = {**os.environ, "LC_ALL": "C"}
-            done = subprocess.run(command, capture_output=True, env=english, errors="replace", check=False)
-            if done.returncode:
-                said = next((line for line in done.stderr.splitlines() if "error" in line), f"{compiler[0]} failed")
-                raise RuntimeError(f"compiling them: {said}")
-            made.chmod(0o700)
+            _make(made, [*command, "-I", str(include), "-o", str(made), *code, "-lm"])
+            target = folder / _name(made_of, made)
             os.replace(made, target)
     for path in (folder, target):
         found = path.stat()
         if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise RuntimeError(f"others may write {path}")
     return target
+
+
+def _name(made_of: str, path: Path) -> str:
+    return f"kernels-{made_of}-{hash_file(path)[:16]}.so"
+
+
+def _make(library: Path, command: list[str]) -> None:
+    """Compile it, and load it in a child process first: what ends that process must not end this one."""
+    english = {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run(command, capture_output=True, env=english, errors="replace", check=False)
+    if done.returncode:
+        said = next((line for line in done.stderr.splitlines() if "error" in line), f"{command[0]} failed")
+        raise RuntimeError(f"compiling them: {said}")
+    library.chmod(0o700)
+    trial = [sys.executable, "-c", "import ctypes, sys; ctypes.CDLL(sys.argv[1]).sre_name(0)", str(library)]
+    if subprocess.run(trial, capture_output=True, check=False).returncode:
+        raise RuntimeError("the compiled library can't be loaded")
+    with library.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _processor() -> bytes:

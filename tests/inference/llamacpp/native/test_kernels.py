@@ -106,6 +106,19 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
 
 
+def no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A compiler that makes something, and says that all is well."""
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho no library > "$2"\n')
+    compiler.chmod(0o700)
+    monkeypatch.setenv("CC", str(compiler))
+
+
+def a_library_that_ends_its_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "trap.h").write_text("__attribute__((constructor)) static void end(void) { __builtin_trap(); }\n")
+    monkeypatch.setenv("CC", f"cc -include {tmp_path / 'trap.h'}")
+
+
 def no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def home() -> Path:
         raise RuntimeError("Could not determine home directory.")
@@ -151,6 +164,8 @@ def a_slot_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     [
         (no_vectors, "compiling them: .*neither AVX-512 nor AVX2"),
         (no_compiler, "no-such-compiler"),
+        (no_library, "the compiled library can't be loaded"),
+        (a_library_that_ends_its_process, "the compiled library can't be loaded"),
         (no_home, "Could not determine home"),
         (no_folder, "Not a directory"),
         (a_folder_of_others, "others may write"),
@@ -172,6 +187,17 @@ def test_what_keeps_them_away_is_one_error_that_says_so(
             kernels.install(FEATURES)
 
 
+@pytest.mark.parametrize("left", [0, 0.5, 0.99])
+def test_a_library_that_was_cut_short_is_made_again(tmp_path: Path, left: float) -> None:
+    """Loading it would end the process (SIGBUS), at every start."""
+    assert loaded_in_a_process(XDG_CACHE_HOME=str(tmp_path)) == str([ATTENTION, MATMUL])
+    (file,) = (tmp_path / "sre").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(len(whole) * left)])
+    assert loaded_in_a_process(XDG_CACHE_HOME=str(tmp_path)) == str([ATTENTION, MATMUL])
+    assert [path.read_bytes() for path in (tmp_path / "sre").iterdir()] == [whole]
+
+
 def test_a_file_of_another_cpu_or_build_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A home folder may be shared by machines of several kinds."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -179,5 +205,8 @@ def test_a_file_of_another_cpu_or_build_is_not_taken(monkeypatch: pytest.MonkeyP
     first = kernels._compiled(include, b"AVX512 = 1")
     assert kernels._compiled(include, b"AVX512 = 1") == first
     assert kernels._compiled(include, b"AVX2 = 1") != first
+    with monkeypatch.context() as patch:
+        patch.setenv("CC", "cc -g0")
+        assert kernels._compiled(include, b"AVX512 = 1") != first
     monkeypatch.setattr(kernels, "_processor", lambda: b"flags : fpu")
     assert kernels._compiled(include, b"AVX512 = 1") != first
