@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 from recipe.data.records import Example, Judgement
 from recipe.errors import SreError, install
 from recipe.evaluation.metrics import rate_figure
-from recipe.storage import atomic, canonical, read_json, write_json
+from recipe.storage import atomic, canonical, intact, read_json, write_json
 
 _CONFIG = Path(__file__).with_name("labels.xml").read_text(encoding="utf-8")
 
@@ -117,8 +117,12 @@ def import_annotations(folder: Path, annotations: Path, *, resamples: int = 2000
     if not (folder / "key.json").is_file():
         raise SreError("no key.json here; make the folder with `sre annotate export`", file=folder)
     key = read_json(folder / "key.json")
-    judges = key["judges"]
-    votes, skipped = _read_votes(annotations, key["items"])
+    with intact(folder / "key.json"):
+        judges, shown = key["judges"], {item: tuple(made["shown"]) for item, made in key["items"].items()}
+        if [type(name) for name in judges] != [str, str] or not {*shown.values()} <= {(0, 1), (1, 0)}:
+            raise ValueError("expected two judges, and for each item their order")
+    with intact(annotations):
+        votes, skipped = _read_votes(annotations, shown)
     raters = sorted({vote.rater for vote in votes})
     blamed = [pair for vote in votes for pair in vote.reasons]
     reasons = {name: Counter(reason for judge, reason in blamed if judge == k) for k, name in enumerate(judges)}
@@ -135,7 +139,7 @@ def import_annotations(folder: Path, annotations: Path, *, resamples: int = 2000
     return summary
 
 
-def _read_votes(path: Path, items: Mapping[str, Any]) -> tuple[list[Vote], int]:
+def _read_votes(path: Path, shown: Mapping[str, Sequence[int]]) -> tuple[list[Vote], int]:
     """(votes, number of annotations that raters skipped) of Label Studio's JSON export of these items."""
     try:
         tasks = json.loads(path.read_text(encoding="utf-8"))
@@ -147,10 +151,10 @@ def _read_votes(path: Path, items: Mapping[str, Any]) -> tuple[list[Vote], int]:
     skipped = 0
     for task in tasks:
         item = str(task.get("data", {}).get("item", ""))
-        if item not in items:
+        if item not in shown:
             raise SreError(f"item {item!r} is not in key.json: these annotations are of another export", file=path)
         for annotation in task["annotations"]:
-            vote = _vote(item, annotation, items[item]["shown"], path)
+            vote = _vote(item, annotation, shown[item], path)
             if vote is None:
                 skipped += 1
             elif (item, vote.rater) in votes:

@@ -19,13 +19,14 @@ from recipe.data.forgery import CLAIMS, forge
 from recipe.data.records import SWAPPED, TASKS, Example
 from recipe.errors import SreError
 from recipe.evaluation.metrics import rate_figure
+from recipe.evaluation.tables import forgery_grid
 from recipe.evaluation.trivial import RowVerdict
 from recipe.evaluation.verdict_files import verdicts_of
 from recipe.judge.batch import judge_rows
 from recipe.judge.judge import Judge
 from recipe.judge.options import JudgeOptions
 from recipe.progress import bar, follow
-from recipe.storage import read_json, read_jsonl, write_json
+from recipe.storage import intact, read_json, read_jsonl, write_json
 
 MODES = {"rationale": False, "label-only": True}
 
@@ -64,8 +65,13 @@ def measure_forgery(judge: Judge, rows: Sequence[Example], folder: Path, setting
 
 
 def read_forgery(run: Path) -> dict[str, Any]:
-    """Judge -> what `measure_forgery` wrote in a run folder."""
-    return {file.parent.name: read_json(file) for file in sorted(run.glob("evaluation/*/forgery.json"))}
+    """Judge -> what `measure_forgery` wrote in a run folder. Raises SreError for a file of another shape."""
+    found = {}
+    for file in sorted(run.glob("evaluation/*/forgery.json")):
+        with intact(file):
+            found[file.parent.name] = read_json(file)
+            forgery_grid(found)
+    return found
 
 
 def forge_rows(rows: Sequence[Example]) -> list[Forged]:

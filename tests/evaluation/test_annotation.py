@@ -270,6 +270,40 @@ def test_what_is_no_export_of_these_tasks_is_refused(tmp_path):
     assert not (tmp_path / "annotations-summary.json").exists()
 
 
+ODD = [None, [], {}, 7, "x", [7], [[]], {"x": 7}]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *(["key", "judges"], ["key", "items"], ["key", "items", "0001"], ["key", "items", "0001", "shown"]),
+        *(["export", 0], ["export", 0, "data"], ["export", 0, "annotations"], ["export", 0, "annotations", 0]),
+        ["export", 0, "annotations", 0, "result"],
+        ["export", 0, "annotations", 0, "result", 0],
+        ["export", 0, "annotations", 0, "result", 0, "value"],
+        ["export", 0, "annotations", 0, "result", 0, "value", "choices"],
+    ],
+    ids=lambda place: ".".join(map(str, place)),
+)
+def test_files_of_another_shape_are_one_error_that_names_them(tmp_path, place):
+    _, tasks = export(tmp_path, n=2)
+    key, good = tmp_path / "key.json", annotations(tasks, the_better(tmp_path, 1))
+    before, refused = key.read_text(), []
+    for odd in ODD:
+        both = {"key": json.loads(before), "export": json.loads(json.dumps(good))}
+        holder = both
+        for part in place[:-1]:
+            holder = holder[part]
+        holder[place[-1]] = odd
+        key.write_text(json.dumps(both["key"]))
+        try:
+            imported(tmp_path, both["export"])
+        except SreError as error:
+            refused.append(error.file)
+    assert refused.count(key if place[0] == "key" else tmp_path / "export.json") >= 4
+    assert {*refused} <= {key, tmp_path / "export.json"}
+
+
 def test_the_commands_go_from_a_run_to_a_win_rate(finished_run, tmp_path):
     folder, export = tmp_path / "side-by-side", tmp_path / "annotations.json"
     made = CliRunner().invoke(main, ["annotate", "export", str(finished_run), "-o", str(folder), "--n", "5"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,15 @@ def test_the_tables_show_both_modes(tmp_path: Path) -> None:
     (row,) = forgery_grid(found)[1:]
     assert row == ["J1", "20 scores", "3.00 [3.00, 3.00]", "3.00 [3.00, 3.00]"]
     assert "| J1 | 20 scores |" in results_markdown({"models": {}, "differences": {}, "forgery": found})
+
+
+@pytest.mark.parametrize(
+    "odd", [[], {"rationale": 5}, {"rationale": {"pointwise": {}}}, {"x": {"pointwise": {"shift": {}}}}]
+)
+def test_figures_of_another_shape_are_one_error_that_names_the_file(tmp_path: Path, odd: Any) -> None:
+    file = tmp_path / "evaluation" / "j1" / "forgery.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(odd))
+    with pytest.raises(SreError) as refused:
+        read_forgery(tmp_path)
+    assert refused.value.file == file
