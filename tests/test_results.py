@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from recipe.data.forgery import CLAIMS
 from recipe.data.records import Judgement
 from recipe.evaluation.evaluate import as_written
 from recipe.evaluation.metrics import pairwise_figures, pointwise_figures
@@ -21,6 +22,15 @@ def test_the_readme_shows_the_quickstarts_table() -> None:
     results = (ROOT / "docs" / "results.md").read_text()
     for table in tables:
         assert table.strip() in results
+
+
+@pytest.mark.parametrize("mode", ["rationale", "label-only"])
+def test_claims_hardly_move_the_quickstarts_judge(mode: str) -> None:
+    found = read_json(ROOT / "data" / "results" / "quickstart-forgery.json")[mode]["pointwise"]
+    assert found["shift"]["n"] >= 200
+    assert abs(found["shift"]["value"]) < 0.1
+    assert found["shift"]["low"] <= 0 <= found["shift"]["high"]
+    assert set(found["claims"]) == set(CLAIMS["pointwise"])
 
 
 @pytest.mark.parametrize("task", ["pointwise", "pairwise"])

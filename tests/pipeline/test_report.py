@@ -13,6 +13,8 @@ from recipe.cli.main import main
 from recipe.errors import SreError
 from recipe.evaluation.tables import markdown_table
 from recipe.pipeline.report import report
+from recipe.pipeline.results import write_results
+from recipe.pipeline.steps import open_run
 
 from ..run_folders import HOSTILE, write_run
 
@@ -92,6 +94,19 @@ def test_the_tables_show_what_was_measured(finished):
     assert page.row("sft-pointwise", "done")[3] == "1,234"
     assert "| J2 | 24 + 48 | 0 (0%) |" in markdown
     assert "| sft-pointwise |" in markdown
+
+
+def test_the_forgery_shift_is_in_the_report_and_in_the_results_that_a_card_takes(finished_run, tmp_path):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    shift = {"value": 0.25, "low": 0.1, "high": 0.5, "n": 31}
+    parts = {mode: {"pointwise": {"shift": shift}} for mode in ("rationale", "label-only")}
+    (folder / "evaluation" / "j2" / "forgery.json").write_text(json.dumps(parts))
+    page, _, markdown = write([folder], tmp_path)
+    assert page.row("J2", "31 scores")[2:] == [".25 [.10, .50]"] * 2
+    row = "| J2 | 31 scores | .25 [.10, .50] | .25 [.10, .50] |"
+    write_results(open_run(folder))
+    assert row in markdown
+    assert row in (folder / "results.md").read_text()
 
 
 def test_pictures_show_every_judge_and_rule_with_its_interval(finished):
