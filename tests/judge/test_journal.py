@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -153,32 +152,40 @@ def test_of_two_processes_on_one_new_output_the_second_is_refused(tmp_path: Path
     assert sorted(int(row["id"]) for row in lines(tmp_path / "out.jsonl")) == list(range(60))
 
 
-def test_a_million_rows_begin_as_soon_as_a_few(tmp_path: Path) -> None:
-    """Only what is needed is read: the source is a pipe that would go on for ever."""
-    os.mkfifo(tmp_path / "rows.jsonl")
-    endless = "import itertools, json; [print(json.dumps(ROW | {'id': str(k)})) for k in itertools.count()]"
-    feeder = f"ROW = {ROW!r}\n{endless}"
-    with subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"import sys; sys.stdout = open({str(tmp_path / 'rows.jsonl')!r}, 'w'); exec({feeder!r})",
-        ],
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        out, begin = tmp_path / "out.jsonl", time.monotonic()
-        with pytest.raises(KeyboardInterrupt):
-            judge_file(
-                judge(), tmp_path / "rows.jsonl", out, rubric=read_rubric("tone"), progress=stop_at(2500), limit=10**6
-            )
-        process.kill()
-    assert time.monotonic() - begin < 60
-    assert len(lines(out)) == 2500
+MILLION = """
+import sys, time
+from recipe.judge import Judge
+from recipe.judge.batch import judge_file
+from recipe.system import peak_rss_mb
+from tests.scripted import ScriptedGenerator
+
+def progress(done, total):
+    assert total == 1_000_000
+    if done in (1, int(sys.argv[3])):
+        print(time.process_time(), peak_rss_mb(), flush=True)
+    if done == int(sys.argv[3]):
+        raise KeyboardInterrupt
+
+class Forgetful(ScriptedGenerator):
+    def generate(self, requests, sampling):
+        assert len(requests) in (1_000_000 % 1024, 1024)  # the window in which prompts share what they begin with
+        self.seen.clear()
+        return super().generate(requests, sampling)
+
+try:
+    judge_file(Judge(Forgetful()), sys.argv[1], sys.argv[2], progress=progress, resume=True)
+except KeyboardInterrupt:
+    pass
+"""
 
 
-def stop_at(number: int) -> Any:
-    def progress(done: int, total: int | None) -> None:
-        if done == number:
-            raise KeyboardInterrupt
-
-    return progress
+@pytest.mark.parametrize("rows", [3000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_a_million_rows_begin_at_once_and_take_little_memory(tmp_path: Path, rows: int) -> None:
+    line = b'{"question": "Name a fruit.", "answer": "Apple.", "criteria": "Is it a fruit?"}\n'
+    (tmp_path / "rows.jsonl").write_bytes(line * 1_000_000)
+    command = [sys.executable, "-c", MILLION, str(tmp_path / "rows.jsonl"), str(tmp_path / "out.jsonl"), str(rows)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    (first_s, _), (_, peak_mb) = (map(float, line.split()) for line in done.stdout.splitlines())
+    print(f"first row after {first_s:.1f} s of processor time, {peak_mb:.0f} MiB after {rows:,} rows")
+    assert first_s < 5
+    assert peak_mb < 300
