@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from recipe.errors import printable
 from recipe.system import process
 
 Advance = Callable[..., None]
@@ -32,7 +33,7 @@ def bar(label: str, total: int | None, unit: str = "") -> Iterator[Advance]:
         shown = now
         rate = done / max(now - started, 1e-9)
         left = f", {max(goal - done, 0) / max(rate, 1e-9):.0f} s left" if goal else ""
-        line = f"{label}: {done}/{goal or '?'} {unit} ({rate:.2f}/s{left}) {note}".rstrip()
+        line = printable(f"{label}: {done}/{goal or '?'} {unit} ({rate:.2f}/s{left}) {note}".rstrip())
         if terminal:
             width = shutil.get_terminal_size().columns - 1
             line = f"\r{line[:width]:{width}}"

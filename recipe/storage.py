@@ -4,11 +4,12 @@ import contextlib
 import errno
 import functools
 import hashlib
+import itertools
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -186,6 +187,13 @@ def _link(source: str | Path, target: str | Path) -> None:
             os.link(source, target)
             return
     shutil.copy2(source, target)
+
+
+def refuse_inputs(out: Path, written: Iterable[Path], read: Iterable[Path]) -> None:
+    """Raise SreError, which names `out`, where a file to be written is one of those that are read, or a link to it."""
+    for path, source in itertools.product(written, [*read]):
+        if path.exists() and source.exists() and os.path.samefile(path, source):
+            raise SreError(f"{path.name} of this output is the input {source}; choose another", file=out)
 
 
 def explain(error: OSError, path: Path) -> SreError:

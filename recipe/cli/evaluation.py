@@ -104,8 +104,10 @@ def audit(
     """
     from recipe.evaluation.tables import audit_grids, show
     from recipe.evaluation.verdict_files import audit_files
-    from recipe.storage import write_json
+    from recipe.storage import refuse_inputs, write_json
 
+    if out:
+        refuse_inputs(out, [out], [*verdicts, *map(Path, (*rows, *train))])
     found = audit_files(verdicts, rows, train, resamples=resamples)
     for name, part in found["parts"].items():
         show([(f"{name}: {title}", grid) for title, grid in audit_grids(part)], part["models"], opt.console())

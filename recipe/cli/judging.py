@@ -41,7 +41,7 @@ _NOT_WITH = {"llamacpp": ("base_url",), "ray": ("base_url",), "openai": _SERVERS
     "--task", type=click.Choice(["pointwise", "pairwise"]), help="What the rows are. [default: by the columns]"
 )
 @click.option("--samples", type=opt.POSITIVE, default=1, help="Judgements per row; majority wins.")
-@click.option("--temperature", type=click.FloatRange(min=0), help="Of sampling. [default: 0; 1 with --samples]")
+@click.option("--temperature", type=opt.Finite(min=0), help="Of sampling. [default: 0; 1 with --samples]")
 @click.option("--seed", type=int, default=0, help="Sampling seed; ignored at temperature 0.")
 @click.option("--swap", is_flag=True, help="Judge pairs in both orders.")
 @click.option(
@@ -121,7 +121,7 @@ def rubrics(name: str | None) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0 takes a free one.")
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="Its text is the key that clients must send.")
 @click.option("--queue", type=opt.POSITIVE, default=64, help="Unfinished requests at most.")
-@click.option("--timeout", type=click.FloatRange(min=0.1), default=120, help="Seconds per answer.")
+@click.option("--timeout", type=opt.Finite(min=0.1), default=120, help="Seconds per answer.")
 @click.option("--max-body", type=opt.POSITIVE, default=1_000_000, help="Bytes per request.")
 @opt.threads
 @opt.parallel

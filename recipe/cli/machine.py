@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recipe.cli import options as opt
-from recipe.errors import SreError
+from recipe.errors import SreError, printable
 
 if TYPE_CHECKING:
     from recipe.doctor.checks import Check
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--shape", help="With --gpu-smoke: random weights in the shape of a model, e.g. llama3.1-8b.")
 @click.option("--layers", type=opt.POSITIVE, help="With --shape: this many layers. [default: all; 2 on a CPU]")
 @click.option("--vocab", type=opt.POSITIVE, help="With --shape: this vocabulary size. [default: the model's]")
-@click.option("--memory-gb", type=click.FloatRange(min=1), help="With --gpu-smoke: use no more of the GPU than this.")
+@click.option("--memory-gb", type=opt.Finite(min=1), help="With --gpu-smoke: use no more of the GPU than this.")
 @click.option("--json", "as_json", is_flag=True, help="With --gpu-smoke: print the report as JSON.")
 def doctor(gpu_smoke: bool, as_json: bool, **options: Any) -> None:
     """Versions, CPU and GPU, what is missing and how to install it."""
@@ -78,7 +78,7 @@ def plan(config: str, gpu: str, overrides: tuple[str, ...]) -> None:
     with TemporaryDirectory() as scratch:
         checked = preflight(RunContext(settings, Path(scratch)), offline=True)
     planned = make_plan(settings, gpu.lower())
-    click.echo("\n".join(checked))
+    click.echo(printable("\n".join(checked)))
     show_plan(planned, opt.console())
 
 
@@ -94,7 +94,7 @@ def publish(run: Path, repo: str, dry_run: bool, private: bool) -> None:
     bundle = collect(run, repo)
     click.echo(bundle.listing)
     if dry_run:
-        click.echo(f"\n{bundle.card}\nNothing was sent (--dry-run).")
+        click.echo(f"\n{printable(bundle.card)}\nNothing was sent (--dry-run).")
     else:
         click.echo(f"Published: {upload(bundle, private=private)}")
 

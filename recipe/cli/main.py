@@ -10,7 +10,7 @@ import click
 
 from recipe import __version__
 from recipe.cli import evaluation, judging, machine, training
-from recipe.errors import SreError, printable
+from recipe.errors import SreError, first_line, printable
 from recipe.system import process
 
 SECTIONS = {"Train": training, "Judge": judging, "Measure": evaluation, "Machine": machine}
@@ -33,10 +33,10 @@ class _Group(click.Group):
                 return super().invoke(ctx)
         except SreError as error:
             said = str(error)
-        except OSError as error:  # e.g. a folder that may not be looked into; a broken pipe names no file
-            if error.filename is None:
-                raise
-            said = printable(f"{error.filename}: {error.strerror}")
+        except OSError as error:  # e.g. a folder that may not be looked into, or standard output on a full disk
+            if isinstance(error, BrokenPipeError):
+                raise  # whoever read it has enough
+            said = printable(first_line(error) if error.filename is None else f"{error.filename}: {error.strerror}")
         click.echo(f"error: {said}", err=True)
         ctx.exit(2)
 

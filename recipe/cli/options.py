@@ -1,11 +1,23 @@
 """What the commands share: kinds of values, options, examples under their help, the console."""
 
+import math
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
+
+
+class Finite(click.FloatRange):
+    """A number of a range. NaN, which is below and above nothing, is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number.", param, ctx)
+        return number
+
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -97,8 +109,16 @@ def refuse(names: Container[str], why: str) -> None:
 
 
 def console() -> Any:
+    """Where tables are printed. A text in them, which may come from data, is shown as it is and moves no terminal."""
     from rich.console import Console
+    from rich.text import Text
+
+    from recipe.errors import printable
+
+    class Plain(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(printable(text), **{**options, "markup": False, "emoji": False})
 
     # A log has no width of its own: tables would be cut to 80 columns.
-    terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=140)
+    terminal = Plain()
+    return terminal if terminal.is_terminal else Plain(width=140)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from recipe.cli import options as opt
-from recipe.errors import SreError
+from recipe.errors import SreError, printable
 
 WATCH_S = 5.0
 
@@ -27,14 +27,14 @@ def init(folder: Path, files: tuple[str, ...], **options: Any) -> None:
     from recipe.pipeline.new_project import new_project
 
     for line in new_project(folder, files, **options):
-        click.echo(line)
+        click.echo(printable(line))
 
 
 @opt.command
 @click.argument("rows", nargs=-1, required=True, metavar="[NAME=]FILE...")
 @click.option("-o", "--out", required=True, type=opt.FOLDER, help="The data's folder.")
-@click.option("--dev", type=float, default=0.0, help="Share of the prompts for the dev split, e.g. 0.1.")
-@click.option("--test", type=float, default=0.0, help="Share of the prompts for the test split, e.g. 0.2.")
+@click.option("--dev", type=opt.Finite(0, 1), default=0.0, help="Share of the prompts for the dev split, e.g. 0.1.")
+@click.option("--test", type=opt.Finite(0, 1), default=0.0, help="Share of the prompts for the test split, e.g. 0.2.")
 @click.option(
     "-n", "numbers", multiple=True, type=opt.POSITIVE, help="Most rows per split: once for all files, or once for each."
 )
@@ -99,7 +99,7 @@ def _run_and_show(source: str, overrides: tuple[str, ...], run_dir: Path | None,
 
     config = load(source, overrides)
     folder = run_dir or Path("runs") / config.name
-    results = run_pipeline(config, folder, until=until, say=click.echo)
+    results = run_pipeline(config, folder, until=until, say=lambda line: click.echo(printable(line)))
     from recipe.evaluation.tables import flips_text, judge_name, results_grids, round_text, show, stages_table
 
     opt.console().print(stages_table(results["stages"]))

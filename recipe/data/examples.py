@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from recipe.data.conversion import Rubrics, from_columns, from_own
 from recipe.data.files import Source
 from recipe.data.records import Example, Task, contradicts_itself, in_prompt_names
 from recipe.data.values import TIE, no_label, parsed, short, to_preference, to_rubric, to_score, whole
-from recipe.errors import SreError
+from recipe.errors import SreError, printable
 from recipe.storage import atomic
 
 _log = logging.getLogger("recipe.data.examples")
@@ -104,7 +105,7 @@ def read_examples(
         with atomic(skip_bad_rows) as file:  # in ASCII: a bad row may hold lone surrogates, which no encoding writes
             file.writelines(json.dumps(entry, default=str) + "\n" for entry in bad)
     for what, count in told.items():
-        _log.warning("%s: %d %s", source, count, what)
+        _log.warning("%s: %d %s", printable(str(source)), count, printable(what))
     if not examples and unexplained_in:
         why = "no row has a rationale, from which SFT learns"
         advice = 'sft.rationales = "bootstrap" lets a model write them, sft.label_only = true does without'
@@ -139,7 +140,7 @@ def read_rows(
     if limit is not None and limit < 1:
         raise SreError(f"limit must be at least 1, not {limit}")
     mapped, seen = column_map(columns or {}), set[int]()
-    for raw in itertools.islice(Source(str(source), task, split).rows(), limit):
+    for raw in itertools.islice(Source(str(source), task, split).rows(), limit and min(limit, sys.maxsize)):
         for row in _read(raw, mapped, task, rubrics or {}, scale, strict):
             name = row.id
             while not strict and hash(name) in seen:

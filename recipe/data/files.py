@@ -30,6 +30,7 @@ from recipe.system import resource
 SEED_PARTS = {SEED_DATA: "", f"{SEED_DATA}:counted": "_given"}
 STDIN = "-"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.-]+)?")
+_DEEPEST = 100  # levels of lists and objects in one row
 _JSON_LIST = re.compile(r"\s*\[\s*(?:\{|$)")
 """How the first line of a JSON list of objects begins."""
 
@@ -153,9 +154,17 @@ def _placed(found: Iterable[Found], name: str, stem: str) -> Iterator[Row]:
     """The rows, and the reader's errors, with the name of the file."""
     try:
         for line, row, problem in found:
-            yield Row(name, stem, line, row, problem)
+            if _deep(row):  # what walks through it, here and in other programs, would not come to its end
+                yield Row(name, stem, line, {}, f"its values lie more than {_DEEPEST} levels deep in one another")
+            else:
+                yield Row(name, stem, line, row, problem)
     except SreError as error:
         raise SreError(error.message, file=name) from None
+
+
+def _deep(value: Any, left: int = _DEEPEST) -> bool:
+    items: Iterable[Any] = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not left or any(_deep(item, left - 1) for item in items)
 
 
 @contextlib.contextmanager
@@ -242,7 +251,7 @@ def _read_parquet(file: Any) -> Iterator[Found]:
         raise SreError("reading Parquet needs pyarrow: pip install pyarrow, or give a .jsonl or .csv file") from None
     try:
         yield from _numbered(_cells(parquet.ParquetFile(file).iter_batches(batch_size=256)))
-    except (ArrowException, ValueError, ArithmeticError, OSError) as error:
+    except (ArrowException, ValueError, ArithmeticError, OSError, RecursionError) as error:
         raise SreError(f"no readable Parquet: {error}") from None
 
 

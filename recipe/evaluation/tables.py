@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recipe.data.records import TASKS, Example, Judgement, Task
+from recipe.errors import printable
 from recipe.evaluation.audit import FIGURES, degenerate
 from recipe.evaluation.evaluate import FORCED
 from recipe.progress import duration
@@ -181,7 +182,7 @@ def show(grids: Sequence[tuple[str, Grid]], models: Mapping[str, Any], console: 
     for title, grid in grids:
         console.print(_table(title, grid))
     for line in warning_lines(models):
-        console.print(Text(line, style="bold red"))
+        console.print(Text(printable(line), style="bold red"))
 
 
 def show_experiment(results: Mapping[str, Any], console: Console) -> None:
@@ -225,11 +226,11 @@ def round_text(found: Mapping[str, Any]) -> str:
     """One line about a round: whether it is kept, and what the dev rows say."""
     head = f"Round {found['round']} is {'kept' if found['kept'] else 'not kept'}: "
     if "problem" in found:
-        return head + str(found["problem"])
+        return printable(head + str(found["problem"]))
     sides = (("before", "before"), ("judge", "after"))
     before, after = (f"{judge_name(found[name])} {_short(found['figures'][side])}" for name, side in sides)
     gain = figure_text(found["gain"], with_n=True)
-    return f"{head}{after}, {before} on {found['rows']} dev rows; difference {gain}"
+    return printable(f"{head}{after}, {before} on {found['rows']} dev rows; difference {gain}")
 
 
 def flips_text(found: Mapping[str, Any]) -> str:
@@ -245,7 +246,8 @@ def judged_example(example: Example, judgement: Judgement) -> Panel:
     lines += [f"response {number}: {response}" for number, response in enumerate(example.responses, 1)]
     lines += ["", judgement.rationale or "(no rationale)", f"[RESULT] {judgement.label}{truth}"]
     lines += [f"{k} {'█' * round(30 * share)} {share:.0%}" for k, share in judgement.label_probabilities.items()]
-    return Panel(Text("\n".join(lines)), title=f"One judgement by {judgement.origin}", width=100)
+    title = Text(printable(f"One judgement by {judgement.origin}"))
+    return Panel(Text(printable("\n".join(lines))), title=title, width=100)
 
 
 def show_rationale_votes(summary: Mapping[str, Any], console: Console) -> None:

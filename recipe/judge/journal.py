@@ -22,7 +22,7 @@ from typing import IO, Any
 from recipe.data.benchmark_formats import ORDERS, RESULTS, SAMPLES
 from recipe.errors import SreError
 from recipe.inference.base import Closing
-from recipe.storage import DAMAGE, append_jsonl, atomic, canonical, explain, replacing
+from recipe.storage import DAMAGE, append_jsonl, atomic, canonical, explain, refuse_inputs, replacing
 
 STDOUT = "-"
 TABLES = (".csv", ".parquet")
@@ -61,10 +61,8 @@ class Journal(Closing):
         need_writer(self.out)
         self.path = self.out.with_name(f"{self.out.name}.jsonl") if suffix in TABLES else self.out
         self.sidecar = self.out.with_name(f"{self.out.name}.meta.json")
-        for source in sources if not self.stdout else ():
-            for path in (self.out, self.path, self.sidecar):
-                if path.exists() and source.exists() and os.path.samefile(path, source):
-                    raise SreError(f"{path.name} of this output is the input {source}; choose another", file=self.out)
+        if not self.stdout:
+            refuse_inputs(self.out, (self.out, self.path, self.sidecar), sources)
         self._overwrite = overwrite
         self._resume = resume and self._exists()
         self._refuse_existing()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +141,14 @@ def test_a_terminal_that_is_not_utf_8_ends_no_command(tmp_path: Path, command: s
         assert done.stdout.isascii()
 
 
+def test_a_full_standard_output_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "recipe.cli", "config", "tiny"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=120)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert done.stderr.startswith("error: ")
+
+
 @pytest.mark.parametrize("command", [*COMMANDS.values(), "judge {rows} -o - --model m.gguf"])
 def test_a_file_name_that_is_not_utf_8_ends_no_command(tmp_path: Path, script: list[Any], command: str) -> None:
     rows = write(tmp_path / os.fsdecode(b"caf\xe9.jsonl"), ROW, ROW)
@@ -146,19 +156,64 @@ def test_a_file_name_that_is_not_utf_8_ends_no_command(tmp_path: Path, script: l
     assert (result.exit_code, result.exception) == (0, None), result.stderr
 
 
+@pytest.mark.parametrize("link", ["same", "symlink", "hard link"])
+@pytest.mark.parametrize(
+    ("command", "written"),
+    [
+        ("audit {rows} --rows {rows} -o {out}", "out.json"),
+        ("evaluate {rows} --model m.gguf --overwrite -o {folder}", "judgements.jsonl"),
+        ("evaluate {rows} --model m.gguf -o {folder}", "figures.json"),
+        ("judge {rows} --model m.gguf --overwrite -o {out}", "out.jsonl"),
+    ],
+)
+def test_no_command_writes_over_what_it_reads(
+    tmp_path: Path, script: list[Any], command: str, written: str, link: str
+) -> None:
+    out = tmp_path / "folder" / written
+    rows = write(out if link == "same" else tmp_path / "rows.jsonl", ROW, ROW)
+    out.parent.mkdir(exist_ok=True)
+    if link == "symlink":
+        out.symlink_to(rows)
+    elif link == "hard link":
+        os.link(rows, out)
+    before = rows.read_bytes()
+    result = sre(command, rows=rows, folder=out.parent, out=out)
+    assert (result.exit_code, "is the input" in result.stderr) == (2, True), result.stderr
+    assert rows.read_bytes() == before
+
+
+@pytest.fixture
+def permissions_count() -> Iterator[None]:
+    """Also for root, which otherwise may write everywhere: Linux lets it put that capability down and take it up."""
+    if os.geteuid():
+        yield
+        return
+    system = ctypes.CDLL(None)
+    head, held = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if system.capget(head, held):
+        pytest.skip("root may write everywhere here")
+    fewer = (ctypes.c_uint32 * 6)(*held)
+    fewer[0] &= ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    assert system.capset(head, fewer) == 0
+    yield
+    assert system.capset(head, held) == 0
+
+
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-@pytest.mark.parametrize("obstacle", ["a file in the folder's place", "read-only", "closed"])
+@pytest.mark.parametrize("obstacle", ["a file in the folder's place", "read-only", "closed", "no place for files"])
 def test_a_folder_that_can_not_be_written_is_one_line(
-    tmp_path: Path, script: list[Any], command: str, obstacle: str
+    tmp_path: Path, script: list[Any], command: str, obstacle: str, permissions_count: None
 ) -> None:
     rows, folder = write(tmp_path / "rows.jsonl", ROW, ROW), tmp_path / "folder"
-    if obstacle.startswith("a file"):
+    if obstacle == "no place for files":
+        folder = Path("/proc/sre")
+    elif obstacle.startswith("a file"):
         folder.write_text("")
     else:
         folder.mkdir(mode=0o500 if obstacle == "read-only" else 0)
-        if os.access(folder, os.W_OK):
-            pytest.skip("this user may write everywhere")
     result = sre(command, rows=rows, folder=folder)
+    if folder.parent == tmp_path:
+        folder.chmod(0o700)
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit)
     said = [line for line in result.stderr.splitlines() if not line.startswith(("reading the columns", "judging"))]

@@ -19,7 +19,7 @@ from recipe.judge.batch import judge_rows
 from recipe.judge.judge import DEFAULT, Judge
 from recipe.judge.options import JudgeOptions
 from recipe.progress import bar, follow
-from recipe.storage import read_jsonl, write_json
+from recipe.storage import read_jsonl, refuse_inputs, write_json
 
 
 def find_benchmark(name: str) -> Benchmark:
@@ -52,6 +52,8 @@ def run_benchmark(
     if options.swap or options.samples > 1:
         raise SreError("a benchmark says itself in which order to judge; samples and swap don't go with it")
     out = folder / "judgements.jsonl"
+    source = str(reading.get("data") or benchmark.hub)
+    refuse_inputs(folder, (out, out.with_name(f"{out.name}.meta.json"), folder / "figures.json"), [Path(source)])
     folder.mkdir(parents=True, exist_ok=True)
     resume = out.exists() and not overwrite
     how: dict[str, Any] = {"options": options, "resume": resume, "overwrite": overwrite}
@@ -65,7 +67,7 @@ def run_benchmark(
     failed = sum(row["finish"] == "error" for row in judged)
     content: dict[str, Any] = {
         "benchmark": benchmark.name,
-        "source": str(reading.get("data") or benchmark.hub),
+        "source": source,
         "model": judge.name,
         "rows": len(rows),
         "judged": len(judged) - failed,

@@ -25,6 +25,7 @@ from recipe.verdict import opened_at_end
 PROMPT_KEY = "sre.prompts.pointwise"  # in the metadata of every judge that is exported here
 KEPT = 16  # prompts that a session keeps in the cache for later ones to begin with
 MOST_SEQUENCES = 256  # of one llama.cpp context
+MOST_THREADS = 512  # it ends the process where it is asked for more
 MOST_PARALLEL = MOST_SEQUENCES // 2
 BATCH = 512  # tokens of one decode at the most, unless more samples are drawn side by side
 # From so many tokens in a batch on llama.cpp's attention goes by tiles, which scattered sequences hardly fill.
@@ -57,6 +58,8 @@ class LlamaCppGenerator(Generator):
         `offloaded_layers`.
         """
         check_parallel(parallel)
+        if threads and threads > MOST_THREADS:
+            raise SreError(f"llama.cpp takes {MOST_THREADS} threads at most, not {threads}", field="threads")
         self.path = Path(path)
         self.name = self.path.stem
         self.parallel = parallel

@@ -172,9 +172,11 @@ class KVCache:
         model = self._model
         meta = self.metadata()
         prefix = f"{meta.get('general.architecture')}.attention."
-        size = int(_C.llama_model_n_embd(model)) // int(_C.llama_model_n_head(model))
-        sizes = sum(int(meta.get(f"{prefix}{name}", size)) for name in ("key_length", "value_length"))
-        return int(_C.llama_model_n_layer(model)) * int(_C.llama_model_n_head_kv(model)) * sizes * 2
+        # A model without attention has no heads, and whatever it likes under the other names.
+        size = int(_C.llama_model_n_embd(model)) // max(1, int(_C.llama_model_n_head(model)))
+        told = (meta.get(f"{prefix}{name}", "") for name in ("key_length", "value_length"))
+        sizes = sum(int(text) if text.isdecimal() else size for text in told)
+        return max(1, int(_C.llama_model_n_layer(model)) * int(_C.llama_model_n_head_kv(model)) * sizes * 2)
 
     def _allocate(self) -> None:
         """Make a llama_batch of arrays that numpy owns. Each token may belong to every sequence."""

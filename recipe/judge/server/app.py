@@ -159,7 +159,7 @@ def serve(
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=128)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, TypeError, ValueError) as error:  # of an odd port, of a name that can't be encoded
         raise SreError(f"can't listen on {host}, port {port}: {error}; try another --port or --host") from None
     with listening:
         app = create_app(judge, Settings(api_key, timeout, max_body, hosts, queue))
