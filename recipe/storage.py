@@ -53,7 +53,8 @@ def _fingerprint(path: Path, size: int, changed: int) -> str:
     return digest.hexdigest()
 
 
-DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # what readers of damaged files raise
+# What readers of damaged files raise.
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 @contextlib.contextmanager

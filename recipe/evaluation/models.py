@@ -54,7 +54,7 @@ def _parts(folder: Path) -> tuple[Path, Path | None]:
         if (folder / "config.json").is_file():
             return folder, None
         raise SreError(f"no model here; expected {_EXPECTED}", file=folder)
-    named = read_json(file).get("base_model_name_or_path") or ""
+    named = str(read_json(file).get("base_model_name_or_path") or "")
     for base in (folder / named, Path(named)):
         if (base / "config.json").is_file():
             return base, folder

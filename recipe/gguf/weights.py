@@ -1,5 +1,6 @@
 """Reads the weights of a Hugging Face model folder, one tensor at a time, and merges a LoRA adapter into them."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,9 @@ def open_adapter(folder: Path) -> tuple[dict[str, Any], Any]:
     for field in _REFUSED:
         if config.get(field):
             raise SreError("an adapter with this setting can't be used here", file=where, field=field)
+    for field in ("r", "lora_alpha"):
+        if not isinstance(config.get(field), int | float) or not 0 < config[field] < math.inf:
+            raise SreError(f"expected a number above 0, not {config.get(field)!r}", file=where, field=field)
     file = folder / "adapter_model.safetensors"
     if not file.is_file():
         pickled = (folder / "adapter_model.bin").is_file() and "; save adapter_model.bin as safetensors, PEFT's default"

@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,8 +68,10 @@ class Journal(Closing):
         self._resume = resume and self._exists()
         self._refuse_existing()
         self._lock: IO[str] | None = None
-        self._places: list[int] = []  # of each line of the journal: the number of its row in the source
-        self._kept: dict[str, tuple[int, str]] = {}  # id of a row of an earlier run -> its line and input_hash
+        # Arrays and hashes, because a million rows are not to take much memory.
+        self._places = array("q")  # of each line of the journal: the number of its row in the source
+        self._kept: dict[int, int] = {}  # hash of the id of a row of an earlier run -> its line
+        self._digests = array("Q")  # of each of these lines: the input_hash
         self._block: list[tuple[int, dict[str, Any]]] = []
         self._flushed = time.monotonic()
         self._held: dict[int, str] = {}  # standard output: rows that wait for those before them
@@ -129,34 +132,35 @@ class Journal(Closing):
 
     def _keep(self, count: Callable[[Mapping[str, Any]], None]) -> None:
         """Index the rows; drop those to be tried again, and a half-written last line."""
-        starts: list[int] = []
+        starts = array("q")
         for start, line, data in self._lines():
             if not data.endswith(b"\n"):
                 break
             try:
                 row = json.loads(data)
-                key, digest, failed = str(row["id"]), row["input_hash"], row["finish"] == "error"
+                key, failed = hash(str(row["id"])), row["finish"] == "error"
                 if not failed:
+                    self._digests.append(int(row["input_hash"], 16))
                     count(row)
             except DAMAGE:
                 raise SreError(f"expected a row of an earlier run; {_ADVICE}", file=self.path, line=line) from None
             if key in self._kept:
                 raise SreError(f"this row is there twice; {_ADVICE}", file=self.path, line=line)
             if not failed:
-                self._kept[key] = len(starts), digest
+                self._kept[key] = len(starts)
                 starts.append(start)
         self._rewrite(starts)
-        self._places = [_LAST] * len(starts)
+        self._places = array("q", [_LAST]) * len(starts)
 
     def has(self, key: str, place: int, digest: str) -> bool:
         """Whether the row of this id, number in the source, and `input_hash` was kept.
 
         Raises SreError when another row was judged under its id.
         """
-        if key not in self._kept:
+        line = self._kept.get(hash(key)) if self._kept else None
+        if line is None:
             return False
-        line, judged = self._kept[key]
-        if judged != digest:
+        if self._digests[line] != int(digest, 16):
             raise SreError(f"the source's row {key!r} has changed since it was judged; use --overwrite", file=self.path)
         self._places[line] = place
         return True
@@ -178,16 +182,16 @@ class Journal(Closing):
                 self._places.append(len(self._places))
         else:
             append_jsonl(self.path, [row for _, row in rows])
-            self._places += [place for place, _ in rows]
+            self._places.extend(place for place, _ in rows)
         self._flushed = time.monotonic()
 
     def finish(self) -> None:
         """Put the rows into the source's order, and write a CSV or Parquet output from them."""
         if self.stdout:
             return
-        order = sorted(range(len(self._places)), key=self._places.__getitem__)
-        if order != list(range(len(order))):
-            starts = [start for start, _, _ in self._lines()]
+        if any(one > next for one, next in itertools.pairwise(self._places)):
+            order = sorted(range(len(self._places)), key=self._places.__getitem__)
+            starts = array("q", (start for start, _, _ in self._lines()))
             self._rewrite(starts[line] for line in order)
         if self.out != self.path:
             write_table(self.out, lambda: (json.loads(data) for _, _, data in self._lines()))

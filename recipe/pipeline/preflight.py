@@ -8,6 +8,7 @@ from recipe.data.files import is_hub_name
 from recipe.data.records import TASKS, Message, Task
 from recipe.errors import SreError
 from recipe.pipeline.context import RunContext
+from recipe.storage import intact
 
 _SAMPLE = "  Which is better?\n\n\n- A: naïve 日本語 😀, 12  34\n\tB: it's <b>fine</b>.  "
 
@@ -39,11 +40,12 @@ def check_model(config: Config, folder: Path, *, template: bool = True) -> None:
     from recipe.gguf.export import export_problem
     from recipe.training.seed import check_model as check_files
 
-    check_files(folder, config.model.source)
-    if template:
-        _check_tokens(folder)
-    elif problem := export_problem(folder):
-        raise SreError(problem)
+    with intact(folder):
+        check_files(folder, config.model.source)
+        if template:
+            _check_tokens(folder)
+        elif problem := export_problem(folder):
+            raise SreError(problem)
 
 
 def _check_tokens(folder: Path) -> None:
@@ -57,11 +59,13 @@ def _check_tokens(folder: Path) -> None:
     from recipe.gguf.export import write_sentencepiece
     from recipe.inference.chat_template import ChatTemplate
     from recipe.inference.llamacpp.kv_cache import vocabulary_ids
+    from recipe.inference.pytorch.loading import transformers_reads
 
     with TemporaryDirectory() as place:
         file = Path(place) / "vocabulary.gguf"
         written = write_sentencepiece(folder, file)  # first: it raises what `export_problem` tells
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        with transformers_reads(folder):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         prompt = ChatTemplate.of(tokenizer).render([Message("system", "Judge it."), Message("user", _SAMPLE)])
         if written and vocabulary_ids(file, prompt) != tokenizer(prompt, add_special_tokens=False)["input_ids"]:
             raise SreError("llama.cpp would read this model's prompts as other tokens than it trains on", file=folder)

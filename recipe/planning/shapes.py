@@ -6,7 +6,7 @@ from pathlib import Path
 from recipe.errors import SreError
 from recipe.gguf.architecture import text_config
 from recipe.gguf.shape import Shape, read_sizes
-from recipe.storage import read_json
+from recipe.storage import intact, read_json
 from recipe.system import read_table
 
 _TABLE = read_table(__file__)
@@ -24,8 +24,8 @@ def shape_of(source: str) -> Shape:
             f"give its folder (--set model.source=FOLDER), or plan with a model like it: {', '.join(KNOWN)}",
             field="model.source",
         )
-    config = text_config(read_json(file))
     try:
-        return Shape(**read_sizes(config))
+        with intact(file):
+            return Shape(**read_sizes(text_config(read_json(file))))
     except SreError as error:
         raise SreError(error.message, file=file, field=error.field) from error

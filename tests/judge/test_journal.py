@@ -159,10 +159,11 @@ from recipe.judge.batch import judge_file
 from recipe.system import peak_rss_mb
 from tests.scripted import ScriptedGenerator
 
+begun = []
+
 def progress(done, total):
     assert total == 1_000_000
-    if done in (1, int(sys.argv[3])):
-        print(time.process_time(), peak_rss_mb(), flush=True)
+    begun.append(time.process_time())
     if done == int(sys.argv[3]):
         raise KeyboardInterrupt
 
@@ -176,6 +177,7 @@ try:
     judge_file(Judge(Forgetful()), sys.argv[1], sys.argv[2], progress=progress, resume=True)
 except KeyboardInterrupt:
     pass
+print(begun[0] if begun else 0, peak_rss_mb())
 """
 
 
@@ -183,9 +185,10 @@ except KeyboardInterrupt:
 def test_a_million_rows_begin_at_once_and_take_little_memory(tmp_path: Path, rows: int) -> None:
     line = b'{"question": "Name a fruit.", "answer": "Apple.", "criteria": "Is it a fruit?"}\n'
     (tmp_path / "rows.jsonl").write_bytes(line * 1_000_000)
-    command = [sys.executable, "-c", MILLION, str(tmp_path / "rows.jsonl"), str(tmp_path / "out.jsonl"), str(rows)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    (first_s, _), (_, peak_mb) = (map(float, line.split()) for line in done.stdout.splitlines())
-    print(f"first row after {first_s:.1f} s of processor time, {peak_mb:.0f} MiB after {rows:,} rows")
-    assert first_s < 5
-    assert peak_mb < 300
+    command = [sys.executable, "-c", MILLION, str(tmp_path / "rows.jsonl"), str(tmp_path / "out.jsonl")]
+    for end in (rows, rows + 1024):  # and once more, to resume
+        done = subprocess.run([*command, str(end)], capture_output=True, text=True, check=True)
+        first_s, peak_mb = map(float, done.stdout.split())
+        print(f"to row {end:,}: first row after {first_s:.1f} s of processor time, {peak_mb:.0f} MiB at most")
+        assert first_s < 5
+        assert peak_mb < 300

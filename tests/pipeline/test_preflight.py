@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,3 +28,37 @@ def test_a_prompt_that_llama_cpp_reads_otherwise_is_refused(models: Any, tmp_pat
     (folder / "chat_template.jinja").write_text(PLAIN)
     with pytest.raises(SreError, match="other tokens"):
         check_model(load("tiny"), folder)
+
+
+@pytest.mark.parametrize("template", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json", "model.safetensors"],
+)
+def test_damaged_files_of_a_model_are_one_error(name: str, template: bool, models: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(models("qwen3"), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    odd = [
+        {**config, key: value}
+        for key in ("architectures", "rms_norm_eps", "rope_parameters")
+        for value in (5, "x", {"x": 1})
+    ]
+    texts = [
+        "",
+        "[]",
+        "{",
+        "5",
+        '{"model": 5}',
+        '{"model": {"type": "BPE"}}',
+        '{"weight_map": [1]}',
+        *map(json.dumps, odd),
+    ]
+    refused = []
+    for text in texts:
+        (folder / name).write_text(text)
+        try:
+            check_model(load("tiny"), folder, template=template)
+        except SreError as error:
+            refused.append(str(error))
+    assert len(refused) >= (1 if name == "tokenizer_config.json" else 4)
+    assert all(str(folder) in said for said in refused)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from recipe import prompts
 from recipe.cli.main import main
 from recipe.config import load
 from recipe.errors import SreError
@@ -199,6 +200,30 @@ def test_a_snapshot_of_other_weights_is_written_anew(finished):
     assert sft.write_snapshot().stat().st_mtime_ns == written
     path.write_bytes(j1.write_snapshot().read_bytes())
     assert read_metadata(sft.write_snapshot())["general.name"] == "tiny-sft"
+
+
+@pytest.mark.parametrize(
+    "name", ["judge.gguf", "gguf/README.md", "iter-1/samples.jsonl", "seed/model/model.safetensors"]
+)
+@pytest.mark.parametrize("lose", [Path.unlink, lambda file: file.write_bytes(b"")], ids=["gone", "empty"])
+def test_what_was_lost_is_made_again_as_it_was(name, lose, finished, tiny_model, tiny_data, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    others = {path: (folder / path).stat().st_mtime_ns for path in listing(folder) if path.endswith("safetensors")}
+    lose(folder / name)
+    run_pipeline(load("tiny", settings(tiny_model, tiny_data)), folder)
+    assert (folder / name).read_bytes() == (finished[0] / name).read_bytes()
+    assert all((folder / path).stat().st_mtime_ns == at for path, at in others.items() if path != name)
+
+
+def test_prompts_edited_between_two_runs_are_told_and_not_passed_on(
+    finished, tiny_model, tiny_data, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    edited = {**prompts._shipped(), "pointwise": prompts._shipped()["pointwise"] + "\nBe strict."}
+    monkeypatch.setattr(prompts, "_shipped", lambda: edited)
+    with pytest.raises(SreError, match=r"'sft-pointwise' was made from other settings .*differs in: prompts"):
+        run_pipeline(load("tiny", settings(tiny_model, tiny_data)), folder)
+    assert (folder / "judge.gguf").read_bytes() == (finished[0] / "judge.gguf").read_bytes()
 
 
 def test_another_judge_than_the_last_is_taken_home(finished, tiny_model, tiny_data, tmp_path):

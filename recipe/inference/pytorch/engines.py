@@ -5,9 +5,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from recipe.errors import SreError, first_line, install
+from recipe.errors import SreError, install
 from recipe.inference.base import Quantization
-from recipe.inference.pytorch.loading import TrainingEngine, avoid_cudnn_attention, compute_dtype
+from recipe.inference.pytorch.loading import (
+    TrainingEngine,
+    avoid_cudnn_attention,
+    compute_dtype,
+    transformers_reads,
+)
 
 
 def open_engine(name: str = "auto") -> TrainingEngine:
@@ -45,7 +50,9 @@ class TransformersEngine(TrainingEngine):
     def load_base(self, model: Path, quantization: Quantization, max_length: int) -> tuple[Any, Any]:
         from transformers import AutoTokenizer
 
-        return load_base(model, quantization), AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        loaded = load_base(model, quantization)
+        with transformers_reads(model):
+            return loaded, AutoTokenizer.from_pretrained(model, trust_remote_code=False)
 
     def add_adapter(
         self, base: Any, settings: dict[str, Any], seed: int, quantization: Quantization, gradient_checkpointing: bool
@@ -79,10 +86,8 @@ def load_base(model: Path, quantization: Quantization) -> Any:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
-    try:
+    with transformers_reads(model):
         loaded = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:
-        raise SreError(f"not a model that transformers can load: {first_line(error)}", file=model) from None
     if loaded.config.model_type == "gemma2":
         loaded.set_attn_implementation("eager")  # PyTorch's own attention leaves out the cap of its logits
     for module in loaded.modules():

@@ -6,7 +6,6 @@ sample), as on llama.cpp; what runs beside it changes rounding alone.
 """
 
 import itertools
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from recipe.inference.pytorch.engines import open_engine
 from recipe.inference.pytorch.loading import free_memory
 from recipe.inference.sequence import Sample
 from recipe.inference.special_tokens import PromptEncoder, added_tokens
+from recipe.storage import intact, read_json
 
 KEPT = 0.5  # the decoder drops finished rows when this share is left (on a GPU it then records a new graph)
 
@@ -52,10 +52,10 @@ class TorchGenerator(Generator):
         self.path, self.name, self.parallel = model, name, parallel
         file = model / "config.json"
         try:
-            trained = json.loads(file.read_text(encoding="utf-8")).get("max_position_embeddings")
-        except (OSError, ValueError) as error:
+            with intact(file):
+                self.context = min(context, int(read_json(file).get("max_position_embeddings") or context))
+        except OSError as error:
             raise SreError(f"not a model folder: {error}", file=file) from None
-        self.context = min(context, int(trained or context))
         self._model, tokenizer = self._load(adapter, quantization, engine)
         self._tokenizer = TorchTokenizer(tokenizer, self._model)
         self._template = ChatTemplate.of(tokenizer)

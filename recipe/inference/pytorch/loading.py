@@ -1,12 +1,14 @@
 """Loads a model to train or to run, and sets this process's share of the machine. Two engines fill in the details."""
 
+import contextlib
 import gc
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from recipe.errors import SreError
+from recipe.errors import SreError, first_line
 from recipe.gguf.weights import open_adapter
 from recipe.inference.base import Quantization
 from recipe.system import usable_cores
@@ -70,6 +72,15 @@ def compute_dtype() -> Any:
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+@contextlib.contextmanager
+def transformers_reads(folder: Path) -> Iterator[None]:
+    """Whatever transformers, and what it reads with, raise at a damaged file of the folder is an SreError."""
+    try:
+        yield
+    except Exception as error:  # tokenizers, a part of it, raises Exception itself
+        raise SreError(f"not a model that transformers can load: {first_line(error)}", file=folder) from None
 
 
 class TrainingEngine(ABC):

@@ -307,6 +307,15 @@ def test_refusals(judge: TorchGenerator, folder: Path, tmp_path: Path) -> None:
         closing.render(ask("x"))
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"model": 5, "max_position_embeddings": "x"}'])
+def test_a_damaged_file_of_the_model_is_one_error(folder: Path, tmp_path: Path, name: str, text: str) -> None:
+    copy = shutil.copytree(folder, tmp_path / "model")
+    (copy / name).write_text(text)
+    with pytest.raises(SreError, match=str(copy)):
+        opened(copy)
+
+
 # --- adapters, and the other engine ---
 
 
