@@ -188,7 +188,7 @@ def _read_json(file: Any) -> Iterator[Found]:
     with _decoded(file, "\n") as text:
         first = text.readline()
         lines: Iterable[str] = itertools.chain([first], text)
-        if first.strip() and _json(first)[1]:  # the text goes on in the next line, or is none
+        if _goes_on(first):
             rest = first + text.read()
             problem = _json(rest)[1]
             if problem and _JSON_LIST.match(first):
@@ -220,6 +220,18 @@ def _json(text: str) -> tuple[Any, str]:
         return json.loads(text), ""
     except (ValueError, RecursionError) as error:
         return text, f"invalid JSON: {error}"
+
+
+def _goes_on(text: str) -> bool:
+    """Whether what is wrong with a JSON text is that it ends. A broken first row is no reason to read all others."""
+    begun = text.rstrip()
+    try:
+        json.loads(begun)
+    except json.JSONDecodeError as error:
+        return bool(_JSON_LIST.match(text)) or error.pos >= len(begun) - 1 >= 0
+    except (ValueError, RecursionError):
+        pass
+    return False
 
 
 def _read_csv(file: Any) -> Iterator[Found]:

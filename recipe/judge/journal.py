@@ -59,6 +59,8 @@ class Journal(Closing):
         suffix = self.out.suffix.lower()
         if not self.stdout and suffix not in (".jsonl", *TABLES):
             raise SreError(f"expected an output in .jsonl, {', '.join(TABLES)}, or - for standard output", file=out)
+        if suffix == ".jsonl" and Path(self.out.stem).suffix.lower() in TABLES:
+            raise SreError(f"this would be the journal of {self.out.stem}; choose another name", file=out)
         need_writer(self.out)
         self.path = self.out.with_name(f"{self.out.name}.jsonl") if suffix in TABLES else self.out
         self.sidecar = self.out.with_name(f"{self.out.name}.meta.json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -465,3 +466,12 @@ def test_a_count_of_rows_is_known_where_it_costs_little(tmp_path: Path) -> None:
     assert Source(str(path), None, "train").count() == 5
     assert Source(str(write_csv(tmp_path / "rows.csv", pointwise())), None, "train").count() is None
     assert Source("-", None, "train").count() is None
+
+
+def test_a_broken_first_row_is_no_reason_to_read_all_others(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"instruction": "cut sh\n' + b'{"instruction": "q"}\n' * 100_000)
+    with path.open("rb") as file:
+        found = list(itertools.islice(readers._read_json(file), 3))
+        assert file.tell() < 500_000
+    assert [bool(problem) for _, _, problem in found] == [True, False, False]

@@ -56,6 +56,13 @@ def test_an_output_that_is_the_input_is_refused_and_the_input_kept(tmp_path: Pat
     assert source.read_bytes() == before
 
 
+def test_an_output_is_not_the_journal_of_a_table(tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", ROW)
+    for name in ("y.csv.jsonl", "y.Parquet.jsonl"):
+        with pytest.raises(SreError, match="journal of y"):
+            judge_file(judge(), rows, tmp_path / name, rubric=read_rubric("tone"), overwrite=True)
+
+
 def test_input_columns_are_kept_and_rows_come_in_input_order(tmp_path: Path) -> None:
     class Backwards(ScriptedGenerator):
         def generate(self, requests: Any, sampling: Any) -> Any:
