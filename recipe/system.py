@@ -33,6 +33,11 @@ def read_table(module: str, name: str = "") -> dict[str, Any]:
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
+def user_path(source: str) -> Path:
+    """The path, with "~" as the user's home folder; "~nobody" stays as it is, and so leads nowhere."""
+    return Path(os.path.expanduser(source))
+
+
 def cache_folder() -> Path:
     """Where the package keeps what it can make again: ~/.cache/sre, or below XDG_CACHE_HOME."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "sre"

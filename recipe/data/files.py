@@ -82,9 +82,9 @@ class Source:
         raise SreError(f"no such file or folder; expected {expected}", file=path)
 
     def count(self) -> int | None:
-        """How many rows there are, where they are the lines of files."""
+        """How many rows there are, where they are the lines of files. A pipe can be read once only."""
         files = self.files()
-        if not files or any(path.suffix not in (".jsonl", ".ndjson") for path in files):
+        if not files or any(path.suffix not in (".jsonl", ".ndjson") or not path.is_file() for path in files):
             return None
         total = 0
         for path in files:

@@ -14,12 +14,14 @@ from recipe.system import cache_folder
 
 def is_known(path: Path) -> bool:
     """Whether this very file was loaded here, or written here by this package."""
-    return _mark(path).is_file()
+    with contextlib.suppress(OSError, RuntimeError):  # there is no home folder
+        return _mark(path).is_file()
+    return False
 
 
 def remember(path: Path) -> None:
     """Note that llama.cpp can load `path`, or that it was written here."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):
         mark = _mark(path)
         mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         mark.touch()

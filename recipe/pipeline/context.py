@@ -17,7 +17,7 @@ from recipe.pipeline.judge_model import JudgeModel, Loading
 from recipe.pipeline.stage_cache import Content, Made, RunFolder
 from recipe.prompts import Prompts
 from recipe.storage import atomic
-from recipe.system import process
+from recipe.system import process, user_path
 
 
 def judges_of(config: Config) -> tuple[str, ...]:
@@ -151,7 +151,7 @@ class RunContext:
         named = self.config.bootstrap.teacher
         if not named or named.startswith(("http://", "https://")):
             return named or None
-        path = Path(named).expanduser()
+        path = user_path(named)
         if not path.is_file():
             raise SreError("no such file; expected a GGUF file, or http://…/v1", file=path, field="bootstrap.teacher")
         return Content(path, (path,))

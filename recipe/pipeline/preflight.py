@@ -9,6 +9,7 @@ from recipe.data.records import TASKS, Message, Task
 from recipe.errors import SreError
 from recipe.pipeline.context import RunContext
 from recipe.storage import intact
+from recipe.system import user_path
 
 _SAMPLE = "  Which is better?\n\n\n- A: naïve 日本語 😀, 12  34\n\tB: it's <b>fine</b>.  "
 
@@ -21,7 +22,7 @@ def preflight(run: RunContext, *, offline: bool = False) -> list[str]:
     """
     config = run.config
     _ = run.exported, run.teacher  # refuse a judge that the run does not make, a file that isn't there
-    model = Path(config.model.source).expanduser()
+    model = user_path(config.model.source)
     if model.is_dir():
         check_model(config, model, template=not offline)
     if not offline and run.judge_model("seed", sampling=True).engine == "llamacpp":

@@ -9,6 +9,7 @@ from recipe.config import Config, dump, load
 from recipe.errors import SreError, first_line, install
 from recipe.pipeline.context import RunContext, judges_of
 from recipe.storage import read_json
+from recipe.system import user_path
 from recipe.training.card import HUB_NAME, base_of, public_name
 
 
@@ -96,7 +97,7 @@ def _without_folders(text: str, config: Config) -> str:
     """The text without the folders of this machine that the settings name."""
     named = (config.model.source, config.data.pointwise, config.data.pairwise)
     for source in sorted(filter(None, named), key=len, reverse=True):
-        if Path(source).expanduser().is_absolute():
+        if user_path(source).is_absolute():
             text = text.replace(source, public_name(source))
     return text
 

@@ -1,13 +1,12 @@
 """The shapes of known models, from a small table, and of a model folder, from its config.json."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from recipe.errors import SreError
 from recipe.gguf.architecture import text_config
 from recipe.gguf.shape import Shape, read_sizes
 from recipe.storage import intact, read_json
-from recipe.system import read_table
+from recipe.system import read_table, user_path
 
 _TABLE = read_table(__file__)
 KNOWN: Mapping[str, Shape] = {name: Shape(**numbers) for name, numbers in _TABLE.items()}
@@ -17,7 +16,7 @@ def shape_of(source: str) -> Shape:
     """The shape of a seed model: a name in the table, or a model folder. Nothing is fetched."""
     if source in KNOWN:
         return KNOWN[source]
-    file = Path(source).expanduser() / "config.json"
+    file = user_path(source) / "config.json"
     if not file.is_file():
         raise SreError(
             f"the shape of {source!r} is not known, and nothing is downloaded to find out. Fetch its config.json and "

@@ -4,7 +4,6 @@ import importlib.util
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from recipe.config import Config
@@ -13,6 +12,7 @@ from recipe.data.records import Example, Task
 from recipe.data.selection import Split, select_rows, select_sft_rows
 from recipe.errors import SreError
 from recipe.prompts import Prompts
+from recipe.system import user_path
 from recipe.verdict import format_verdict
 
 CHARS_PER_TOKEN = 3.5  # the seed data under SmolLM2's tokeniser; English prose alone has 4 and more
@@ -83,7 +83,7 @@ class Workload:
 
 def read_workload(config: Config) -> Workload:
     """Count and measure the rows. Raises SreError for data that is not on this machine and not in the table above."""
-    file, tokenizer = Path(config.model.source).expanduser() / "tokenizer.json", None
+    file, tokenizer = user_path(config.model.source) / "tokenizer.json", None
     if file.is_file() and importlib.util.find_spec("tokenizers"):
         from tokenizers import Tokenizer
 
@@ -101,7 +101,7 @@ def _load(config: Config, task: Task, count: Callable[[str], int]) -> TaskLoad:
     source = config.data.source(task)
     if source in PUBLISHED:
         return _held_out(config, task, PUBLISHED[source])
-    if source and source not in SEED_PARTS and not Path(source).expanduser().exists():
+    if source and source not in SEED_PARTS and not user_path(source).exists():
         raise SreError(
             f"{source!r} is not on this machine, and nothing is downloaded to count its rows; the data sets whose size "
             f"is known: seed-data, {', '.join(PUBLISHED)}",

@@ -8,6 +8,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from recipe.system import user_path
+
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -51,7 +53,7 @@ def base_of(source: str, model: Path) -> Base:
 
 def public_name(source: str) -> str:
     """A path's last part; a hub name or a name of ours as it is."""
-    path = Path(source).expanduser()
+    path = user_path(source)
     return path.resolve().name if path.is_absolute() or path.exists() else source
 
 
@@ -67,7 +69,7 @@ def model_card(card: Card, files: Sequence[Sequence[str]], readout: Mapping[str,
         "tasks": list(card.data),
         "data": [public_name(source) for source in sources],
         "hub_base": HUB_NAME.fullmatch(card.base.name),
-        "hub_data": [name for name in sources if HUB_NAME.fullmatch(name) and not Path(name).expanduser().exists()],
+        "hub_data": [name for name in sources if HUB_NAME.fullmatch(name) and not user_path(name).exists()],
         "figures": {name: _cell(value) for name, value in card.figures.items()},
         "files": files,
         "readout": {task: facts for task, facts in readout.items() if "kind" in facts},

@@ -17,6 +17,7 @@ from recipe.gguf.importer import import_gguf
 from recipe.gguf.tokenizer import read_chat_template
 from recipe.gguf.weights import Checkpoint, shard_paths
 from recipe.storage import atomic_folder, read_json
+from recipe.system import user_path
 
 EMBEDDED = "smollm2-135m"
 _EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -40,7 +41,7 @@ def run_seed(source: str, out: Path, *, revision: str | None = None) -> dict[str
             original = source_files(source)[0].resolve()
             import_gguf(original, folder)
         else:
-            original = Path(source).expanduser().resolve() if kind == "folder" else _fetch(source, revision)
+            original = user_path(source).resolve() if kind == "folder" else _fetch(source, revision)
             files = _model_files(original)
             if (original / "config.json").is_file() and sees_pictures(read_json(original / "config.json")):
                 Checkpoint(original).write_text_part(folder)
@@ -82,14 +83,14 @@ def source_files(source: str) -> tuple[Path, ...]:
     """The files on this machine that a seed model comes from; () for a hub name. Raises SreError as `run_seed` does."""
     kind = _kind(source)
     if kind == "folder":
-        return tuple(_model_files(Path(source).expanduser()))
+        return tuple(_model_files(user_path(source)))
     if kind == "hub":
         return ()
-    return (embedded_gguf() if kind == "embedded" else Path(source).expanduser(),)
+    return (embedded_gguf() if kind == "embedded" else user_path(source),)
 
 
 def _kind(source: str) -> str:
-    path = Path(source).expanduser()
+    path = user_path(source)
     if source == EMBEDDED:
         return "embedded"
     if path.is_dir():

@@ -151,6 +151,10 @@ def test_a_folder_that_is_no_run_ends_in_a_line(tmp_path: Path, command: str, mo
             "serve --model m.gguf --timeout nan",
         ),
         *(
+            *(
+                f"plan 24gb-llama3.1-8b --set {key}=~nobody/x"
+                for key in ("model.source", "bootstrap.teacher", "data.pointwise")
+            ),
             "plan 24gb-llama3.1-8b --set sft.epochs=inf",
             "plan 24gb-llama3.1-8b --set sft.epochs=nan",
             "plan tiny --set =",

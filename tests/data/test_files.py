@@ -7,6 +7,7 @@ import gzip
 import io
 import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -466,6 +467,8 @@ def test_a_count_of_rows_is_known_where_it_costs_little(tmp_path: Path) -> None:
     assert Source(str(path), None, "train").count() == 5
     assert Source(str(write_csv(tmp_path / "rows.csv", pointwise())), None, "train").count() is None
     assert Source("-", None, "train").count() is None
+    os.mkfifo(tmp_path / "pipe.jsonl")  # counting its rows would take them
+    assert Source(str(tmp_path / "pipe.jsonl"), None, "train").count() is None
 
 
 def test_a_broken_first_row_is_no_reason_to_read_all_others(tmp_path):

@@ -74,8 +74,15 @@ def test_a_file_that_can_not_be_tried_is_still_read_with_care(model: Path, tmp_p
         check_model(tmp_path / "absent.gguf")
 
 
-def test_a_cache_that_can_not_be_written_changes_nothing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "cache_folder", lambda: model)
+def no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+@pytest.mark.parametrize("cache", ["a file", "no home"])
+def test_a_cache_that_can_not_be_written_changes_nothing(
+    model: Path, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    monkeypatch.setattr(known, "cache_folder", no_home if cache == "no home" else lambda: model)
     check_model(model)
     assert not is_known(model)
 
