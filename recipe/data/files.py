@@ -262,13 +262,33 @@ def _read_parquet(file: Any) -> Iterator[Found]:
     except ImportError:
         raise SreError("reading Parquet needs pyarrow: pip install pyarrow, or give a .jsonl or .csv file") from None
     try:
-        yield from _numbered(_cells(parquet.ParquetFile(file).iter_batches(batch_size=256)))
+        yield from _cells(parquet.ParquetFile(file).iter_batches(batch_size=256))
     except (ArrowException, ValueError, ArithmeticError, OSError, RecursionError) as error:
         raise SreError(f"no readable Parquet: {error}") from None
 
 
-def _cells(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
-    return itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+def _cells(batches: Iterable[Any]) -> Iterator[Found]:
+    """The rows of Arrow's tables. What Python can't hold, a date after the year 9999, is an error of its row."""
+    line = 0
+    for batch in batches:
+        try:
+            rows = [(row, "") for row in batch.to_pylist()]
+        except (ValueError, ArithmeticError):
+            rows = [_row(batch.slice(k, 1)) for k in range(batch.num_rows)]
+        for row, problem in rows:
+            line += 1
+            yield line, row, problem
+
+
+def _row(batch: Any) -> tuple[dict[str, Any], str]:
+    """The values of a table of one row, and what is wrong with the others."""
+    cells, problem = {}, ""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            (cells[name],) = column.to_pylist()
+        except (ValueError, ArithmeticError) as error:
+            problem = f"the value of {name!r} can't be read: {error}"
+    return cells, problem
 
 
 _READERS: dict[str, Callable[[Any], Iterator[Found]]] = {
@@ -289,7 +309,7 @@ def _read_hub(name: str, split: str) -> Iterator[Found]:
     with _from_hub(name, f"split {split!r}") as datasets:
         table = datasets.load_dataset(*name.split(":"), split=split)
         # As Arrow: pictures and sounds stay bytes, which takes no further library.
-        yield from _numbered(_cells(table.with_format("arrow").iter(batch_size=256)))
+        yield from _cells(table.with_format("arrow").iter(batch_size=256))
 
 
 @contextlib.contextmanager

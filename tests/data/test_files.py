@@ -435,15 +435,24 @@ def test_text_in_another_encoding_is_its_rows_error(tmp_path: Path) -> None:
     assert "invalid UTF-8" in str(failure(tmp_path / "rows.csv"))
 
 
-def test_a_value_that_python_can_not_hold_is_an_error_of_its_file(tmp_path: Path) -> None:
+def test_a_value_that_python_can_not_hold_is_an_error_of_its_row(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
-    far = pa.array([2_000_000_000], pa.int32()).cast(pa.date32())
-    pq.write_table(
-        pa.table({"question": ["a"], "answer": ["x"], "criteria": ["c"], "day": far}), tmp_path / "r.parquet"
-    )
-    assert "no readable Parquet" in str(failure(tmp_path / "r.parquet"))
+    path, far = tmp_path / "r.parquet", {"day": (pa.date32(), 2_000_000_000), "at": (pa.timestamp("ms"), 2**60)}
+    columns = {name: [f"{name} {k}" for k in range(600)] for name in ("question", "answer", "criteria")}
+    for line, (name, (kind, value)) in zip((300, 301), far.items(), strict=True):
+        plain = pa.array([value if k == line else k for k in range(600)], pa.int64())
+        columns[name] = plain.cast(pa.int32()).cast(kind) if name == "day" else plain.cast(kind)
+    texts = [b"\xff" if k == 302 else b"fine" for k in range(600)]
+    columns["note"] = pa.Array.from_buffers(pa.string(), 600, pa.array(texts, pa.binary()).buffers())
+    pq.write_table(pa.table(columns), path)
+    rows = list(read_rows(path))
+    assert [row.raw.line for row in rows if row.error] == [301, 302, 303]
+    for row, name in zip((row for row in rows if row.error), ("day", "at", "note"), strict=True):
+        assert str(row.error).startswith(f"{path}, line {row.raw.line}: the value of '{name}' can't be read")
+        assert row.raw.cells["question"] == f"question {row.raw.line - 1}"
+    assert len(rows) == 600
 
 
 def test_standard_input_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
