@@ -25,6 +25,7 @@ from recipe.verdict import find_verdict
 KEY_VARIABLE = "OPENAI_API_KEY"
 RETRIES = 6  # of one request, 20 s in all; longer where the server asks for it
 _ALTERNATIVES = 20  # asked for at each token
+_AT = re.compile("@|%40")  # ends a name and a password
 _SAMPLES = 32  # asked for at once; some servers allow no more
 _ADVICE: dict[str, str] = read_table(__file__)
 _log = logging.getLogger("recipe.inference")
@@ -156,11 +157,12 @@ def _address(url: str) -> str:
     """The address with its path. Raises SreError for anything else, without showing a password in it."""
     try:
         parts = urlsplit(url)
-        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and "@" not in parts.netloc
+        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        right = right and not _AT.search(parts.netloc)
     except ValueError:  # e.g. a port that is no number
         right = False
     if not right:
-        shown = re.sub(r"//.*@", "//", url)
+        shown = _AT.split(url)[-1]
         raise SreError(f"expected an address such as http://127.0.0.1:8000/v1, not {shown!r}", field="base-url")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
 

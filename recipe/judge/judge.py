@@ -13,7 +13,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -273,8 +272,8 @@ class Judge(Closing):
             try:
                 requests.append(self.request(example, options))
             except SreError as error:
-                failed = partial(Completion, example.id, text="", token_ids=(), finish="error", prompt_tokens=0)
-                refused += [failed(sample=k, error=str(error)) for k in range(options.samples)]
+                why, numbers = str(error), range(options.samples)
+                refused += [Completion(example.id, k, "", (), "error", 0, error=why) for k in numbers]
         return requests, refused
 
     def close(self) -> None:

@@ -316,7 +316,14 @@ def test_only_a_verdict_after_the_reasoning_counts() -> None:
 
 
 def test_a_password_in_the_address_is_refused_and_never_shown() -> None:
-    for address in ("http://me:open-sesame@here/v1", "ftp://me:open-sesame@here", "http://me:open/sesame@/v1"):
+    addresses = ["http://me:open-sesame@here/v1", "ftp://me:open-sesame@here", "http://me:open/sesame@/v1"]
+    addresses += [
+        "me:open-sesame@here:80",
+        "http:/me:open-sesame@here",
+        "http:\\\\me:open-sesame@here",
+        "http:sesame@here",
+    ]
+    for address in [*addresses, "http://me%3aopen-sesame%40here/v1", "https://sesame@here/v1"]:
         with pytest.raises(SreError, match="expected an address") as caught:
             OpenAIGenerator(address)
         assert "sesame" not in str(caught.value)
