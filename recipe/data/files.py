@@ -282,7 +282,8 @@ def _cells(batches: Iterable[Any]) -> Iterator[Found]:
 
 def _row(batch: Any) -> tuple[dict[str, Any], str]:
     """The values of a table of one row, and what is wrong with the others."""
-    cells, problem = {}, ""
+    cells: dict[str, Any] = {}
+    problem = ""
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             (cells[name],) = column.to_pylist()
