@@ -59,7 +59,7 @@ class Summary:
         inconsistent = row.get("consistent") is False
         self.inconsistent += inconsistent
         if row["label"] is not None:
-            self.labels[row["label"]] += 1
+            self.labels[int(row["label"])] += 1
         elif row["finish"] == "error":
             self.errors += 1
         elif inconsistent:

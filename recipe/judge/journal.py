@@ -23,7 +23,7 @@ from typing import IO, Any
 from recipe.data.benchmark_formats import ORDERS, RESULTS, SAMPLES
 from recipe.errors import SreError
 from recipe.inference.base import Closing
-from recipe.storage import DAMAGE, append_jsonl, atomic, canonical, explain, refuse_inputs, replacing
+from recipe.storage import DAMAGE, append_jsonl, atomic, canonical, explain, intact, refuse_inputs, replacing
 
 STDOUT = "-"
 TABLES = (".csv", ".parquet")
@@ -196,7 +196,8 @@ class Journal(Closing):
             starts = array("q", (start for start, _, _ in self._lines()))
             self._rewrite(starts[line] for line in order)
         if self.out != self.path:
-            write_table(self.out, lambda: (json.loads(data) for _, _, data in self._lines()))
+            with intact(self.path):
+                write_table(self.out, lambda: (json.loads(data) for _, _, data in self._lines()))
 
     def _lines(self) -> Iterator[tuple[int, int, bytes]]:
         """Where each line of the journal begins, its number from 1, and what it holds."""

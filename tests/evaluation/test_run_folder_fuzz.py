@@ -112,14 +112,19 @@ def test_damaged_run_folders(run: tuple[Path, dict[Path, str]], seed: int, value
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Path, str]]:
-    """An output of `sre judge`, and its files of JSON."""
+    """Outputs of `sre judge`, and their files of JSON."""
     folder = tmp_path_factory.mktemp("judged")
     rows = [{"id": f"r{k}", "question": "q", "answer": f"a{k}", "criteria": "c"} for k in range(3)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    judge_file(Judge(ScriptedGenerator(), name="scripted"), folder / "rows.jsonl", folder / "out.jsonl")
-    return folder, {
-        path: path.read_text() for path in (folder / "out.jsonl", Journal(folder / "out.jsonl", resume=True).sidecar)
-    }
+    files: list[Path] = []
+    for out in OUTPUTS:
+        judge_file(Judge(ScriptedGenerator(), name="scripted"), folder / "rows.jsonl", folder / out)
+        journal = Journal(folder / out, resume=True)
+        files += [journal.path, journal.sidecar]
+    return folder, {path: path.read_text() for path in files}
+
+
+OUTPUTS = ("out.jsonl", "out.csv", "out.parquet")
 
 
 @fuzz
@@ -127,11 +132,14 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Path, s
 def test_damaged_outputs_are_resumed_or_refused(judged: tuple[Path, dict[Path, str]], seed: int, value: Any) -> None:
     folder, files = judged
     path = random.Random(seed).choice([*files])
+    out = next(name for name in OUTPUTS if path.name.startswith(name))
     try:
         path.write_bytes(damaged(files[path], seed, value))
         with suppress(SreError), Judge(ScriptedGenerator(), name="scripted") as judge:
-            judge_file(judge, folder / "rows.jsonl", folder / "out.jsonl", resume=True)
-            assert {"r0", "r1", "r2"} <= {str(row["id"]) for row in read_jsonl(folder / "out.jsonl")}
+            summary = judge_file(judge, folder / "rows.jsonl", folder / out, resume=True)
+            assert "labels" in str(summary)
+            journal = folder / (out if out == "out.jsonl" else f"{out}.jsonl")
+            assert {"r0", "r1", "r2"} <= {str(row["id"]) for row in read_jsonl(journal)}
     finally:
         for file, text in files.items():
             file.write_text(text)
