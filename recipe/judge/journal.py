@@ -34,6 +34,7 @@ _TYPES = {
     **dict.fromkeys(("expected_score", "confidence", "mean", "spread", "preference"), "float64"),
     "consistent": "bool",
 }
+_KINDS: dict[str, set[type]] = {"int64": {int}, "float64": {int, float}, "bool": {bool}}
 BLOCK = 16  # rows written and synced at once, if they come within FLUSH_S: what a kill can lose
 FLUSH_S = 2.0
 _LAST = 2**62  # the place of a row that the source lacks by now: after all others
@@ -272,11 +273,13 @@ def _columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
             kinds.setdefault(name, set()).add(type(value) if fits else str)
     ours = [*_ALWAYS, *(name for name in (*RESULTS, *SAMPLES, *ORDERS) if name in kinds)]
     names = dict.fromkeys(["id", *(name for name in kinds if name not in ours), *ours])
-    return {name: _TYPES.get(name) or _arrow_type(kinds.get(name, set())) for name in names}
+    return {name: _arrow_type(kinds.get(name, set()) - {type(None)}, _TYPES.get(name)) for name in names}
 
 
-def _arrow_type(kinds: set[type]) -> str:
-    kinds = kinds - {type(None)}
+def _arrow_type(kinds: set[type], ours: str | None) -> str:
+    """Of a column with values of these kinds; `ours` where they fit it: an input may have a column of the same name."""
+    if ours and kinds <= _KINDS[ours]:
+        return ours
     if kinds and kinds <= {int, float}:
         return "float64" if float in kinds else "int64"
     return "bool" if kinds == {bool} else "string"

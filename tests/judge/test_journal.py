@@ -87,6 +87,26 @@ def test_input_columns_are_kept_and_rows_come_in_input_order(tmp_path: Path) -> 
     assert parquet.read_table(tmp_path / "out.parquet")["number"].to_pylist() == list(range(40))
 
 
+@pytest.mark.parametrize("options", [{}, {"swap": True}, {"samples": 3}], ids=str)
+def test_columns_named_like_ours_keep_their_values_in_a_table(tmp_path: Path, options: dict[str, Any]) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    odd = {
+        "preference": "A",
+        "mean": "kind",
+        "spread": [1],
+        "consistent": "yes",
+        "votes": "x",
+        "swapped_label": {"a": 1},
+    }
+    pair = {"question": "q", "response_a": "a", "response_b": "b", "criteria": "c", "number": 2**70, **odd}
+    rows = write(tmp_path / "rows.jsonl", pair, pair)
+    judge_file(judge("Because. [RESULT] 1"), rows, tmp_path / "out.parquet", options=JudgeOptions(**options))
+    (found, _) = parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    for name, value in odd.items():
+        assert found.get(f"input_{name}", found[name]) in (value, json.dumps(value, separators=(",", ":")))
+    assert found["number"] == str(2**70)
+
+
 def test_agreement_with_given_labels_leaves_out_ties_and_odd_ones(tmp_path: Path) -> None:
     scores = ["4.0", 4, "3", "excellent", None, "nan"]
     rows = write(tmp_path / "rows.jsonl", *({**ROW, "score": score} for score in scores))
