@@ -99,7 +99,7 @@ def with_columns(row: JudgedRow, read: ReadRow, options: JudgeOptions, given: Co
         taken.remove("rubric")
     columns = read.raw.cells if isinstance(read.raw.cells, dict) else {}
     kept = {
-        KEPT + name if name in taken else name: writable(value)
+        KEPT + name if name in taken else writable(name): writable(value)
         for name, value in columns.items()
         if not (name in ("id", "task") and value == row[name])
     }

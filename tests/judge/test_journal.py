@@ -87,6 +87,22 @@ def test_input_columns_are_kept_and_rows_come_in_input_order(tmp_path: Path) -> 
     assert parquet.read_table(tmp_path / "out.parquet")["number"].to_pylist() == list(range(40))
 
 
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.parquet"])
+def test_columns_of_any_name_and_value_are_written(tmp_path: Path, name: str) -> None:
+    odd: list[dict[str, Any]] = [
+        {"\ud800": "\udfff"},
+        {"": 1, " ": 2},
+        {"a\nb\0": "\0\r\n"},
+        {"x" * 5000: 10**400},
+        {"v": {}},
+    ]
+    rows = write(tmp_path / "rows.jsonl", *({**ROW, **cells, "question": f"q{k}"} for k, cells in enumerate(odd)))
+    summary = judge_file(judge(), rows, tmp_path / name, rubric=read_rubric("tone"))
+    assert (summary.rows, summary.errors) == (len(odd), 0)
+    again = judge_file(judge(), tmp_path / name, tmp_path / f"again-{name}", rubric=read_rubric("tone"))
+    assert (again.rows, again.errors) == (len(odd), 0)
+
+
 @pytest.mark.parametrize("options", [{}, {"swap": True}, {"samples": 3}], ids=str)
 def test_columns_named_like_ours_keep_their_values_in_a_table(tmp_path: Path, options: dict[str, Any]) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
