@@ -241,18 +241,34 @@ def _read_csv(file: Any) -> Iterator[Found]:
         # What stands outside quotes oftenest in the header separates cells.
         bare = re.sub(r'"[^"]*"', "", first)
         rows = csv.reader(itertools.chain([first], text), delimiter=max(",;\t|", key=bare.count), strict=True)
+        found = _csv_rows(rows)
+        header, problem = next(found, ([], ""))
+        if problem:
+            raise SreError(problem)
+        header = [name.strip() for name in header]
+        twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]
+        if twice:
+            raise SreError(f"two columns are called {twice[0]!r}; names must differ")
+        for line, (cells, problem) in enumerate(found, 1):
+            if not problem and len(cells) != len(header):
+                problem = f"expected {len(header)} cells as in the header, not {len(cells)}"
+            named = {name: cell for name, cell in zip(header, cells, strict=False) if name}
+            yield line, cells if problem else named, problem
+
+
+def _csv_rows(rows: Any) -> Iterator[tuple[list[str], str]]:
+    """The rows that aren't blank. After one that can't be read, reading goes on in the line behind it."""
+    while True:
+        cells: list[str] = []
+        problem = ""
         try:
-            header = [name.strip() for name in next(rows)]
-            twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]
-            if twice:
-                raise SreError(f"two columns are called {twice[0]!r}; names must differ")
-            for line, cells in enumerate(filter(None, rows), 1):
-                if len(cells) == len(header):
-                    yield line, {name: cell for name, cell in zip(header, cells, strict=True) if name}, ""
-                else:
-                    yield line, cells, f"expected {len(header)} cells as in the header, not {len(cells)}"
+            cells = next(rows)
+        except StopIteration:
+            return
         except csv.Error as error:
-            raise SreError(f"invalid CSV at line {rows.line_num} of the text: {error}") from None
+            problem = f"invalid CSV at line {rows.line_num} of the text: {error}"
+        if cells or problem:
+            yield cells, problem
 
 
 def _read_parquet(file: Any) -> Iterator[Found]:

@@ -273,6 +273,20 @@ def test_a_malformed_csv_is_refused(tmp_path: Path, text: str, expected: str) ->
     assert expected in str(failure(tmp_path / "rows.csv"))
 
 
+def test_a_malformed_row_of_a_csv_ends_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('question,answer,criteria\nq1,a,c\n"q2"x,a,c\n\nq3,a,c\nq4,a\n"q5,a,c\n')
+    rows = list(read_rows(path))
+    assert [(row.raw.line, bool(row.error)) for row in rows] == [
+        (1, False),
+        (2, True),
+        (3, False),
+        (4, True),
+        (5, True),
+    ]
+    assert "invalid CSV at line 3 of the text" in str(rows[1].error)
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
 def test_invalid_utf8_is_found_in_its_row_and_field(tmp_path: Path, kind: str) -> None:
     path = WRITERS[kind](tmp_path / f"rows.{kind}", pointwise(), pointwise(orig_response="HERE"))
