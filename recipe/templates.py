@@ -27,6 +27,8 @@ _FORMATTING = {"%", "format", "format_map"}
 # Their result can be as long as the product of what they are given.
 _MULTIPLYING = {"*", "replace", "join", "center", "ljust", "rjust", "zfill", "expandtabs", "indent", "tojson", "round"}
 _MULTIPLYING |= {"batch", "slice", "truncate", *_FORMATTING}
+# Methods whose result may be longer than their arguments tell, and those that give bytes, whose methods aren't counted.
+_UNSAFE = {"translate", "maketrans", "encode", "to_bytes"}
 _REMOVED = ("lipsum", "pprint", "random", "striptags", "urlize", "wordwrap", "xmlattr")
 
 
@@ -145,6 +147,9 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             values = (left, *right) if operator == "%" and isinstance(right, tuple) else (left, right)
             self.spend(operator, values)
         return super().call_binop(context, operator, left, right)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return attr not in _UNSAFE and super().is_safe_attribute(obj, attr, value)
 
     def get_template(self, *args: Any, **kwargs: Any) -> jinja2.Template:
         self.spend("")

@@ -32,6 +32,11 @@ BOMBS = {
     "doubling lists": "{% set ns = namespace(x=[1]) %}{% for a in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
     "lists of lists": "{% set ns = namespace(x=[1]) %}{% for a in range(50) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"
     "{{ ns.x }}",
+    "translate": "{% set t = {120: 'y' * 100000} %}{{ ('x' * 100000).translate(t) | length }}",
+    "bytes of a number": "{{ (1).to_bytes(10**10, 'big') | length }}",
+    "bytes": "{{ 'x'.encode().ljust(10**10) | length }}",
+    "bytes by a filter": "{% set b = ('x' * 100000) | attr('encode') %}{{ b().replace(b()[:1], b()) | length }}",
+    "bytes by a loop": "{% for e in ['x'] | map(attribute='encode') %}{{ e().ljust(10**10) | length }}{% endfor %}",
     "repetition": "{{ 'x' * 10**10 }}",
     "power": "{{ 10 ** (10 ** 10) }}",
     "squares": "{% set ns = namespace(x=10) %}{% for a in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
