@@ -57,7 +57,7 @@ def test_damaged_files_of_a_model_are_one_error(name: str, template: bool, model
     for text in texts:
         (folder / name).write_text(text)
         try:
-            check_model(load("tiny"), folder, template=template)
+            check_model(load("tiny", [f'model.source="{folder}"']), folder, template=template)
         except SreError as error:
             refused.append(str(error))
     assert len(refused) >= (1 if name == "tokenizer_config.json" else 4)
