@@ -203,7 +203,7 @@ def test_a_snapshot_of_other_weights_is_written_anew(finished):
 
 
 @pytest.mark.parametrize(
-    "name", ["judge.gguf", "gguf/README.md", "iter-1/samples.jsonl", "seed/model/model.safetensors"]
+    "name", ["judge.gguf", "evaluation/j1/judgements.jsonl", "iter-1/samples.jsonl", "seed/model/model.safetensors"]
 )
 @pytest.mark.parametrize("lose", [Path.unlink, lambda file: file.write_bytes(b"")], ids=["gone", "empty"])
 def test_what_was_lost_is_made_again_as_it_was(name, lose, finished, tiny_model, tiny_data, tmp_path):
