@@ -41,10 +41,7 @@ def format_verdict(rationale: str, label: int) -> str:
 def parse_verdict(text: str, labels: Sequence[int], *, need_rationale: bool = True) -> Verdict | None:
     """Read the last well-formed verdict after the model's reasoning; None when there is none.
 
-    Args:
-        text: what the model wrote.
-        labels: the labels allowed; a 6, or a 3 in a pairwise judgement, is not well-formed.
-        need_rationale: without a rationale before it a verdict is malformed too.
+    Its label is one of `labels`. need_rationale: without a rationale before it a verdict is malformed too.
     """
     found = find_verdict(text, labels)
     if found is None:

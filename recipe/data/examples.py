@@ -51,24 +51,15 @@ def read_examples(
 ) -> list[Example]:
     """Read the rows of a source to train or measure with, in its order.
 
-    A pairwise rationale is rewritten to the prompt's names of the responses (see naming.py). The logger
-    "recipe.data.examples" warns how many rows were left out or changed.
+    A pairwise rationale is rewritten to the prompt's names of the responses (see naming.py). A warning says how many
+    rows were left out or changed.
 
-    Args:
-        source: a file, a folder, a hub name such as "prometheus-eval/Feedback-Collection", or "seed-data", the
-            project's own.
-        task: read rows of this task only. None tells each row's task from its columns.
-        split: which files of a folder, or which split of a data set.
-        need_label: leave out ties and rows without a label, and refuse rows with an odd one.
-        need_rationale: leave out rows without a rationale, and those whose rationale prefers the other response.
-        limit: only the first n rows, bad ones included.
-        skip_bad_rows: a file for bad rows, as JSON lines; what it held is lost. Without it, the first one is an error.
-        columns: our name -> the source's column, for columns that aren't recognised (see columns.py).
-        rubrics: of rows that bring none.
-        scale: the scores of rubrics that describe none, where they are not 1 to 5.
-
-    Raises:
-        SreError: nothing at `source`, no rows, a bad row (without `skip_bad_rows`), or only bad rows.
+    source, split: see `Source`. task: only rows of it; None tells each row's task from its columns. need_label: leave
+    out ties and rows without a label, and refuse odd labels. need_rationale: leave out rows without a rationale, and
+    those whose rationale prefers the other response. limit: only the first n rows, bad ones included. skip_bad_rows: a
+    file for bad rows, as JSON lines; without it, the first one is an error. columns: our name -> the source's column,
+    for columns that aren't recognised. rubrics: of rows that bring none. scale: the scores of rubrics that describe
+    none, where they are not 1 to 5. Raises SreError where nothing can be read, and for a bad row.
     """
     examples, bad, places = list[Example](), list[dict[str, Any]](), dict[str, Row]()
     told: Counter[str] = Counter()
