@@ -8,7 +8,7 @@ from pathlib import Path
 from recipe.config import Config, dump, load
 from recipe.errors import SreError, first_line, install
 from recipe.pipeline.context import RunContext, judges_of
-from recipe.storage import read_json
+from recipe.storage import intact, read_json
 from recipe.system import user_path
 from recipe.training.card import HUB_NAME, base_of, public_name
 
@@ -41,7 +41,8 @@ def collect(folder: Path, repo: str) -> Bundle:
             raise SreError(f"this run has no {needed} yet; finish it with `sre run`", file=folder)
     config = load(folder / "config.toml")
     run, results, gguf = RunContext(config, folder), folder / "results.json", folder / "gguf"
-    judge = (read_json(results) if results.is_file() else {}).get("judge") or judges_of(config)[-1]
+    with intact(results):
+        judge = str((read_json(results) if results.is_file() else {}).get("judge") or judges_of(config)[-1])
     model, adapter = run.model.path, run.made(run.stage_of(judge), "adapter").path
     # judge.gguf is one of the exported types under another name.
     others = set(config.export.types) - {config.export.judge, config.export.snapshot}
@@ -57,11 +58,12 @@ def collect(folder: Path, repo: str) -> Bundle:
         if not Path(path).is_file():
             raise SreError(f"missing; run `sre stage gguf RUN --again` to make {name}", file=path)
     settings = read_json(adapter / "adapter_config.json")
-    settings["base_model_name_or_path"] = base_of(config.model.source, model).name
-    files |= {path.name: path.read_text("utf-8").replace("FROM ../", "FROM ./") for path in gguf.glob("Modelfile*")}
-    files["adapter/adapter_config.json"] = json.dumps(settings, indent=2) + "\n"
-    files["config.toml"] = _without_folders(dump(config), config)
-    files["README.md"] = _without_folders(_card(folder, config), config)
+    with intact(folder):
+        settings["base_model_name_or_path"] = base_of(config.model.source, model).name
+        files |= {path.name: path.read_text("utf-8").replace("FROM ../", "FROM ./") for path in gguf.glob("Modelfile*")}
+        files["adapter/adapter_config.json"] = json.dumps(settings, indent=2) + "\n"
+        files["config.toml"] = _without_folders(dump(config), config)
+        files["README.md"] = _without_folders(_card(folder, config), config)
     return Bundle(repo, files)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -176,6 +177,16 @@ def test_a_bad_repository_name_is_refused(run: Path, repo: str) -> None:
 def test_an_unfinished_run_is_refused(run: Path, missing: str) -> None:
     (run / missing).unlink()
     with pytest.raises(SreError, match=f"no {missing} yet"):
+        collect(run, "me/judge")
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "Modelfile", "../results.json", "../results.md", "../seed/model/README.md"]
+)
+@pytest.mark.parametrize("data", [b"\xff\xfe\0", b'{"judge": 5}', b"[]"])
+def test_a_damaged_file_is_one_error_or_goes_up_as_it_is(run: Path, name: str, data: bytes) -> None:
+    (run / "gguf" / name).write_bytes(data)
+    with contextlib.suppress(SreError):
         collect(run, "me/judge")
 
 
