@@ -2,6 +2,8 @@
 and how what is under way ends when the server is stopped."""
 
 import asyncio
+import contextlib
+import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST = 256  # connections at once. One more takes the place of the one that has been idle longest.
 HEAD_SECONDS = 10.0  # for the head of a request to come, from its first byte or the connection's beginning
+AT_ONCE = 16  # connections that are taken in before those that are too many are let go
+_OTHER_FILES = 32  # that the process has open at most
 GRACE_SECONDS = 3.0  # for requests under way when the server is stopped; they are answered with 503 then
+
+
+def most_connections() -> int:
+    """MOST, or as many as the limit of open files leaves: beyond it the event loop would do nothing but fail."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST if files == resource.RLIM_INFINITY else max(4, min(MOST, files - 2 * AT_ONCE - _OTHER_FILES))
 
 
 class Connection(H11Protocol):
@@ -22,7 +32,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._await_head()
-        if len(self.connections) > MOST:
+        if len(self.connections) > most_connections():
             idle = (one for one in self.connections if isinstance(one, Connection) and one.idle)
             min(idle, key=lambda one: one._since).transport.abort()
 
@@ -59,8 +69,19 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Any, close: Callable[[], None]) -> None:
         patience = int(GRACE_SECONDS) + 5
-        super().__init__(uvicorn.Config(app, http=Connection, log_level="error", timeout_graceful_shutdown=patience))
+        limits = {"timeout_graceful_shutdown": patience, "backlog": AT_ONCE}
+        super().__init__(uvicorn.Config(app, http=Connection, log_level="error", **limits))
         self._close = close
+        files, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if 0 <= files < 1024:  # some systems begin with 256, and allow more
+            with contextlib.suppress(OSError, ValueError):
+                more = 1024 if hard == resource.RLIM_INFINITY else min(1024, hard)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        for listening in sockets or ():
+            listening.listen(128)  # those that wait to be taken in; asyncio asked for AT_ONCE
 
     async def shutdown(self, sockets: Any = None) -> None:
         loop = asyncio.get_running_loop()

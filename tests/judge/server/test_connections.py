@@ -48,6 +48,20 @@ def test_300_idle_connections_keep_nobody_out(running: Callable[..., Any], echo:
         assert all(closed(client) for client in idle[:40])
 
 
+@pytest.mark.parametrize("files", [64, 128])
+def test_with_few_files_allowed_idle_connections_keep_nobody_out_and_fill_no_log(files: int) -> None:
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))\n"
+    with served(limited) as (address, process), contextlib.ExitStack() as stack:
+        for _ in range(150):
+            stack.enter_context(connect(address))
+        begin = time.monotonic()
+        assert httpx.get(f"{address}/health", timeout=WAIT).status_code == 200
+        assert time.monotonic() - begin < 5  # a head is waited for twice as long
+        process.terminate()
+        assert process.stderr
+        assert process.stderr.read() == ""
+
+
 def test_a_request_under_way_is_not_idle(
     running: Callable[..., Any], echo: Any, monkeypatch: pytest.MonkeyPatch, until: Any
 ) -> None:
@@ -101,10 +115,10 @@ serve(Judge(ScriptedGenerator(script, pace=0.01)), port=0, started=lambda addres
 
 
 @contextlib.contextmanager
-def served() -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def served(before: str = "") -> Iterator[tuple[str, subprocess.Popen[str]]]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", SERVER], env=environment, **pipes) as process:
+    with subprocess.Popen([sys.executable, "-c", before + SERVER], env=environment, **pipes) as process:
         try:
             assert process.stdout
             yield process.stdout.readline().strip(), process
