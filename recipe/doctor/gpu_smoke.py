@@ -50,12 +50,7 @@ FEW = [
     'export.judge="Q8_0"',
     "export.flip_rows=0",
 ]
-ON_A_CPU = [
-    "model.max_length=768",
-    "sample.max_tokens=8",
-    "data.train_pointwise=4",
-    "data.train_pairwise=2",
-]
+ON_A_CPU = ["model.max_length=768", "sample.max_tokens=8", "data.train_pointwise=4", "data.train_pairwise=2"]
 HEAD = ("stage", "result", "s", "plan s", "tokens/s", "plan tokens/s", "peak MiB", "plan MiB", "detail")
 
 

@@ -7,12 +7,7 @@ from typing import Any
 
 from recipe.errors import SreError, install
 from recipe.inference.base import Quantization
-from recipe.inference.pytorch.loading import (
-    TrainingEngine,
-    avoid_cudnn_attention,
-    compute_dtype,
-    transformers_reads,
-)
+from recipe.inference.pytorch.loading import TrainingEngine, avoid_cudnn_attention, compute_dtype, transformers_reads
 
 
 def open_engine(name: str = "auto") -> TrainingEngine:
