@@ -7,6 +7,7 @@ from recipe.config import Config
 from recipe.data.files import is_hub_name
 from recipe.data.records import TASKS, Message, Task
 from recipe.errors import SreError
+from recipe.inference.pytorch.engines import check_packages
 from recipe.pipeline.context import RunContext
 from recipe.storage import intact
 from recipe.system import user_path
@@ -21,6 +22,8 @@ def preflight(run: RunContext, *, offline: bool = False) -> list[str]:
     takes a download or a model library. Raises SreError for what would otherwise end a stage, hours later perhaps.
     """
     config = run.config
+    if not offline:
+        check_packages()
     _ = run.exported, run.teacher  # refuse a judge that the run does not make, a file that isn't there
     model = user_path(config.model.source)
     if model.is_dir():

@@ -11,7 +11,9 @@ import pytest
 
 from recipe.config import load
 from recipe.errors import SreError
+from recipe.inference.pytorch import engines
 from recipe.pipeline.preflight import check_model
+from recipe.pipeline.steps import run_pipeline
 
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 
@@ -62,3 +64,13 @@ def test_damaged_files_of_a_model_are_one_error(name: str, template: bool, model
             refused.append(str(error))
     assert len(refused) >= (1 if name == "tokenizer_config.json" else 4)
     assert all(str(folder) in said for said in refused)
+
+
+def test_packages_that_training_lacks_are_missed_before_the_first_stage(
+    monkeypatch: pytest.MonkeyPatch, tiny_data: Path, tmp_path: Path
+) -> None:
+    rows = [f'data.pointwise="{tiny_data}"', f'data.pairwise="{tiny_data}"']
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None if name == "trl" else object())
+    with pytest.raises(SreError, match=r"\[train\]"):
+        run_pipeline(load("tiny", rows), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -10,14 +10,19 @@ from recipe.inference.base import Quantization
 from recipe.inference.pytorch.loading import TrainingEngine, avoid_cudnn_attention, compute_dtype, transformers_reads
 
 
+def check_packages() -> None:
+    """Raises SreError when the packages of the `train` extra are missing."""
+    if not all(map(importlib.util.find_spec, ("torch", "trl"))):
+        raise SreError(f"training needs the extra: {install('train')}")
+
+
 def open_engine(name: str = "auto") -> TrainingEngine:
     """The engine called "unsloth" or "transformers"; "auto" takes Unsloth wherever it can be imported.
 
     Before a training, call this before importing trl, transformers or peft: Unsloth must come first. Raises SreError
-    when the packages of the `train` extra are missing.
+    as `check_packages` does.
     """
-    if not all(map(importlib.util.find_spec, ("torch", "trl"))):
-        raise SreError(f"training needs the extra: {install('train')}")
+    check_packages()
     # Their bars and notices would run into ours.
     for variable in ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS"):
         os.environ.setdefault(variable, "1")
