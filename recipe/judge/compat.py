@@ -175,7 +175,7 @@ def _judge_of(model: Any) -> Judge:
 
     def write(messages: list[dict[str, str]], how: Sampling) -> str:
         said = model.completions([messages], max_tokens=how.max_tokens, temperature=how.temperature)
-        return str((asyncio.run(said) if inspect.isawaitable(said) else said)[0])
+        return str((asyncio.run(said) if inspect.iscoroutine(said) else said)[0])
 
     return Judge(_Writer(type(model).__name__, write))
 
