@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
-import time
 from importlib.metadata import requires
 from io import StringIO
 from pathlib import Path
@@ -207,9 +207,10 @@ def test_it_is_fast_and_imports_nothing_heavy() -> None:
     )
     took = []
     for _ in range(5):
-        start = time.perf_counter()
+        before = os.times()
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
-        took.append(time.perf_counter() - start)
+        after = os.times()
+        took.append(sum(after[2:4]) - sum(before[2:4]))
         if took[-1] < 0.5:
             break
     assert min(took) < 0.5, took

@@ -292,6 +292,6 @@ def test_sequences_of_different_lengths_are_refused() -> None:
 def test_two_thousand_resamples_of_four_hundred_rows_take_under_two_seconds() -> None:
     rows = noisy(400, prompts=400)
     pointwise_figures(*rows, resamples=2)  # imports scipy and scikit-learn
-    start = time.perf_counter()
+    start = time.process_time()
     pointwise_figures(*rows)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
