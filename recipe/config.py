@@ -174,7 +174,8 @@ class SampleConfig(_Section):
     temperature: float = Field(1.0, ge=0)
     max_tokens: int = Field(256, ge=8)
     block: int = Field(16, ge=1)  # inputs sampled together and written together
-    engine: Literal["auto", "llamacpp", "torch", "vllm"] = "auto"  # auto: torch on a GPU, else llamacpp
+    # auto: on a GPU vllm where it is installed beside Unsloth, else torch; without a GPU llamacpp.
+    engine: Literal["auto", "llamacpp", "torch", "vllm"] = "auto"
     parallel: int = Field(16, ge=1, le=1024)  # llama.cpp takes up to 128
     # Layers that llama.cpp puts on a GPU, -1 for all. null: all if llama.cpp draws the samples and was built for a GPU
     # (`sre doctor`), else none. A GPU rounds differently from a CPU, so samples differ.

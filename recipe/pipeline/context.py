@@ -3,6 +3,7 @@
 A judge is named "seed", "sft" (J_SFT), or "j1", "j2", … after the round that made it.
 """
 
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -122,14 +123,14 @@ class RunContext:
         )
 
     def judge_model(self, judge: str, *, sampling: bool = False) -> JudgeModel:
-        """A judge and how it is run. `sampling`: for samples, which alone vLLM draws where the settings say so."""
+        """A judge and how it is run. `sampling`: for samples, which alone vLLM draws."""
         import torch
 
         config, engine = self.config, self.config.sample.engine
         if engine == "vllm" and process()[1] > 1:
             raise SreError("vLLM can't share a launched run; use the engine torch", field="sample.engine")
         if engine == "auto":
-            engine = "torch" if torch.cuda.is_available() else "llamacpp"
+            engine = "llamacpp" if not torch.cuda.is_available() else "vllm" if self._has_vllm else "torch"
         return JudgeModel(
             name=judge,
             model=self.model,
@@ -144,6 +145,12 @@ class RunContext:
             base_model=config.model.source,
             gpu_layers=config.sample.gpu_layers,
         )
+
+    @property
+    def _has_vllm(self) -> bool:
+        """Whether vLLM can draw this run's samples: it comes through Unsloth, in one process, and is never greedy."""
+        wanted = self.config.model.engine != "transformers" and self.config.sample.temperature > 0
+        return wanted and process()[1] == 1 and all(map(importlib.util.find_spec, ("vllm", "unsloth")))
 
     @property
     def teacher(self) -> Content | str | None:
