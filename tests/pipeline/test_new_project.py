@@ -14,7 +14,9 @@ from click.testing import CliRunner, Result
 from recipe.cli.main import main
 from recipe.config import load
 from recipe.data.examples import read_examples
+from recipe.judge import Judge
 from recipe.pipeline import new_project as module
+from recipe.storage import read_json
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +71,30 @@ def test_from_a_csv_of_pandas_to_a_started_run(tiny_model: Path) -> None:
     started = sre("run", "mine/config.toml", *tiny)
     assert started.exit_code == 0, started.output
     assert list(Path("runs/mine").rglob("*done.json"))
+
+
+@pytest.mark.parametrize("task", ["pointwise", "pairwise"])
+def test_from_labels_of_one_task_to_a_judge(task: str, tiny_model: Path) -> None:
+    """Yes-no scores alone, or pairs alone, with rationales (without: test_bootstrap.py): every stage, DPO too."""
+    if task == "pointwise":
+        table = pandas.read_csv(scored([float(k // 2 % 2) for k in range(60)]))
+    else:
+        table = pandas.read_json(pairs(30), lines=True)
+    table.assign(feedback="it fits", criteria="Is it a fruit?").to_csv("rows.csv", index=False)
+    assert sre("init", "mine", "rows.csv").exit_code == 0
+    settings = [f"model.source={tiny_model}", "model.engine=transformers", "sft.learning_rate=2e-3"]
+    settings += ["sample.inputs=[16]", "sample.max_tokens=24", "evaluate.max_tokens=24", "evaluate.resamples=100"]
+    settings += ["iterations=1", "rounds.keep=all", "export.types=['Q8_0']", "threads=1"]
+    made = sre("run", "mine/config.toml", *(part for setting in settings for part in ("--set", setting)))
+    assert made.exit_code == 0, made.output
+    assert f"Your judge: {Path('runs/mine/judge.gguf')}" in made.output
+    assert "Round 1 is kept" in made.output
+    assert read_json(Path("runs/mine/iter-1/dpo.done.json"))["pairs"] > 0
+    assert not list(Path("runs/mine").glob("*merged*"))
+    row = read_examples("mine/data", split="test")[0]
+    with Judge.from_gguf("runs/mine/judge.gguf", threads=1) as judge:
+        (found,) = judge.judge([row])
+    assert found.label in row.labels == ((0, 1) if task == "pointwise" else (1, 2))
 
 
 def test_pairs_alone() -> None:
