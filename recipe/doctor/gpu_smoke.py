@@ -26,31 +26,14 @@ from recipe.pipeline.steps import steps
 from recipe.planning.costs import RUNTIME_GPU
 from recipe.planning.machines import GIB, Machine, card_named, this_cpu
 from recipe.planning.plan import make_plan
-from recipe.system import in_own_process, versions
+from recipe.system import in_own_process, read_table, versions
 from recipe.training.seed import run_seed
 
 SETTINGS = Path(__file__).with_suffix(".toml")
 DETAILS = ("engine", "steps", "first_loss", "last_loss", "relative_error", "malformed", "pairs", "flip_rate")
 """What the stages report that a bug report should show."""
-# With a shape: few rows and steps, but the preset's batches, lengths and samples side by side, on which memory depends.
-FEW = [
-    "iterations=1",
-    "model.quantization=nf4",
-    "data.train_pointwise=8",
-    "data.train_pairwise=4",
-    'data.dev_split=""',
-    'data.test_split=""',
-    "data.forged_share=0.0",
-    "sft.accumulate=2",
-    "sft.checkpoints=1",
-    "dpo.accumulate=2",
-    "dpo.checkpoints=0",
-    "sample.engine=torch",
-    'export.types=["Q8_0"]',
-    'export.judge="Q8_0"',
-    "export.flip_rows=0",
-]
-ON_A_CPU = ["model.max_length=768", "sample.max_tokens=8", "data.train_pointwise=4", "data.train_pairwise=2"]
+_SHAPED = read_table(__file__, "shape_settings.toml")
+FEW, ON_A_CPU = _SHAPED["few"], _SHAPED["on_a_cpu"]
 HEAD = ("stage", "result", "s", "plan s", "tokens/s", "plan tokens/s", "peak MiB", "plan MiB", "detail")
 
 
