@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +37,76 @@ def test_rows_that_are_too_long_are_left_out_whole_and_counted(tmp_path, tiny_mo
     kept = list(to_rows(open_training(tmp_path, tiny_model, SftConfig(), max_length=middle), examples))
     assert 0 < len(kept) < len(examples)
     assert kept == [row for row in whole if len(row["input_ids"]) <= middle]
+
+
+LARGE = """
+import itertools, json, sys
+from pathlib import Path
+from types import SimpleNamespace
+import trl.trainer.sft_trainer
+from recipe.config import SftConfig
+from recipe.data.records import Example, Message, Rubric
+from recipe.prompts import Prompts
+from recipe.system import measured
+from recipe.training import trainer
+from recipe.training.sft import to_rows
+
+folder, count, trainer.ROWS_IN_MEMORY = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+words = " ".join(map(str, range(1000, 4000)))
+
+class Words:
+    # One token a word.
+    chat_template, bos_token, eos_token, eos_token_id, unk_token_id = "x", "<s>", "</s>", 1, None
+    name_or_path, added_tokens_decoder = "words", {}
+    def get_chat_template(self):
+        return "{% for m in messages %}{{ m.content }} {% endfor %}"
+    def __call__(self, text, **_):
+        return {"input_ids": [len(word) + 1000 * number for number, word in enumerate(text.split())]}
+
+def example(k):
+    def text(part, size):
+        begin = (131 * k + 17 * part) % 9000
+        return f"{k} {words[begin : begin + size]}"
+    task, responses = (("pointwise", 1), ("pairwise", 2), ("pairwise", 2))[k % 3]
+    rubric = Rubric(text(1, 100), {score: text(score, 120) for score in range(1, 6)})
+    given = tuple(text(10 + number, 900) for number in range(responses))
+    return Example(str(k), task, (Message("user", text(7, 800)),), given, rubric, 1, text(8, 500), text(9, 900))
+
+setup = SimpleNamespace(prompts=Prompts(), max_length=4096)
+training = SimpleNamespace(tokenizer=Words(), setup=setup, settings=SftConfig())
+list(to_rows(training, map(example, range(3))))
+examples = [example(k) for k in range(count)]
+with measured() as before:
+    pass
+with measured() as whole:
+    data = trainer.rows_on_disk(folder / "rows.arrow", to_rows(training, examples))
+tokens = trainer.tokens_in(data, "input_ids") / len(data)
+print(json.dumps([len(data), tokens, before["peak_rss_mb"], whole["peak_rss_mb"]]))
+"""
+
+
+def made(folder: Path, count: int, in_memory: int) -> tuple[float, float, float]:
+    """(mean tokens, MiB before, MiB at the peak) of SFT's rows of so many examples, made in a process of its own."""
+    command = [sys.executable, "-c", LARGE, str(folder), str(count), str(in_memory)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows, tokens, before, peak = json.loads(done.stdout.splitlines()[-1])
+    print(f"{rows} rows of {tokens:.0f} tokens: {before} MiB with the examples in memory, {peak} MiB at the peak")
+    assert rows == count
+    return tokens, before, peak
+
+
+def test_rows_are_not_held_in_memory_when_they_are_made(tmp_path):
+    tokens, before, peak = made(tmp_path, 4000, 50)
+    held = 4000 * 2 * tokens * 8 / 2**20  # a Python list has a pointer for each token; there are two lists
+    assert held > 30
+    assert peak - before < held / 2
+
+
+@pytest.mark.slow
+def test_the_rows_of_both_full_collections_take_less_than_4_gb(tmp_path):
+    """300,000 examples and what becomes of them, libraries included."""
+    _, _, peak = made(tmp_path, 300_000, 1000)
+    assert peak * 2**20 < 4e9
 
 
 def train(folder, tiny_model, tiny_data, limit=12, max_length=2048, dev=(), report_to="none", **settings):

@@ -1,8 +1,6 @@
 """What SFT and DPO share: shares of an optimiser step, rows on disk, checkpoints, chat templates, reporters."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -51,35 +49,6 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path):
     (tmp_path / "checkpoint-5" / state).unlink()
     assert last_checkpoint(tmp_path) is None
     assert last_checkpoint(tmp_path / "none") is None
-
-
-LARGE = """
-import resource, sys
-from pathlib import Path
-import trl.trainer.sft_trainer
-from recipe.training.trainer import rows_on_disk, tokens_in
-def rows(count):
-    for k in range(count):
-        size = 700 + k % 600
-        ids = list(range(k % 1000, k % 1000 + size))
-        yield {"input_ids": ids, "labels": [-100] * (size - 150) + ids[-150:]}
-data = rows_on_disk(Path(sys.argv[1]) / "rows.arrow", rows(int(sys.argv[2])))
-tokens = tokens_in(data, "input_ids")
-read = sum(len(row["input_ids"]) for row in data.select(range(0, len(data), 50)))
-print(tokens, read, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
-"""
-
-
-@pytest.mark.parametrize("count", [2000, pytest.param(300_000, marks=pytest.mark.slow)])
-def test_the_rows_of_the_full_collections_take_little_memory(tmp_path, count):
-    """300,000 rows of about 1,000 tokens: at most 4 GB of memory, libraries included."""
-    done = subprocess.run(
-        [sys.executable, "-c", LARGE, str(tmp_path), str(count)], capture_output=True, text=True, check=True
-    )
-    tokens, read, gibibytes = (float(part) for part in done.stdout.split())
-    assert tokens == sum(700 + k % 600 for k in range(count))
-    assert read == sum(700 + k % 600 for k in range(0, count, 50))
-    assert gibibytes < 4 * 1e9 / 2**30
 
 
 def test_an_adapter_names_its_base_by_the_way_there_and_a_hub_name_as_it_is(tmp_path, monkeypatch):
