@@ -142,6 +142,11 @@ class Costs:
             runtime=RUNTIME_LLAMA,
         )
 
+    def host_memory(self) -> float:
+        """Bytes beside a GPU: the libraries, and all training rows as Python holds them (measured on 300,000)."""
+        rows = self.work.tasks.values()
+        return RUNTIME_CPU + sum(load.train * (4 * (load.prompt + load.completion) + 4000) for load in rows)
+
     def disk(self) -> float:
         """Bytes of the run folder: the seed model, the adapters, the snapshots and the exported types."""
         config, snapshots = self.config, 1 if self.on_torch else self.config.iterations + 2

@@ -43,7 +43,8 @@ class Plan:
     stages: tuple[StagePlan, ...]
     download: float  # bytes of the seed model where it comes from the hub
     disk: float  # bytes
-    ways: Mapping[str, float]  # the seconds of all samples by each way of drawing them
+    host_memory: float  # bytes beside a GPU while it trains and samples
+    ways: Mapping[str, float]  # the seconds of all samples by each way of a GPU to draw them
 
     @property
     def seconds(self) -> float:
@@ -80,18 +81,16 @@ def make_plan(config: Config, gpu: str = "cpu", machine: Machine | None = None) 
     costs = Costs(work, shape, chosen)
     host = Costs(work, shape, HOST if chosen.cuda else chosen, host=True)
     download = 2.0 * shape.parameters if config.model.source.count("/") == 1 else 0.0
-    ways = _ways(work, shape, chosen) if config.iterations else {}
-    return Plan(config, chosen, tuple(_stages(costs, host)), download, costs.disk(), ways)
+    ways = _ways(work, shape, chosen) if config.iterations and chosen.cuda else {}
+    return Plan(config, chosen, tuple(_stages(costs, host)), download, costs.disk(), costs.host_memory(), ways)
 
 
 def _ways(work: Workload, shape: Shape, machine: Machine) -> dict[str, float]:
-    """The seconds that all rounds' samples take by each way of drawing them, by the settings that ask for it."""
+    """The seconds that all rounds' samples take by each way of a GPU to draw them, by the settings that ask for it."""
     config, found = work.config, {}
-    every: list[dict[str, Any]] = [{"engine": "llamacpp"}]
-    if machine.cuda:
-        every = [{"engine": "vllm"}, {"engine": "llamacpp", "gpu_layers": -1}, {"engine": "llamacpp", "gpu_layers": 0}]
-    for loader in ("auto", "transformers") if machine.cuda else ("transformers",):
-        every.append({"engine": "torch", "loader": loader})
+    every: list[dict[str, Any]] = [{"engine": "vllm"}]
+    every += [{"engine": "llamacpp", "gpu_layers": layers} for layers in (-1, 0)]
+    every += [{"engine": "torch", "loader": loader} for loader in ("auto", "transformers")]
     for way in every:
         name = ", ".join(f"{'model.engine' if key == 'loader' else f'sample.{key}'}={way[key]}" for key in way)
         model = config.model.model_copy(update={"engine": way.pop("loader", "auto")})
@@ -129,6 +128,7 @@ def show_plan(plan: Plan, console: Console) -> None:
         console.print(f"All samples would take (estimated): {listed}.")
     console.print(f"All stages: {duration(plan.seconds)}; {fetched}{disk}.")
     if plan.machine.cuda:
+        console.print(f"Beside the GPU, the libraries and the rows take {plan.host_memory / GIB:.1f} GiB of memory.")
         console.print("A GPU's times are estimates from its data sheet: right within a factor of two, not measured.")
     console.print(Text(plan.verdict[0].upper() + plan.verdict[1:] + ".", style="green" if plan.fits else "bold red"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -127,6 +128,16 @@ def test_the_papers_stated_settings_are_in_the_8b_presets() -> None:
         assert (config.sample.n, config.sample.temperature) == (10, 1.0)
         assert (config.curate.method, config.curate.margin) == ("correct-answer", 2)
         assert (config.data.train_pointwise, config.data.train_pairwise) == (None, None)
+
+
+def test_the_memory_beside_the_gpu_is_that_of_the_rows() -> None:
+    full = make_plan(load("24gb-llama3.1-8b-paper"), "4090").host_memory
+    # Reading as many rows of that size took 2.3 GiB at the peak, without Unsloth.
+    assert 2.3 * GIB < full < 4e9
+    few = make_plan(load("24gb-llama3.1-8b-paper", ["data.pointwise=seed-data", "data.pairwise=seed-data"]), "4090")
+    assert few.host_memory < 0.4 * full
+    shown = CliRunner().invoke(main, ["plan", "24gb-llama3.1-8b-paper", "--gpu", "4090"]).output
+    assert f"{full / GIB:.1f} GiB of memory" in shown
 
 
 def test_what_does_not_fit_says_where_and_what_to_lower() -> None:
@@ -399,3 +410,20 @@ def test_a_cards_default_preset_ends_overnight_and_has_the_papers_size_beside_it
     paper = load(f"{preset}-paper")
     assert (paper.sample.inputs, paper.data.train_pointwise, paper.data.train_pairwise) == ((5000, 500), None, None)
     assert make_plan(paper, card).fits
+
+
+def test_the_hours_that_the_pages_tell_are_those_of_the_plan() -> None:
+    hours: dict[str, list[str]] = {}
+    row = re.compile(r"^\| `(\S+)` \| (.+) \| ([\d., ]+) \| (?:([\d.]+) days )?\|$", re.MULTILINE)
+    for preset, cards, told, days in row.findall((ROOT / "docs/gpu.md").read_text()):
+        keys = [card.removeprefix("RTX ").lower() for card in cards.split(", ")]
+        planned = [make_plan(load(preset), key).seconds / 3600 for key in keys]
+        assert [float(text) for text in told.split(", ")] == pytest.approx(planned, abs=0.06), preset
+        if days:
+            assert float(days) == pytest.approx(make_plan(load(f"{preset}-paper"), keys[0]).seconds / 86400, rel=0.05)
+        hours.setdefault(preset, told.split(", "))
+    assert {f"{preset}-paper" for preset in hours} == {name for name in presets() if name.endswith("-paper")}
+    row = re.compile(r"^\|[^|]+\| (`\S+), `(\S+)` \| ([\d.]+), ([\d.]+) \|$", re.MULTILINE)
+    for one, two, *told in row.findall((ROOT / "README.md").read_text()):
+        assert told == [hours.pop(one.strip("`"))[0], hours.pop(two)[0]]
+    assert not hours
