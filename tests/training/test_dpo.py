@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -121,7 +122,18 @@ def test_the_reference_is_the_adapter_before_its_first_step(tmp_path, tiny_model
 # --- what is trained on ---
 
 
-def train(folder, tiny_model, examples, preferences, *, max_length=2048, adapter=None, engine=None, **settings):
+def train(
+    folder,
+    tiny_model,
+    examples,
+    preferences,
+    *,
+    max_length=2048,
+    adapter=None,
+    engine=None,
+    report_to="none",
+    **settings,
+):
     chosen = {
         "batch_size": 2,
         "accumulate": 1,
@@ -129,7 +141,8 @@ def train(folder, tiny_model, examples, preferences, *, max_length=2048, adapter
         "learning_rate": 1e-2,
         **settings,
     }
-    setup = training_setup(tiny_model, max_length=max_length, engine=engine or TransformersEngine())
+    told = {"report_to": report_to, "run": "tiny"}
+    setup = training_setup(tiny_model, max_length=max_length, engine=engine or TransformersEngine(), **told)
     opened = training.Training(folder, setup, DpoConfig(**chosen), adapter, LORA)
     return run_dpo(opened, examples=examples, preferences=preferences)
 
@@ -251,3 +264,27 @@ def test_held_out_pairs_choose_the_checkpoint_and_may_end_training(tmp_path, tin
     assert best == len(losses) - 2  # one more without a lower loss
     shorter = train(tmp_path / "again", tiny_model, examples, preferences, **options)
     assert shorter["steps"] > facts["steps"]
+
+
+@pytest.mark.parametrize(
+    ("report_to", "reporter"), [("auto", "tensorboard"), ("wandb", "wandb"), ("trackio", "trackio")]
+)
+def test_a_reporter_is_told_loss_margin_kl_and_the_accuracy_on_dev(
+    report_to, reporter, tmp_path, tiny_model, examples, preferences, monkeypatch
+):
+    """A stand-in for what transformers hands the log to."""
+    from transformers import TrainerCallback
+    from transformers.integrations import integration_utils
+
+    logged, installed = {}, SimpleNamespace(find_spec=lambda name: name == reporter)
+
+    class Reporter(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **_):
+            logged.update(logs, run=args.run_name)
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, reporter, Reporter)
+    monkeypatch.setattr(training, "importlib", SimpleNamespace(util=installed))
+    options = {"checkpoints": 1, "dev_share": 0.34, "report_to": report_to}
+    train(tmp_path / "iter-1", tiny_model, examples, preferences, **options)
+    assert {"loss", "rewards/margins", "kl", "eval_loss", "eval_rewards/accuracies", "eval_kl"} <= logged.keys()
+    assert logged["run"] == "tiny/iter-1"
