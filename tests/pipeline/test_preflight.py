@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,18 @@ def test_a_prompt_that_llama_cpp_reads_otherwise_is_refused(models: Any, tmp_pat
     shutil.copytree(models("mistral-3"), folder)
     (folder / "chat_template.jinja").write_text(PLAIN)
     with pytest.raises(SreError, match="other tokens"):
+        check_model(load("tiny"), folder)
+
+
+@pytest.mark.parametrize(("role", "refused"), [("system", False), ("user", True)])
+def test_a_template_that_refuses_a_role_is_asked_before_training(
+    role: str, refused: bool, models: Any, tmp_path: Path
+) -> None:
+    """A system turn can go into the user's; nothing can be judged without a user's."""
+    folder = shutil.copytree(models("qwen3"), tmp_path / "model")
+    refusal = f"{{% if m.role == '{role}' %}}{{{{ raise_exception('not supported') }}}}{{% endif %}}"
+    (folder / "chat_template.jinja").write_text(PLAIN.replace("{{ m.role }}", refusal, 1))
+    with pytest.raises(SreError, match="not supported") if refused else nullcontext():
         check_model(load("tiny"), folder)
 
 

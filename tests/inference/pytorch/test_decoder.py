@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from recipe.inference.pytorch import decoder
 from recipe.inference.pytorch.decoder import Decoder, can_decode
+from recipe.inference.pytorch.engines import TransformersEngine
 from recipe.inference.pytorch.grouped_attention import decode_grouped
 
 PROMPTS = ([5, 6, 7], list(range(20, 41)), [9], [5, 6, 7], list(range(50, 57)), [9])
@@ -88,3 +89,20 @@ def test_one_token_needs_no_cache(model: Any) -> None:
         for row, run in enumerate(PROMPTS):
             torch.testing.assert_close(decoding.logits[row], of_a_pass(model, run), atol=1e-4, rtol=1e-4)
     assert decoding._cache is None
+
+
+def test_nf4_with_an_adapter_is_decoded_too(
+    models: Callable[..., Path], make_adapter: Callable[..., Any], tmp_path: Path
+) -> None:
+    make_adapter(models("llama"), tmp_path, target_modules=["q_proj", "v_proj", "down_proj"])
+    loaded, _ = TransformersEngine().load_for_inference(models("llama"), tmp_path, "nf4", 128)
+    assert can_decode(loaded)
+    runs = [list(prompt) for prompt in PROMPTS]
+    with torch.inference_mode():
+        decoding = Decoder(loaded, runs, steps=3, pad=0, record=False)
+        logits = decoding.logits
+        for token in (30, 40):
+            wanted = torch.stack([of_a_pass(loaded, run) for run in runs])
+            assert (logits.softmax(-1) - wanted.softmax(-1)).abs().sum(-1).max() < 0.02
+            logits = decoding.step([token] * len(runs))
+            runs = [[*run, token] for run in runs]
