@@ -1,4 +1,4 @@
-"""The one grammar of a judgement's text: `<rationale> [RESULT] <label>`. Pure; never sees a prompt.
+"""The one grammar of a judgement's text: `<rationale> [RESULT] <label>`. Pure; never sees a prompt. See verdict.toml.
 
 `format_verdict` writes it. `parse_verdict` reads it back, and reads what models that were not trained on it write
 instead: `[RESULT]: 4`, `**[RESULT] 4**`, a line break or an odd blank before the label, `4.0` for 4, reasoning in
@@ -9,21 +9,14 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from recipe.data.patterns import compiled
+from recipe.system import read_table
+
 MARKER = "[RESULT]"
-# A quotation mark before the marker: the text speaks about a verdict, it does not give one.
-_BEGIN = r"(?<![\"'`“‘«‹„*_])[*_]*\[RESULT\]"
-# Between marker and label: blanks of any kind (a zero-width one too), a colon, emphasis, the prompt's own "<".
-_GAP = r"[\s\u200b-\u200d\u2060\ufeff:*_<]*"
-# The number ends with the label: 3.5, 35, 3/5, 3rd, 3-4 and "3?" give no label; 3.0, "3." and "3)" do.
-_END = r"(?![^\W_]|[%+?]|[.,]\d|[ \t]*/|[ \t]*[-–—~][ \t]*\d)"
-_VERDICT = re.compile(rf"{_BEGIN}{_GAP}(?P<label>0|[1-9][0-9]{{0,2}})(?:\.0+)?{_END}")
-_AWAITS = re.compile(rf"{_BEGIN}{_GAP}$")
-_RATING = re.compile(r"Judgment rating:[ \t]*([1-5])(?!\w|[.,/]\d|/)")
-_PICK = re.compile(r'\[\s*"ITEM(\d{1,3})"\s*,\s*"ITEM(\d{1,3})"\s*\]')
-_TAG = r"(?:seed:)?(?:think(?:ing)?|thought|reasoning)"
-_OPENS = re.compile(rf"^[ \t]*(<{_TAG}>|\[THINK\])", re.IGNORECASE | re.MULTILINE)
-_OPENED = re.compile(rf"(?:<{_TAG}>|\[THINK\])\s*$", re.IGNORECASE)
-_CLOSES = re.compile(rf"</{_TAG}>|\[/THINK\]", re.IGNORECASE)
+_TABLE = read_table(__file__)
+_VERDICT, _AWAITS, _RATING, _PICK, _OPENS, _OPENED, _CLOSES = (
+    compiled(pattern, _TABLE["parts"]) for pattern in _TABLE["patterns"].values()
+)
 
 
 class Verdict(NamedTuple):

@@ -68,15 +68,26 @@ def test_well_formed(text, label):
         "[RESULT] 4.00.",
         "[RESULT] <4>",
         "[RESULT] 4\n\n- 2 errors were found.",
+        "[RESULT] 4. 2 errors were found.",
+        "[RESULT] 4 (good)",
+        "[RESULT] 4 points",
+        "[RESULT] 4\\.",
+        "[RESULT] 4</s>",
+        "[RESULT] 4, and so on",
     ],
 )
 def test_other_ways_to_write_a_verdict_are_read(written):
     assert parse_verdict(f"It is so.\n{written}", SCORES) == ("It is so.", 4)
 
 
-@pytest.mark.parametrize(
-    "written", ["4.5", "4.05", "04", "4-5", "4 – 5", "4/5", "4 / 5", "4?", "4%", "4+", "４", "٤", "iv"]
-)
+NO_LABELS = """
+4.5|4.05|04|4-5|4 – 5|4/5|4 / 5|4?|4%|4+|４|٤|iv
+4 or 5|4 to 5|4 (or 5)|4 out of 5|4 (out of 10)|4 of 10|4 and a half|4, 5|4..5|4...5|4 5|1 2 3 4 5
+4‑5|4−5|4~5|4→5|4⁄5|4／5|4½|4 ½|4 1/2|4 .5|4**.5|4_5|4:5|4=5|4 & 5|4，5|4·5|4±1|4 %|4 ?
+"""
+
+
+@pytest.mark.parametrize("written", [one for one in NO_LABELS.replace("\n", "|").split("|") if one])
 def test_what_is_no_whole_label_stays_malformed(written):
     assert parse_verdict(f"It is so. [RESULT] {written}", SCORES) is None
 
@@ -99,6 +110,14 @@ def test_a_quoted_verdict_does_not_count(quote):
         ("[THINK]So [RESULT] 2.[/THINK]It is fine. [RESULT] 4", ("It is fine.", 4)),
         ("Hm, [RESULT] 2, or so.\n</think>\nIt is fine. [RESULT] 4", ("It is fine.", 4)),  # the template opened it
         ("It is fine. [RESULT] 4\n<think>Or is it? [RESULT] 1", None),
+        ("<|begin_of_thought|>\nSo [RESULT] 2.", None),
+        ("<|begin_of_thought|>So [RESULT] 2.<|end_of_thought|>Fine. [RESULT] 4", ("Fine.", 4)),
+        ("<|START_THINKING|>So [RESULT] 2.", None),
+        ("◁think▷So [RESULT] 2.◁/think▷Fine. [RESULT] 4", ("Fine.", 4)),
+        ("<|channel|>analysis<|message|>So [RESULT] 2.", None),
+        ("<|channel|>analysis<|message|>[RESULT] 2<|end|><|channel|>final<|message|>Fine. [RESULT] 4", ("Fine.", 4)),
+        ("<reflection>So [RESULT] 2.", None),
+        ("<thoughts>So [RESULT] 2.</thoughts>Fine. [RESULT] 4", ("Fine.", 4)),
         ("<think>a</think>b [RESULT] 2\n<think>c</think>d [RESULT] 4", ("d", 4)),
         ("The response begins with <think> and stops. [RESULT] 1", ("The response begins with <think> and stops.", 1)),
     ],

@@ -43,7 +43,8 @@ class LabelPlaces:
         self._full = self._common(f" {MARKER} ", after_text=True)
         self._bare = self._common(f"{MARKER} ", after_text=False)
         # The last is the most that leads out of reasoning.
-        self.longest = max(len(self._full[0]), len(self._bare[0]) + len(self._tokenize(_close("<seed:reasoning>"))))
+        close = max(len(self._tokenize(_close(tag))) for tag in ("<seed:reasoning>", "<|channel|>analysis<|message|>"))
+        self.longest = max(len(self._full[0]), len(self._bare[0]) + close)
 
     def at(self, written: bytes | bytearray, piece: bytes) -> LabelTokens | None:
         """The tokens of all labels, when `piece` drawn after `written` is a label at the label's place; else None."""
@@ -133,4 +134,5 @@ def last_well_formed(text: bytes, found: Mapping[int, dict[int, float]], labels:
 
 
 def _close(tag: str) -> str:
-    return f"\n{tag[0]}/{tag[1:]}\n\n"
+    ended = tag.replace("|begin", "|end").replace("|START", "|END").replace(">analysis", ">final")
+    return f"\n{ended if ended != tag else f'{tag[0]}/{tag[1:]}'}\n\n"

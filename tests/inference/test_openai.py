@@ -376,7 +376,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_label_logprobs_are_those_of_the_labels_in_the_form_written() -> None:
     alternatives = {"_4": -0.2, "_5": -2.0, "_2": -3.0, "3": -1.0, "_9": -4.0}
-    reply = choice(token("Fine."), token(" [RES"), token("ULT]"), token(" 4", -0.2, **alternatives), token(" or 5"))
+    reply = choice(token("Fine."), token(" [RES"), token("ULT]"), token(" 4", -0.2, **alternatives), token(" (not 5)"))
     with serving(Fake(reply)) as address:
         (done,) = ask(address, "a")
     assert done.label_logprobs == {4: -0.2, 5: -2.0, 2: -3.0}

@@ -237,7 +237,12 @@ def test_drawn_label_is_recorded_and_stops(judge: LlamaCppGenerator) -> None:
     assert free.token_ids[: len(done.token_ids)] == done.token_ids
 
 
-@pytest.mark.parametrize("written", ["", "So so.", "So so. [RESULT]", "So so. [RESULT] ", "Bad [RESULT] 9", "[RES"])
+REASONING = ["<think>Hm", "◁think▷Hm", "<|begin_of_thought|>Hm", "<|START_THINKING|>Hm", "<analysis>Hm"]
+
+
+@pytest.mark.parametrize(
+    "written", ["", "So so.", "So so. [RESULT]", "So so. [RESULT] ", "Bad [RESULT] 9", "[RES", *REASONING]
+)
 def test_lead_in_ends_where_the_label_must_stand(judge: LlamaCppGenerator, written: str) -> None:
     places = LabelPlaces(SCALE, judge.cache)
     lead, tokens = places.lead_in(written.encode())
