@@ -1,6 +1,7 @@
 """A row of a file, and which of its columns means what.
 
-Case doesn't matter; spaces and hyphens count as underscores. `--map OURS=THEIRS` names a column that isn't recognised.
+Case doesn't matter; spaces and hyphens count as underscores, and "actualOutput" is actual_output. `--map OURS=THEIRS`
+names a column that isn't recognised.
 """
 
 import contextlib
@@ -168,4 +169,4 @@ def _by_key(columns: tuple[str, ...]) -> dict[str, str]:
 
 
 def _key(column: str) -> str:
-    return re.sub(r"[\s.-]+", "_", column.strip().lower())
+    return re.sub(r"[\s.-]+|(?<=[a-z0-9])(?=[A-Z])", "_", column.strip()).lower()

@@ -147,7 +147,7 @@ def _conversation(row: Row, before: Conversation, *, whole: bool) -> Conversatio
         retrieved = "Context:\n" + "\n\n".join(contexts) if contexts else ""
         texts = [row.text("instruction"), row.text("input"), retrieved]
         turns = (Message("user", "\n\n".join(text for text in texts if text)),)
-    turns = turns or row.turns("messages") or before
+    turns = turns or row.turns("messages") or before or row.turns("context")
     if not turns:
         raise row.error_without("instruction", "no instruction, and no turns before the response", "instruction")
     system = row.text("system")
@@ -156,8 +156,6 @@ def _conversation(row: Row, before: Conversation, *, whole: bool) -> Conversatio
 
 def _rubric(row: Row, kind: Task, layout: Layout | None, rubrics: Rubrics) -> Rubric:
     value = row["criteria"]
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        value = values.parsed(value) or value
     if values.no_label(value):
         # Two responses can be compared without criteria; a score means nothing without them.
         general = (kind == "pairwise" and not row.published) or (layout and layout.name == "alpaca_eval")
@@ -172,6 +170,5 @@ def _rubric(row: Row, kind: Task, layout: Layout | None, rubrics: Rubrics) -> Ru
             column = re.sub(r"\d+", str(score), row.names[f"score{max(levels)}"], count=1)
             raise row.error("expected a description of each score of the scale, or of none", column)
     with row.reading("criteria"):
-        if isinstance(value, str) and not levels and not row.published:
-            value = values.split_rubric(values.to_text(value, "rubric"))
-        return values.to_rubric({"criteria": value, "descriptions": levels} if isinstance(value, str) else value)
+        alone = isinstance(value, str) and (levels or row.published) and not value.lstrip().startswith("{")
+        return values.to_rubric({"criteria": value, "descriptions": levels} if alone else value)

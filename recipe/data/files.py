@@ -204,10 +204,15 @@ def _read_json(file: Any) -> Iterator[Found]:
 
 
 def _objects(value: Any) -> list[Any]:
-    """The objects of a list, or of the list that an object holds as `data` or as all that it has; else []."""
+    """The objects of a list, of the list that an object holds as `data` or alone, or of pandas' columns; else []."""
     listed = value
     if isinstance(value, dict):
         listed = value["data"] if "data" in value else next(iter(value.values()), None) if len(value) == 1 else None
+        if isinstance(value.get("columns"), list) and isinstance(listed, list):
+            return [dict(zip(value["columns"], cells, strict=False)) for cells in listed if isinstance(cells, list)]
+        columns = [list(one) for one in value.values() if isinstance(one, dict)]
+        if columns and columns.count(columns[0]) == len(value) and all(map(str.isdigit, columns[0])):
+            return [{name: cells[key] for name, cells in value.items()} for key in columns[0]]
     if not isinstance(listed, list) or not listed or not isinstance(listed[0], dict):
         return []
     turns = listed is not value and {"role", "from", "content"} & listed[0].keys()
@@ -237,7 +242,8 @@ def _goes_on(text: str) -> bool:
 def _read_csv(file: Any) -> Iterator[Found]:
     csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than a long response
     with _decoded(file, "") as text:
-        first = text.readline()
+        # Excel may write "sep=;" above the header.
+        first = next((line for line in text if line.strip() and not line.startswith("sep=")), "")
         # What stands outside quotes oftenest in the header separates cells.
         bare = re.sub(r'"[^"]*"', "", first)
         rows = csv.reader(itertools.chain([first], text), delimiter=max(",;\t|", key=bare.count), strict=True)

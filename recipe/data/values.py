@@ -23,7 +23,7 @@ ROLES = {name: role for role, names in _TABLE["roles"].items() for name in names
 """Role in a file -> role in a prompt."""
 TIE = 0  # what `to_preference` gives for a tie
 MOST_SCORE = 10
-_WHOLE = re.compile(r"[0-9]{1,9}(?:\.0*)?")
+_WHOLE = re.compile(r"[0-9]{1,9}(?:\.0*|,00?)?")  # "4,0" is what tables with semicolons have
 _PYTHON_TURNS = re.compile(r"\s*\[\s*\{\s*'(?:role|content|from|value)'\s*:")
 _TRANSCRIPT = re.compile(r"\n\nHuman:.*\n\nAssistant:", re.S)
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
@@ -32,7 +32,7 @@ _NOTHING = set(_TABLE["nothing"])
 _PREFERENCES = {word: int(label) for label, words in _TABLE["preferences"].items() for word in words}
 _compiled = partial(compiled, parts=_TABLE["rubric"]["parts"])
 _SHAPES = [_compiled(shape) for shape in _TABLE["rubric"]["shapes"]]
-_SCORED, _RANGE = _compiled(_TABLE["rubric"]["scored"]), _compiled(_TABLE["rubric"]["range"])
+_SCORED, _PART, _RANGE = (_compiled(_TABLE["rubric"][name]) for name in ("scored", "part", "range"))
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 50
 
@@ -67,7 +67,7 @@ def to_text(value: object, field: str, expected: str = "a string") -> str:
 def whole(value: object) -> int | None:
     """A whole number of any type or as text ("4", "4.0"); None for anything else."""
     if isinstance(value, str):
-        return int(float(value)) if _WHOLE.fullmatch(value.strip()) else None
+        return int(re.split("[.,]", value)[0]) if _WHOLE.fullmatch(value.strip()) else None
     if isinstance(value, Integral):
         return None if isinstance(value, bool) else int(value)
     number = float(value) if isinstance(value, Real | Decimal) else 0.5
@@ -90,7 +90,7 @@ def to_preference(value: object, field: str) -> int | None:
         return None
     number = whole(value)
     words = str(value).strip().lower() if number is None else str(number)
-    words = re.sub(r"^(?:response|answer|assistant|model|output)[ _]?|[\s\[\]()]", "", words)
+    words = re.sub(f"^(?:{_TABLE['responses']})[ _]?| is better$|[\\s\\[\\]()_*'\"]", "", words)
     if isinstance(value, str | Real | Decimal):
         if words in _PREFERENCES:
             return _PREFERENCES[words]
@@ -113,6 +113,8 @@ def turns_in(value: object) -> list[Any]:
 
     Raises SreError for a list of turns without its commas, which pandas writes of an array.
     """
+    if isinstance(value, Mapping):  # of OpenAI's preference format
+        value = value.get("messages")
     if not isinstance(value, str):
         return list(value) if isinstance(value, list) and all(isinstance(turn, Mapping) for turn in value) else []
     if _TRANSCRIPT.match(value):
@@ -164,8 +166,8 @@ def to_rubric(value: object) -> Rubric:
     The mapping has `criteria`, and `descriptions` by score or `score1_description` and so on. Two or more scores from 0
     to 10 are described, or none. Raises SreError (field "rubric") otherwise.
     """
-    if isinstance(value, str):
-        value = split_rubric(to_text(value, "rubric"))
+    if isinstance(value, str):  # a mapping may come as JSON
+        value = (parsed(value) if value.lstrip().startswith("{") else None) or split_rubric(to_text(value, "rubric"))
     if isinstance(value, Mapping):
         value = Rubric(value.get("criteria"), _levels(value))  # type: ignore[arg-type]  # checked below
     if not isinstance(value, Rubric):
@@ -205,9 +207,13 @@ def split_rubric(text: str) -> dict[str, Any]:
     Score 1: Neither is.
     Score 2: Both are.
 
-    Scores may also be list items, bold, bare numbers, or all on one line. Raises SreError (field "rubric") for repeated
-    scores, for gaps, and for a scale other than 1 to 5 that is named without descriptions.
+    Scores may also be list items, headings, rows of a table, bold, bare numbers, or all on one line. Raises SreError
+    (field "rubric") for repeated scores, gaps, scores that are not whole, and for a scale other than 1 to 5 that is
+    named without descriptions.
     """
+    text = text.replace("\r\n", "\n")
+    if _PART.search(text):
+        raise _error("a score is described that is no whole number from 0 up")
     places = next((found for shape in _SHAPES if _tells(found := list(shape.finditer(text)))), [])
     criteria = text[: places[0].start()] if places else text
     criteria = criteria.strip()
@@ -223,7 +229,9 @@ def split_rubric(text: str) -> dict[str, Any]:
     elif sorted(scores) != list(range(min(scores), max(scores) + 1)):
         raise _error(f"only the scores {', '.join(map(str, sorted(scores)))} are described, which leaves gaps")
     ends = [*(place.start() for place in places[1:]), len(text)]
-    levels = {score: text[p.end() : end].strip(" \t\n;,|") for score, p, end in zip(scores, places, ends, strict=False)}
+    texts = [text[place.end() : end].strip(" \t\n;,|") for place, end in zip(places, ends, strict=False)]
+    names = [f"{place['name']}: " if place["name"] else "" for place in places]  # "Score 1 (poor): ..."
+    levels = {score: name + said for score, name, said in zip(scores, names, texts, strict=True)}
     return {"criteria": criteria, "descriptions": levels}
 
 
@@ -231,6 +239,9 @@ def _tells(places: list[re.Match[str]]) -> bool:
     """Whether these are descriptions of scores. Bare numbers must count up or down, or they are something else."""
     if not places or places[0].re is _SHAPES[0]:
         return bool(places)
+    words = {(place.string[: place.start()].split() or [""])[-1] for place in places}
+    if len(places) > 1 == len(words) and min(words).isalnum():
+        return False  # "Step 1: ..., Step 2: ..."
     scores = [int(place["score"]) for place in places]
     steps = {after - before for before, after in itertools.pairwise(scores)}
     return steps in ({1}, {-1})

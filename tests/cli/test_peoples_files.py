@@ -82,6 +82,14 @@ SCORED: dict[str, Callable[[int], Row]] = {
         "retrieval_context": ["Apples are fruits."],
         "score": score(k),
     },
+    "Langfuse": lambda k: {
+        "input": ask(k),
+        "actualOutput": "Apple.",
+        "expectedOutput": "Pear.",
+        "retrievalContext": ["Apples are fruits."],
+        "score": score(k),
+    },
+    "MLflow": lambda k: {"inputs": ask(k), "predictions": "Apple.", "score": score(k) if k else "NA"},
     "Feedback-Collection": lambda k: {
         "orig_instruction": ask(k),
         "orig_response": "Apple.",
@@ -169,6 +177,23 @@ PAIRS: dict[str, Callable[[int], Row]] = {
         "rejected": ["Brick.", "Chair."],
         "num_correct": 1,
     },
+    "OpenAI's preferences": lambda k: {
+        "input": {"messages": [user(k)], "tools": [], "parallel_tool_calls": True},
+        "preferred_output": [said("Apple.")],
+        "non_preferred_output": [said("Brick.")],
+    },
+    "HelpSteer3's turns": lambda k: {
+        "context": [user(k)],
+        "response1": "Apple.",
+        "response2": "Brick.",
+        "preference": "left" if k % 2 else "right",
+    },
+    "distilabel": lambda k: {
+        "instruction": ask(k),
+        "generation_1": "Apple.",
+        "generation_2": "Brick.",
+        "preference": "both_bad" if not k else letter(k),
+    },
     "Safe-RLHF": lambda k: {
         "prompt": ask(k),
         "response_0": "Apple.",
@@ -240,6 +265,10 @@ FILES: dict[str, bytes] = {
     "header.csv": table(PLAIN, header=lambda name: f" {name.title()} ").encode(),
     "index.csv": table([{"Unnamed: 0": k, **row} for k, row in enumerate(PLAIN)]).encode(),
     "unnamed.csv": table([{"": k, **row} for k, row in enumerate(PLAIN)]).encode(),
+    "excel.csv": ("sep=;\n" + table(PLAIN, ";")).encode(),
+    "blank-lines-first.csv": ("\n\n" + table(PLAIN, ";")).encode(),
+    "decimal-comma.csv": table(PLAIN, ";").replace(".0\n", ",0\n").encode(),
+    "old-mac.csv": table(PLAIN).replace("\n", "\r").encode(),
     "rows.csv.gz": gzip.compress(table(PLAIN).encode()),
     "rows.ndjson": "".join(json.dumps(row) + "\n" for row in PLAIN).encode(),
     "bom.jsonl": "".join(json.dumps(row) + "\n" for row in PLAIN).encode("utf-8-sig"),
@@ -268,7 +297,9 @@ def test_what_pandas_writes() -> None:
     frame.to_json("records.json", orient="records")
     turns.to_json("lines.jsonl", orient="records", lines=True)
     frame.to_json("table.json", orient="table", index=False)
-    names = ["plain.csv", "turns.csv", "records.json", "lines.jsonl", "table.json"]
+    frame.to_json("columns.json")
+    frame.to_json("split.json", orient="split")
+    names = ["plain.csv", "turns.csv", "records.json", "lines.jsonl", "table.json", "columns.json", "split.json"]
     if pytest.importorskip("pyarrow"):
         turns.to_parquet("turns.parquet")
         names.append("turns.parquet")

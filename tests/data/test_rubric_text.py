@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.data.values import split_rubric
+from recipe.data.records import Rubric
+from recipe.data.values import split_rubric, to_rubric
 from recipe.errors import SreError
 
 SHAPES = {
@@ -24,6 +27,13 @@ SHAPES = {
     "bare bold": "**{}**: {}\n",
     "bare dash": "{} – {}\n",
     "points": "- {} points: {}\n",
+    "list of numbered": "- Level {} -> {}\n",
+    "with a full stop": "Score {}. {}\n",
+    "wide colon": "Score {}：{}\n",
+    "headings": "### Score {}\n{}\n\n",
+    "bare arrow": "{} -> {}\n",
+    "table rows": "| {} | {} |\n",
+    "Windows line ends": "Score {}: {}\r\n",
     "one line": " Score {}: {}",
     "one line, bare": " {}: {};",
     "one line, equals": " {}={},",
@@ -42,10 +52,35 @@ def test_the_written_scale_is_the_scale(shape: str, scores: tuple[int, ...]) -> 
     assert {text.rstrip(".") for text in found["descriptions"].values()} == {f"Level {chr(97 + k)}" for k in scores}
 
 
+def test_a_table_with_a_header_and_names_of_scores() -> None:
+    table = "Is it good?\n\n| Score | Means |\n|:--|---|\n| 1 | bad |\n| 2 | fine |\n"
+    assert split_rubric(table) == {"criteria": "Is it good?", "descriptions": {1: "bad", 2: "fine"}}
+    for score in ("{}", "Score {}", "**Score {}", "- {}"):
+        named = "".join(f"{score.format(k)} ({name}): it is so.\n" for k, name in ((1, "Poor"), (2, "Good")))
+        found = split_rubric(f"Is it good?\n{named}")
+        assert found == {
+            "criteria": "Is it good?",
+            "descriptions": {1: "Poor: it is so.", 2: "Good: it is so."},
+        }
+
+
+def test_a_rubric_may_be_json_or_pythons_text_of_one() -> None:
+    given = {"criteria": "Is it good?", "score1_description": "bad", "score2_description": "good"}
+    for text in (
+        json.dumps(given),
+        str(given),
+        json.dumps({"criteria": "Is it good?", "descriptions": {1: "bad", 2: "good"}}),
+    ):
+        assert to_rubric(text) == Rubric("Is it good?", {1: "bad", 2: "good"})
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "Is it short?",
+        "Is it right?\nStep 1: read it.\nStep 2: compare it.",
+        "Is it right? Rule 1: no style. Rule 2: no length.",
+        "Note 1: ignore style. Note 2: ignore length. Note 3: be strict.",
         "Is it short? Rate it on a scale of 1 to 5.",
         "Check:\n1. Is it short?\n2. Is it kind?",
         "1. Kind: is it?\n2. Short: is it?",
@@ -68,6 +103,16 @@ def test_other_numbers_are_criteria(text: str) -> None:
         "Is it short? Score it from 1 to 10.",
         "Rate how short it is (1-7).",
         "Rate it from 0 (long) to 10 (short).",
+        "Is it good? Give a score out of 10.",
+        "Is it good? Rate it x/10.",
+        "Use a 7-point Likert scale.",
+        "c\nScore -1: a\nScore 0: b\nScore 1: d",
+        "c\nScore 1: a\nScore 1.5: b\nScore 2: d",
+        "c\n0: a\n0.5: b\n1: d",
+        "c\nGrade A: a\nGrade B: b",
+        "c\nScore one: a\nScore two: b",
+        "c\n<score_1>a</score_1>\n<score_2>b</score_2>",
+        "criteria: c\nscore1_description: a\nscore2_description: b",
     ],
 )
 def test_a_scale_that_can_not_be_told_is_an_error(text: str) -> None:

@@ -47,14 +47,15 @@ def test_what_pandas_and_numpy_write_for_nothing_is_missing() -> None:
     assert all(missing(value) for value in (pandas.NaT, pandas.NA))
 
 
-@pytest.mark.parametrize("value", ["", "nan", "NaN", "NaT", "None", "null", "<NA>", " n/a "])
+@pytest.mark.parametrize("value", ["", "nan", "NaN", "NaT", "None", "null", "<NA>", " n/a ", "NA", "#N/A", "-nan"])
 def test_texts_for_nothing_are_no_label_and_yet_texts(value: str) -> None:
     assert no_label(value)
     assert not missing(value)
 
 
 @pytest.mark.parametrize(
-    "value", [4, 4.0, "4", "4.0", " 4 ", "4.", "\u00a04", Decimal("4.00"), Decimal(4), Fraction(4), "4\n"]
+    "value",
+    [4, 4.0, "4", "4.0", " 4 ", "4.", "\u00a04", Decimal("4.00"), Decimal(4), Fraction(4), "4\n", "4,0", "4,00"],
 )
 def test_a_whole_number_in_any_dress_is_a_score(value: Any) -> None:
     assert to_score(value, SCALE, "score") == 4
@@ -68,7 +69,26 @@ def test_numpys_numbers_are_scores() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [0, 6, 3.5, "3.5", True, "four", "4/5", "٤", [4], {"a": 4}, -1, "1e0", Decimal("4.5"), float("inf"), b"4"]
+    "value",
+    [
+        0,
+        6,
+        3.5,
+        "3.5",
+        True,
+        "four",
+        "4/5",
+        "٤",
+        [4],
+        {"a": 4},
+        -1,
+        "1e0",
+        "1,000",
+        "4,5",
+        Decimal("4.5"),
+        float("inf"),
+        b"4",
+    ],
 )
 def test_other_values_are_no_score_and_the_error_names_field_and_scale(value: Any) -> None:
     with pytest.raises(SreError, match="from 1 to 5") as caught:
@@ -88,13 +108,63 @@ def test_scores_of_other_scales(value: Any, scale: tuple[int, ...]) -> None:
     [
         *(
             (value, 1)
-            for value in (1, 1.0, "1", "1.0", "A", "a", "A>B", "A>>B", "[[A]]", "Response A", "model_a", " a ", 1.2)
+            for value in (
+                "left",
+                "A is better",
+                "candidate_1",
+                "'A'",
+                1,
+                1.0,
+                "1",
+                "1.0",
+                "A",
+                "a",
+                "A>B",
+                "A>>B",
+                "[[A]]",
+                "Response A",
+                "model_a",
+                " a ",
+                1.2,
+            )
         ),
         *(
             (value, 2)
-            for value in (2, "2", "B", "b", "B>A", "A<B", "response_2", "Assistant B", Decimal(2), "1.98", 1.98)
+            for value in (
+                2,
+                "2",
+                "B",
+                "b",
+                "B>A",
+                "A<B",
+                "response_2",
+                "Assistant B",
+                "right",
+                "**B**",
+                "Option B",
+                Decimal(2),
+                "1.98",
+                1.98,
+            )
         ),
-        *((value, TIE) for value in (1.5, "1.5", "tie", "Tie", "A=B", "draw", "tie (bothbad)", "both", "equal", 0.5)),
+        *(
+            (value, TIE)
+            for value in (
+                1.5,
+                "1.5",
+                "tie",
+                "Tie",
+                "A=B",
+                "draw",
+                "tie (bothbad)",
+                "both",
+                "equal",
+                0.5,
+                "both_bad",
+                "tie_bothbad",
+                "No preference",
+            )
+        ),
         *((value, None) for value in (None, "", NAN, "nan")),
     ],
 )
