@@ -48,7 +48,7 @@ _RENAMED = {"factual_validity": "factuality", "honesty": "truthfulness"}
 _PARAMS = {"max_tokens", "temperature", "seed"}
 # A score at the end, after "result" or "score" in any of the ways in which models write it.
 _SCORE = re.compile(
-    r"(?i)[\[(]?\b(?:result|score)(?:[\s:*\[\]()]|\b(?:of|result|score))*([1-5])"
+    r"(?i)[\[(]?\b(?:result|score)(?:[\s:*\[\]()]|\b(?:of|result|score))*([1-5])(?:\.0+)?"
     r"\s*(?:/\s*5|out\s*of\s*5)?[\s*\])\"'.!]*\Z"
 )
 _CHOICE = re.compile(
@@ -256,6 +256,8 @@ class PrometheusEval:
         instructions = _texts(columns["instructions"], "instructions")
         columns = {**columns, "instructions": instructions, "rubric": rubric, "reference_answers": references}
         rows = zip(*(_texts(values, name, len(instructions)) for name, values in columns.items()), strict=True)
+        if not isinstance(params or {}, Mapping):
+            raise ValueError("params: expected names and values such as {'max_tokens': 512}")
         taken = {name: value for name, value in (params or {}).items() if name in _PARAMS and value is not None}
         if ignored := sorted((params or {}).keys() - _PARAMS):
             _log.warning("ignored, because a judge samples without them: %s", ", ".join(ignored))

@@ -145,33 +145,16 @@ class Judge(Closing):
     ) -> Judgement:
         """Say which response is better: label 1 for `response_a`, 2 for `response_b`.
 
-        Args:
-            conversation: as in `score`.
-            response_a: the first response.
-            response_b: the second one.
-            rubric: as in `score`.
-            **options: as in `score`.
-
-        Raises:
-            SreError: as `score`.
+        The other arguments and the errors are those of `score`.
         """
         return cast(Judgement, self.ask(*_question(conversation, (response_a, response_b), rubric, options)))
 
     def compare_both_orders(
         self, /, conversation: Conversation, response_a: str, response_b: str, rubric: AnyRubric, **options: Any
     ) -> BothOrders:
-        """`compare` in both orders, because a judge may favour a position.
+        """`compare` in both orders, because a judge may favour a position. Arguments and errors are as there.
 
-        Args:
-            conversation: as in `score`.
-            response_a: the first response.
-            response_b: the second one.
-            rubric: as in `score`.
-            **options: as in `score`. `tie` says what label a pair gets whose orders disagree, see
-                `aggregate.both_orders`.
-
-        Raises:
-            SreError: as `score`.
+        Of the options, `tie` says what label a pair gets whose orders disagree, see `aggregate.both_orders`.
         """
         options["swap"] = True
         asked = _question(conversation, (response_a, response_b), rubric, options, several=True)
@@ -180,16 +163,10 @@ class Judge(Closing):
     def consensus(
         self, /, conversation: Conversation, response: str | tuple[str, str], rubric: AnyRubric, **options: Any
     ) -> Consensus:
-        """The majority of several judgements: self-consistency.
+        """The majority of several judgements: self-consistency. Arguments and errors are those of `score`.
 
-        Args:
-            conversation: as in `score`.
-            response: one response, or a pair (a tuple).
-            rubric: as in `score`.
-            **options: as in `score`. `samples` is 5 and `temperature` 1 where they are left out.
-
-        Raises:
-            SreError: as `score`, and for fewer than two samples.
+        A `response` may be a pair (a tuple). Of the options, `samples` is 5 and `temperature` 1 where they are left
+        out; fewer than two samples are an error.
         """
         options = {"samples": 5, **options}
         if options["samples"] < 2:

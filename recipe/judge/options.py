@@ -1,6 +1,7 @@
 """How to judge: the one set of options, from the command line to the engine. Knows no model and no files."""
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from recipe.errors import SreError
 from recipe.inference.base import Sampling
@@ -25,6 +26,11 @@ class JudgeOptions:
     def __post_init__(self) -> None:
         if self.temperature is None:
             object.__setattr__(self, "temperature", 1.0 if self.samples > 1 else 0.0)
+        for name in ("max_tokens", "seed", "samples"):
+            if not isinstance(getattr(self, name), Integral):
+                raise SreError(f"expected a whole number, not {getattr(self, name)!r}", field=name)
+        if not isinstance(self.temperature, Real) or not 0 <= self.temperature < float("inf"):
+            raise SreError(f"expected a number from 0 up, not {self.temperature!r}", field="temperature")
         if self.tie not in TIES:
             raise SreError(f"expected {', '.join(TIES)}, not {self.tie!r}", field="tie")
         if self.samples < 1:

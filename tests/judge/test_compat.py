@@ -208,6 +208,23 @@ def test_params_the_engine_has_are_used_and_the_others_named(caplog: pytest.LogC
 
 
 @pytest.mark.parametrize(
+    ("params", "field"),
+    [({"max_tokens": "512"}, "max_tokens"), ({"temperature": -1}, "temperature"), (["max_tokens"], "params")],
+)
+def test_params_of_no_sense_are_value_errors(params: Any, field: str) -> None:
+    for judge in (PrometheusEval(judge_of("Fine. [RESULT] 3")), PrometheusEval(judge_of("x"), "Rate {response}")):
+        with pytest.raises(ValueError, match=field):
+            judge.single_absolute_grade("Q", "R", RUBRIC, params=params)
+
+
+def test_a_rubric_may_be_json_text() -> None:
+    judge = PrometheusEval(judge_of("Fine. [RESULT] 1"))
+    text = '{"criteria": "Is it a fruit?", "score0_description": "No.", "score1_description": "Yes."}'
+    assert judge.single_absolute_grade("Q", "R", text) == ("Fine.", 1)
+    assert seen(judge)[0].labels == (0, 1)
+
+
+@pytest.mark.parametrize(
     ("changes", "field"),
     [
         ({"responses": ["r"]}, "responses"),
@@ -418,6 +435,7 @@ def test_without_litellm_its_name_is_said(monkeypatch: pytest.MonkeyPatch) -> No
         ("Good. (Score 5)", 5),
         ("Good. [Score 4]", 4),
         ("Good. score: 3", 3),
+        ("Good. [RESULT] 3.0", 3),
         ("Good. **Score: 3**", 3),
         ("Good. score of 1", 1),
         ("Good. score3", 3),

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, AliasChoices, ConfigDict, Field
 
 from recipe.data.records import Message
 from recipe.errors import SreError
@@ -30,6 +30,7 @@ from recipe.storage import hash_object
 MOST_ALTERNATIVES = 20
 MOST_PROMPTS = 64
 MOST_STOPS = 16
+OTHER_FORMS = ("guided_json", "guided_choice", "guided_regex", "guided_grammar", "structured_outputs", "format")
 _OPEN = {"logprobs": None, "finish_reason": None}  # of a choice that goes on
 router = APIRouter()
 
@@ -88,6 +89,8 @@ class CommonBody(Loose):
     presence_penalty: Nothing = 0
     frequency_penalty: Nothing = 0
     logit_bias: Nothing = None
+    # What holds an answer to a form on other servers; here `response_format` does.
+    grammar: Nothing = Field(default=None, validation_alias=AliasChoices("grammar", *OTHER_FORMS))
 
     def name(self, content: object) -> str:
         """A request's id: the same for the same content where a seed must give the same draws again."""
@@ -135,10 +138,10 @@ class ChatBody(CommonBody):
         if self.called:
             return [Request(name, messages, grammar=json.dumps(self.called.parameters or {"type": "object"}))]
         match self.response_format:
+            case {"type": "json_schema", "json_schema": {"schema": given}} | {"type": "json_object", "schema": given}:
+                schema = json.dumps(given)
             case {"type": "json_object"}:
                 schema = '{"type": "object"}'
-            case {"type": "json_schema", "json_schema": {"schema": given}}:
-                schema = json.dumps(given)
             case form if form.get("type", "text") == "text":
                 schema = ""
             case _:

@@ -59,7 +59,11 @@ def problem(error: BaseException) -> Problem:
             path = [str(part) for part in worst["loc"][1:] if part != "str"]
             field = ".".join(part for part in path if part.isdigit() or (part.islower() and part.isidentifier()))
             said = worst["msg"].removeprefix("Value error, ")
+            if not path:
+                said = "expected a JSON object, sent with the header Content-Type: application/json"
             return Problem(422, "invalid", f"{said} (field {field or 'body'})", field or None)
         case HTTPException():
-            return Problem(error.status_code, "http", f"{error.detail}; /docs lists what this server offers")
+            return Problem(
+                error.status_code, "http", f"{error.detail}; /docs lists the routes, and OpenAI's begin at /v1/"
+            )
     return Problem(500, "internal", "the server failed at this request; its log says why")

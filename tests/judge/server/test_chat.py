@@ -134,6 +134,29 @@ def test_a_call_is_held_to_its_parameters(shared: Any) -> None:
     assert json.loads(seen[-1].grammar) == SCHEMA
 
 
+def test_a_schema_beside_json_object_is_kept(shared: Any) -> None:
+    """As llama-server and Together take it."""
+    seen = shared[1].state.service.owner.generator.seen
+    body = {**ASKED, "response_format": {"type": "json_object", "schema": SCHEMA}}
+    assert httpx.post(f"{shared[0]}{CHAT}", json=body, timeout=WAIT).status_code == 200
+    assert json.loads(seen[-1].grammar) == SCHEMA
+
+
+def test_a_body_without_its_header_is_told_which(shared: Any) -> None:
+    """What curl's -d sends."""
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    reply = httpx.post(f"{shared[0]}{CHAT}", content=json.dumps(ASKED), headers=form)
+    assert reply.status_code == 422
+    assert "Content-Type: application/json" in reply.json()["error"]["message"]
+
+
+def test_an_address_without_v1_is_told(shared: Any) -> None:
+    for path in ("/chat/completions", "/v1/v1/chat/completions"):
+        reply = httpx.post(f"{shared[0]}{path}", json=ASKED)
+        assert reply.status_code == 404
+        assert "/v1/" in reply.json()["error"]["message"]
+
+
 def test_openais_client_raises_the_errors_it_knows(client: Any) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="gpt-9", messages=[{"role": "user", "content": "x"}])
@@ -256,6 +279,10 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "sound": (CHAT, {"audio": {"voice": "x"}}, "audio"),
     "an odd format": (CHAT, {"response_format": {"type": "xml"}}, "response_format"),
     "a format without schema": (CHAT, {"response_format": {"type": "json_schema"}}, "response_format"),
+    "vLLM's choices": (CHAT, {"guided_choice": ["A", "B"]}, "guided_choice"),
+    "vLLM's newer form": (CHAT, {"structured_outputs": {"choice": ["A"]}}, "structured_outputs"),
+    "llama-server's grammar": (CHAT, {"grammar": 'root ::= "a"'}, "grammar"),
+    "Ollama's format": (TEXT, {"prompt": "a", "format": "json"}, "format"),
     "too many stops": (CHAT, {"stop": ["x"] * 99}, "stop"),
     "a suffix": (TEXT, {"prompt": "a", "suffix": "z"}, "suffix"),
     "too many prompts": (TEXT, {"prompt": ["a"] * 999}, "prompt"),
