@@ -283,7 +283,7 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = _find(source)
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SreError(f"not valid TOML: {error}", file=path) from None
     for override in overrides:

@@ -55,6 +55,12 @@ def test_a_wrong_setting_names_file_and_field(text, field, tmp_path):
     assert "mine.toml" in str(caught.value)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_config(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("seed = 7\n", encoding="utf-8-sig")
+    assert load(path).seed == 7
+
+
 def test_broken_toml_and_missing_files_are_named(tmp_path):
     path = tmp_path / "broken.toml"
     path.write_text("seed = = 1")

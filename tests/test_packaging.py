@@ -94,6 +94,10 @@ def test_the_servers_page_travels(names: set[str]) -> None:
     assert "recipe/judge/server/page.html" in names
 
 
+def test_the_mark_of_a_typed_package_travels(names: set[str]) -> None:
+    assert "recipe/py.typed" in names
+
+
 def test_nothing_else_travels(names: set[str]) -> None:
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"recipe"}

@@ -142,7 +142,7 @@ def import_annotations(folder: Path, annotations: Path, *, resamples: int = 2000
 def _read_votes(path: Path, shown: Mapping[str, Sequence[int]]) -> tuple[list[Vote], int]:
     """(votes, number of annotations that raters skipped) of Label Studio's JSON export of these items."""
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))
+        tasks = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise SreError(f"can't read the annotations: {error}", file=path) from None
     if not isinstance(tasks, list) or not all(isinstance(t, dict) and "annotations" in t for t in tasks):

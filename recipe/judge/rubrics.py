@@ -92,7 +92,7 @@ def rubric_file(name: str) -> Path:
 def _read_file(path: Path) -> NamedRubric:
     toml = path.suffix.lower() == ".toml"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         content = tomllib.loads(text) if toml else json.loads(text)
     except OSError as error:
         raise SreError(f"can't be read: {error.strerror or error}", file=path) from None

@@ -174,6 +174,13 @@ def test_a_judge_that_is_always_preferred_wins_all(judge, rate, blamed, tmp_path
     assert json.loads((tmp_path / "annotations-summary.json").read_text()) == found
 
 
+def test_a_byte_order_mark_is_no_part_of_an_export(tmp_path):
+    _, tasks = export(tmp_path, n=2)
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps(annotations(tasks, the_better(tmp_path, 1))), encoding="utf-8-sig")
+    assert import_annotations(tmp_path, path, resamples=200)["win_rate"]["value"] == 1
+
+
 def test_a_rater_who_prefers_a_position_says_nothing_about_the_judges(tmp_path):
     _, tasks = export(tmp_path)
     found = imported(tmp_path, annotations(tasks, lambda item, rater: (CHOICES[0], [REASONS[-1]])))

@@ -58,6 +58,13 @@ def test_toml_and_json_say_the_same(tmp_path: Path) -> None:
     assert load_rubric(write(tmp_path / "kind.json", json.dumps(content))) == expected
 
 
+@pytest.mark.parametrize("name", ["kind.toml", "kind.json"])
+def test_a_byte_order_mark_is_no_part_of_a_rubric(tmp_path: Path, name: str) -> None:
+    text = TOML if name.endswith("toml") else json.dumps({"criteria": "Is it kind?"})
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert load_rubric(tmp_path / name).criteria == "Is it kind?"
+
+
 def test_name_and_task_are_optional_and_descriptions_too(tmp_path: Path) -> None:
     found = read_rubric(write(tmp_path / "kind.toml", 'criteria = "Is it kind?"'))
     assert (found.name, found.task, found.rubric) == ("kind", None, Rubric("Is it kind?"))

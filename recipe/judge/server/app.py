@@ -177,7 +177,7 @@ def serve(
 def read_key(file: Path | None) -> str | None:
     """The key that clients must send; None for none. Raises SreError."""
     try:
-        text = os.environ.get(KEY_VARIABLE) if file is None else file.read_text(encoding="utf-8")
+        text = os.environ.get(KEY_VARIABLE) if file is None else file.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise SreError(f"the key can't be read: {error}", file=file) from None
     if text is None:

@@ -213,6 +213,8 @@ def test_the_key_comes_from_a_file_or_else_from_the_environment(
     file.write_text("from-file\n")
     monkeypatch.setenv("SRE_API_KEY", "from-variable")
     assert (read_key(file), read_key(None)) == ("from-file", "from-variable")
+    file.write_text("from-file\n", encoding="utf-8-sig")
+    assert read_key(file) == "from-file"
     monkeypatch.delenv("SRE_API_KEY")
     assert read_key(None) is None
 
