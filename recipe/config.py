@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from recipe.errors import SreError
+from recipe.errors import SreError, did_you_mean
 
 CONFIGS = Path(__file__).parent / "configs"
 SEED_DATA = "seed-data"
@@ -299,7 +299,10 @@ def validate(raw: dict[str, Any], *, file: str | Path | None = None) -> Config:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         unknown = first["type"] == "extra_forbidden"
-        message = "unknown setting; see `sre config` for all of them" if unknown else first["msg"]
+        plain = Config().model_dump()
+        names = {*plain, *(name for part in plain.values() if isinstance(part, dict) for name in part)}
+        hint = did_you_mean(key.rpartition(".")[2], names) or "; see `sre config` for all of them"
+        message = f"unknown setting{hint}" if unknown else first["msg"]
         raise SreError(message, file=file, field=key or None) from None
 
 
@@ -320,12 +323,14 @@ def presets() -> list[str]:
 
 def _find(source: str | Path) -> Path:
     path = Path(source)
-    if path.is_file():
-        return path
+    for file in (path, path / "config.toml"):
+        if file.is_file():
+            return file
     shipped = CONFIGS / f"{source}.toml"
     if shipped.is_file():
         return shipped
-    raise SreError(f"no such config file, and no preset of that name (presets: {', '.join(presets())})", file=source)
+    hint = did_you_mean(str(source), presets()) or f" (presets: {', '.join(presets())})"
+    raise SreError(f"no such config file, and no preset of that name{hint}", file=source)
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

@@ -1,6 +1,8 @@
 """The one error a user can cause: it names the place and what to do; the CLI prints it and exits with code 2."""
 
+import difflib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -43,6 +45,12 @@ def install(extra: str) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of what a library's error says; the error's kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """A hint at the name that `word` is most like; empty where none is."""
+    near = difflib.get_close_matches(word, list(names), 1, 0.7)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def gpu_build() -> str:

@@ -1,5 +1,7 @@
 """Configs: every preset loads, and a wrong key or value names the file and the key."""
 
+from pathlib import Path
+
 import pytest
 
 from recipe.config import Config, dump, load, presets, validate
@@ -92,3 +94,16 @@ def test_dev_rows_need_checkpoints_to_choose_from():
     for section in ({"dpo": {"checkpoints": 0, "dev_share": 0.1}}, {"sft": {"checkpoints": 0, "patience": 2}}):
         with pytest.raises(SreError, match="checkpoints"):
             validate(section)
+
+
+def test_misspelled_names_are_told_with_the_nearest() -> None:
+    with pytest.raises(SreError, match="did you mean 'inputs'") as refused:
+        load("tiny", ["sample.inpts=[10]"])
+    assert refused.value.field == "sample.inpts"
+    with pytest.raises(SreError, match="did you mean 'tiny'"):
+        load("tinny", [])
+
+
+def test_a_folder_with_a_config_stands_for_it(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('name = "mine"\n')
+    assert load(str(tmp_path), []).name == "mine"

@@ -10,7 +10,7 @@ import click
 
 from recipe import __version__
 from recipe.cli import evaluation, judging, machine, training
-from recipe.errors import SreError, first_line, printable
+from recipe.errors import SreError, first_line, install, printable
 from recipe.system import process
 
 SECTIONS = {"Train": training, "Judge": judging, "Measure": evaluation, "Machine": machine}
@@ -33,6 +33,10 @@ class _Group(click.Group):
                 return super().invoke(ctx)
         except SreError as error:
             said = str(error)
+        except ModuleNotFoundError as error:
+            if str(error.name).startswith("recipe"):
+                raise
+            said = f"the package {error.name} is missing: {install('quickstart')}"
         except OSError as error:  # e.g. a folder that may not be looked into, or standard output on a full disk
             if isinstance(error, BrokenPipeError):
                 raise  # whoever read it has enough

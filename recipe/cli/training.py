@@ -99,7 +99,11 @@ def _run_and_show(source: str, overrides: tuple[str, ...], run_dir: Path | None,
 
     config = load(source, overrides)
     folder = run_dir or Path("runs") / config.name
-    results = run_pipeline(config, folder, until=until, say=lambda line: click.echo(printable(line)))
+    try:
+        results = run_pipeline(config, folder, until=until, say=lambda line: click.echo(printable(line)))
+    except KeyboardInterrupt:
+        click.echo(f"stopped; the same command goes on in {folder}", err=True)
+        raise SystemExit(130) from None
     from recipe.evaluation.tables import flips_text, judge_name, results_grids, round_text, show, stages_table
 
     opt.console().print(stages_table(results["stages"]))

@@ -248,33 +248,33 @@ def _read_csv(file: Any) -> Iterator[Found]:
         bare = re.sub(r'"[^"]*"', "", first)
         rows = csv.reader(itertools.chain([first], text), delimiter=max(",;\t|", key=bare.count), strict=True)
         found = _csv_rows(rows)
-        header, problem = next(found, ([], ""))
+        _, header, problem = next(found, (1, [], ""))
         if problem:
             raise SreError(problem)
         header = [name.strip() for name in header]
         twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]
         if twice:
             raise SreError(f"two columns are called {twice[0]!r}; names must differ")
-        for line, (cells, problem) in enumerate(found, 1):
+        for line, cells, problem in found:
             if not problem and len(cells) != len(header):
                 problem = f"expected {len(header)} cells as in the header, not {len(cells)}"
             named = {name: cell for name, cell in zip(header, cells, strict=False) if name}
             yield line, cells if problem else named, problem
 
 
-def _csv_rows(rows: Any) -> Iterator[tuple[list[str], str]]:
-    """The rows that aren't blank. After one that can't be read, reading goes on in the line behind it."""
+def _csv_rows(rows: Any) -> Iterator[tuple[int, list[str], str]]:
+    """The rows that aren't blank, with the lines they begin in. After one that can't be read, reading goes on in the
+    line behind it."""
     while True:
-        cells: list[str] = []
-        problem = ""
+        line, cells, problem = rows.line_num + 1, list[str](), ""
         try:
             cells = next(rows)
         except StopIteration:
             return
         except csv.Error as error:
-            problem = f"invalid CSV at line {rows.line_num} of the text: {error}"
+            problem = f"invalid CSV: {error}"
         if cells or problem:
-            yield cells, problem
+            yield line, cells, problem
 
 
 def _read_parquet(file: Any) -> Iterator[Found]:

@@ -1,10 +1,7 @@
 """The shortcut audit: what a judge's agreement is worth beside rules that need no model. Pure; runs no model.
 
-`figures_by_task` adds to a judge's or rule's figures those that a shortcut can't raise. `audit` returns
-
-    {"baselines": {"longer response": {"pointwise": {figures}, "pairwise": {figures}}, ...},
-     "against_baselines": {"j1": {"pairwise": {"both_orders": {"baseline": "longer response",
-                                                               "value": -0.2, "low": -0.3, "high": -0.1, "n": 75}}}}}
+`figures_by_task` adds to a judge's or rule's figures those that a shortcut can't raise. `audit` returns them by rule
+and task ("baselines"), and each judge's difference from the best rule by task and figure ("against_baselines").
 """
 
 from collections import Counter, defaultdict

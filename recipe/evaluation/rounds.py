@@ -4,8 +4,6 @@ The figure of a judge is Pearson's r of its expected scores (pointwise rows), it
 of the two where there are rows of both. Labels that had to be forced count as they are: that is how a judge is used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 

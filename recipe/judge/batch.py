@@ -49,6 +49,7 @@ class Summary:
     inconsistent: int = 0  # pairs whose two orders disagree
     ties: int = 0  # those of them that got no label by the tie rule
     odd_truths: int = 0  # given labels that are ties or can't be read
+    examples: dict[str, str] = field(default_factory=dict)  # the first row that counts as an error, or has an odd label
     seconds: float = 0.0  # wall time of this run
     labels: Counter[int] = field(default_factory=Counter)  # how often each was given
     truths: Counter[str] = field(default_factory=Counter)  # by task, the rows with a given label
@@ -62,11 +63,14 @@ class Summary:
             self.labels[int(row["label"])] += 1
         elif row["finish"] == "error":
             self.errors += 1
+            self.examples.setdefault("errors", f"{row['id']}: {row['error']}")
         elif inconsistent:
             self.ties += 1
         else:
             self.malformed += 1
-        self.odd_truths += bool(row.get("truth_note"))
+        if note := row.get("truth_note"):
+            self.odd_truths += 1
+            self.examples.setdefault("left out of it", f"{row['id']}: {note}")
         if row.get("truth") is not None and row["finish"] != "error":
             self.truths[row["task"]] += 1
             self.agreed[row["task"]] += row["label"] == row["truth"]
@@ -86,6 +90,7 @@ class Summary:
             found[f"agreement, {task}"] = f"{agreed:,} of {count:,} given labels ({agreed / count:.0%})"
         if self.odd_truths:
             found["left out of it"] = f"{self.odd_truths:,} given labels that are ties or can't be read"
+        found |= {name: printable(f"{found[name]}; the first is {first}") for name, first in self.examples.items()}
         found["speed"] = f"{self.rows_per_second:,.1f} rows/s"
         found["labels"] = ", ".join(f"{label}: {count:,}" for label, count in sorted(self.labels.items())) or "none"
         return "\n".join(f"{name:22}{text}" for name, text in found.items())

@@ -12,7 +12,6 @@ criteria = "Does the response say what was asked for in as few words as it takes
 5 = "Every sentence is needed."
 """
 
-import difflib
 import json
 import re
 import tomllib
@@ -23,7 +22,7 @@ from typing import Any
 
 from recipe.data.records import TASKS, Rubric, Task
 from recipe.data.values import to_rubric, to_text
-from recipe.errors import SreError
+from recipe.errors import SreError, did_you_mean
 
 FOLDER = Path(__file__).resolve().parents[1] / "rubrics"
 AnyRubric = Rubric | Mapping[str, Any] | str | Path
@@ -82,10 +81,9 @@ def rubric_file(name: str) -> Path:
     """The file of the ready rubric of that name."""
     ready = [path.stem for path in sorted(FOLDER.glob("*.toml"))]
     if name not in ready:
-        near = difflib.get_close_matches(name.lower().replace("_", "-"), ready, 1, 0.7)
-        hint = f"did you mean {near[0]!r}? Expected" if near else "expected"
-        others = "a .toml or .json file, or criteria written as a sentence"
-        raise SreError(f"no ready rubric {name!r}; {hint} one of {', '.join(ready)}, {others}", field="rubric")
+        hint = did_you_mean(name.lower().replace("_", "-"), ready)
+        expected = f"expected one of {', '.join(ready)}, a .toml or .json file, or criteria written as a sentence"
+        raise SreError(f"no ready rubric {name!r}; {expected}{hint}", field="rubric")
     return FOLDER / f"{name}.toml"
 
 

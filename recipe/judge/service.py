@@ -1,10 +1,6 @@
 """Many callers, one model: a thread owns the engine's session and batches requests together as they come.
 
 Knows nothing of HTTP (server/) and nothing of asyncio (async_judge.py); both wait for the futures it gives.
-
-with Judge.from_gguf("judge.gguf") as judge, Service(judge) as service:
-    future = service.ask(to_example("Name two fruits.", ["Apple and brick."], "Are both items fruits?"))
-    judgement = future.result()
 """
 
 import contextlib

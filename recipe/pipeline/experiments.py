@@ -2,10 +2,7 @@
 
 A row is the recipe under other settings, and the judge of it that is measured. It shares the stages that its settings
 leave as they are with the other rows (stage_cache.py), so it costs what it changes.
-
-runs/seed-data/seed-0/             the recipe as the preset has it: rows seed, sft, j1, j2
-runs/seed-data/margin-1/seed-0/    a row with settings of its own; what it shares with others is taken over
-runs/seed-data/results.json        all rows that were measured there, whichever call ran them; results.md
+The recipe as the preset has it runs in seed-0/, a variant with settings of its own in margin-1/seed-0/.
 """
 
 from collections.abc import Mapping, Sequence

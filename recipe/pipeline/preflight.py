@@ -11,6 +11,7 @@ from recipe.inference.pytorch.engines import check_packages
 from recipe.pipeline.context import RunContext
 from recipe.storage import intact
 from recipe.system import user_path
+from recipe.training.seed import EMBEDDED, embedded_gguf
 
 _SAMPLE = "  Which is better?\n\n\n- A: naïve 日本語 😀, 12  34\n\tB: it's <b>fine</b>.  "
 
@@ -24,6 +25,8 @@ def preflight(run: RunContext, *, offline: bool = False) -> list[str]:
     config = run.config
     if not offline:
         check_packages()
+        if config.model.source == EMBEDDED:
+            embedded_gguf()
     _ = run.exported, run.teacher  # refuse a judge that the run does not make, a file that isn't there
     model = user_path(config.model.source)
     if model.is_dir():

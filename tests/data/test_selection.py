@@ -114,4 +114,4 @@ def test_a_run_that_does_not_know_the_columns_names_the_command_that_prepares_th
     assert words[:3] == [str(path), "-o", "DIR"]
     assert "--map" in words
     assert "--set data.pointwise=DIR" in told
-    assert (refused.value.line, refused.value.options) == (1, "")
+    assert (refused.value.line, refused.value.options) == (2, "")

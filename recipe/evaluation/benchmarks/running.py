@@ -1,10 +1,5 @@
 """Judge a benchmark with one model, a row at a time, and measure it. What is judged already is kept.
-
-runs/benchmarks/rewardbench-quickstart-judge/
-  judgements.jsonl        one row a judgement, appended as they finish; judgements.jsonl.meta.json: made with what
-  figures.json            {"benchmark", "source", "model", "rows", "judged", "not_judged", "malformed",
-                           "figures": {"headline", "details"}, "constrained": the same with forced labels,
-                           "audit": {"models", "baselines", "against_baselines"}}; see audit.py
+The folder has judgements.jsonl, appended as they finish, judgements.jsonl.meta.json (made with what) and figures.json.
 """
 
 from pathlib import Path

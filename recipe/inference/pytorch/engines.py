@@ -11,9 +11,10 @@ from recipe.inference.pytorch.loading import TrainingEngine, avoid_cudnn_attenti
 
 
 def check_packages() -> None:
-    """Raises SreError when the packages of the `train` extra are missing."""
-    if not all(map(importlib.util.find_spec, ("torch", "trl"))):
-        raise SreError(f"training needs the extra: {install('train')}")
+    """Raises SreError when packages of the `train` extra are missing."""
+    names = ("accelerate", "datasets", "gguf", "peft", "scipy", "sklearn", "torch", "transformers", "trl")
+    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
+        raise SreError(f"training needs {', '.join(missing)}: {install('train')}")
 
 
 def open_engine(name: str = "auto") -> TrainingEngine:
