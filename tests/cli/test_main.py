@@ -108,7 +108,7 @@ def changed(**fields):
 )
 def test_a_bad_pointwise_row_names_its_place(rows, parts, tmp_path, tiny_model):
     refused(run_with(tmp_path, tiny_model, pointwise=rows), *parts)
-    assert not (tmp_path / "run" / "sft-pointwise").exists()
+    assert not list(tmp_path.rglob("*done.json")), "a stage ran before the rows were read"
 
 
 def test_a_bad_preference_names_its_place(tmp_path, tiny_model):
@@ -116,6 +116,7 @@ def test_a_bad_preference_names_its_place(tmp_path, tiny_model):
     refused(
         run_with(tmp_path, tiny_model, pairwise=[PAIR, bad], until="sft-pairwise"), "line 2", "orig_preference", "'C'"
     )
+    assert not list(tmp_path.rglob("*done.json")), "a stage ran before the rows were read"
 
 
 def test_a_missing_reference_answer_is_fine_and_a_missing_file_is_not(tmp_path, tiny_model):

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from recipe.cli.main import main
 from recipe.errors import SreError
+from recipe.evaluation import tables
 from recipe.evaluation.tables import markdown_table
 from recipe.pipeline.report import report
 from recipe.pipeline.results import write_results
@@ -184,6 +185,14 @@ def test_a_run_folder_with_nothing_in_it_but_its_config_has_a_page(tiny_data, tm
     page, _, _ = write([folder], tmp_path)
     assert page.row("SFT")[1:] == ["not run"] * 5
     assert page.row("all finished stages")[2] == "0.0 s"
+
+
+def test_a_judge_that_hardly_judges_is_announced_on_the_page(finished_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "warning_lines", lambda models: ["J2 picks response 2 in 95% of the rows."])
+    _, html, markdown = write([finished_run], tmp_path)
+    assert '<p class="warning">J2 picks response 2 in 95% of the rows.</p>' in html
+    assert re.search(r"\.warning \{ color: var\(--wrong\)", html)
+    assert "**J2 picks response 2 in 95% of the rows.**" in markdown
 
 
 def test_several_runs_stand_side_by_side(finished_run, begun_run, tmp_path):
