@@ -44,7 +44,7 @@ def compare_on_dev(
         columns += [scores * column for column in moments(truth, said)]
         columns += [1 - scores, (1 - scores) * (said == truth)]
 
-    def figure(sums: Matrix) -> Matrix:
+    def figure(sums: "Matrix") -> "Matrix":
         parts = []
         if scores.any():
             parts.append(np.nan_to_num(pearson(sums[:, :6])))  # constant scores say nothing: 0
