@@ -13,9 +13,9 @@ Advance = Callable[..., None]
 
 
 @contextlib.contextmanager
-def bar(label: str, total: int | None, unit: str = "") -> Iterator[Advance]:
+def bar(label: str, total: int | None, unit: str = "", begun: int = 0) -> Iterator[Advance]:
     """Yield `advance(count=1, note="", total=None)`. `note` is shown behind the rate, e.g. "loss 1.32"; `total`
-    corrects a total that was not known at the start. Of several processes that share a run, the main one shows it.
+    corrects an unknown total; `begun` were done before, at no known rate. Of several processes the main one shows it.
     """
     if process()[0]:
         yield lambda *_, **__: None
@@ -23,7 +23,9 @@ def bar(label: str, total: int | None, unit: str = "") -> Iterator[Advance]:
     terminal = sys.stderr.isatty()
     every = 0.2 if terminal else 20.0
     started = shown = time.monotonic()
-    done, goal = 0, total or 0
+    done, goal = begun, total or 0
+    if begun:
+        print(f"{label}: goes on after {begun} of {total} {unit}", file=sys.stderr, flush=True)
 
     def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
         nonlocal done, shown, goal
@@ -31,7 +33,7 @@ def bar(label: str, total: int | None, unit: str = "") -> Iterator[Advance]:
         if now - shown < every and not 0 < goal <= done:
             return
         shown = now
-        rate = done / max(now - started, 1e-9)
+        rate = (done - begun) / max(now - started, 1e-9)
         left = f", {max(goal - done, 0) / max(rate, 1e-9):.0f} s left" if goal else ""
         line = printable(f"{label}: {done}/{goal or '?'} {unit} ({rate:.2f}/s{left}) {note}".rstrip())
         if terminal:

@@ -262,10 +262,9 @@ class Training(Generic[Section]):
             trainer.add_callback(EarlyStoppingCallback(self.settings.patience))
         checkpoint = last_checkpoint(self.checkpoints)
         # Autocast brings the adapter's input back to 16 bit, so PEFT's float32 copy of it would only cost time.
-        with bar(label, trainer.args.max_steps, "steps") as advance, disable_input_dtype_casting(trainer.model):
+        begun = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+        with bar(label, trainer.args.max_steps, "steps", begun) as advance, disable_input_dtype_casting(trainer.model):
             trainer.add_callback(_progress_callback(advance))
-            if checkpoint:
-                advance(int(checkpoint.name.rpartition("-")[2]), "resumed")
             done = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
         losses = [float(entry["loss"]) for entry in history if "loss" in entry]

@@ -1,0 +1,25 @@
+"""The bar of long work, as a log shows it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from recipe import progress
+
+
+def test_what_was_done_before_counts_for_the_place_and_not_for_the_rate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 30.0, 60.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.bar("SFT", 20, "steps", begun=10) as advance:
+        advance(3)
+        advance(3)
+    begun, *lines = capsys.readouterr().err.splitlines()
+    assert "10 of 20" in begun
+    assert [re.findall(r"(\d+)/20 .*\((\S+)/s, (\d+) s left", line) for line in lines] == [
+        [("13", "0.10", "70")],
+        [("16", "0.10", "40")],
+    ]
