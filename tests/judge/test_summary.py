@@ -9,7 +9,7 @@ from recipe.judge.batch import Summary
 
 
 def row(label: int | None, finish: str = "stop", **more: Any) -> dict[str, Any]:
-    return {"label": label, "finish": finish, **more}
+    return {"id": "r", "label": label, "finish": finish, "error": "too long" if finish == "error" else "", **more}
 
 
 def facts(summary: Summary) -> dict[str, str]:
@@ -32,6 +32,17 @@ def test_every_row_is_counted_as_one_thing() -> None:
     assert summary.labels == {1: 2, 2: 1, 4: 2}
     assert (summary.rows, summary.malformed, summary.errors) == (8, 1, 1)
     assert (summary.inconsistent, summary.ties) == (2, 1)
+
+
+def test_the_first_failed_row_and_the_first_odd_label_are_shown() -> None:
+    summary = Summary()
+    summary.count(row(None, "error", id="a\x1b[2J"))
+    summary.count(row(None, "error", id="b", truth_note="not 7"))
+    shown = facts(summary)
+    assert shown["errors"].startswith("2; the first is a")
+    assert "too long" in shown["errors"]
+    assert "\x1b" not in shown["errors"]
+    assert shown["left out of it"].endswith("b: not 7")
 
 
 def test_an_empty_summary_divides_by_nothing() -> None:

@@ -183,7 +183,7 @@ def test_another_row_under_other_settings_does_not_change_what_was_measured(sour
 
 
 def test_an_unknown_row_and_an_experiment_without_test_rows_are_refused(sources, tmp_path):
-    with pytest.raises(SreError, match="no row 'best-of-m'"):
+    with pytest.raises(SreError, match="no variant 'best-of-m'"):
         run_rows(("best-of-m",), (0,), tmp_path, sources)
     with pytest.raises(SreError, match="no test rows"):
         run_rows(("sft",), (0,), tmp_path, (*sources, 'data.test_split=""'))
