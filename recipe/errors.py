@@ -1,6 +1,5 @@
 """The one error a user can cause: it names the place and what to do; the CLI prints it and exits with code 2."""
 
-import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,6 +48,8 @@ def first_line(error: BaseException) -> str:
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     """A hint at the name that `word` is most like; empty where none is."""
+    import difflib  # here, so that `sre --help` answers at once
+
     near = difflib.get_close_matches(word, list(names), 1, 0.7)
     return f"; did you mean {near[0]!r}?" if near else ""
 

@@ -25,7 +25,7 @@ def bar(label: str, total: int | None, unit: str = "", begun: int = 0) -> Iterat
     started = shown = time.monotonic()
     done, goal = begun, total or 0
     if begun:
-        print(f"{label}: goes on after {begun} of {total} {unit}", file=sys.stderr, flush=True)
+        print(f"{label}: resumes after {begun} of {total} {unit}", file=sys.stderr, flush=True)
 
     def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
         nonlocal done, shown, goal

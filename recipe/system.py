@@ -6,7 +6,6 @@ import platform
 import shutil
 import subprocess
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +28,8 @@ def resource(name: str) -> Path:
 
 def read_table(module: str, name: str = "") -> dict[str, Any]:
     """The .toml file `name` beside a module's file (`__file__`); by default the one that is named like the module."""
+    import tomllib  # here, so that `sre --help` answers at once
+
     path = Path(module).with_name(name) if name else Path(module).with_suffix(".toml")
     return tomllib.loads(path.read_text(encoding="utf-8"))
 

@@ -8,6 +8,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from recipe.system import read_table
+
 
 class Finite(click.FloatRange):
     """A number of a range. NaN, which is below and above nothing, is in none."""
@@ -15,7 +17,7 @@ class Finite(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
-            self.fail(f"{value!r} is no finite number.", param, ctx)
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
         return number
 
 
@@ -33,8 +35,6 @@ class Command(click.Command):
     """A command whose help ends in its examples."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from recipe.system import read_table  # here, so that `sre --help` answers at once
-
         found = read_table(__file__, "examples.toml")
         self.epilog = examples(*found[str(self.name)].splitlines())
         super().format_epilog(ctx, formatter)

@@ -155,7 +155,7 @@ def _placed(found: Iterable[Found], name: str, stem: str) -> Iterator[Row]:
     try:
         for line, row, problem in found:
             if _deep(row):  # what walks through it, here and in other programs, would not come to its end
-                yield Row(name, stem, line, {}, f"its values lie more than {_DEEPEST} levels deep in one another")
+                yield Row(name, stem, line, {}, f"its values are nested more than {_DEEPEST} levels deep")
             else:
                 yield Row(name, stem, line, row, problem)
     except SreError as error:
@@ -243,7 +243,8 @@ def _read_csv(file: Any) -> Iterator[Found]:
     csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than a long response
     with _decoded(file, "") as text:
         # Excel may write "sep=;" above the header.
-        first = next((line for line in text if line.strip() and not line.startswith("sep=")), "")
+        lines = ((skipped, line) for skipped, line in enumerate(text) if line.strip() and not line.startswith("sep="))
+        skipped, first = next(lines, (0, ""))
         # What stands outside quotes oftenest in the header separates cells.
         bare = re.sub(r'"[^"]*"', "", first)
         rows = csv.reader(itertools.chain([first], text), delimiter=max(",;\t|", key=bare.count), strict=True)
@@ -259,12 +260,11 @@ def _read_csv(file: Any) -> Iterator[Found]:
             if not problem and len(cells) != len(header):
                 problem = f"expected {len(header)} cells as in the header, not {len(cells)}"
             named = {name: cell for name, cell in zip(header, cells, strict=False) if name}
-            yield line, cells if problem else named, problem
+            yield skipped + line, cells if problem else named, problem
 
 
 def _csv_rows(rows: Any) -> Iterator[tuple[int, list[str], str]]:
-    """The rows that aren't blank, with the lines they begin in. After one that can't be read, reading goes on in the
-    line behind it."""
+    """The rows that aren't blank, with the lines they begin in. One that can't be read ends no other."""
     while True:
         line, cells, problem = rows.line_num + 1, list[str](), ""
         try:

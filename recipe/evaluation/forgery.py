@@ -70,7 +70,7 @@ def read_forgery(run: Path) -> dict[str, Any]:
     for file in sorted(run.glob("evaluation/*/forgery.json")):
         with intact(file):
             found[file.parent.name] = read_json(file)
-            forgery_grid(found)
+            forgery_grid({file.parent.name: found[file.parent.name]})
     return found
 
 

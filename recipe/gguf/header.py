@@ -27,8 +27,7 @@ _TEXTS = ("general.architecture", "general.name", "tokenizer.chat_template", "to
 
 @dataclass(frozen=True)
 class Header:
-    """strings: every string-valued pair. pairs_end, data_start: byte offsets into the file. types: ggml's numbers of
-    the tensors' types."""
+    """strings: every string-valued pair. pairs_end, data_start: byte offsets. types: of the tensors, ggml's numbers."""
 
     pairs: int
     strings: dict[str, str]

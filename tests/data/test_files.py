@@ -273,6 +273,17 @@ def test_a_malformed_csv_is_refused(tmp_path: Path, text: str, expected: str) ->
     assert expected in str(failure(tmp_path / "rows.csv"))
 
 
+@pytest.mark.parametrize("head", ["sep=;\n", "\n\nsep=;\n", "\n"])
+def test_lines_above_the_header_of_a_csv_count(tmp_path: Path, head: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(head + "question;answer;criteria\nq1;a;c\nq2;a\n")
+    rows = list(read_rows(path))
+    assert [(row.raw.line, bool(row.error)) for row in rows] == [
+        (head.count("\n") + 2, False),
+        (head.count("\n") + 3, True),
+    ]
+
+
 def test_a_malformed_row_of_a_csv_ends_no_other(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('question,answer,criteria\nq1,a,c\n"q2"x,a,c\n\nq3,a,c\nq4,a\n"q5,a,c\n')

@@ -332,10 +332,10 @@ def model_params(gpu_layers: int = 0, path: Path | None = None) -> Any:
     """
     params = _C.llama_model_default_params()
     params.n_gpu_layers = gpu_layers
-    copies = path is not None and not gpu_layers and not REARRANGED.isdisjoint(read_header(path).types)
     if "AMX_INT8" in features():
-        params.use_extra_bufts = wants_kernels("amx") and products_are_right()
-        copies = params.use_extra_bufts
+        params.use_extra_bufts = copies = wants_kernels("amx") and products_are_right()
+    else:
+        copies = path is not None and not gpu_layers and not REARRANGED.isdisjoint(read_header(path).types)
     if copies:
         params.load_mode = _C.LLAMA_LOAD_MODE_NONE
     return params

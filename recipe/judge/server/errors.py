@@ -63,7 +63,5 @@ def problem(error: BaseException) -> Problem:
                 said = "expected a JSON object, sent with the header Content-Type: application/json"
             return Problem(422, "invalid", f"{said} (field {field or 'body'})", field or None)
         case HTTPException():
-            return Problem(
-                error.status_code, "http", f"{error.detail}; /docs lists the routes, and OpenAI's begin at /v1/"
-            )
+            return Problem(error.status_code, "http", f"{error.detail}; see /docs. OpenAI's routes begin at /v1/")
     return Problem(500, "internal", "the server failed at this request; its log says why")
