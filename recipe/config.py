@@ -19,13 +19,15 @@ from recipe.errors import SreError, did_you_mean
 CONFIGS = Path(__file__).parent / "configs"
 SEED_DATA = "seed-data"
 Task = Literal["pointwise", "pairwise"]
+# Section, name in older versions, name now: a run folder keeps its config.toml for years.
+_RENAMED = (("export", "judge", "type"), ("dpo", "dev_share", "held_out_share"))
 
 CurationMethod = Literal[
     "correct-answer",
     "majority-vote",
     "self-assessment",
     "meta-judge",
-    "margin-0",
+    "meta-judge-equal",
     "random-equal",
     "preference-reversal",
 ]
@@ -127,8 +129,10 @@ class TrainConfig(_Section):
 
     @model_validator(mode="after")
     def _check_checkpoints(self) -> Self:
-        if not self.checkpoints and (self.patience is not None or getattr(self, "dev_share", False)):
-            raise ValueError("patience and dev_share need checkpoints: what is measured on dev rows is a checkpoint")
+        if not self.checkpoints and (self.patience is not None or getattr(self, "held_out_share", False)):
+            raise ValueError(
+                "patience and held_out_share need checkpoints: what is measured on held-out rows is a checkpoint"
+            )
         return self
 
 
@@ -205,7 +209,7 @@ class DpoConfig(TrainConfig):
     beta: float = Field(0.1, gt=0)
     sft_weight: float = Field(0.0, ge=0)  # weight of an SFT term on the chosen side (RPO); the paper has none
     max_kl: float | None = Field(None, gt=0)  # nats a completion from J_t at which training stops (null: never)
-    dev_share: float = Field(0.0, ge=0, le=0.5)  # share of the inputs whose pairs are held out, to choose a checkpoint
+    held_out_share: float = Field(0.0, ge=0, le=0.5)  # of the inputs: their pairs choose the best checkpoint
 
 
 class RoundsConfig(_Section):
@@ -219,7 +223,7 @@ class RoundsConfig(_Section):
 class ExportConfig(_Section):
     snapshot: Literal["F32", "F16", "BF16"] = "F16"  # the file each J_t is sampled and evaluated with
     types: tuple[str, ...] = ("Q8_0", "Q4_K_M")
-    judge: str = "Q8_0"  # the type that becomes judge.gguf
+    type: str = "Q8_0"  # the one that becomes judge.gguf
     # Which judge becomes judge.gguf: sft, j1, …, or the best on the dev rows (the last where there are none).
     source: str = "best"
     flip_rows: int = Field(40, ge=0)  # rows on which the verdict flip rate is measured
@@ -262,8 +266,8 @@ class Config(_Section):
     def _check(self) -> Config:
         if not self.sample.inputs:
             raise ValueError("sample.inputs needs at least one number")
-        if self.export.judge not in (*self.export.types, self.export.snapshot):
-            raise ValueError(f"export.judge {self.export.judge!r} is not among export.types or export.snapshot")
+        if self.export.type not in (*self.export.types, self.export.snapshot):
+            raise ValueError(f"export.type {self.export.type!r} is not among export.types or export.snapshot")
         if not self.data.tasks:
             raise ValueError("data.pointwise and data.pairwise are both empty; name rows for one of them")
         return self
@@ -292,7 +296,11 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def validate(raw: dict[str, Any], *, file: str | Path | None = None) -> Config:
-    """Build a Config from a plain dict; SreError names the first wrong key."""
+    """Build a Config from a plain dict; SreError names the first wrong key. Names of older versions are understood."""
+    for section, old, new in _RENAMED:
+        part = raw.get(section)
+        if isinstance(part, dict) and old in part:
+            part.setdefault(new, part.pop(old))
     try:
         return Config.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:

@@ -13,8 +13,7 @@ from recipe.evaluation.evaluate import evaluate
 from recipe.judge.judge import Judge
 from recipe.pipeline.context import RunContext
 from recipe.storage import write_jsonl
-from recipe.training.curate import run_curate
-from recipe.training.pools import Assessments
+from recipe.training.curate import Assessments, run_curate
 from recipe.training.sample import count
 from recipe.verdict import format_verdict
 from tests.scripted import ScriptedGenerator

@@ -30,6 +30,12 @@ def test_the_defaults_are_the_papers_where_it_states_any():
     assert (config.merge.method, config.merge.pointwise_weight, config.iterations) == ("exact", 0.5, 2)
 
 
+def test_a_setting_of_an_older_version_has_its_present_name():
+    config = validate({"export": {"judge": "Q4_K_M"}, "dpo": {"dev_share": 0.25}})
+    assert (config.export.type, config.dpo.held_out_share) == ("Q4_K_M", 0.25)
+    assert validate({"export": {"judge": "Q4_K_M", "type": "F16"}}).export.type == "F16"
+
+
 def test_overrides_are_toml_or_plain_text():
     config = load("tiny", ["sample.n=3", 'data.pointwise="rows.jsonl"', "data.pairwise=pairs.jsonl", "seed=7"])
     assert (config.sample.n, config.data.pointwise, config.data.pairwise) == (3, "rows.jsonl", "pairs.jsonl")
@@ -91,7 +97,7 @@ def test_presets_of_the_papers_recipe_add_nothing_of_ours(name):
 
 
 def test_dev_rows_need_checkpoints_to_choose_from():
-    for section in ({"dpo": {"checkpoints": 0, "dev_share": 0.1}}, {"sft": {"checkpoints": 0, "patience": 2}}):
+    for section in ({"dpo": {"checkpoints": 0, "held_out_share": 0.1}}, {"sft": {"checkpoints": 0, "patience": 2}}):
         with pytest.raises(SreError, match="checkpoints"):
             validate(section)
 

@@ -142,7 +142,7 @@ def test_no_module_imports_itself_through_others() -> None:
         ("recipe.data.records", "from recipe.verdict import parse_verdict", "imports go down only"),
         ("recipe.data.records", "import numpy as np", "stdlib only"),
         ("recipe.inference.base", "import recipe.judge.judge", "imports go down only"),
-        ("recipe.pipeline.steps", "from recipe import cli", "imports go down only"),
+        ("recipe.pipeline.stage_order", "from recipe import cli", "imports go down only"),
         ("recipe.training.sft", "from recipe.training import merge", "stages never import each other"),
         ("recipe.training.sft", "from recipe.training.merge import merge", "stages never import each other"),
         ("recipe.training.sft", "from . import merge", "stages never import each other"),
@@ -170,8 +170,8 @@ def test_the_walker_finds_violations(module: str, line: str, fault: str) -> None
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("recipe.cli.machine", "from recipe import __version__\nfrom recipe.pipeline import steps"),
-        ("recipe.pipeline.steps", "from recipe.training import sft, dpo\nfrom recipe.evaluation import metrics"),
+        ("recipe.cli.machine", "from recipe import __version__\nfrom recipe.pipeline import stage_order"),
+        ("recipe.pipeline.stage_order", "from recipe.training import sft, dpo\nfrom recipe.evaluation import metrics"),
         ("recipe.training.sft", "import trl\nfrom recipe.training.trainer import run_trainer\nimport torch"),
         ("recipe.evaluation.evaluate", "from recipe.judge.judge import Judge"),
         ("recipe.inference.pytorch.unsloth", "import unsloth\nfrom .. import base\nfrom ..base import Generator"),

@@ -38,7 +38,7 @@ def evaluate(target: str, name: str | None, model: str | None, forgery: bool, **
     opt.refuse(unfit, "needs --model: the judges of a run are measured by its own settings")
     from recipe.evaluation.tables import results_grids, show
     from recipe.pipeline.finished_runs import forgery_of
-    from recipe.pipeline.steps import run_stage
+    from recipe.pipeline.stage_order import run_stage
     from recipe.storage import read_json
 
     run, judge = Path(target), str(name)

@@ -88,14 +88,14 @@ def quickstart(run_dir: Path | None, overrides: tuple[str, ...]) -> None:
     """Train SmolLM2-135M into a judge on this machine's CPU: all stages, a table, one judged example."""
     folder = _run_and_show("cpu-smollm2-135m", overrides, run_dir)
     from recipe.evaluation.tables import judged_example
-    from recipe.pipeline.steps import judge_one
+    from recipe.pipeline.stage_order import judge_one
 
     opt.console().print(judged_example(*judge_one(folder)))
 
 
 def _run_and_show(source: str, overrides: tuple[str, ...], run_dir: Path | None, until: str | None = None) -> Path:
     from recipe.config import load
-    from recipe.pipeline.steps import run_pipeline
+    from recipe.pipeline.stage_order import run_pipeline
 
     config = load(source, overrides)
     folder = run_dir or Path("runs") / config.name
@@ -133,7 +133,7 @@ def stage(name: str, run: Path, overrides: tuple[str, ...], again: bool) -> None
     must be done. With --set the stage runs again with other settings, which the folder keeps; the stages after it then
     have to be made again.
     """
-    from recipe.pipeline.steps import run_stage
+    from recipe.pipeline.stage_order import run_stage
 
     facts = run_stage(run, name, overrides, again=again)
     hidden = ("settings", "inputs", "versions", "figures", "made")

@@ -22,7 +22,7 @@ from recipe.doctor.random_model import shape_named, write_long_rows, write_pairs
 from recipe.errors import SreError, install
 from recipe.gguf.shape import Shape
 from recipe.pipeline.context import RunContext
-from recipe.pipeline.steps import steps
+from recipe.pipeline.stage_order import steps
 from recipe.planning.costs import RUNTIME_GPU
 from recipe.planning.machines import GIB, Machine, card_named, this_cpu
 from recipe.planning.plan import make_plan

@@ -15,6 +15,7 @@ from recipe.judge.judge import Judge
 from recipe.judge.options import JudgeOptions
 from recipe.progress import bar
 from recipe.storage import read_jsonl, write_json, write_jsonl
+from recipe.training.right_and_wrong import pools_of
 from recipe.verdict import format_verdict
 
 LABEL_ONLY = "label-only"
@@ -80,7 +81,7 @@ def read_judgements(run: Path, judge: str) -> list[Judgement]:
 def first_samples(run: Path, judge: str) -> list[Judgement]:
     """The first of the samples that a judge was measured with, as written, in the examples' order."""
     samples = read_jsonl(run / "evaluation" / judge / "samples.jsonl", Judgement.from_json)
-    return as_written([pool[0] for pool in _by_example(samples).values()])
+    return as_written([pool[0] for pool in pools_of(samples).values()])
 
 
 def headline(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def headline(result: Mapping[str, Any]) -> dict[str, Any]:
 def self_consistency(judgements: Iterable[Judgement]) -> list[Judgement]:
     """One judgement an example: the majority of its samples (`aggregate.consensus`), with their mean distribution."""
     found = []
-    for samples in _by_example(judgements).values():
+    for samples in pools_of(judgements).values():
         agreed = consensus(samples)
         chosen = agreed.judgement or samples[0]
         shares = {label: math.log(share) for label, share in agreed.label_probabilities.items() if share > 0}
@@ -116,7 +117,7 @@ def best_of_n(examples: Sequence[Example], judgements: Iterable[Judgement], n: i
     Of several right samples, the one that gives the true label the highest probability (ours; the paper doesn't say
     which), then the first. A sample counts only if the model itself ended it (finish "stop") and wrote a rationale.
     """
-    pools = _by_example(judgements)
+    pools = pools_of(judgements)
     rows = []
     for example in examples:
         pool = pools.get(example.id, [])[:n] if example.label is not None else []
@@ -136,11 +137,3 @@ def _label_draws(judgement: Judgement, n: int, seed: int) -> list[Judgement]:
         replace(judgement, id=f"{stem}:{k}", label=label, text=format_verdict("", label))
         for k, label in enumerate(labels)
     ]
-
-
-def _by_example(judgements: Iterable[Judgement]) -> dict[str, list[Judgement]]:
-    """Each example's samples by their number, the end of a judgement's id; examples in order of first appearance."""
-    pools: dict[str, list[Judgement]] = {}
-    for judgement in judgements:
-        pools.setdefault(judgement.example_id, []).append(judgement)
-    return {key: sorted(pool, key=lambda one: one.sample) for key, pool in pools.items()}

@@ -21,7 +21,7 @@ from recipe.data.values import conversation_id, to_conversation, to_text
 from recipe.errors import SreError, printable
 from recipe.gguf.header import read_metadata
 from recipe.inference.base import Closing, Completion, Generator, Request, to_judgement
-from recipe.inference.readout import Readout, read_readouts, write_readouts
+from recipe.inference.calibration import Calibration, read_calibrations, write_calibrations
 from recipe.judge.aggregate import Answer, BothOrders, Consensus, combined, judgements_of
 from recipe.judge.options import JudgeOptions
 from recipe.judge.rubrics import AnyRubric, read_rubric
@@ -51,7 +51,7 @@ class Judge(Closing):
         *,
         name: str | None = None,
         path: Path | None = None,
-        readouts: Mapping[str, Readout] | None = None,
+        calibrations: Mapping[str, Calibration] | None = None,
     ) -> None:
         """Make a judge of any generator.
 
@@ -60,13 +60,13 @@ class Judge(Closing):
             prompts: the package's own where left out.
             name: the origin of the judgements. [default: the generator's name]
             path: the model's file, if any.
-            readouts: task -> the readout of its label log-probabilities.
+            calibrations: task -> the calibration of its label log-probabilities.
         """
         self.generator = generator
         self.prompts = prompts or Prompts()
         self.name = name or generator.name
         self.path = path
-        self.readouts = dict(readouts or {})
+        self.calibrations = dict(calibrations or {})
         self.errors: dict[str, str] = {}
         self._closed = False
         self._lock = threading.RLock()
@@ -92,8 +92,8 @@ class Judge(Closing):
             parallel: judgements decoded at once.
             memory: the most that the KV cache may take, in bytes or as "2GB". [default: what the rest needs]
             gpu_layers: how many layers go to the GPU, -1 for all. [default: all where llama.cpp has one, else none]
-            calibrated: take label probabilities, and expected scores with them, by the readout that export fitted on
-                held-out rows (`sre.readout`), where the file has one. Labels stay as they are.
+            calibrated: correct label probabilities, and expected scores with them, by the calibration that export
+                fitted on held-out rows (`sre.label_calibration`), where the file has one. Labels stay as they are.
 
         Raises:
             SreError: the file or llama-cpp-python is missing, the file is damaged, `memory` is no size, or there is no
@@ -109,19 +109,19 @@ class Judge(Closing):
             raise SreError("no such model file; expected a .gguf file or a run folder", file=path)
         limit = None if memory is None else to_bytes(memory)
         metadata = read_metadata(path)
-        readouts = read_readouts(metadata) if calibrated else {}
+        calibrations = read_calibrations(metadata) if calibrated else {}
         from recipe.inference.llamacpp.generator import LlamaCppGenerator
 
         generator = LlamaCppGenerator(
             path, threads=threads, context=context, parallel=parallel, memory=limit, gpu_layers=gpu_layers
         )
-        return cls(generator, Prompts(prompts_in(metadata), path), name=name, path=path, readouts=readouts)
+        return cls(generator, Prompts(prompts_in(metadata), path), name=name, path=path, calibrations=calibrations)
 
     @property
     def identity(self) -> dict[str, str]:
-        """What tells this judge from another: its file's SHA-256 or its generator's name, its readouts and prompts."""
+        """What tells this judge from another: its file's SHA-256 or its generator's name, calibrations and prompts."""
         name = hash_file(self.path) if self.path else self.generator.name
-        model = f"{name} with {write_readouts(self.readouts)}" if self.readouts else name
+        model = f"{name} with {write_calibrations(self.calibrations)}" if self.calibrations else name
         return {"model": model, "prompts": self.prompts.digest}
 
     # --- one example ---
@@ -225,10 +225,10 @@ class Judge(Closing):
 
     def judgement(self, example: Example, completion: Completion, options: JudgeOptions = DEFAULT) -> Judgement:
         """What the generator's answer to `request(example, options)` says."""
-        readout = self.readouts.get(example.task)
+        calibration = self.calibrations.get(example.task)
         # It was fitted on labels that follow a rationale.
-        if readout and completion.label_logprobs and not options.label_only:
-            completion = replace(completion, label_logprobs=readout.apply(completion.label_logprobs))
+        if calibration and completion.label_logprobs and not options.label_only:
+            completion = replace(completion, label_logprobs=calibration.apply(completion.label_logprobs))
         # A constrained judgement always has its label, also where the model wrote no rationale before it.
         need_rationale = not (options.constrain or options.label_only)
         return to_judgement(example, completion, self.name, need_rationale=need_rationale)

@@ -1,4 +1,4 @@
-"""One run: its settings, folder, rows and judges. It knows no order of stages (steps.py).
+"""One run: its settings, folder, rows and judges. It knows no order of stages (stage_order.py).
 
 A judge is named "seed", "sft" (J_SFT), or "j1", "j2", … after the round that made it.
 """

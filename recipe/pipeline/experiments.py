@@ -18,7 +18,7 @@ from recipe.errors import NothingToTrainError, SreError
 from recipe.evaluation.evaluate import FORCED
 from recipe.pipeline.context import RunContext, judges_of
 from recipe.pipeline.results import comparisons, costs
-from recipe.pipeline.steps import run_judge
+from recipe.pipeline.stage_order import run_judge
 from recipe.storage import atomic, read_json, write_json
 from recipe.system import read_table
 
@@ -57,7 +57,7 @@ VARIANTS = {name: Variant(name, **row) for name, row in _ROWS.items()}
 
 # Settings that change no measurement of the judges that were made.
 IMMATERIAL: dict[str, Any] = {"name": True, "threads": True, "iterations": True, "rounds": True, "report_to": True}
-IMMATERIAL["export"] = {"types", "judge", "source", "flip_rows"}
+IMMATERIAL["export"] = {"types", "type", "source", "flip_rows"}
 
 
 @dataclass(frozen=True)

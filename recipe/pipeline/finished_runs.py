@@ -7,7 +7,7 @@ from recipe.data.records import SWAPPED
 from recipe.errors import SreError
 from recipe.evaluation.evaluate import read_judgements
 from recipe.pipeline.results import figures_of, last_judge, measured_rows, rounds, write_results
-from recipe.pipeline.steps import open_run, steps
+from recipe.pipeline.stage_order import open_run, steps
 from recipe.storage import read_markers
 
 

@@ -45,7 +45,7 @@ def collect(folder: Path, repo: str) -> Bundle:
         judge = str((read_json(results) if results.is_file() else {}).get("judge") or judges_of(config)[-1])
     model, adapter = run.model.path, run.made(run.stage_of(judge), "adapter").path
     # judge.gguf is one of the exported types under another name.
-    others = set(config.export.types) - {config.export.judge, config.export.snapshot}
+    others = set(config.export.types) - {config.export.type, config.export.snapshot}
     files: dict[str, Path | str] = {
         "judge.gguf": folder / "judge.gguf",
         **{f"judge-{name}.gguf": gguf / f"judge-{name}.gguf" for name in others},

@@ -15,7 +15,7 @@ from recipe.evaluation.evaluate import FORCED, read_judgements
 from recipe.evaluation.tables import NOT_RUN, Grid, judge_name, markdown_table
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.results import figures_of, last_judge, measured_rows, results_of
-from recipe.pipeline.steps import open_run, steps
+from recipe.pipeline.stage_order import open_run, steps
 from recipe.storage import atomic, intact, read_markers
 
 Stages = Mapping[str, Mapping[str, Any]]  # stage -> its marker; {} where it was not begun

@@ -174,7 +174,7 @@ def _stages(costs: Costs, host: Costs) -> Iterator[StagePlan]:
     if config.data.takes("test"):
         for judge in ("seed", "sft", *(f"j{t}" for t in range(1, config.iterations + 1))):
             yield _judging(costs, f"evaluation/{judge}", test, 1, most, "rows")
-    if config.data.takes("dev") and not config.iterations:  # the rows that the readout is fitted on
+    if config.data.takes("dev") and not config.iterations:  # the rows that the calibration is fitted on
         yield _judging(costs, "dev/sft", dev, 1, most, "rows")
     words = f"{len(config.export.types)} types, {config.export.flip_rows} rows judged by each"
     yield StagePlan("gguf", costs.llama_cpp_memory(most), host.exporting(), words, host=costs.machine.cuda)

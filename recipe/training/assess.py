@@ -13,10 +13,10 @@ from recipe.inference.base import Completion, Generator, Request, Sampling, to_j
 from recipe.progress import bar
 from recipe.prompts import Prompts
 from recipe.storage import hash_object, write_jsonl
-from recipe.training.pools import distinct_texts, pools_of, right_and_wrong
+from recipe.training.right_and_wrong import distinct_texts, pools_of, right_and_wrong
 from recipe.verdict import parse_pick, parse_rating
 
-ASSESSED_METHODS = ("self-assessment", "meta-judge", "margin-0", "preference-reversal")
+ASSESSED_METHODS = ("self-assessment", "meta-judge", "meta-judge-equal", "preference-reversal")
 MAX_ITEMS = 10  # rationales in a list to pick from: of ten there are 90 ordered picks
 _RATING_TOKENS = 192
 

@@ -6,7 +6,7 @@ label. A judgement whose label is the row's gives its rationale to SFT; why the 
 
 import re
 import zlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from recipe.inference.base import Generator, Request
 from recipe.prompts import Prompts, neutralise
 from recipe.storage import read_jsonl, write_jsonl
 from recipe.system import process, wait_for
+from recipe.training.right_and_wrong import pools_of
 from recipe.training.sample import run_sample
 from recipe.verdict import MARKER
 
@@ -108,11 +109,9 @@ def _explained(row: Example, judgement: Judgement) -> Example:
 
 def with_rationales(examples: Sequence[Example], judgements: Sequence[Judgement]) -> Iterator[Example]:
     """The examples that have a rationale, and the others once for each judgement of them: with its rationale."""
-    found: dict[str, list[Judgement]] = defaultdict(list)
-    for judgement in judgements:
-        found[judgement.example_id].append(judgement)
+    found = pools_of(judgements)
     for example in examples:
         swapped = example.id.endswith(SWAPPED) and example.id not in found
         row = exchanged(example) if swapped else example
-        made = [_explained(row, judgement) for judgement in found[row.id]]
+        made = [_explained(row, judgement) for judgement in found.get(row.id, ())]
         yield from [example] if example.rationale.strip() else map(exchanged, made) if swapped else made

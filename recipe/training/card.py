@@ -57,10 +57,10 @@ def public_name(source: str) -> str:
     return path.resolve().name if path.is_absolute() or path.exists() else source
 
 
-def model_card(card: Card, files: Sequence[Sequence[str]], readout: Mapping[str, Mapping[str, Any]]) -> str:
+def model_card(card: Card, files: Sequence[Sequence[str]], calibration: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown with a YAML header.
 
-    `files` is a head and rows: each file's type, size and flip rate. `readout` has the facts of each task's fit.
+    `files` is a head and rows: each file's type, size and flip rate. `calibration` has the facts of each task's fit.
     """
     template = Path(__file__).with_name("model_card.md.jinja").read_text(encoding="utf-8")
     environment = Environment(trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
@@ -72,7 +72,7 @@ def model_card(card: Card, files: Sequence[Sequence[str]], readout: Mapping[str,
         "hub_data": [name for name in sources if HUB_NAME.fullmatch(name) and not user_path(name).exists()],
         "figures": {name: _cell(value) for name, value in card.figures.items()},
         "files": files,
-        "readout": {task: facts for task, facts in readout.items() if "kind" in facts},
+        "calibration": {task: facts for task, facts in calibration.items() if "kind" in facts},
     }
     return environment.from_string(template).render({**vars(card), **shown})
 

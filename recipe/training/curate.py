@@ -7,14 +7,40 @@ yields no pair is listed with the reason.
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from recipe.config import CurateConfig
 from recipe.data.records import Judgement, Preference
-from recipe.storage import write_jsonl
+from recipe.storage import read_jsonl, write_jsonl
 from recipe.training.balance import Pair, select
-from recipe.training.pools import Assessments, distinct_texts, pools_of, right_and_wrong
+from recipe.training.right_and_wrong import distinct_texts, pools_of, right_and_wrong
+
+
+@dataclass(frozen=True)
+class Assessments:
+    """What a model said about judgements (assess.py), for the curation methods that need it.
+
+    ratings: from 1 to 5, by judgement id. picks: the ids of the best and the worst rationale by (example id, "right" or
+    "wrong"), None where the model disagreed with itself. reversals: poor judgements by example id.
+    """
+
+    ratings: Mapping[str, int] = field(default_factory=dict)
+    picks: Mapping[tuple[str, str], tuple[str, str] | None] = field(default_factory=dict)
+    reversals: Mapping[str, Sequence[Judgement]] = field(default_factory=dict)
+
+
+def read_assessments(path: Path) -> Assessments:
+    """What assess.py wrote; nothing where there is no file."""
+    rows = read_jsonl(path) if path.exists() else []
+    reversals = [Judgement.from_json(row["reversal"]) for row in rows if "reversal" in row]
+    return Assessments(
+        {row["judgement_id"]: row["rating"] for row in rows if row.get("rating") is not None},
+        {(row["example_id"], row["side"]): row["pick"] and tuple(row["pick"]) for row in rows if "side" in row},
+        pools_of(reversals),
+    )
+
 
 Found = tuple[list[Pair], str]  # (the pairs of an input, why there are none)
 
@@ -55,7 +81,7 @@ def _allowed(pool: list[Judgement], settings: CurateConfig, assessments: Assessm
     if method == "random-equal":
         first, second = rng.sample(right, 2)
         return [(first, second)], ""
-    picked = _picked(right, "right", assessments)  # margin-0
+    picked = _picked(right, "right", assessments)  # meta-judge-equal
     return ([picked] if picked else []), "the meta-judge disagreed with itself"
 
 

@@ -27,7 +27,7 @@ def run_dpo(
 ) -> dict[str, Any]:
     """Train J_t's adapter, or a new one for DPO without SFT, on preference pairs; returns facts for the marker."""
     setup, settings = training.setup, training.settings
-    pairs, dev = hold_out(preferences, settings.dev_share, setup.seed)
+    pairs, dev = hold_out(preferences, settings.held_out_share, setup.seed)
     training.put(to_rows(training, examples, pairs), to_rows(training, examples, dev))
     rows, dev_rows = training.rows, training.dev_rows
     if rows is None:

@@ -16,9 +16,9 @@ from recipe.config import ExportConfig
 from recipe.data.records import TASKS, Example, Judgement, Message
 from recipe.gguf.header import add_metadata, read_header
 from recipe.inference.base import Request, Sampling, completions_by_request, to_judgement
+from recipe.inference.calibration import Calibration, fit_calibration, write_calibrations
 from recipe.inference.chat_template import ChatTemplate
 from recipe.inference.llamacpp.quantization import quantize
-from recipe.inference.readout import Readout, fit_readout, write_readouts
 from recipe.progress import bar
 from recipe.prompts import Prompts
 from recipe.storage import atomic, replacing
@@ -65,10 +65,10 @@ def run_export(
 ) -> dict[str, Any]:
     """Quantise a judge's snapshot, measure how often the label flips, write judge.gguf, model card and Modelfiles.
 
-    The flip rate is the share of `rows` whose label differs from the snapshot's. The readout of label probabilities is
-    fitted on `held_out` alone: greedy judgements of rows that the judge was not trained on, and their prompt ids.
-    `trained` opens a generator for a judge that was trained and measured on a base in NF4. The snapshot adds the
-    adapter to the base in 16 bit, so the labels of the two may differ too.
+    The flip rate is the share of `rows` whose label differs from the snapshot's. The calibration is fitted on
+    `held_out` alone: greedy judgements of rows that the judge was not trained on, and their prompt ids. `trained`
+    opens a generator for a judge that was trained and measured on a base in NF4. The snapshot adds the adapter to the
+    base in 16 bit, so the labels of the two may differ too.
     """
     files: dict[str, Path] = {settings.snapshot: snapshot}
     with bar("quantising", len(settings.types), "files") as advance:
@@ -86,9 +86,9 @@ def run_export(
             advance(1, name)
     parent = labels.pop(settings.snapshot)
     flips = {name: sum(map(ne, parent, found)) / len(rows) if rows else None for name, found in labels.items()}
-    readouts, fits = fit_readouts(held_out)
+    calibrations, fits = fit_calibrations(held_out)
     with replacing(judge) as temporary:
-        add_metadata(files[settings.judge], temporary, write_readouts(readouts))
+        add_metadata(files[settings.type], temporary, write_calibrations(calibrations))
     sizes = {name: path.stat().st_size for name, path in files.items()}
     grid = [["type", "size", f"verdicts that differ from {settings.snapshot} ({len(rows)} rows)"]]
     for name in opens:
@@ -101,22 +101,22 @@ def run_export(
     for name, text in texts.items():
         with atomic(folder / name) as file:
             file.write(text)
-    return {"flip_rate": flips, "flip_rows": len(rows), "bytes": sizes, "judge": settings.judge, "readout": fits}
+    return {"flip_rate": flips, "flip_rows": len(rows), "bytes": sizes, "type": settings.type, "calibration": fits}
 
 
-def fit_readouts(held_out: Sequence[tuple[Judgement, str]]) -> tuple[dict[str, Readout], dict[str, Any]]:
-    """Readouts by task, and the facts of their fits by task. A task with too few rows has facts alone.
+def fit_calibrations(held_out: Sequence[tuple[Judgement, str]]) -> tuple[dict[str, Calibration], dict[str, Any]]:
+    """Calibrations by task, and the facts of their fits by task. A task with too few rows has facts alone.
 
-    Labels without a rationale don't count: readouts are for labels that follow one.
+    Labels without a rationale don't count: calibrations are for labels that follow one.
     """
-    readouts: dict[str, Readout] = {}
+    calibrations: dict[str, Calibration] = {}
     facts: dict[str, Any] = {}
     for task in TASKS:
         rows = [(j, prompt) for j, prompt in held_out if j.task == task and j.rationale]
         if rows:
-            readout, facts[task] = fit_readout([j for j, _ in rows], [prompt for _, prompt in rows])
-            readouts |= {task: readout} if readout else {}
-    return readouts, facts
+            calibration, facts[task] = fit_calibration([j for j, _ in rows], [prompt for _, prompt in rows])
+            calibrations |= {task: calibration} if calibration else {}
+    return calibrations, facts
 
 
 def _labels(

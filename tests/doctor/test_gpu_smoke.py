@@ -14,7 +14,7 @@ import pytest
 from recipe.doctor.gpu_smoke import markdown, smoke
 from recipe.doctor.random_model import shape_named, write_random_model
 from recipe.errors import SreError
-from recipe.pipeline import stages
+from recipe.pipeline import stage_inputs
 from recipe.planning.shapes import shape_of
 from tools.gpu_report import report
 
@@ -114,7 +114,7 @@ def test_a_stage_that_fails_is_reported_with_its_trace_and_is_the_last(monkeypat
     def broken(_: object) -> dict[str, object]:
         raise RuntimeError("CUDA error: an illegal | address")
 
-    monkeypatch.setattr(stages, "seed", broken)
+    monkeypatch.setattr(stage_inputs, "seed", broken)
     found = smoke("anything", cpu=True)
     text = markdown(found)
     assert not found["passed"]

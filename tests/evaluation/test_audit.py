@@ -13,7 +13,7 @@ from recipe.evaluation.audit import _both_orders, audit, degenerate, figures_by_
 from recipe.evaluation.tables import results_markdown
 from recipe.evaluation.trivial import CRITERION, FITTED, LONGER, TIE, RowVerdict
 from recipe.pipeline.results import write_results
-from recipe.pipeline.steps import open_run
+from recipe.pipeline.stage_order import open_run
 
 DRAW = random.Random(3)
 

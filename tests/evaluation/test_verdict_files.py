@@ -14,7 +14,7 @@ from recipe.data.examples import read_examples
 from recipe.errors import SreError
 from recipe.evaluation.verdict_files import audit_files, read_verdicts
 from recipe.pipeline.results import figures_of
-from recipe.pipeline.steps import open_run
+from recipe.pipeline.stage_order import open_run
 
 REAL = Path(__file__).parents[2] / "data" / "results" / "real-judgments"
 

@@ -18,7 +18,7 @@ import pytest
 from recipe.data.records import Example, Judgement, Message, Rubric
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling, to_judgement
-from recipe.inference.readout import Readout
+from recipe.inference.calibration import Calibration
 from recipe.judge import BothOrders, Judge
 from recipe.judge.judge import prompts_in, to_bytes
 from recipe.judge.options import JudgeOptions
@@ -509,13 +509,13 @@ def test_importing_the_judge_loads_no_model_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
-HALVED = Readout((1, 2, 3, 4, 5), tuple(tuple((i == k) / 4 for k in range(5)) for i in range(5)), (0.0,) * 5)
+HALVED = Calibration((1, 2, 3, 4, 5), tuple(tuple((i == k) / 4 for k in range(5)) for i in range(5)), (0.0,) * 5)
 
 
-def test_a_readout_changes_probabilities_and_scores_but_no_label() -> None:
+def test_a_calibration_changes_probabilities_and_scores_but_no_label() -> None:
     answer = {"text": "Both. [RESULT] 5", "label_logprobs": {k: -8.0 + k for k in range(1, 6)}}
     plain = Judge(Fake(lambda request, sample: answer))
-    read = Judge(Fake(lambda request, sample: answer), readouts={"pointwise": HALVED})
+    read = Judge(Fake(lambda request, sample: answer), calibrations={"pointwise": HALVED})
     before, after = (judge.score("Name two.", "A pear.", RUBRIC) for judge in (plain, read))
     assert before.label == after.label == 5
     ratio = before.label_probabilities[5] / before.label_probabilities[4]
@@ -526,15 +526,15 @@ def test_a_readout_changes_probabilities_and_scores_but_no_label() -> None:
     assert alone.label_probabilities == before.label_probabilities
 
 
-def test_the_orders_of_a_pair_are_averaged_after_the_readout() -> None:
-    """The judge always adds two nats to the first place; the readout takes them off, and the pair is no tie."""
-    readout = Readout((1, 2), ((1.0, 0.0), (0.0, 1.0)), (0.0, 2.0))
+def test_the_orders_of_a_pair_are_averaged_after_the_calibration() -> None:
+    """The judge always adds two nats to the first place; the calibration takes them off, and the pair is no tie."""
+    calibration = Calibration((1, 2), ((1.0, 0.0), (0.0, 1.0)), (0.0, 2.0))
 
     def answer(request: Request, sample: int) -> dict[str, Any]:
         better = 2.5 if request.id.endswith(":swapped") else 1.0  # what the first place is ahead by
         return {"text": "So. [RESULT] 1", "label_logprobs": {1: 0.0, 2: -better}}
 
-    judge = Judge(Fake(answer), readouts={"pairwise": readout})
+    judge = Judge(Fake(answer), calibrations={"pairwise": calibration})
     found = judge.compare_both_orders("Name two.", "A pear.", "A plum.", RUBRIC)
     first, swapped = (1 / (1 + math.exp(-logit)) for logit in (1.0, -0.5))
     assert found.preference == pytest.approx((first + 1 - swapped) / 2)

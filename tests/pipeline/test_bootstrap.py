@@ -10,9 +10,9 @@ import pytest
 
 from recipe.config import load
 from recipe.errors import SreError
-from recipe.pipeline import preflight, work
+from recipe.pipeline import preflight, stage_work
 from recipe.pipeline.context import RunContext
-from recipe.pipeline.steps import run_pipeline, run_stage, steps
+from recipe.pipeline.stage_order import run_pipeline, run_stage, steps
 from recipe.planning.machines import reference
 from recipe.planning.plan import make_plan
 from recipe.storage import read_jsonl
@@ -160,7 +160,7 @@ def test_where_no_rationale_is_kept_sft_says_what_to_change(tiny_model: Path, tm
 
     given = {"loading": None, "model": None, "prompts": None, "seed": 0}
     with pytest.raises(SreError, match=r"raise bootstrap\.n, or name a better bootstrap\.teacher"):
-        work.bootstrapped_sft(tmp_path, examples=[], rationales=[Nothing], **given)
+        stage_work.bootstrapped_sft(tmp_path, examples=[], rationales=[Nothing], **given)
 
 
 def test_the_plan_has_the_stages_of_the_run(tiny_model: Path, data: Path, tmp_path: Path) -> None:

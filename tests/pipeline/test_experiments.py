@@ -17,7 +17,7 @@ from recipe.storage import read_json, read_jsonl
 SLOW = {"j3", "j4", "margin-2", "majority-vote", "temperature-1.3", "mixed-data-sre"}
 ROWS = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in VARIANTS]
 # So small a model picks by place and rates nothing: what is asked of it may yield no pair at all.
-ASKS_THE_MODEL = {"margin-0", "meta-judge", "self-assessment"}
+ASKS_THE_MODEL = {"meta-judge-equal", "meta-judge", "self-assessment"}
 ROUNDS = ("iterations=1", "sample.inputs=[12, 6]")
 
 
@@ -126,11 +126,11 @@ def test_self_consistency_is_the_majority_of_the_samples_and_one_sample_the_firs
 def test_a_row_without_a_pair_is_a_finding_and_the_others_run(sources, tmp_path):
     # A seed model that is never right: its samples end before they have begun.
     short = (*sources, "sample.max_tokens=8", "sft.epochs=0.5", "curate.margin=4", "sample.inputs=[2]", "sample.n=2")
-    results = run_rows(("margin-0", "sft"), (0,), tmp_path, short)
-    assert "no preference pair" in results["problems"]["margin-0, seed 0"]
-    assert results["models"]["margin-0"] is None
+    results = run_rows(("meta-judge-equal", "sft"), (0,), tmp_path, short)
+    assert "no preference pair" in results["problems"]["meta-judge-equal, seed 0"]
+    assert results["models"]["meta-judge-equal"] is None
     assert results["models"]["sft"] is not None
-    assert "Not run, margin-0, seed 0: no preference pair" in (tmp_path / "results.md").read_text()
+    assert "Not run, meta-judge-equal, seed 0: no preference pair" in (tmp_path / "results.md").read_text()
 
 
 def test_seeds_are_pooled_the_seed_model_is_measured_once_and_the_rest_was_not_run(sources, tmp_path):

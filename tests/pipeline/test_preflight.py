@@ -14,7 +14,7 @@ from recipe.config import load
 from recipe.errors import SreError
 from recipe.inference.pytorch import engines
 from recipe.pipeline.preflight import check_model
-from recipe.pipeline.steps import run_pipeline
+from recipe.pipeline.stage_order import run_pipeline
 
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 

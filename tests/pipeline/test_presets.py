@@ -14,7 +14,7 @@ import pytest
 from recipe.config import Config, load, presets
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.preflight import preflight
-from recipe.pipeline.steps import run_pipeline
+from recipe.pipeline.stage_order import run_pipeline
 from recipe.planning.machines import reference
 from recipe.planning.plan import make_plan
 from recipe.storage import read_json

@@ -20,7 +20,7 @@ from recipe.pipeline.publish import collect, upload
 
 def make_run(folder: Path, *overrides: str) -> Path:
     """The files of a finished run with Q8_0 (judge.gguf) and Q4_K_M."""
-    config = load("cpu-smollm2-135m", ("export.judge=Q8_0", "start=merged", *overrides))
+    config = load("cpu-smollm2-135m", ("export.type=Q8_0", "start=merged", *overrides))
     contents = {
         "config.toml": dump(config),
         "results.json": json.dumps({"models": {}, "differences": {}, "stages": {}, "judge": None}),

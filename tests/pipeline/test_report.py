@@ -15,7 +15,7 @@ from recipe.evaluation import tables
 from recipe.evaluation.tables import markdown_table
 from recipe.pipeline.report import report
 from recipe.pipeline.results import write_results
-from recipe.pipeline.steps import open_run
+from recipe.pipeline.stage_order import open_run
 
 from ..run_folders import HOSTILE, write_run
 

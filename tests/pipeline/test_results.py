@@ -5,7 +5,7 @@ import shutil
 
 from recipe.evaluation.evaluate import read_judgements
 from recipe.pipeline.results import figures_of, last_judge, measured_rows, results_of
-from recipe.pipeline.steps import open_run
+from recipe.pipeline.stage_order import open_run
 
 from ..run_folders import write_run
 

@@ -11,7 +11,7 @@ from recipe.errors import SreError
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.finished_runs import read_status
 from recipe.pipeline.results import rounds
-from recipe.pipeline.steps import run_judge, steps
+from recipe.pipeline.stage_order import run_judge, steps
 from recipe.storage import write_json
 
 

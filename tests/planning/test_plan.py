@@ -17,7 +17,7 @@ from recipe.cli.main import main
 from recipe.config import load, presets
 from recipe.errors import SreError
 from recipe.pipeline.context import RunContext
-from recipe.pipeline.steps import steps
+from recipe.pipeline.stage_order import steps
 from recipe.planning.machines import CARDS, GIB, reference, this_cpu
 from recipe.planning.plan import Plan, StagePlan, make_plan
 from recipe.planning.shapes import KNOWN, shape_of

@@ -4,7 +4,7 @@ from recipe.config import CurateConfig, SampleConfig
 from recipe.data.records import Example, Judgement, Message, Rubric
 from recipe.prompts import Prompts
 from recipe.training.assess import run_assess
-from recipe.training.pools import Assessments, read_assessments
+from recipe.training.curate import Assessments, read_assessments
 from tests.scripted import ScriptedGenerator
 
 EXAMPLE = Example("a", "pointwise", (Message("user", "ask"),), ("answer",), Rubric("Is it good?"), 3)
@@ -53,7 +53,7 @@ def best_is(*order):
 
 
 def test_a_pick_that_holds_in_both_orders_counts(tmp_path):
-    facts, _, picks, _ = assess(tmp_path, "margin-0", best_is("reason 2", "reason 0", "reason 1"))
+    facts, _, picks, _ = assess(tmp_path, "meta-judge-equal", best_is("reason 2", "reason 0", "reason 1"))
     assert picks == {("a", "right"): ("a:sft:2", "a:sft:1")}
     assert facts["disagreed"] == 0
 
@@ -65,7 +65,7 @@ def test_the_meta_judge_with_margin_picks_on_both_sides(tmp_path):
 
 
 def test_a_judge_that_goes_by_position_disagrees_with_itself(tmp_path):
-    facts, _, picks, _ = assess(tmp_path, "margin-0", lambda request: ['["ITEM1", "ITEM2"]'])
+    facts, _, picks, _ = assess(tmp_path, "meta-judge-equal", lambda request: ['["ITEM1", "ITEM2"]'])
     assert picks == {("a", "right"): None}
     assert facts["disagreed"] == 1
 

@@ -16,9 +16,9 @@ FILES = [["type", "size"], ["Q8_0", "145 MB"]]
 
 
 def card(base: Base = BASE, **changes: Any) -> str:
-    readout = changes.pop("readout", {})
+    calibration = changes.pop("calibration", {})
     told = {"name": "mine", "data": DATA, "merge": "exact", "rounds": 2, "figures": {"Pearson": None}, **changes}
-    return model_card(Card(base=base, **told), FILES, readout)
+    return model_card(Card(base=base, **told), FILES, calibration)
 
 
 def header(text: str) -> dict[str, Any]:
@@ -87,11 +87,11 @@ def test_what_was_measured_stands_with_its_interval_and_what_is_undefined_says_s
     assert "| rows | 48 |" in text
 
 
-def test_a_readout_is_claimed_only_where_one_was_fitted() -> None:
+def test_a_calibration_is_claimed_only_where_one_was_fitted() -> None:
     fitted = {"rows": 120, "kind": "regression", "log_loss": {"before": 2.0, "temperature": 1.6, "regression": 1.5}}
-    assert "--uncalibrated" in card(readout={"pointwise": fitted})
+    assert "--uncalibrated" in card(calibration={"pointwise": fitted})
     for nothing in ({}, {"pointwise": {"rows": 3}}):
-        assert "--uncalibrated" not in card(readout=nothing)
+        assert "--uncalibrated" not in card(calibration=nothing)
 
 
 def test_a_base_in_four_bit_is_said() -> None:

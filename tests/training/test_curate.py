@@ -10,15 +10,14 @@ from hypothesis import strategies as st
 from recipe.config import CurateConfig
 from recipe.data.records import Judgement
 from recipe.storage import read_jsonl
-from recipe.training.curate import curate, run_curate
-from recipe.training.pools import Assessments
+from recipe.training.curate import Assessments, curate, run_curate
 
 METHODS = [
     "correct-answer",
     "majority-vote",
     "self-assessment",
     "meta-judge",
-    "margin-0",
+    "meta-judge-equal",
     "random-equal",
     "preference-reversal",
 ]
@@ -170,10 +169,10 @@ def test_meta_judge_with_margin_takes_the_best_right_and_the_worst_wrong():
     assert [(p.chosen.id, p.rejected.id) for p in preferences] == [(rows[1].id, rows[3].id)]
 
 
-def test_margin_0_pairs_two_right_judgements_and_drops_disagreement():
+def test_meta_judge_equal_pairs_two_right_judgements_and_drops_disagreement():
     rows = [judgement("a", 0, 3), judgement("a", 1, 3), judgement("b", 0, 3), judgement("b", 1, 3)]
     picks = {("a", "right"): (rows[1].id, rows[0].id), ("b", "right"): None}
-    preferences, dropped = curate(rows, plain("margin-0"), Assessments(picks=picks))
+    preferences, dropped = curate(rows, plain("meta-judge-equal"), Assessments(picks=picks))
     assert [(p.chosen.id, p.rejected.id) for p in preferences] == [(rows[1].id, rows[0].id)]
     assert [(row["example_id"], row["reason"]) for row in dropped] == [("b", "the meta-judge disagreed with itself")]
 

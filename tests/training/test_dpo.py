@@ -252,7 +252,7 @@ def test_pairs_are_held_out_by_whole_inputs(preferences):
 
 
 def test_held_out_pairs_choose_the_checkpoint_and_may_end_training(tmp_path, tiny_model, examples, preferences):
-    options = {"epochs": 8.0, "checkpoints": 11, "dev_share": 0.34, "learning_rate": 3e-2}
+    options = {"epochs": 8.0, "checkpoints": 11, "held_out_share": 0.34, "learning_rate": 3e-2}
     facts = train(tmp_path, tiny_model, examples, preferences, patience=1, **options)
     history = read_json(tmp_path / "training.json")["history"]
     dev = [entry for entry in history if "eval_loss" in entry]
@@ -284,7 +284,7 @@ def test_a_reporter_is_told_loss_margin_kl_and_the_accuracy_on_dev(
 
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, reporter, Reporter)
     monkeypatch.setattr(training, "importlib", SimpleNamespace(util=installed))
-    options = {"checkpoints": 1, "dev_share": 0.34, "report_to": report_to}
+    options = {"checkpoints": 1, "held_out_share": 0.34, "report_to": report_to}
     train(tmp_path / "iter-1", tiny_model, examples, preferences, **options)
     assert {"loss", "rewards/margins", "kl", "eval_loss", "eval_rewards/accuracies", "eval_kl"} <= logged.keys()
     assert logged["run"] == "tiny/iter-1"

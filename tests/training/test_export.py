@@ -15,11 +15,11 @@ from recipe.data.examples import read_examples
 from recipe.data.records import Example, Judgement
 from recipe.gguf.export import write_gguf
 from recipe.gguf.header import read_metadata
+from recipe.inference.calibration import read_calibrations
 from recipe.inference.chat_template import ChatTemplate
-from recipe.inference.readout import read_readouts
 from recipe.prompts import Prompts
 from recipe.training.card import Base, Card, base_of
-from recipe.training.export import fit_readouts, judge_metadata, modelfile, run_export
+from recipe.training.export import fit_calibrations, judge_metadata, modelfile, run_export
 from tests.scripted import ScriptedGenerator
 
 
@@ -32,18 +32,18 @@ def judged(number: int, rationale: str = "Because.") -> tuple[Judgement, str]:
     return Judgement(str(number), str(number), "pairwise", "", rationale, truth, **fields), f"p{number}"
 
 
-def test_a_readout_is_fitted_on_the_held_out_judgements_of_each_task() -> None:
-    readouts, facts = fit_readouts([judged(number) for number in range(60)])
-    assert set(readouts) == {"pairwise"}
-    assert (readouts["pairwise"].rows, facts["pairwise"]["rows"]) == (60, 60)
+def test_a_calibration_is_fitted_on_the_held_out_judgements_of_each_task() -> None:
+    calibrations, facts = fit_calibrations([judged(number) for number in range(60)])
+    assert set(calibrations) == {"pairwise"}
+    assert (calibrations["pairwise"].rows, facts["pairwise"]["rows"]) == (60, 60)
     assert "kind" in facts["pairwise"]
 
 
 def test_without_held_out_rows_nothing_is_fitted_and_nothing_is_said_to_be() -> None:
-    assert fit_readouts([]) == ({}, {})
-    assert fit_readouts([judged(number, rationale="") for number in range(60)]) == ({}, {})
-    readouts, facts = fit_readouts([judged(number) for number in range(5)])
-    assert (readouts, facts) == ({}, {"pairwise": {"rows": 5}})
+    assert fit_calibrations([]) == ({}, {})
+    assert fit_calibrations([judged(number, rationale="") for number in range(60)]) == ({}, {})
+    calibrations, facts = fit_calibrations([judged(number) for number in range(5)])
+    assert (calibrations, facts) == ({}, {"pairwise": {"rows": 5}})
 
 
 def export(tiny_model: Path, folder: Path, held_out: Sequence[tuple[Judgement, str]]) -> tuple[dict[str, str], str]:
@@ -88,16 +88,16 @@ def export_rows(
     return facts, (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_file_and_the_card_have_a_readout_only_where_held_out_rows_gave_one(
+def test_the_file_and_the_card_have_a_calibration_only_where_held_out_rows_gave_one(
     tiny_model: Path, tmp_path: Path
 ) -> None:
     metadata, card = export(tiny_model, tmp_path / "with", [judged(number) for number in range(60)])
-    assert set(read_readouts(metadata)) == {"pairwise"}
+    assert set(read_calibrations(metadata)) == {"pairwise"}
     assert "- pairwise: " in card
     assert "93%" in card
     metadata, card = export(tiny_model, tmp_path / "without", [])
-    assert read_readouts(metadata) == {}
-    assert not any("calibration" in key or "readout" in key for key in metadata)
+    assert read_calibrations(metadata) == {}
+    assert not any("calibration" in key for key in metadata)
     assert "--uncalibrated" not in card
 
 

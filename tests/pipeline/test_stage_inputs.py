@@ -15,11 +15,11 @@ from pydantic import BaseModel
 
 from recipe import prompts
 from recipe.config import Config, load, validate
-from recipe.pipeline import stages
+from recipe.pipeline import stage_inputs
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.judge_model import JudgeModel, Loading
 from recipe.pipeline.stage_cache import RunFolder
-from recipe.pipeline.steps import steps
+from recipe.pipeline.stage_order import steps
 
 ROOT = Path(__file__).parents[2]
 # Settings that no stage is given: they change no result, or the rows that are left tell what was set aside.
@@ -37,7 +37,7 @@ OTHER = {
     "data.dev_split": "test",
     "data.test_split": "dev",
     "export.types": ("Q8_0", "Q4_K_M"),
-    "export.judge": "F16",
+    "export.type": "F16",
     "export.source": "sft",
     "lora.target_modules": ("q_proj",),
     "sample.inputs": (4,),
@@ -51,7 +51,7 @@ class Recorder(RunFolder):
     """Runs nothing: notes what each stage is given."""
 
     def do(self, stage: str, work: Any, *, makes: Any = (), together: bool = False, **given: Any) -> dict[str, Any]:
-        assert work.__module__ in ("recipe.pipeline.work", "recipe.training.merge")
+        assert work.__module__ in ("recipe.pipeline.stage_work", "recipe.training.merge")
         assert work.__closure__ is None
         described = {name: self._describe(value, stage, {}) for name, value in given.items()}
         self.given[stage] = {"makes": makes, **described}
@@ -105,7 +105,7 @@ def config(model, data) -> Config:
 @pytest.fixture(autouse=True)
 def unchecked(monkeypatch):
     """No model is there to be checked after the seed stage, which runs nothing here."""
-    monkeypatch.setattr(stages, "check_model", lambda *_: None)
+    monkeypatch.setattr(stage_inputs, "check_model", lambda *_: None)
 
 
 def leaves(section: BaseModel, prefix: str = "") -> list[str]:
@@ -158,7 +158,7 @@ def changed(config: Config, key: str, value: Any) -> Config:
 @pytest.fixture(scope="module")
 def base(config, tmp_path_factory) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "check_model", lambda *_: None)
+        patch.setattr(stage_inputs, "check_model", lambda *_: None)
         return given(config, tmp_path_factory.mktemp("base"))
 
 

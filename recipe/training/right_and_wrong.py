@@ -1,37 +1,10 @@
-"""The pool of an input: the judgements that were sampled for it, and what a model said about them."""
+"""Which of an input's sampled judgements are right, and which are wrong enough to be rejected. Pure."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 from recipe.config import CurateConfig
 from recipe.data.records import Judgement
-from recipe.storage import read_jsonl
-
-
-@dataclass(frozen=True)
-class Assessments:
-    """What a model said about judgements (assess.py), for the curation methods that need it.
-
-    ratings: from 1 to 5, by judgement id. picks: the ids of the best and the worst rationale by (example id, "right" or
-    "wrong"), None where the model disagreed with itself. reversals: poor judgements by example id.
-    """
-
-    ratings: Mapping[str, int] = field(default_factory=dict)
-    picks: Mapping[tuple[str, str], tuple[str, str] | None] = field(default_factory=dict)
-    reversals: Mapping[str, Sequence[Judgement]] = field(default_factory=dict)
-
-
-def read_assessments(path: Path) -> Assessments:
-    """What assess.py wrote; nothing where there is no file."""
-    rows = read_jsonl(path) if path.exists() else []
-    reversals = [Judgement.from_json(row["reversal"]) for row in rows if "reversal" in row]
-    return Assessments(
-        {row["judgement_id"]: row["rating"] for row in rows if row.get("rating") is not None},
-        {(row["example_id"], row["side"]): row["pick"] and tuple(row["pick"]) for row in rows if "side" in row},
-        pools_of(reversals),
-    )
 
 
 def pools_of(judgements: Iterable[Judgement]) -> dict[str, list[Judgement]]:

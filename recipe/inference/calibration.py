@@ -1,9 +1,9 @@
-"""A readout: what a judge's label log-probabilities stand for, learnt from held-out verdicts whose truth is known.
+"""Calibration: what a judge's label log-probabilities stand for, learnt from held-out verdicts whose truth is known.
 
     probabilities = softmax(weights @ (log-probabilities - their mean) + bias)
 
-A temperature is the case of weights = identity / temperature and no bias. A judge's file keeps one readout for each
-task (`sre.readout`). Only fitting needs scikit-learn.
+A temperature is the case of weights = identity / temperature and no bias. A judge's file keeps one calibration for each
+task (`sre.label_calibration`). Only fitting needs scikit-learn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from recipe.errors import SreError, install
 if TYPE_CHECKING:
     from recipe.data.records import Judgement
 
-KEY = "sre.readout"
+KEY, OLD_KEY = "sre.label_calibration", "sre.readout"
 MIN_ROWS = 20  # fewer held-out rows fit nothing
 MIN_PER_LABEL = 5  # a label that fewer rows carry leaves only the temperature to fit
 STRENGTH = 0.03
@@ -29,7 +29,7 @@ _FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Readout:
+class Calibration:
     """weights[i][k]: what the log-probability of labels[k] adds to labels[i]. rows: of the fit."""
 
     labels: tuple[int, ...]
@@ -41,7 +41,7 @@ class Readout:
         size = len(self.labels)
         shaped = len(self.bias) == size > 1 and [len(row) for row in self.weights] == [size] * size
         if not shaped or not all(map(math.isfinite, (*self.bias, *(value for row in self.weights for value in row)))):
-            raise ValueError(f"a readout of {size} labels takes {size} x {size} finite weights and {size} biases")
+            raise ValueError(f"a calibration of {size} labels takes {size} x {size} finite weights and {size} biases")
 
     def apply(self, logprobs: Mapping[int, float]) -> dict[int, float]:
         """The log-probabilities (nats) of the same labels; unchanged where they are on another scale."""
@@ -57,12 +57,12 @@ class Readout:
         return {label: score - total for label, score in zip(self.labels, scores, strict=True)}
 
 
-def read_readouts(metadata: Mapping[str, object]) -> dict[str, Readout]:
-    """Task -> readout in a GGUF file's metadata; {} where it has none. Raises SreError for one of another shape."""
+def read_calibrations(metadata: Mapping[str, object]) -> dict[str, Calibration]:
+    """Task -> calibration in a GGUF file's metadata; {} where it has none. Raises SreError for one of another shape."""
     try:
-        found = json.loads(str(metadata.get(KEY, "{}")))
+        found = json.loads(str(metadata.get(KEY) or metadata.get(OLD_KEY, "{}")))
         return {
-            task: Readout(
+            task: Calibration(
                 tuple(map(int, one["labels"])),
                 tuple(tuple(map(float, row)) for row in one["weights"]),
                 tuple(map(float, one["bias"])),
@@ -71,28 +71,34 @@ def read_readouts(metadata: Mapping[str, object]) -> dict[str, Readout]:
             for task, one in found.items()
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise SreError(f"the file's readout can't be used ({error}); judge without it", field=KEY) from None
+        raise SreError(f"the file's calibration can't be used ({error}); judge without it", field=KEY) from None
 
 
-def write_readouts(readouts: Mapping[str, Readout]) -> dict[str, str]:
-    """The metadata that `read_readouts` reads; {} for none."""
-    return {KEY: json.dumps({task: asdict(readout) for task, readout in readouts.items()})} if readouts else {}
+def write_calibrations(calibrations: Mapping[str, Calibration]) -> dict[str, str]:
+    """The metadata that `read_calibrations` reads; {} for none."""
+    return (
+        {KEY: json.dumps({task: asdict(calibration) for task, calibration in calibrations.items()})}
+        if calibrations
+        else {}
+    )
 
 
-def fit_readout(judgements: Sequence[Judgement], prompts: Sequence[str]) -> tuple[Readout | None, dict[str, Any]]:
-    """The readout that makes the truth most probable, and what it gains on rows that it wasn't fitted on.
+def fit_calibration(
+    judgements: Sequence[Judgement], prompts: Sequence[str]
+) -> tuple[Calibration | None, dict[str, Any]]:
+    """The calibration that makes the truth most probable, and what it gains on rows that it wasn't fitted on.
 
     A temperature and a multinomial logistic regression are compared by cross-validation over prompts. The one with
     the lower log-loss is fitted on all rows.
 
     judgements: greedy ones of one task, of rows that the judge was not trained on. Those without a truth or label
     log-probabilities are left out. prompts: the rows' prompt ids; rows of one prompt are held out together. Returns the
-    readout, None for too few rows, and {"rows", "kind", "log_loss": {"before", "temperature", "regression"}}.
+    calibration, None for too few rows, and {"rows", "kind", "log_loss": {"before", "temperature", "regression"}}.
     """
     try:
         from sklearn.model_selection import GroupKFold
     except ImportError:
-        raise SreError(f"fitting a readout needs scikit-learn: {install('eval')}") from None
+        raise SreError(f"fitting a calibration needs scikit-learn: {install('eval')}") from None
     import numpy as np
 
     pairs = list(zip(judgements, prompts, strict=True))
@@ -117,13 +123,13 @@ def fit_readout(judgements: Sequence[Judgement], prompts: Sequence[str]) -> tupl
             lost[held] = _surprise(x[held] @ weights.T + bias, y[held])
         losses[name] = float(lost.mean())
     fits = {name: fit(x, y) for name, fit in kinds.items()}
-    # A pair's readout may take off a preference for a position; it must not exchange the responses.
+    # A pair's calibration may take off a preference for a position; it must not exchange the responses.
     if len(labels) == 2 and "regression" in fits and fits["regression"][0][1] @ (-1, 1) <= 0:
         del fits["regression"]
     kind = min(fits, key=lambda name: losses[name])
     weights, bias = (values.round(6).tolist() for values in fits[kind])
-    readout = Readout(labels, tuple(map(tuple, weights)), tuple(bias), len(pairs))
-    return readout, {"rows": len(pairs), "kind": kind, "log_loss": losses}
+    calibration = Calibration(labels, tuple(map(tuple, weights)), tuple(bias), len(pairs))
+    return calibration, {"rows": len(pairs), "kind": kind, "log_loss": losses}
 
 
 def _fit_temperature(x: Any, y: Any) -> tuple[Any, Any]:

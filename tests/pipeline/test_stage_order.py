@@ -21,7 +21,7 @@ from recipe.config import load
 from recipe.errors import SreError
 from recipe.gguf.header import read_header
 from recipe.pipeline.context import RunContext
-from recipe.pipeline.steps import open_run, run_pipeline, run_stage
+from recipe.pipeline.stage_order import open_run, run_pipeline, run_stage
 from recipe.storage import read_jsonl
 
 

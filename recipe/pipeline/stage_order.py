@@ -13,11 +13,11 @@ from typing import Any
 from recipe.config import Config, dump, load
 from recipe.data.records import Example, Judgement
 from recipe.errors import SreError
-from recipe.pipeline import stages
+from recipe.pipeline import stage_inputs
 from recipe.pipeline.context import RunContext, judges_of
 from recipe.pipeline.preflight import preflight
 from recipe.pipeline.results import write_results
-from recipe.pipeline.work import Facts
+from recipe.pipeline.stage_work import Facts
 from recipe.storage import atomic
 
 Step = tuple[str, Callable[[], Facts]]
@@ -26,38 +26,38 @@ Step = tuple[str, Callable[[], Facts]]
 def steps(run: RunContext, *, every: bool = False) -> Iterator[Step]:
     """The stages in order. A round that gave no pairs or was not kept is the last one, unless `every` is asked for."""
     config, tasks = run.config, run.config.data.tasks
-    yield "seed", partial(stages.seed, run)
+    yield "seed", partial(stage_inputs.seed, run)
     if config.start != "seed" and config.sft.bootstraps:
         for task in tasks:
-            yield f"bootstrap-{task}", partial(stages.bootstrap, run, task)
+            yield f"bootstrap-{task}", partial(stage_inputs.bootstrap, run, task)
     if config.start == "mixed" and len(tasks) > 1:
-        yield "sft-mixed", partial(stages.sft, run, *tasks)
+        yield "sft-mixed", partial(stage_inputs.sft, run, *tasks)
     elif config.start != "seed":
         for task in tasks:
-            yield f"sft-{task}", partial(stages.sft, run, task)
+            yield f"sft-{task}", partial(stage_inputs.sft, run, task)
         if len(tasks) > 1:
-            yield "merged", partial(stages.merge, run)
+            yield "merged", partial(stage_inputs.merge, run)
     for t in range(1, config.iterations + 1):
-        yield f"iter-{t}:sample", partial(stages.sample, run, t)
+        yield f"iter-{t}:sample", partial(stage_inputs.sample, run, t)
         if config.update == "best-of-n":
-            yield f"iter-{t}:sft", partial(stages.best_of_n, run, t)
+            yield f"iter-{t}:sft", partial(stage_inputs.best_of_n, run, t)
         else:
-            yield f"iter-{t}:assess", partial(stages.assess, run, t)
-            yield f"iter-{t}:curate", partial(stages.curate, run, t)
+            yield f"iter-{t}:assess", partial(stage_inputs.assess, run, t)
+            yield f"iter-{t}:curate", partial(stage_inputs.curate, run, t)
             if "problem" in run.outcome(t) and not every:
                 break
-            yield f"iter-{t}:dpo", partial(stages.dpo, run, t)
+            yield f"iter-{t}:dpo", partial(stage_inputs.dpo, run, t)
         if config.data.takes("dev"):
             for judge in (run.judge_before(t), f"j{t}"):
-                yield f"dev/{judge}", partial(stages.measure, run, f"dev/{judge}")
-            yield f"iter-{t}:decide", partial(stages.decide, run, t)
+                yield f"dev/{judge}", partial(stage_inputs.measure, run, f"dev/{judge}")
+            yield f"iter-{t}:decide", partial(stage_inputs.decide, run, t)
         if not run.kept(t) and not every:
             break
     for judge in (judges_of(config) if every else run.judges) if config.data.takes("test") else ():
-        yield f"evaluation/{judge}", partial(stages.measure, run, f"evaluation/{judge}")
-    if config.data.takes("dev"):  # the rows that its readout is fitted on
-        yield f"dev/{run.exported}", partial(stages.measure, run, f"dev/{run.exported}")
-    yield "gguf", partial(stages.export, run)
+        yield f"evaluation/{judge}", partial(stage_inputs.measure, run, f"evaluation/{judge}")
+    if config.data.takes("dev"):  # the rows that its calibration is fitted on
+        yield f"dev/{run.exported}", partial(stage_inputs.measure, run, f"dev/{run.exported}")
+    yield "gguf", partial(stage_inputs.export, run)
 
 
 def run_pipeline(
@@ -99,7 +99,7 @@ def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path])
             if not best and name == run.stage_of(judge):
                 break
         measured = run.best if best else judge
-        stages.measure(run, f"evaluation/{measured}")
+        stage_inputs.measure(run, f"evaluation/{measured}")
         # The run's own config.toml is that of the last call, which may have measured another judge.
         kept, settings = folder / "evaluation" / measured / "config.toml", dump(config)
         if run.cache.main and not (kept.exists() and kept.read_text(encoding="utf-8") == settings):

@@ -1,4 +1,4 @@
-"""The stages: what each is given, and what it leaves. Nothing else of the run reaches the work in work.py.
+"""The stages: what each is given, and what it leaves. Nothing else of the run reaches stage_work.py.
 
 What a stage is given is what its hash covers (stage_cache.py), so a setting that no stage is given changes no result.
 """
@@ -10,11 +10,11 @@ from typing import Any
 from recipe.config import only
 from recipe.data.records import Task, in_both_orders
 from recipe.data.selection import Split
-from recipe.pipeline import work
+from recipe.pipeline import stage_work
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.preflight import check_model
 from recipe.pipeline.stage_cache import Content
-from recipe.pipeline.work import Facts
+from recipe.pipeline.stage_work import Facts
 
 
 def seed(run: RunContext) -> Facts:
@@ -24,7 +24,7 @@ def seed(run: RunContext) -> Facts:
     files = source_files(model.source)  # of a model on the hub the stage notes what it fetched
     content = Content(files[0].parent, files) if files else None
     facts = run.cache.do(
-        "seed", work.seed, makes=("model",), source=model.source, revision=model.revision, content=content
+        "seed", stage_work.seed, makes=("model",), source=model.source, revision=model.revision, content=content
     )
     check_model(run.config, run.model.path)  # a model from the hub could not be checked before it was here
     return facts
@@ -35,7 +35,7 @@ def bootstrap(run: RunContext, task: Task) -> Facts:
     settings, seed = run.config.bootstrap, run.judge_model("seed")
     return run.cache.do(
         f"bootstrap-{task}",
-        work.bootstrap,
+        stage_work.bootstrap,
         makes=("rationales.jsonl", "unhinted", "hinted"),
         together=True,
         judge=replace(seed, context=run.config.model.max_length + settings.max_tokens),
@@ -58,9 +58,9 @@ def sft(run: RunContext, *tasks: Task) -> Facts:
     name = f"sft-{tasks[0] if len(tasks) == 1 else 'mixed'}"
     given = {"adapter": None, "examples": rows, "dev": dev, "settings": settings, "lora": run.config.lora}
     if not settings.bootstraps:
-        return _train(run, name, work.sft, **given)
+        return _train(run, name, stage_work.sft, **given)
     written = [run.made(f"bootstrap-{task}", "rationales.jsonl") for task in tasks]
-    return _train(run, name, work.bootstrapped_sft, rationales=written, **given)
+    return _train(run, name, stage_work.bootstrapped_sft, rationales=written, **given)
 
 
 def _train(run: RunContext, stage: str, training: Callable[..., Facts], **given: Any) -> Facts:
@@ -86,7 +86,7 @@ def merge(run: RunContext) -> Facts:
 def sample(run: RunContext, t: int) -> Facts:
     return run.cache.do(
         f"iter-{t}:sample",
-        work.sample,
+        stage_work.sample,
         makes=("samples.jsonl", "unfinished-samples"),
         together=True,
         judge=run.judge_model(run.judge_before(t), sampling=True),
@@ -100,7 +100,7 @@ def assess(run: RunContext, t: int) -> Facts:
     """Ask a model about the samples; nothing to do for the curation methods that go by labels alone."""
     return run.cache.do(
         f"iter-{t}:assess",
-        work.assess,
+        stage_work.assess,
         makes=("assessments.jsonl",),
         samples=run.made(f"iter-{t}:sample", "samples.jsonl"),
         judge=run.judge_model(run.judge_before(t)),
@@ -114,7 +114,7 @@ def assess(run: RunContext, t: int) -> Facts:
 def curate(run: RunContext, t: int) -> Facts:
     return run.cache.do(
         f"iter-{t}:curate",
-        work.curate,
+        stage_work.curate,
         makes=("preferences.jsonl", "dropped.jsonl"),
         samples=run.made(f"iter-{t}:sample", "samples.jsonl"),
         assessments=run.made(f"iter-{t}:assess", "assessments.jsonl"),
@@ -129,7 +129,7 @@ def dpo(run: RunContext, t: int) -> Facts:
     return _train(
         run,
         f"iter-{t}:dpo",
-        work.dpo,
+        stage_work.dpo,
         adapter=run.adapter(judge),
         lora=run.config.lora if judge == "seed" else None,
         examples=run.inputs(t),
@@ -143,7 +143,7 @@ def best_of_n(run: RunContext, t: int) -> Facts:
     return _train(
         run,
         f"iter-{t}:sft",
-        work.best_of_n,
+        stage_work.best_of_n,
         adapter=run.adapter(run.judge_before(t)),
         examples=run.inputs(t),
         samples=run.made(f"iter-{t}:sample", "samples.jsonl"),
@@ -160,7 +160,7 @@ def measure(run: RunContext, stage: str) -> Facts:
     sampled = kind == "evaluation" and settings.samples > 1
     return run.cache.do(
         stage,
-        work.measure,
+        stage_work.measure,
         makes=("judgements.jsonl", "figures.json", *(("samples.jsonl",) if sampled else ())),
         judge=run.judge_model(judge),
         examples=run.dev_rows if kind == "dev" else run.test_rows,
@@ -174,7 +174,7 @@ def decide(run: RunContext, t: int) -> Facts:
     before, judge = run.judge_before(t), f"j{t}"
     return run.cache.do(
         f"iter-{t}:decide",
-        work.decide,
+        stage_work.decide,
         before=run.made(f"dev/{before}", "judgements.jsonl"),
         after=run.made(f"dev/{judge}", "judgements.jsonl"),
         names=(before, judge),
@@ -193,13 +193,13 @@ def export(run: RunContext) -> Facts:
     types = tuple(f"judge-{name}.gguf" for name in settings.types if name != settings.snapshot)
     return run.cache.do(
         "gguf",
-        work.export,
+        stage_work.export,
         makes=("../judge.gguf", *types),
         judge=run.judge_model(source),
         rows=[row for task in rows for row in rows[task][: counts[task]]],
         held_out=run.made(f"dev/{source}", "judgements.jsonl") if config.data.takes("dev") else None,
         prompt_ids={row.id: row.prompt_id for row in run.dev_rows},
-        settings=only(settings, "snapshot", "types", "judge"),
+        settings=only(settings, "snapshot", "types", "type"),
         max_tokens=config.evaluate.max_tokens,
         figures=run.made(f"evaluation/{source}", "figures.json") if config.data.takes("test") else None,
         origin={

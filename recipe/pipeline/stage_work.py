@@ -59,7 +59,7 @@ def sft(folder: Path, **given: Any) -> Facts:
 
 
 def _training(folder: Path, given: dict[str, Any]) -> Any:
-    """The Training, made of what all training stages are given (stages.py), which is taken out of `given`."""
+    """The Training, made of what all training stages are given (stage_inputs.py), which is taken out of `given`."""
     loading: Loading = given.pop("loading")
     engine = loading.open_engine()
     from recipe.training.trainer import Training, TrainingSetup
@@ -106,8 +106,7 @@ def assess(
 
 
 def curate(folder: Path, *, samples: Path, assessments: Path, examples: Rows, **given: Any) -> Facts:
-    from recipe.training.curate import run_curate
-    from recipe.training.pools import read_assessments
+    from recipe.training.curate import read_assessments, run_curate
 
     criteria = {row.id: row.rubric.criteria for row in examples}
     return run_curate(folder, _judgements(samples), criteria, read_assessments(assessments), **given)
