@@ -222,7 +222,7 @@ def imported(source: str) -> set[str]:
 
 def test_no_work_reaches_for_settings_that_it_is_not_given():
     training = [path for path in (ROOT / "recipe" / "training").glob("*.py") if path.stem != "publish"]
-    for path in (ROOT / "recipe" / "pipeline" / "work.py", *training):
+    for path in (ROOT / "recipe" / "pipeline" / "stage_work.py", *training):
         found = imported(path.read_text())
         assert not found & {"recipe.config.Config", "recipe.config.load"}, path
         assert not {name for name in found if name.startswith("recipe.pipeline.context")}, path

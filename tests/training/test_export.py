@@ -70,7 +70,7 @@ def export_rows(
         judge=folder / "judge.gguf",
         rows=rows,
         held_out=held_out,
-        settings=ExportConfig(types=("F16",), judge="F16"),
+        settings=ExportConfig(types=("F16",), type="F16"),
         max_tokens=24,
         prompts=Prompts(),
         open_gguf=open_gguf,
