@@ -76,12 +76,12 @@ class Row:
 
     def error_without(self, name: str, message: str, *lacking: str, rubric: bool = True) -> SreError:
         """An error about a row in which columns were not recognised. It names those that are there."""
-        free = [column for column in self.cells if column not in self.names.values()]
+        free = [column for column in self.cells if column and column not in self.names.values()]
         guesses = zip(lacking, [*free, *["COLUMN"] * len(lacking)], strict=False)
         options = [f"--map {name}={shlex.quote(str(column))}" for name, column in guesses]
         if rubric and "criteria" not in self:
             options.append("--rubric helpfulness")
-        shown = ", ".join(map(str, list(self.cells)[:30]))
+        shown = ", ".join(map(str, filter(None, list(self.cells)[:30])))
         said = f"{message}; columns found: {shown or 'none'}"
         return SreError(said, file=self.file, line=self.line, field=self.column(name), options=" ".join(options))
 

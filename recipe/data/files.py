@@ -259,7 +259,8 @@ def _read_csv(file: Any) -> Iterator[Found]:
         for line, cells, problem in found:
             if not problem and len(cells) != len(header):
                 problem = f"expected {len(header)} cells as in the header, not {len(cells)}"
-            named = {name: cell for name, cell in zip(header, cells, strict=False) if name}
+            # pandas writes its index without a name, as the first column.
+            named = {name: cell for k, (name, cell) in enumerate(zip(header, cells, strict=False)) if name or not k}
             yield skipped + line, cells if problem else named, problem
 
 

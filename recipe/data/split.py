@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from recipe.data.examples import read_examples
-from recipe.data.records import TASKS, Example, Rubric, Task, in_both_orders
+from recipe.data.records import TASKS, Example, in_both_orders
 from recipe.errors import SreError
 from recipe.storage import atomic_folder, write_jsonl
 
@@ -32,18 +32,17 @@ def prepare_splits(
     max_chars: int | None = None,
     both_orders: bool = False,
     seed: int = 0,
-    columns: Mapping[str, str] | None = None,
-    rubrics: Mapping[Task, Rubric] | None = None,
+    **reading: Any,
 ) -> dict[str, dict[str, int]]:
     """Read files (name -> file), split their rows and write them to `folder`; returns {split: {task: count}}.
 
     A name becomes the rows' aspect. dev, test: shares of each file's prompts. numbers: at most so many rows of a file
-    in a split, one number for all or one per file. both_orders: in dev and test. Raises SreError for a bad row or
-    share, a file whose rows are all too long, and a split that is there already.
+    in a split, one number for all or one per file. both_orders: in dev and test. reading: see `read_rows`. Raises
+    SreError for a bad row or share, a file whose rows are all too long, and a split that is there already.
     """
     found = {}
     for name, path in sources.items():
-        rows = read_examples(path, columns=columns, rubrics=rubrics)
+        rows = read_examples(path, **reading)
         rows = [row for row in rows if max_chars is None or characters(row) <= max_chars]
         if not rows:
             raise SreError(f"no row has {max_chars} characters or less", file=path)

@@ -59,7 +59,7 @@ def to_text(value: object, field: str, expected: str = "a string") -> str:
         value.encode()
     except UnicodeEncodeError as error:
         found = ascii(value[error.start])
-        message = f"expected valid Unicode; character {error.start + 1} is {found} (invalid UTF-8, or half a pair)"
+        message = f"expected valid Unicode; character {error.start + 1} is {found}. Save the file as UTF-8"
         raise SreError(message, field=field) from None
     return value
 

@@ -98,7 +98,8 @@ class LabelPlaces:
 
     def _refusal(self) -> SreError:
         why = f"this model's tokenizer needs more than one token for a label of the scale {list(self.labels)}"
-        return SreError(f"{why}; use a scale of single digits")
+        advice = "use a scale of single digits (from 1 to 10: (score + 1) // 2), or a model of the Llama 3 family"
+        return SreError(f"{why}; {advice}")
 
 
 def shared_length(a: Sequence[int] | NDArray[np.int32], b: Sequence[int] | NDArray[np.int32]) -> int:

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from recipe.data.records import Example
-from recipe.errors import SreError, install
+from recipe.errors import SreError, first_line, install
 from recipe.inference.base import Closing
 from recipe.judge.judge import Judge
 from recipe.judge.options import JudgeOptions
@@ -165,7 +165,7 @@ class RayPool(Pool):
             raise  # a fault of this program
         except self._ray.exceptions.RayError as error:
             message = "a worker ended early, and again when started anew; use --resume to go on"
-            raise SreError(f"{message}, with fewer workers if memory ran out ({_first_line(error)})") from error
+            raise SreError(f"{message}, with fewer workers if memory ran out ({first_line(error)})") from error
         if isinstance(answer, str):
             raise SreError(answer)
         return self._waiting.pop(done), (answer, True)
@@ -213,12 +213,8 @@ def _start_ray(ray: Any, cores: int) -> None:
         ray.init(**({"address": address} if address else own), log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError, RuntimeError) as error:
         field = ADDRESS_VARIABLE if address else None
-        raise SreError(f"Ray can't be reached: {_first_line(error)}", field=field) from error
+        raise SreError(f"Ray can't be reached: {first_line(error)}", field=field) from error
     logging.getLogger("ray").setLevel(logging.ERROR)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def shares(examples: Sequence[Example], count: int) -> list[list[Example]]:
