@@ -39,33 +39,25 @@ class ReadRow:
 def read_examples(
     source: str | Path,
     *,
-    task: Task | None = None,
-    split: str = "train",
     need_label: bool = True,
     need_rationale: bool = False,
-    limit: int | None = None,
     skip_bad_rows: Path | None = None,
-    columns: Mapping[str, str] | None = None,
-    rubrics: Rubrics | None = None,
-    scale: Sequence[int] = (),
+    **reading: Any,
 ) -> list[Example]:
     """Read the rows of a source to train or measure with, in its order.
 
     A pairwise rationale is rewritten to the prompt's names of the responses (see naming.py). A warning says how many
     rows were left out or changed.
 
-    source, split: see `Source`. task: only rows of it; None tells each row's task from its columns. need_label: leave
-    out ties and rows without a label, and refuse odd labels. need_rationale: leave out rows without a rationale, and
-    those whose rationale prefers the other response. limit: only the first n rows, bad ones included. skip_bad_rows: a
-    file for bad rows, as JSON lines; without it, the first one is an error. columns: our name -> the source's column,
-    for columns that aren't recognised. rubrics: of rows that bring none. scale: the scores of rubrics that describe
-    none, where they are not 1 to 5. Raises SreError where nothing can be read, and for a bad row.
+    need_label: leave out ties and rows without a label, and refuse odd labels. need_rationale: leave out rows without a
+    rationale, and those whose rationale prefers the other response. skip_bad_rows: a file for bad rows, as JSON lines;
+    without it, the first one is an error. reading: see `read_rows`. Raises SreError where nothing can be read, and for
+    a bad row.
     """
     examples, bad, places = list[Example](), list[dict[str, Any]](), dict[str, Row]()
     told: Counter[str] = Counter()
     unexplained_in, unlabelled = None, None
-    options: dict[str, Any] = {"columns": columns, "rubrics": rubrics, "scale": scale}
-    for row in read_rows(source, task=task, split=split, limit=limit, strict=True, **options):
+    for row in read_rows(source, strict=True, **reading):
         if row.example is None and row.error is None:
             told["rows left out that were not judged"] += 1
             continue
@@ -122,11 +114,14 @@ def read_rows(
     scale: Sequence[int] = (),
     strict: bool = False,
 ) -> Iterator[ReadRow]:
-    """Stream the rows of a source in its order, bad ones among them; see `read_examples`.
+    """Stream the rows of a source in its order, bad ones among them.
 
-    `source` may also be "-", JSON lines on standard input. An odd label is no error: the example's `label_note` says
-    what it was. A row whose id was there before gets another one. `strict`: read to train or measure with. Ids stay as
-    they are, and rows that `sre judge` wrote bring its labels.
+    An odd label is no error: the example's `label_note` says what it was. A row whose id was there before gets another.
+
+    source, split: see `Source`. task: only rows of it; None tells each row's task from its columns. limit: only the
+    first n rows, bad ones included. columns: our name -> the source's column, for columns that aren't recognised.
+    rubrics: of rows that bring none. scale: the scores of rubrics that describe none, where they are not 1 to 5.
+    strict: read to train or measure with. Ids stay as they are, and rows that `sre judge` wrote bring its labels.
     """
     if limit is not None and limit < 1:
         raise SreError(f"limit must be at least 1, not {limit}")

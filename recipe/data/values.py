@@ -80,7 +80,11 @@ def to_score(value: object, scores: Sequence[int], field: str) -> int | None:
         return None
     score = whole(value)
     if score not in scores:
-        raise SreError(f"expected a whole score from {scores[0]} to {scores[-1]}, not {short(value)}", field=field)
+        expected = f"expected a whole score from {scores[0]} to {scores[-1]}, not {short(value)}"
+        advice = "make the column's scores whole, e.g. round(score), or of 0 to 1: round(4 * score) + 1"
+        if score is not None:
+            advice = "give a --rubric that describes each score of the column's scale"
+        raise SreError(f"{expected}; {advice}", field=field)
     return score
 
 

@@ -18,7 +18,7 @@ from recipe.data.benchmark_formats import GENERAL
 from recipe.data.columns import Row
 from recipe.data.examples import ReadRow, read_rows
 from recipe.data.files import Source
-from recipe.data.records import Example, Rubric, Task
+from recipe.data.records import Example, Rubric
 from recipe.errors import SreError, printable
 from recipe.inference.openai import OpenAIGenerator
 from recipe.judge.journal import Journal
@@ -104,18 +104,15 @@ def judge_file(
     options: JudgeOptions = DEFAULT,
     resume: bool = False,
     overwrite: bool = False,
-    limit: int | None = None,
-    task: Task | None = None,
-    split: str = "train",
-    columns: Mapping[str, str] | None = None,
     rubric: NamedRubric | None = None,
     progress: Progress | None = None,
     tell: Callable[[str], None] = lambda line: None,
+    **reading: Any,
 ) -> Summary:
     """Judge every row of `source` once, into `out`. Labels may be missing.
 
     Rows are on disk soon after they finish, and an interrupt loses none of them. A row that can't be read or judged is
-    written with its error and counted. `read_rows` and `Journal` explain the arguments that are not named here.
+    written with its error and counted. `Journal` explains `resume` and `overwrite`, `read_rows` what `reading` is.
 
     judge: one judge, or several that share the rows; or what opens them, once the first rows have been read. rubric:
     for rows that bring none. progress: called with (rows done, rows in all or None) after each row. tell: called with a
@@ -123,8 +120,8 @@ def judge_file(
     and for a resume with another model, other prompts, options or rows.
     """
     rubrics = by_task(rubric)
-    rows = read_rows(source, task=task, split=split, limit=limit, columns=columns, rubrics=rubrics)
-    place = Source(str(source), task, split)
+    rows, limit = read_rows(source, rubrics=rubrics, **reading), reading.get("limit")
+    place = Source(str(source), reading.get("task"), reading.get("split", "train"))
     journal = Journal(out, resume=resume, overwrite=overwrite, sources=place.files())
     begun, total = _begun(rows, source, options, tell)
     if total is None:

@@ -105,6 +105,10 @@ class Judge(Closing):
             path, name = path / "judge.gguf", path.name
             if not path.is_file():
                 raise SreError("this run folder has no judge.gguf yet; finish it with `sre run`", file=path.parent)
+        if path.is_dir():
+            there = sorted(file.name for file in path.glob("*.gguf"))
+            advice = f"give its {there[0]}" if there else "give a .gguf file, or a folder that `sre run` made"
+            raise SreError(f"this folder is no run folder: it has no config.toml; {advice}", file=path)
         if not path.is_file():
             raise SreError("no such model file; expected a .gguf file or a run folder", file=path)
         limit = None if memory is None else to_bytes(memory)

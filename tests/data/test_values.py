@@ -172,6 +172,15 @@ def test_preferences_ties_and_half_preferences(value: Any, label: int | None) ->
     assert to_preference(value, "winner") == label
 
 
+@pytest.mark.parametrize(
+    ("value", "advice"), [(4.5, "round(score)"), ("0.75", "0 to 1"), (8, "--rubric"), ("10", "--rubric")]
+)
+def test_a_score_of_another_scale_says_how_to_go_on(value: Any, advice: str) -> None:
+    with pytest.raises(SreError) as caught:
+        to_score(value, (1, 2, 3, 4, 5), "score")
+    assert advice in str(caught.value)
+
+
 @pytest.mark.parametrize("value", [0, "0", 3, "C", True, [1], {"a": 1}, "much", float("inf"), 10**400, -1, 1j, b"A"])
 def test_other_values_are_no_preference(value: Any) -> None:
     with pytest.raises(SreError, match="A or B") as caught:

@@ -498,6 +498,13 @@ def test_a_missing_model_file_is_named(tmp_path: Path) -> None:
     assert caught.value.file == tmp_path / "nowhere.gguf"
 
 
+@pytest.mark.parametrize(("name", "lacking"), [("judge.gguf", "judge.gguf"), ("notes.txt", "config.toml")])
+def test_a_folder_that_is_no_run_says_what_it_lacks(tmp_path: Path, name: str, lacking: str) -> None:
+    (tmp_path / name).write_text("x")
+    with pytest.raises(SreError, match=lacking):
+        Judge.from_gguf(tmp_path)
+
+
 def test_only_prompt_keys_are_taken_from_the_metadata() -> None:
     assert prompts_in({"sre.prompts.pairwise": "x", "sre.format": "1", "general.name": "y"}) == {"pairwise": "x"}
 
