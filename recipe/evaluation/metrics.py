@@ -11,18 +11,15 @@ prompt ids of the rows: rows of one prompt are not independent, so whole groups 
 seeds are pooled by concatenating them with the same groups. `outcomes` are 1 for right, 0 for wrong, 1/2 for a tie.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
-    Matrix = NDArray[np.float64]
-    Statistic = Callable[[Matrix], Matrix]
+Matrix = NDArray[np.float64]
+Statistic = Callable[[Matrix], Matrix]
 
 MIN_PARSED = 20  # fewer parsed rows give no correlation
 
@@ -127,8 +124,6 @@ def weighted_accuracy(
 
     Strata that `weights` lacks are not counted. One without a row is left out of the mean, in a resample too.
     """
-    import numpy as np
-
     kept = [k for k, name in enumerate(strata) if name in weights]
     present = sorted({strata[k] for k in kept})
     member = np.array([[strata[k] == name for k in kept] for name in present], dtype=np.float64)
@@ -167,8 +162,6 @@ def _complete(
     sides: Sequence[Sequence[float | None]], groups: Sequence[str], strata: Sequence[str] | None
 ) -> tuple[list[Any], list[str]]:
     """The sides over the rows that have a value on each, less their strata's means; and these rows' groups."""
-    import numpy as np
-
     rows = [k for k, row in enumerate(zip(*sides, strict=True)) if None not in row]
     kept = [np.array([side[k] for k in rows], dtype=np.float64) for side in sides]
     if strata is not None and rows:
@@ -198,8 +191,6 @@ def bootstrap(columns: Sequence[Any], groups: Sequence[str], statistic: Statisti
     groups as there are, with replacement, always the same ones. One without a value (nan: a side came out constant) is
     left out. A single group has no interval. Raises ValueError where lengths differ.
     """
-    import numpy as np
-
     if any(len(column) != len(groups) for column in columns):
         raise ValueError(f"{[len(column) for column in columns]} values and {len(groups)} groups differ")
     if not groups:
@@ -231,8 +222,6 @@ def moments(x: Matrix, y: Matrix) -> list[Matrix]:
 
 def mean(sums: Matrix) -> Matrix:
     """The mean of each row of sums [m, 2]: of the count and of the values."""
-    import numpy as np
-
     with np.errstate(invalid="ignore"):
         found: Matrix = sums[:, 1] / sums[:, 0]
     return found
@@ -240,8 +229,6 @@ def mean(sums: Matrix) -> Matrix:
 
 def pearson(sums: Matrix) -> Matrix:
     """Pearson's r of each row of sums [m, 6] of `moments`; nan where a side is constant."""
-    import numpy as np
-
     n, x, y, xx, yy, xy = sums.T
     n = np.maximum(n, 1)
     over_x, over_y = xx - x * x / n, yy - y * y / n

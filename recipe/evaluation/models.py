@@ -5,9 +5,10 @@ from pathlib import Path
 
 from recipe.errors import SreError
 from recipe.judge.judge import Judge
-from recipe.storage import hash_file, hash_object, read_json
+from recipe.storage import fingerprint, hash_object, read_json
+from recipe.training.card import HUB_NAME
+from recipe.training.seed import fetch_model
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _EXPECTED = "a .gguf file, a run folder, a hub name, or a folder with config.json or adapter_config.json"
 _WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -35,7 +36,8 @@ def open_judge(
 
     use_threads(threads)
     # The generator's name is what tells a resumed evaluation that the weights are still the same.
-    name = f"{model} {_fingerprint(base, adapter)}"
+    weights = sorted(file for part in (base, adapter) if part for pattern in _WEIGHTS for file in part.glob(pattern))
+    name = f"{model} {hash_object([*map(fingerprint, weights)])[:16]}"
     generator = TorchGenerator(base, adapter=adapter, name=name, parallel=parallel, context=context)
     return Judge(generator, name=label_of(model) if path.is_dir() else model)
 
@@ -58,27 +60,13 @@ def _parts(folder: Path) -> tuple[Path, Path | None]:
     for base in (folder / named, Path(named)):
         if (base / "config.json").is_file():
             return base, folder
-    if Path(named).is_absolute() or not _HUB_NAME.fullmatch(named):
+    if Path(named).is_absolute() or not HUB_NAME.fullmatch(named):
         message = f"the adapter's base model is not at {named!r}; put it there, or change base_model_name_or_path"
         raise SreError(message, file=file)
     return _downloaded(named), folder
 
 
 def _downloaded(name: str) -> Path:
-    if not _HUB_NAME.fullmatch(name):
+    if not HUB_NAME.fullmatch(name):
         raise SreError(f"no such file or folder; expected {_EXPECTED}", file=name)
-    try:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(name, ignore_patterns=["*.gguf", "*.pth", "original/*"]))
-    except Exception as error:  # whatever the hub's client raises, the ways out are the same
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-        raise SreError(f"no such folder, and it can't be loaded from the hub ({reason})", file=name) from error
-
-
-def _fingerprint(base: Path, adapter: Path | None) -> str:
-    """Of the weights: an adapter's content; of a base, which may be many GB, its files' sizes and times."""
-    files = sorted(file for pattern in _WEIGHTS for file in base.glob(pattern))
-    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    content = hash_file(adapter / "adapter_model.safetensors") if adapter else ""
-    return hash_object([facts, content])[:16]
+    return fetch_model(name, ignore_patterns=["*.gguf", "*.pth", "original/*"])

@@ -5,14 +5,13 @@ of the two where there are rows of both. Labels that had to be forced count as t
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from recipe.data.records import Example, Judgement
 from recipe.evaluation.evaluate import as_written
-from recipe.evaluation.metrics import bootstrap, mean, moments, nothing, pearson
-
-if TYPE_CHECKING:
-    from recipe.evaluation.metrics import Matrix
+from recipe.evaluation.metrics import Matrix, bootstrap, mean, moments, nothing, pearson
 
 Keep = Literal["better", "significant", "all"]
 
@@ -25,8 +24,6 @@ def compare_on_dev(
     Returns {"rows": n, "malformed": {"before": n, "after": n}, "figures": {"before": .41, "after": .47},
     "gain": {"value": .06, "low": -.02, "high": .14, "n": n}}.
     """
-    import numpy as np
-
     sides = {"before": before, "after": after}
     malformed = {name: sum(j.label is None for j in as_written(side)) for name, side in sides.items()}
     rows = [(e, _said(one), _said(two)) for e, one, two in zip(examples, before, after, strict=True)]
@@ -44,7 +41,7 @@ def compare_on_dev(
         columns += [scores * column for column in moments(truth, said)]
         columns += [1 - scores, (1 - scores) * (said == truth)]
 
-    def figure(sums: "Matrix") -> "Matrix":
+    def figure(sums: Matrix) -> Matrix:
         parts = []
         if scores.any():
             parts.append(np.nan_to_num(pearson(sums[:, :6])))  # constant scores say nothing: 0

@@ -5,13 +5,17 @@ So a prompt may hold the special tokens that its chat template writes, and no ot
 changed (`‹think>`) and the prompt is tokenised again.
 """
 
+from __future__ import annotations
+
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from recipe.data.records import Message
 from recipe.errors import SreError
+from recipe.inference.chat_template import ChatTemplate
 
 _LOOKALIKES = {"<": "‹", "[": "(", "{": "("}
 _TRIES = 8
@@ -33,6 +37,18 @@ class PromptEncoder:
     ) -> None:
         self._render, self._tokenize, self._special, self._unknown = render, tokenize, special, unknown
         self._expected: dict[tuple[tuple[str, bool], ...], Counter[int]] = {}
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> PromptEncoder:
+        """The encoder of a transformers tokenizer, with its chat template."""
+        ids = partial(tokenizer, add_special_tokens=False)
+        special = added_tokens(tokenizer).get
+        return cls(
+            ChatTemplate.of(tokenizer).render,
+            lambda text: list(ids(text)["input_ids"]),
+            special,
+            tokenizer.unk_token_id,
+        )
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """The prompt's ids. Raises SreError when the contents form a special token that can't be broken."""

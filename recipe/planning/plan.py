@@ -4,11 +4,13 @@ Nothing is fetched and no model library is imported. A GPU's run merges and judg
 processor, which is taken for eight cores.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from recipe.config import Config, Task
 from recipe.errors import SreError
@@ -18,9 +20,7 @@ from recipe.planning.machines import CARDS, GIB, HOST, Machine, this_cpu
 from recipe.planning.shapes import shape_of
 from recipe.planning.workload import Workload, read_workload
 from recipe.progress import duration
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from recipe.training.assess import ASSESSED_METHODS
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,6 @@ def _ways(work: Workload, shape: Shape, machine: Machine) -> dict[str, float]:
 
 def show_plan(plan: Plan, console: Console) -> None:
     """Print the stages with their memory (GiB) by part and their time, then the verdict."""
-    from rich.table import Table
-    from rich.text import Text
-
     title = f"{plan.config.name}: {plan.config.model.source} on {plan.machine.name} (GiB)"
     table = Table(title=title, title_justify="left")
     table.add_column("stage")
@@ -157,7 +154,7 @@ def _stages(costs: Costs, host: Costs) -> Iterator[StagePlan]:
     for t in range(1, config.iterations + 1):
         inputs = work.inputs(t)
         yield _judging(costs, f"iter-{t}:sample", inputs, sample.n, sample.max_tokens, "inputs", samples=True)
-        if method not in ("correct-answer", "majority-vote", "random-equal"):
+        if method in ASSESSED_METHODS:
             n = sample.n if method == "self-assessment" else 2
             yield _judging(costs, f"iter-{t}:assess", inputs, n, sample.max_tokens, "inputs")
         settings, pairs, (prompt, completion) = config.dpo, work.pairs(t), work.mean(inputs)

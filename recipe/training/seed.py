@@ -41,7 +41,8 @@ def run_seed(source: str, out: Path, *, revision: str | None = None) -> dict[str
             original = source_files(source)[0].resolve()
             import_gguf(original, folder)
         else:
-            original = user_path(source).resolve() if kind == "folder" else _fetch(source, revision)
+            wanted = {"allow_patterns": list(_PATTERNS), "ignore_patterns": list(_UNWANTED), "revision": revision}
+            original = user_path(source).resolve() if kind == "folder" else fetch_model(source, **wanted)
             files = _model_files(original)
             if (original / "config.json").is_file() and sees_pictures(read_json(original / "config.json")):
                 Checkpoint(original).write_text_part(folder)
@@ -109,15 +110,17 @@ def _model_files(folder: Path) -> list[Path]:
     return [path for path in found if not any(fnmatch(path.name, pattern) for pattern in _UNWANTED)]
 
 
-def _fetch(name: str, revision: str | None) -> Path:
-    """The folder of a hub model in Hugging Face's cache. Raises SreError that says what to do."""
+def fetch_model(name: str, **wanted: Any) -> Path:
+    """The folder of a hub model in Hugging Face's cache: the files `wanted`, by the arguments of `snapshot_download`.
+
+    Raises SreError that says what to do.
+    """
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise SreError(f"fetching a model needs huggingface_hub: {install('train')}") from error
     try:
-        wanted = {"allow_patterns": list(_PATTERNS), "ignore_patterns": list(_UNWANTED)}
-        return Path(snapshot_download(name, revision=revision, **wanted))
+        return Path(snapshot_download(name, **wanted))
     except Exception as error:  # HTTP, connection, validation and cache errors share no base class
         raise SreError(
             f"{name} can't be fetched ({type(error).__name__}: {first_line(error)}). Check the name on "

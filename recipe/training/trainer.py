@@ -19,9 +19,8 @@ from recipe.config import LoraConfig, TrainConfig
 from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.base import Quantization
-from recipe.inference.chat_template import ChatTemplate
 from recipe.inference.pytorch.loading import TrainingEngine
-from recipe.inference.special_tokens import PromptEncoder, added_tokens
+from recipe.inference.special_tokens import PromptEncoder
 from recipe.progress import Advance, bar
 from recipe.prompts import Prompts, neutralise
 from recipe.storage import atomic_folder, read_json, write_json
@@ -31,6 +30,7 @@ ROWS_IN_MEMORY = 1000  # tokenised rows that are held before they are written
 WHOLE = "whole.json"  # the file that is written last into a checkpoint: the sizes of the others
 
 Section = TypeVar("Section", bound=TrainConfig)
+_encoder = lru_cache(maxsize=2)(PromptEncoder.of)
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,6 @@ class TrainingSetup:
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Token ids of a prompt, the chat template's opening of the assistant's turn included."""
     return _encoder(tokenizer).encode(messages)
-
-
-@lru_cache(maxsize=2)
-def _encoder(tokenizer: Any) -> PromptEncoder:
-    def tokenize(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    return PromptEncoder(
-        ChatTemplate.of(tokenizer).render, tokenize, added_tokens(tokenizer).get, tokenizer.unk_token_id
-    )
 
 
 def plain_text(tokenizer: Any, text: str) -> str:

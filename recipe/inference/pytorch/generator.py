@@ -13,17 +13,15 @@ from typing import Any, Literal
 
 import torch
 
-from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Generator, Quantization, Request, Sampling
-from recipe.inference.chat_template import ChatTemplate
 from recipe.inference.prompt import PromptReader
 from recipe.inference.pytorch.batch import Drawing, Row, TorchTokenizer
 from recipe.inference.pytorch.decoder import Decoder, can_decode, left_padded
 from recipe.inference.pytorch.engines import open_engine
 from recipe.inference.pytorch.loading import free_memory
 from recipe.inference.sequence import Sample
-from recipe.inference.special_tokens import PromptEncoder, added_tokens
+from recipe.inference.special_tokens import PromptEncoder
 from recipe.storage import intact, read_json
 
 KEPT = 0.5  # the decoder drops finished rows when this share is left (on a GPU it then records a new graph)
@@ -58,9 +56,7 @@ class TorchGenerator(Generator):
             raise SreError(f"not a model folder: {error}", file=file) from None
         self._model, tokenizer = self._load(adapter, quantization, engine)
         self._tokenizer = TorchTokenizer(tokenizer, self._model)
-        self._template = ChatTemplate.of(tokenizer)
-        special = added_tokens(tokenizer)
-        self._encoder = PromptEncoder(self.render, self._tokenizer.tokenize, special.get, tokenizer.unk_token_id)
+        self._encoder = PromptEncoder.of(tokenizer)
         self._reader = PromptReader(self._tokenizer, self._encode, self.context)
         from transformers import GenerationConfig
 
@@ -82,10 +78,6 @@ class TorchGenerator(Generator):
     def close(self) -> None:
         self._model = None
         free_memory()
-
-    def render(self, messages: Sequence[Message]) -> str:
-        self._check_open()
-        return self._template.render(messages)
 
     def _encode(self, request: Request) -> tuple[list[int], bytes]:
         if request.prompt is not None:

@@ -15,6 +15,7 @@ import torch
 from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling, completions_by_request
+from recipe.inference.chat_template import ChatTemplate
 from recipe.inference.labels import LabelPlaces
 from recipe.inference.pytorch.decoder import Decoder
 from recipe.inference.pytorch.generator import TorchGenerator
@@ -77,7 +78,7 @@ def tokens(generator: TorchGenerator, text: str) -> list[int]:
 
 
 def prompt_of(generator: TorchGenerator, request: Request) -> list[int]:
-    return tokens(generator, generator.render(request.messages))
+    return tokens(generator, ChatTemplate.of(generator._tokenizer.inner).render(request.messages))
 
 
 def logprobs_of(model: Any, prompt: list[int], following: list[int]) -> list[float]:
@@ -304,7 +305,7 @@ def test_refusals(judge: TorchGenerator, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SreError, match="closed"):
         list(running)
     with pytest.raises(SreError, match="closed"):
-        closing.render(ask("x"))
+        next(closing.generate([Request("a", ask("x"))], Sampling(max_tokens=2)))
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
