@@ -18,12 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from recipe.errors import gpu_build
+from recipe.planning.machines import GIB
 from recipe.system import memory_limit, nvidia_gpus, usable_cores
 
 Status = Literal["ok", "missing", "warning"]
 
 DISTRIBUTION = "self-rationalizing-evaluators"
-GIB = 1024**3
 ENOUGH_MEMORY_GIB = 6.0
 ENOUGH_DISK_GIB = 5.0
 UNSLOTH_ON_CPU = "2026.10.9"  # the first version that trains on a processor

@@ -19,7 +19,7 @@ from recipe.storage import intact, read_jsonl
 
 VERDICTS = "judgements.jsonl"
 
-Judged = dict[str, list[tuple[str, Said]]]  # judge -> (id of the row, verdict) of all its files
+Verdicts = dict[str, list[tuple[str, Said]]]  # judge -> (id of the row, verdict) of all its files
 
 
 def audit_files(
@@ -51,9 +51,9 @@ def audit_files(
     return {"parts": parts}
 
 
-def read_verdicts(paths: Sequence[Path]) -> Judged:
+def read_verdicts(paths: Sequence[Path]) -> Verdicts:
     """The verdicts by judge, as they were written: a label that was forced counts as malformed."""
-    found: Judged = {}
+    found: Verdicts = {}
     for path in paths:
         files = sorted(path.rglob(VERDICTS)) if path.is_dir() else [path]
         if not files or not files[0].is_file():

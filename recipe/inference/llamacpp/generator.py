@@ -22,7 +22,7 @@ from recipe.inference.special_tokens import PromptEncoder
 from recipe.system import usable_cores
 from recipe.verdict import opened_at_end
 
-PROMPT_KEY = "sre.prompts.pointwise"  # in the metadata of every judge that is exported here
+TRAINED_HERE = "sre.prompts.pointwise"  # the key is in the metadata of every judge that is exported here
 KEPT = 16  # prompts that a session keeps in the cache for later ones to begin with
 MOST_SEQUENCES = 256  # of one llama.cpp context
 MOST_THREADS = 512  # it ends the process where it is asked for more
@@ -101,7 +101,7 @@ class LlamaCppGenerator(Generator):
         if request.prompt is None:
             ids = self._encoder.encode(request.messages)
             # A judge that was trained here goes on with its rationale.
-            opened = "" if PROMPT_KEY in self.metadata else opened_at_end(self.render([Message("user", "x")]))
+            opened = "" if TRAINED_HERE in self.metadata else opened_at_end(self.render([Message("user", "x")]))
             return ids, opened.encode()
         if isinstance(request.prompt, str):
             begin = self.metadata.get("tokenizer.ggml.add_bos_token") == "true"

@@ -31,13 +31,11 @@ def take_share(threads: int | None) -> None:
     use_threads(threads)
 
 
-def use_threads(threads: int | None) -> int:
-    """Set PyTorch's CPU threads (None: all cores this process may use) and return their number."""
+def use_threads(threads: int | None) -> None:
+    """Set PyTorch's CPU threads (None: all cores this process may use)."""
     import torch
 
-    count = threads or usable_cores()
-    torch.set_num_threads(count)
-    return count
+    torch.set_num_threads(threads or usable_cores())
 
 
 def avoid_cudnn_attention() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling
-from recipe.inference.llamacpp.generator import PROMPT_KEY, LlamaCppGenerator
+from recipe.inference.llamacpp.generator import TRAINED_HERE, LlamaCppGenerator
 from recipe.inference.llamacpp.grammar import Grammar, gbnf_of
 from recipe.inference.special_tokens import PromptEncoder
 from recipe.training.seed import embedded_gguf
@@ -189,9 +189,9 @@ def test_a_label_is_read_only_after_the_reasoning_that_the_prompt_opened(thinkin
 
 
 def test_a_judge_of_ours_goes_on_with_its_rationale(thinking: LlamaCppGenerator) -> None:
-    thinking.metadata[PROMPT_KEY] = "a template"
+    thinking.metadata[TRAINED_HERE] = "a template"
     try:
         (done,) = thinking.generate([user("Say hello.")], Sampling(temperature=0, max_tokens=4))
     finally:
-        del thinking.metadata[PROMPT_KEY]
+        del thinking.metadata[TRAINED_HERE]
     assert "<think>" not in done.text
