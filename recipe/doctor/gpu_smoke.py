@@ -20,7 +20,6 @@ from typing import Any
 from recipe.config import Config, load, presets
 from recipe.doctor.random_model import shape_named, write_long_rows, write_pairs, write_random_model
 from recipe.errors import SreError, install
-from recipe.evaluation.tables import markdown_table
 from recipe.gguf.shape import Shape
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.stage_order import steps
@@ -83,11 +82,11 @@ def markdown(report: Mapping[str, Any]) -> str:
     installed = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     cap = f", at most {report['memory_gb']:g} GiB of it" if report["memory_gb"] else ""
     lines = ["### sre doctor --gpu-smoke", f"\nDevice: {report['device']}{cap}\n", f"Model: {report['model']}\n"]
-    rows = [
-        ["" if row[name] is None else " ".join(str(row[name]).split()) for name in HEAD] for row in report["stages"]
-    ]
-    lines += [f"{installed}\n", markdown_table([HEAD, *rows])]
-    return "\n".join([*lines, *(["```", report["trace"], "```"] if report["trace"] else [])])
+    lines += [f"{installed}\n", f"| {' | '.join(HEAD)} |", "| --- " * len(HEAD) + "|"]
+    for row in report["stages"]:
+        cells = ["" if row[name] is None else str(row[name]).replace("|", "/").replace("\n", " ") for name in HEAD]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, *(["\n```", report["trace"], "```"] if report["trace"] else [])])
 
 
 def _machine(cpu: bool, memory_gb: float | None) -> Machine:

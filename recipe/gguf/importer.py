@@ -7,8 +7,6 @@ end token and other ids for " 12".
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from recipe.errors import SreError
 from recipe.gguf import architecture
 from recipe.gguf.architecture import Hyperparameters
@@ -60,6 +58,8 @@ def write_tokenizer(vocabulary: Vocabulary, folder: Path, longest: int) -> None:
 
 def _config(fields: dict[str, Any], tensors: dict[str, Any], dtype: str, source: Path) -> dict[str, Any]:
     """A config.json of the model in a GGUF file."""
+    import numpy as np
+
     arch = fields.get("general.architecture")
     if arch not in architecture.FAMILIES:
         known = ", ".join(architecture.FAMILIES)
@@ -133,6 +133,7 @@ def _vocabulary(fields: dict[str, Any], source: Path) -> Vocabulary:
 
 
 def _write_weights(tensors: dict[str, Any], shape: Hyperparameters, out: Path, dtype: str, source: Path) -> None:
+    import numpy as np
     import torch
     from gguf.quants import dequantize
     from safetensors.torch import save_file

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from recipe.data.records import Judgement
 from recipe.errors import SreError, install
 
@@ -97,6 +95,8 @@ def fit_calibration(
         from sklearn.model_selection import GroupKFold
     except ImportError:
         raise SreError(f"fitting a calibration needs scikit-learn: {install('eval')}") from None
+    import numpy as np
+
     pairs = list(zip(judgements, prompts, strict=True))
     pairs = [(j, prompt) for j, prompt in pairs if j.truth in j.label_logprobs and len(j.label_logprobs) > 1]
     labels = tuple(sorted(pairs[0][0].label_logprobs)) if pairs else ()
@@ -130,6 +130,7 @@ def fit_calibration(
 
 def _fit_temperature(x: Any, y: Any) -> tuple[Any, Any]:
     """The weights and biases of the temperature, from 1/4 to 64, under which the truth is most probable."""
+    import numpy as np
     from scipy.optimize import minimize_scalar
 
     power = minimize_scalar(lambda power: _surprise(x / 2**power, y).mean(), bounds=(-2, 6)).x
@@ -138,6 +139,7 @@ def _fit_temperature(x: Any, y: Any) -> tuple[Any, Any]:
 
 def _fit_regression(x: Any, y: Any) -> tuple[Any, Any]:
     """The weights and biases of a multinomial logistic regression."""
+    import numpy as np
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=STRENGTH, max_iter=1000).fit(x, y)

@@ -42,7 +42,8 @@ def run_seed(source: str, out: Path, *, revision: str | None = None) -> dict[str
             import_gguf(original, folder)
         else:
             wanted = {"allow_patterns": list(_PATTERNS), "ignore_patterns": list(_UNWANTED), "revision": revision}
-            original = user_path(source).resolve() if kind == "folder" else fetch_model(source, **wanted)
+            instead = f"a local folder or {EMBEDDED}"
+            original = user_path(source).resolve() if kind == "folder" else fetch_model(source, instead, **wanted)
             files = _model_files(original)
             if (original / "config.json").is_file() and sees_pictures(read_json(original / "config.json")):
                 Checkpoint(original).write_text_part(folder)
@@ -110,10 +111,10 @@ def _model_files(folder: Path) -> list[Path]:
     return [path for path in found if not any(fnmatch(path.name, pattern) for pattern in _UNWANTED)]
 
 
-def fetch_model(name: str, **wanted: Any) -> Path:
+def fetch_model(name: str, instead: str = "a local folder", **wanted: Any) -> Path:
     """The folder of a hub model in Hugging Face's cache: the files `wanted`, by the arguments of `snapshot_download`.
 
-    Raises SreError that says what to do.
+    Raises SreError that says what to do, and what to give `instead` offline.
     """
     try:
         from huggingface_hub import snapshot_download
@@ -125,5 +126,5 @@ def fetch_model(name: str, **wanted: Any) -> Path:
         raise SreError(
             f"{name} can't be fetched ({type(error).__name__}: {first_line(error)}). Check the name on "
             "huggingface.co; for a gated model accept its terms there and run `hf auth login`; "
-            f"offline, give a local folder or {EMBEDDED}"
+            f"offline, give {instead}"
         ) from error
