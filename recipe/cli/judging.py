@@ -76,6 +76,7 @@ def judge(rows: str, out: str, model: Path | None, rubric: str | None, allow_err
     writes none, the row counts as malformed.
     """
     from recipe.judge.batch import judge_file, open_judges
+    from recipe.judge.journal import TABLES
     from recipe.judge.options import JudgeOptions
     from recipe.judge.rubrics import read_rubric
     from recipe.progress import bar, follow
@@ -94,7 +95,8 @@ def judge(rows: str, out: str, model: Path | None, rubric: str | None, allow_err
         with bar(f"judging {printable(Path(rows).name)}", None, "rows") as advance:
             summary = judge_file(partial(open_judges, model, **opening), rows, out, progress=follow(advance), **reading)
     except KeyboardInterrupt:
-        kept = "" if out == "-" else f"; what was judged is kept in {out}. Add --resume to go on"
+        journal = f"{out}.jsonl" if Path(out).suffix.lower() in TABLES else out
+        kept = "" if out == "-" else f"; what was judged is kept in {journal}. Add --resume to go on"
         click.echo(f"stopped{kept}", err=True)
         raise SystemExit(130) from None
     click.echo(summary, err=True)

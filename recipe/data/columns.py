@@ -26,6 +26,8 @@ LEVELS = tuple(f"score{score}" for score in range(11))
 NAMES = (*ALIASES, *LEVELS)
 RESPONSES: dict[Task, tuple[str, ...]] = {"pointwise": ("response",), "pairwise": ("response_a", "response_b")}
 LABEL: dict[Task, str] = {"pointwise": "score", "pairwise": "preference"}
+FIRST: dict[str, dict[int | None, object]] = {"better_index": {0: 1, 1: 2}, "first_is_better": {1: 1, 0: 2}}
+"""Our name of a column of 0 and 1 -> the label that each of them stands for."""
 
 Names = Mapping[str, str]  # our name -> the row's column
 
@@ -59,6 +61,10 @@ class Row:
     def published(self) -> bool:
         """Whether it has the columns of the published collections, whose values are read as they are."""
         return any(str(column).startswith("orig_") for column in self.cells)
+
+    def label(self, task: Task) -> str:
+        """Our name of the column of its label."""
+        return next((name for name in FIRST if task == "pairwise" and name in self), LABEL[task])
 
     def column(self, name: str) -> str:
         """The column that an error about `name` cites: the row's own, else the likeliest one."""

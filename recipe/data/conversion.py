@@ -10,7 +10,7 @@ from pathlib import Path
 
 from recipe.data import values
 from recipe.data.benchmark_formats import GENERAL, Layout
-from recipe.data.columns import LABEL, LEVELS, RESPONSES, Row
+from recipe.data.columns import FIRST, LEVELS, RESPONSES, Row
 from recipe.data.records import TASKS, Example, Message, Rubric, Task
 from recipe.errors import SreError
 
@@ -39,7 +39,9 @@ def from_columns(
         responses = responses if first else responses[::-1]
         value: object = 1 if first else 2
     else:
-        value = row[LABEL[kind]]
+        value = row[row.label(kind)]
+        if row.label(kind) in FIRST and not values.no_label(value):
+            value = FIRST[row.label(kind)].get(values.counted(value), f"{value}, not 0 or 1")
     name = row.name("id")
     if layout and layout.id_columns and all(not values.missing(row.cells.get(column)) for column in layout.id_columns):
         name = layout.id_separator.join(str(row.cells[column]) for column in layout.id_columns)
@@ -109,7 +111,7 @@ def _task(row: Row, wanted: Task | None) -> Task:
     alone = "response" in row or ("messages" in row and not pair)
     found: list[Task] = [kind for kind, there in zip(TASKS, (alone, pair), strict=True) if there]
     if len(found) == 2:
-        labelled = [kind for kind in TASKS if not values.no_label(row[LABEL[kind]])]
+        labelled = [kind for kind in TASKS if not values.no_label(row[row.label(kind)])]
         filled = [kind for kind in TASKS if any(row[name] not in (None, "") for name in RESPONSES[kind])]
         found = labelled if len(labelled) == 1 else filled
     if wanted and found and wanted not in found:

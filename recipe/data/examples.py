@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from recipe.data import benchmark_formats as layouts
-from recipe.data.columns import LABEL, Names, Row, column_map, recognise
+from recipe.data.columns import Names, Row, column_map, recognise
 from recipe.data.conversion import Rubrics, from_columns, from_own
 from recipe.data.files import Source
 from recipe.data.records import Example, Task, contradicts_itself, in_prompt_names
-from recipe.data.values import TIE, no_label, parsed, short, to_preference, to_rubric, to_score, whole
+from recipe.data.values import COUNTING, TIE, no_label, parsed, short, to_preference, to_rubric, to_score, whole
 from recipe.errors import SreError, printable
 from recipe.storage import atomic
 
@@ -64,7 +64,7 @@ def read_examples(
         try:
             example = _checked(row, need_label, places)
         except SreError as error:
-            if skip_bad_rows is None:
+            if skip_bad_rows is None or error.message.startswith(COUNTING):  # then other rows may be read wrongly
                 raise
             place = {"file": row.raw.file, "line": row.raw.line, "field": error.field}
             bad.append({**place, "error": str(error), "row": row.raw.cells})
@@ -76,7 +76,7 @@ def read_examples(
         if need_label and example.label is None:
             tie = example.label_note == "tie"
             told["ties left out" if tie else "rows left out that have no label"] += 1
-            unlabelled = unlabelled or (None if tie else (row.raw, LABEL[example.task]))
+            unlabelled = unlabelled or (None if tie else (row.raw, row.raw.label(example.task)))
         elif need_rationale and not named.rationale.strip():
             told["rows left out that have no rationale"] += 1
             unexplained_in = row.raw.column("rationale")
@@ -202,7 +202,7 @@ def _checked(row: ReadRow, need_label: bool, places: dict[str, Row]) -> Example:
         place = f"line {before.line}" if before.file == raw.file else f"{before.file}, line {before.line}"
         raise raw.error(f"{short(example.id)} is already the id of {place}; ids must differ", "id")
     if need_label and example.label is None and example.label_note not in ("", "tie"):
-        raise raw.error_about(LABEL[example.task], example.label_note)
+        raise raw.error_about(raw.label(example.task), example.label_note)
     return example
 
 

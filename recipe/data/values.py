@@ -22,6 +22,8 @@ _TABLE = read_table(__file__)
 ROLES = {name: role for role, names in _TABLE["roles"].items() for name in names}
 """Role in a file -> role in a prompt."""
 TIE = 0  # what `to_preference` gives for a tie
+COUNTING = "0 and 1"
+"""How an error about a preference begins where the column's values can be read in two ways."""
 MOST_SCORE = 10
 _WHOLE = re.compile(r"[0-9]{1,9}(?:\.0*|,00?)?")  # "4,0" is what tables with semicolons have
 _PYTHON_TURNS = re.compile(r"\s*\[\s*\{\s*'(?:role|content|from|value)'\s*:")
@@ -88,11 +90,19 @@ def to_score(value: object, scores: Sequence[int], field: str) -> int | None:
     return score
 
 
+def counted(value: object) -> int | None:
+    """`whole`, with True as 1 and False as 0."""
+    return {"true": 1, "false": 0}.get(str(value).strip().lower(), whole(value))
+
+
 def to_preference(value: object, field: str) -> int | None:
     """1 or 2 for the better response (a mean of votes is between them), TIE for a tie, None where it is missing."""
     if no_label(value):
         return None
-    number = whole(value)
+    number = counted(value)
+    if number == 0 or (number == 1 and whole(value) is None):
+        two = "--map better_index=COLUMN counts the responses from 0, --map first_is_better=COLUMN takes 1 as yes"
+        raise SreError(f"{COUNTING} can mean two things, and here is {short(value)}: {two}", field=field)
     words = str(value).strip().lower() if number is None else str(number)
     words = re.sub(f"^(?:{_TABLE['responses']})[ _]?| is better$|[\\s\\[\\]()_*'\"]", "", words)
     if isinstance(value, str | Real | Decimal):

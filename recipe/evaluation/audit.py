@@ -15,6 +15,7 @@ from recipe.evaluation.trivial import TIE, RowVerdict, Said, longer_response, tr
 from recipe.system import read_table
 
 FIGURES = read_table(__file__, "figures.toml")
+FEWEST = 4  # rows that can show that a judge gives but one label
 ONE_SIDED = 0.8  # a judge that gives one label in more than this share of the rows hardly judges
 
 
@@ -145,17 +146,17 @@ def degenerate(figures: Mapping[str, Any]) -> list[str]:
     """What is wrong with a judge by its figures of both tasks, as ends of a sentence that begins with its name.
 
     A judge is announced that gives one label, or picks one position, in more than ONE_SIDED of the rows where the
-    truth does not; and one whose interval does not lie above chance. Fewer than MIN_PARSED parsed rows say nothing.
+    truth does not; and, from MIN_PARSED parsed rows on, one whose interval does not lie above chance.
     """
     found = []
     for task in TASKS:
         part = figures.get(task, {})
         top = part.get("top_label") or metrics.nothing(0)
+        if top["n"] >= FEWEST and top["value"] > ONE_SIDED >= top["in_truth"]:
+            what = f"gives the score {top['label']}" if task == "pointwise" else f"picks response {top['label']}"
+            found.append(f"{what} in {top['value']:.0%} of the {top['n']} rows, so it has not learnt anything")
         if part.get("n", 0) < metrics.MIN_PARSED or (part["malformed"] < part["n"] and top["n"] < metrics.MIN_PARSED):
             continue
-        if top["value"] is not None and top["value"] > ONE_SIDED >= top["in_truth"]:
-            what = f"gives the score {top['label']}" if task == "pointwise" else f"picks response {top['label']}"
-            found.append(f"{what} in {top['value']:.0%} of the rows")
         best = part["pearson"] if task == "pointwise" else part["accuracy"]
         if task == "pairwise" and part.get("both_orders", {}).get("value") is not None:
             best = part["both_orders"]

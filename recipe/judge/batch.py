@@ -19,6 +19,7 @@ from recipe.data.columns import Row
 from recipe.data.examples import ReadRow, read_rows
 from recipe.data.files import Source
 from recipe.data.records import Example, Rubric
+from recipe.data.values import COUNTING
 from recipe.errors import SreError, printable
 from recipe.inference.openai import OpenAIGenerator
 from recipe.judge.journal import Journal
@@ -162,6 +163,11 @@ def _begun(
     ended = len(first) % WINDOW > 0
     if options.swap and ended and not any(row.example and row.example.task == "pairwise" for row in first):
         raise SreError("swap judges pairs in both orders, and no row is a pair")
+    examples = [row.example for row in first if row.example]
+    if not {1, 2} <= {example.label for example in examples}:  # where both are there, 0 is a tie, or a slip
+        for row in first:
+            if row.example and row.example.label_note.startswith(COUNTING):
+                raise row.raw.error_about(row.raw.label("pairwise"), row.example.label_note)
     names = next(row.raw.names for row in first if row.example)
     used = [f"{theirs} as {ours}" for ours, theirs in names.items() if not theirs.startswith("orig_")]
     if used:

@@ -99,9 +99,12 @@ def test_split_says_which_part_of_a_folder_is_judged(
         assert "dev" in result.stderr
 
 
-def test_ctrl_c_keeps_the_rows_and_says_that_resume_goes_on(tmp_path: Path, script: list[Any]) -> None:
+@pytest.mark.parametrize(("name", "kept"), [("out.jsonl", "out.jsonl"), ("out.csv", "out.csv.jsonl")])
+def test_ctrl_c_keeps_the_rows_and_says_where_and_that_resume_goes_on(
+    tmp_path: Path, script: list[Any], name: str, kept: str
+) -> None:
     rows = write(tmp_path / "rows.jsonl", *({**ROW, "id": f"r{k}", "answer": f"Number {k}."} for k in range(5)))
-    out, command = tmp_path / "out.jsonl", "judge {rows} -o {out} --model m.gguf"
+    out, command = tmp_path / name, "judge {rows} -o {out} --model m.gguf"
 
     def interrupted(request: Request) -> list[str]:
         if "Number 3." in request.messages[-1].content:
@@ -115,11 +118,14 @@ def test_ctrl_c_keeps_the_rows_and_says_that_resume_goes_on(tmp_path: Path, scri
     finally:
         signal.signal(signal.SIGINT, before)
     assert stopped.exit_code == 130
-    assert stopped.stderr.splitlines()[-1] == f"stopped; what was judged is kept in {out}. Add --resume to go on"
-    assert ids(out) == ["r0", "r1", "r2"]
+    assert (
+        stopped.stderr.splitlines()[-1]
+        == f"stopped; what was judged is kept in {tmp_path / kept}. Add --resume to go on"
+    )
+    assert ids(tmp_path / kept) == ["r0", "r1", "r2"]
     script.append(any_judgement)
     assert sre(f"{command} --resume", rows=rows, out=out).exit_code == 0
-    assert ids(out) == [f"r{k}" for k in range(5)]
+    assert ids(tmp_path / kept) == [f"r{k}" for k in range(5)]
 
 
 @pytest.mark.parametrize(

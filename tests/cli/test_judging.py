@@ -194,3 +194,25 @@ def test_rubrics_lists_the_library_and_prints_a_file_to_edit(tmp_path: Path) -> 
     unknown = sre("rubrics", "nope")
     assert (unknown.exit_code, unknown.stdout) == (2, "")
     assert "conciseness" in unknown.stderr
+
+
+CHOICE = {"question": "q", "response_a": "x", "response_b": "y", "criteria": "Which is shorter?"}
+
+
+def test_a_winner_of_0_and_1_is_read_once_its_meaning_is_said(tmp_path: Path, opened: dict[str, Any]) -> None:
+    rows = write(tmp_path / "rows.jsonl", *({**CHOICE, "question": f"q{k}", "winner": k % 2} for k in range(4)))
+    asked = sre("judge", rows, "-o", "-", "--model", "m.gguf")
+    assert (asked.exit_code, asked.stdout) == (2, "")
+    assert "field 'winner'" in asked.stderr
+    for name, truths in (("better_index", [1, 2, 1, 2]), ("first_is_better", [2, 1, 2, 1])):
+        assert f"--map {name}=" in asked.stderr
+        result = sre("judge", rows, "-o", "-", "--model", "m.gguf", "--map", f"{name}=winner")
+        assert [json.loads(line)["truth"] for line in result.stdout.splitlines()] == truths
+
+
+def test_where_2_is_there_a_0_is_left_out_and_counted(tmp_path: Path, opened: dict[str, Any]) -> None:
+    rows = write(tmp_path / "rows.jsonl", *({**CHOICE, "question": f"q{k}", "winner": k} for k in range(3)))
+    result = sre("judge", rows, "-o", "-", "--model", "m.gguf")
+    assert result.exit_code == 0, result.output
+    assert [json.loads(line).get("truth") for line in result.stdout.splitlines()] == [None, 1, 2]
+    assert "left out of it        1" in result.stderr

@@ -142,7 +142,11 @@ def test_limit_reads_the_first_rows_only(tmp_path: Path) -> None:
             for bad in (0, 6, "0", "6", "five", 3.5, "3.5", True, "٣", [3], {"a": 1}, "-3", "3/5")
         ],
         *[
-            (pairwise(orig_preference=bad), "orig_preference", "1 or 2, A or B")
+            (
+                pairwise(orig_preference=bad),
+                "orig_preference",
+                "better_index" if bad in (0, "0", True) else "1 or 2, A or B",
+            )
             for bad in ("D", "AB", ["A"], 3, 0, "0", True, -1)
         ],
         (pointwise(orig_instruction=...), "orig_instruction", "no instruction"),

@@ -172,6 +172,14 @@ def test_preferences_ties_and_half_preferences(value: Any, label: int | None) ->
     assert to_preference(value, "winner") == label
 
 
+@pytest.mark.parametrize("value", [0, "0", 0.0, True, False, "True", "false"])
+def test_0_and_truth_values_can_be_read_in_two_ways(value: Any) -> None:
+    with pytest.raises(SreError) as caught:
+        to_preference(value, "winner")
+    assert all(f"--map {name}=" in str(caught.value) for name in ("better_index", "first_is_better"))
+    assert caught.value.field == "winner"
+
+
 @pytest.mark.parametrize(
     ("value", "advice"), [(4.5, "round(score)"), ("0.75", "0 to 1"), (8, "--rubric"), ("10", "--rubric")]
 )
@@ -181,7 +189,7 @@ def test_a_score_of_another_scale_says_how_to_go_on(value: Any, advice: str) -> 
     assert advice in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [0, "0", 3, "C", True, [1], {"a": 1}, "much", float("inf"), 10**400, -1, 1j, b"A"])
+@pytest.mark.parametrize("value", [3, "C", [1], {"a": 1}, "much", float("inf"), 10**400, -1, 1j, b"A"])
 def test_other_values_are_no_preference(value: Any) -> None:
     with pytest.raises(SreError, match="A or B") as caught:
         to_preference(value, "winner")

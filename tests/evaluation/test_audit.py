@@ -161,10 +161,17 @@ def test_a_judge_of_one_score_or_one_position_is_announced() -> None:
     assert any("response 2" in text and "90%" in text for text in second)
 
 
-def test_a_judge_that_judges_is_not_announced_nor_is_one_of_few_rows() -> None:
+def test_a_judge_that_judges_is_not_announced() -> None:
     rows = [*(scored(k, 1 + k % 5) for k in range(40)), *in_both_orders(PAIRS)]
     assert faults(rows, [verdict(row.label) for row in rows]) == []
-    assert faults(rows[:10], [verdict(3) for _ in rows[:10]]) == []
+    assert faults(rows[:10], [verdict(row.label) for row in rows[:10]]) == []
+
+
+def test_a_judge_of_one_score_is_announced_on_few_rows_too() -> None:
+    rows = [scored(k, 1 + k % 5) for k in range(10)]
+    (found,) = faults(rows, [verdict(3) for _ in rows])
+    assert all(part in found for part in ("score 3", "100% of the 10 rows", "not learnt"))
+    assert faults(rows[:3], [verdict(3) for _ in rows[:3]]) == []
 
 
 def test_a_truth_that_is_as_one_sided_is_no_fault_of_the_judge() -> None:
