@@ -30,12 +30,11 @@ HELP_ONLY = (
     "sre run t4-",
     "sre evaluate rewardbench",
     "sre evaluate biggen",
-    "sre annotate export",  # the tiny judges give no two rationales to compare
-    "sre annotate import",
-    "sre experiment seed-data",
-    "sre experiment real-judgments",
     "sre serve",
     "python -m benchmarks",
+    "python -m experiments seed-data",
+    "python -m experiments.annotation export",  # the tiny judges give no two rationales to compare
+    "python -m experiments.annotation import",
 )
 # Not ours, or tested elsewhere: installation, git, servers, launchers.
 ELSEWHERE = (
@@ -70,9 +69,9 @@ def as_run(command: str) -> str | None:
         return None
     for beginning in HELP_ONLY:
         if command.startswith(beginning):
-            words = command.split(" -")[0].split()
-            known = 3 if words[0] == "python" or words[1] == "annotate" else 2
-            return " ".join([*words[:known], "--help"])
+            known = 3 if command.startswith("python") else 2
+            known += command.startswith("python -m experiments.annotation")  # a group: its command is named too
+            return " ".join([*command.split()[:known], "--help"])
     return command
 
 
@@ -83,10 +82,11 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_da
 
     folder = tmp_path_factory.mktemp("docs")
     (folder / "bin").mkdir()
-    wrapper = folder / "bin" / "sre"
-    wrapper.write_text(f'#!/bin/bash\nexec "{sys.executable}" "{Path(__file__).with_name("tiny_sre.py")}" "$@"\n')
-    wrapper.chmod(0o755)
-    (folder / "bin" / "python").symlink_to(sys.executable)
+    sre = f'"{sys.executable}" "{Path(__file__).with_name("tiny_sre.py")}"'
+    for name, called in (("sre", sre), ("python", f'"{sys.executable}"')):  # a link would leave the environment
+        wrapper = folder / "bin" / name
+        wrapper.write_text(f'#!/bin/bash\nexec {called} "$@"\n')
+        wrapper.chmod(0o755)
     scored, picked = tiny_data / "train" / "pointwise.jsonl", tiny_data / "train" / "pairwise.jsonl"
     few = "".join(scored.read_text(encoding="utf-8").splitlines(keepends=True)[:4])
     for name in ("rows.jsonl", "my-rows.jsonl"):

@@ -1,4 +1,4 @@
-"""Measure judges: `sre evaluate`, `audit`, `experiment`, `report`, `annotate`."""
+"""Measure judges: `sre evaluate`, `audit`, `report`."""
 
 from pathlib import Path
 from typing import Any
@@ -115,44 +115,6 @@ def audit(
         write_json(out, found)
 
 
-def _list_variants(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        from recipe.pipeline.experiments import VARIANTS
-
-        width = max(map(len, VARIANTS))
-        for name, variant in VARIANTS.items():
-            click.echo(f"{name:{width}}  {variant.description}")
-        context.exit()
-
-
-@opt.command
-@click.argument("preset")
-@click.argument("variants", nargs=-1, metavar="[VARIANT]...")
-@click.option("--tables", is_flag=True, help="Only write the tables of what was measured before.")
-@click.option("--seeds", multiple=True, type=int, default=(0, 1, 2), help="May be repeated.")
-@click.option(
-    "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_variants, help="List all variants."
-)
-@opt.run_dir
-@opt.overrides
-def experiment(preset: str, variants: tuple[str, ...], tables: bool, seeds: Any, run_dir: Any, overrides: Any) -> None:
-    """Measure baselines and ablations beside the recipe, over random seeds.
-
-    PRESET is a preset's name or a TOML file. Each VARIANT names a baseline or an ablation; without any, the seed
-    model, J_SFT and each J are measured. Stages that several variants need run once. The tables show everything that
-    was measured in the folder, so further calls can add variants. The command writes results.json and results.md there.
-    """
-    from recipe.config import load
-    from recipe.evaluation.tables import show_experiment
-    from recipe.pipeline.experiments import Experiment, run_experiment, write_results
-
-    if tables and variants:
-        raise SreError("the tables show all variants that were measured; leave VARIANT out", field="--tables")
-    chosen = Experiment(preset, overrides, run_dir or Path("runs") / load(preset, overrides).name)
-    results = write_results(chosen, {}) if tables else run_experiment(chosen, variants, seeds)
-    show_experiment(results, opt.console())
-
-
 @opt.command
 @click.argument("runs", nargs=-1, required=True, type=opt.EXISTING_FOLDER)
 @click.option("-o", "--out", type=opt.FILE, help="[default: RUN/report.html]")
@@ -164,41 +126,4 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
         click.echo(path)
 
 
-@click.group(cls=opt.Group)
-def annotate() -> None:
-    """Compare two judges' rationales blind, by people in Label Studio."""
-
-
-@annotate.command("export", cls=opt.Command)
-@opt.run
-@click.option("-o", "--out", required=True, type=opt.FOLDER, help="A new folder.")
-@click.option("--first", default="sft", help="The judge to compare with.")
-@click.option("--second", help="The judge whose wins are counted. [default: the last J that was measured]")
-@click.option("--n", type=opt.POSITIVE, default=100, help="The most tasks.")
-@click.option("--seed", type=int, default=0, help="Seed of the draw and of the order in each task.")
-def export(run: Path, out: Path, first: str, second: str | None, n: int, seed: int) -> None:
-    """Write Label Studio tasks and labelling configuration for rows that both judges gave the same label."""
-    from recipe.pipeline.finished_runs import export_annotations
-
-    counts = export_annotations(run, out, first=first, second=second, n=n, seed=seed)
-    click.echo(
-        f"{counts['tasks']} tasks: {counts['same_label']} of {counts['rows']} rows got one label from both judges; "
-        f"{counts['identical']} of these have identical rationales and are not shown.\n"
-        f"In Label Studio: make a project with the code of {out / 'labels.xml'} as its labelling interface,\n"
-        f"import {out / 'tasks.json'}, and export as JSON when the raters are done.\n"
-        f"Raters must not see {out / 'key.json'}: it says which rationale is whose."
-    )
-
-
-@annotate.command("import", cls=opt.Command)
-@click.argument("folder", type=opt.EXISTING_FOLDER)
-@click.argument("annotations", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-def import_(folder: Path, annotations: Path) -> None:
-    """Compute win rate, agreement and reasons from Label Studio's JSON export of FOLDER's tasks."""
-    from recipe.evaluation.annotation import import_annotations
-    from recipe.evaluation.tables import show_rationale_votes
-
-    show_rationale_votes(import_annotations(folder, annotations), opt.console())
-
-
-COMMANDS: tuple[click.Command, ...] = (evaluate, audit, experiment, report, annotate)
+COMMANDS: tuple[click.Command, ...] = (evaluate, audit, report)

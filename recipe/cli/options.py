@@ -1,6 +1,10 @@
-"""What the commands share: kinds of values, options, examples under their help, the console."""
+"""What the commands share: kinds of values, options, errors, examples under their help, the console."""
 
+import contextlib
+import io
 import math
+import os
+import sys
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
@@ -8,7 +12,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from recipe.system import read_table
+from recipe.errors import SreError, first_line, install, printable
+from recipe.system import process, read_table
 
 
 class Finite(click.FloatRange):
@@ -25,6 +30,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 EXISTING_FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 POSITIVE = click.IntRange(min=1)
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
 
 
 def examples(*lines: str) -> str:
@@ -40,8 +46,27 @@ class Command(click.Command):
         super().format_epilog(ctx, formatter)
 
 
-class Group(Command, click.Group):
-    """A group of commands whose help ends in its examples."""
+class OneLineErrors(click.Command):
+    """A user's error is one line on standard error and exit code 2. Of several processes the main one answers."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a terminal that isn't UTF-8 ends no command
+        try:
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if process()[0] else sys.stdout):
+                return super().invoke(ctx)
+        except SreError as error:
+            said = str(error)
+        except ModuleNotFoundError as error:
+            if str(error.name).startswith("recipe"):
+                raise
+            said = f"the package {error.name} is missing: {install('quickstart')}"
+        except OSError as error:  # e.g. a folder that may not be looked into, or standard output on a full disk
+            if isinstance(error, BrokenPipeError):
+                raise  # whoever read it has enough
+            said = printable(first_line(error) if error.filename is None else f"{error.filename}: {error.strerror}")
+        click.echo(f"error: {said}", err=True)
+        ctx.exit(2)
 
 
 def command(function: Callable[..., Any]) -> click.Command:
@@ -112,8 +137,6 @@ def console() -> Any:
     """Where tables are printed. A text in them, which may come from data, is shown as it is and moves no terminal."""
     from rich.console import Console
     from rich.text import Text
-
-    from recipe.errors import printable
 
     class Plain(Console):
         def render_str(self, text: str, **options: Any) -> Text:

@@ -1,6 +1,6 @@
 """Several judges on the same rows, over random seeds: figures, differences, and the shortcut audit. Pure; no model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recipe.data.records import TASKS, Example, Judgement
@@ -47,18 +47,6 @@ def _differences(
         names = [name for its_task, name in FIGURES["differences"].values() if its_task == task]
         found[task] = {name: difference(name, kept, one, two, resamples) for name in names}
     return found
-
-
-def by_aspect(rows: Sequence[Example], measured: Measured) -> Iterator[tuple[str, list[Example], Measured]]:
-    """The rows of each aspect with their judgements, where there are several aspects."""
-    aspects = list(dict.fromkeys(row.aspect for row in rows))
-    for aspect in aspects if len(aspects) > 1 else ():
-        places = [k for k, row in enumerate(rows) if row.aspect == aspect]
-        part = {
-            name: {seed: [judgements[k] for k in places] for seed, judgements in by_seed.items()}
-            for name, by_seed in measured.items()
-        }
-        yield aspect, [rows[k] for k in places], part
 
 
 def _pooled(

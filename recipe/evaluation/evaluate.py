@@ -78,12 +78,6 @@ def read_judgements(run: Path, judge: str) -> list[Judgement]:
     return judgements if constrained else as_written(judgements)
 
 
-def first_samples(run: Path, judge: str) -> list[Judgement]:
-    """The first of the samples that a judge was measured with, as written, in the examples' order."""
-    samples = read_jsonl(run / "evaluation" / judge / "samples.jsonl", Judgement.from_json)
-    return as_written([pool[0] for pool in pools_of(samples).values()])
-
-
 def headline(result: Mapping[str, Any]) -> dict[str, Any]:
     """The figures that a model card shows, of the tasks that were measured."""
     counts = {key: sum(result[task][key] for task in TASKS) for key in ("n", "malformed")}

@@ -79,7 +79,7 @@ def audit_grids(part: Mapping[str, Any]) -> list[tuple[str, Grid]]:
     found = []
     for task, shown in FIGURES["audit"].items():
         rules = {name: result for name, result in part.get("baselines", {}).items() if task in result}
-        judges = {name: result for name, result in _ran(part).items() if rules and result[task]["n"]}
+        judges = {name: result for name, result in part["models"].items() if rules and result and result[task]["n"]}
         if not judges:
             continue
         labels = [FIGURES["labels"][name] for name in shown]
@@ -121,19 +121,6 @@ def results_grids(results: Mapping[str, Any]) -> list[tuple[str, Grid]]:
     return [(title, grid) for title, grid in found if len(grid) > 1]
 
 
-def details_grids(results: Mapping[str, Any]) -> list[tuple[str, Grid]]:
-    """(title, table) of each aspect of an experiment's rows, where there are several."""
-    found: list[tuple[str, Grid]] = []
-    for aspect, part in results["aspects"].items():
-        rows = f"test rows of {aspect or 'no aspect'}"
-        found += [(f"{title}, {rows}", table) for title, table in results_grids({**part, "models": _ran(part)})]
-    return found
-
-
-def _ran(part: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: result for name, result in part["models"].items() if result is not None}
-
-
 def stages_grid(stages: Mapping[str, Mapping[str, Any]]) -> Grid:
     """State, wall time, tokens and peak memory of each stage; a stage that did not begin has {}."""
     grid = [["stage", "state", "wall time", "tokens", "peak memory"]]
@@ -167,13 +154,6 @@ def results_markdown(results: Mapping[str, Any], details: Sequence[tuple[str, Gr
     return "\n".join(f"{heads[title]}{markdown_table(grid)}" for title, grid in grids)
 
 
-def experiment_markdown(results: Mapping[str, Any]) -> str:
-    """results.md of an experiment: `results_markdown` with the details, and what the rows are."""
-    about = [f"- {name}: {description}\n" for name, description in results["rows"].items()]
-    about += [f"- Not run, {name}: {why}\n" for name, why in results["problems"].items()]
-    return "\n".join([results_markdown(results, details_grids(results)), "".join(about)])
-
-
 # --- the terminal ---
 
 
@@ -183,15 +163,6 @@ def show(grids: Sequence[tuple[str, Grid]], models: Mapping[str, Any], console: 
         console.print(_table(title, grid))
     for line in warning_lines(models):
         console.print(Text(printable(line), style="bold red"))
-
-
-def show_experiment(results: Mapping[str, Any], console: Console) -> None:
-    """Print the tables of `experiment_markdown`; of the rows not run the names alone."""
-    ran = _ran(results)
-    show([*results_grids({**results, "models": ran}), *details_grids(results)], ran, console)
-    console.print(f"Not run: {', '.join(name for name in results['models'] if name not in ran) or 'none'}.")
-    for name, why in results["problems"].items():
-        console.print(f"{name}: {why}")
 
 
 def warning_lines(models: Mapping[str, Any]) -> list[str]:
@@ -248,21 +219,3 @@ def judged_example(example: Example, judgement: Judgement) -> Panel:
     lines += [f"{k} {'█' * round(30 * share)} {share:.0%}" for k, share in judgement.label_probabilities.items()]
     title = Text(printable(f"One judgement by {judgement.origin}"))
     return Panel(Text(printable("\n".join(lines))), title=title, width=100)
-
-
-def show_rationale_votes(summary: Mapping[str, Any], console: Console) -> None:
-    """Print how the second judge's rationales fared, by all and by each rater; agreement and reasons."""
-    first, second = map(judge_name, summary["judges"])
-    outcomes = {"better": "win", "both good": "both good", "both bad": "both bad", "worse": "loss"}
-    grid = [["by", *outcomes, "win rate"]]
-    by_rater = {f"rater {name}": found for name, found in summary["raters"].items()}
-    for name, found in {"all": summary, **by_rater}.items():
-        counts = [str(found["outcomes"].get(outcome, 0)) for outcome in outcomes.values()]
-        grid.append([name, *counts, figure_text(found["win_rate"], with_n=True)])
-    console.print(_table(f"{second}'s rationales against {first}'s, same labels (a tie counts one half)", grid))
-    alpha = summary["agreement"]
-    told = "undefined (it takes two raters on one item)" if alpha is None else f"{alpha:.2f}"
-    console.print(f"Agreement between raters, Krippendorff's alpha: {told}. Skipped: {summary['skipped']}.")
-    for judge, reasons in summary["reasons"].items():
-        given = ", ".join(f"{reason} {n}" for reason, n in reasons.items()) or "nothing"
-        console.print(f"Found wrong with {judge_name(judge)}: {given}.")

@@ -1,1 +1,1 @@
-"""The order of the stages, the run folder, experiments."""
+"""The order of the stages, the run folder, the report."""

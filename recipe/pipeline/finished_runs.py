@@ -1,12 +1,11 @@
-"""What is asked of a run folder afterwards: its status, a side-by-side of rationales, the forgery shift."""
+"""What is asked of a run folder afterwards: its status, the forgery shift."""
 
 from pathlib import Path
 from typing import Any
 
 from recipe.data.records import SWAPPED
 from recipe.errors import SreError
-from recipe.evaluation.evaluate import read_judgements
-from recipe.pipeline.results import figures_of, last_judge, measured_rows, rounds, write_results
+from recipe.pipeline.results import rounds, write_results
 from recipe.pipeline.stage_order import open_run, steps
 from recipe.storage import read_markers
 
@@ -16,23 +15,6 @@ def read_status(folder: Path) -> tuple[dict[str, dict[str, Any]], list[dict[str,
     run = open_run(folder)
     planned: dict[str, dict[str, Any]] = {name: {} for name, _ in steps(run)}
     return planned | {marker["stage"]: marker for marker in read_markers(folder)}, rounds(run)
-
-
-def export_annotations(folder: Path, out: Path, *, first: str, second: str | None, n: int, seed: int) -> dict[str, int]:
-    """Write the blind side-by-side of two measured judges of a run (evaluation/annotation.py); returns the counts."""
-    from recipe.evaluation.annotation import export_tasks
-
-    run = open_run(folder)
-    other, measured = second or last_judge(run), figures_of(run)
-    if other is None:
-        raise SreError("no judge after SFT has been measured; run `sre evaluate` first", file=folder)
-    if first == other or not {first, other} <= measured.keys():
-        raise SreError(f"expected two different judges that were measured, of {', '.join(measured)}", file=folder)
-    rows, problem = measured_rows(run)
-    if problem:
-        raise SreError(f"the rows can't be read: {problem}", file=folder)
-    sides = {judge: read_judgements(folder, judge) for judge in (first, other)}
-    return export_tasks(out, examples=rows, sides=sides, n=n, seed=seed)
 
 
 def forgery_of(folder: Path, name: str, *, limit: int | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recipe.config import Config, dump, load
+from recipe.config import Config, load
 from recipe.data.records import Example, Judgement
 from recipe.errors import SreError
 from recipe.pipeline import stage_inputs
@@ -18,7 +18,6 @@ from recipe.pipeline.context import RunContext, judges_of
 from recipe.pipeline.preflight import preflight
 from recipe.pipeline.results import write_results
 from recipe.pipeline.stage_work import Facts
-from recipe.storage import atomic
 
 Step = tuple[str, Callable[[], Facts]]
 
@@ -77,34 +76,6 @@ def run_pipeline(
             if name == until:
                 break
         return write_results(run)
-
-
-def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path]) -> None:
-    """Run what a judge needs and no more, and measure it on the test rows.
-
-    "best" is the judge that the dev rows say is best. `lenders` are run folders whose stages may be taken over. Raises
-    SreError as `run_pipeline` does, for a judge that is not of this run, and where there are no test rows.
-    """
-    run, best = RunContext(config, folder, lenders), judge == "best"
-    if not config.data.takes("test"):
-        raise SreError("this run takes no test rows, so no judge of it can be measured", field="data.test_split")
-    if not (best or judge in judges_of(config)):
-        raise SreError(f"this run has no judge {judge!r}; it has {', '.join(judges_of(config))}")
-    with run.working():
-        for name, step in steps(run, every=not best):
-            if name.startswith("evaluation/"):
-                break
-            if best or not (name.startswith("dev/") or name.endswith(":decide")):  # else no proof is asked for
-                step()
-            if not best and name == run.stage_of(judge):
-                break
-        measured = run.best if best else judge
-        stage_inputs.measure(run, f"evaluation/{measured}")
-        # The run's own config.toml is that of the last call, which may have measured another judge.
-        kept, settings = folder / "evaluation" / measured / "config.toml", dump(config)
-        if run.cache.main and not (kept.exists() and kept.read_text(encoding="utf-8") == settings):
-            with atomic(kept) as file:
-                file.write(settings)
 
 
 def run_stage(folder: Path, name: str, overrides: Sequence[str] = (), *, again: bool = False) -> Facts:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from experiments.__main__ import experiment
+from experiments.annotation import annotate
 from recipe.cli.main import main
 from recipe.judge import Judge
 from tests.scripted import ScriptedGenerator
@@ -48,8 +50,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# Beside `sre`: what is run from a checkout, by the name of its module.
+PROGRAMS = {"experiments": experiment, "experiments.annotation": annotate}
+
+
 def sre(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+    name, *others = map(str, arguments)
+    if name in PROGRAMS:
+        return CliRunner().invoke(PROGRAMS[name], others)
+    return CliRunner().invoke(main, [name, *others])
 
 
 def check(result: Result) -> None:
@@ -78,9 +87,9 @@ COMMANDS = [
     "status {}",
     "report {} -o {out}/report.html",
     "rubrics {}",
-    "experiment {} --tables --run-dir {out}/mine",
-    "annotate import {out} {corpus}/good.jsonl",
-    "annotate import {out} {}",
+    "experiments {} --tables --run-dir {out}/mine",
+    "experiments.annotation import {out} {corpus}/good.jsonl",
+    "experiments.annotation import {out} {}",
     "evaluate {} --judge j1",
     "serve --model m.gguf --api-key-file {} --host 192.0.2.1",
 ]
@@ -90,14 +99,14 @@ FOLDER_COMMANDS = [
         "report",
         "audit",
         "stage merged",
-        "annotate export -o out",
+        "experiments.annotation export -o out",
         "publish --repo a/b",
         "evaluate --judge j1",
     ),
     *(
         "run tiny --until seed --run-dir",
         "quickstart --run-dir",
-        "experiment tiny --tables --run-dir",
+        "experiments tiny --tables --run-dir",
         "judge -o o.csv",
     ),
 ]
@@ -105,7 +114,7 @@ FOLDER_COMMANDS = [
 
 def test_every_command_that_reads_something_is_tried() -> None:
     tried = {command.split()[0] for command in (*COMMANDS, *FOLDER_COMMANDS)}
-    assert tried == set(main.commands) - {"doctor"}
+    assert tried == {*main.commands, *PROGRAMS} - {"doctor"}
 
 
 @pytest.mark.parametrize("name", CORPUS)

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from experiments.annotation import show_rationale_votes
 from recipe.cli import options
 from recipe.cli.main import main
 from recipe.data.records import Example, Judgement, Message, Rubric
-from recipe.evaluation.tables import judged_example, round_text, show_rationale_votes, stages_table
+from recipe.evaluation.tables import judged_example, round_text, stages_table
 from recipe.judge import Judge
 from tests.scripted import ScriptedGenerator
 

@@ -3,15 +3,15 @@
 import pytest
 
 from recipe.config import EvaluateConfig
-from recipe.data.records import Example, Message, Rubric
+from recipe.data.records import Example, Judgement, Message, Rubric
 from recipe.evaluation.compare import _differences
 from recipe.evaluation.evaluate import (
     evaluate,
-    first_samples,
     headline,
     read_judgements,
 )
 from recipe.judge.judge import Judge
+from recipe.storage import read_jsonl
 from recipe.verdict import format_verdict
 from tests.scripted import ScriptedGenerator
 
@@ -86,8 +86,9 @@ def test_with_samples_the_majority_counts_and_the_first_is_kept_beside_it(tmp_pa
 
     found = run(tmp_path / "evaluation" / "sft", twice_right, samples=3)
     assert found["pointwise"]["accuracy"]["value"] == found["pairwise"]["accuracy"]["value"] == 1
-    assert all(row.label != TRUTH[row.example_id] for row in first_samples(tmp_path, "sft"))
-    assert [row.example_id for row in first_samples(tmp_path, "sft")] == [row.id for row in EXAMPLES]
+    first = read_jsonl(tmp_path / "evaluation" / "sft" / "samples.jsonl", Judgement.from_json)[::3]
+    assert all(row.label != TRUTH[row.example_id] for row in first)
+    assert [row.example_id for row in first] == [row.id for row in EXAMPLES]
 
 
 def test_a_forced_label_has_no_vote_where_one_was_written(tmp_path):

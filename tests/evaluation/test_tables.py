@@ -10,7 +10,6 @@ from recipe.evaluation.tables import (
     judged_example,
     results_grids,
     show,
-    show_rationale_votes,
     stages_table,
     warning_lines,
 )
@@ -67,18 +66,3 @@ def test_a_judged_example_shows_evidence_label_and_truth():
     text = shown(lambda console: console.print(judged_example(example, judgement)))
     for part in ("Better?", "user: Ask.", "response 2: two", "Since two.", "[RESULT] 2 (truth: 2)", "80%"):
         assert part in text
-
-
-def test_rationale_votes_are_shown_by_all_and_by_each_rater():
-    votes = {"outcomes": {"win": 3, "both bad": 1}, "win_rate": FIGURE}
-    people = votes | {
-        "judges": ["sft", "j2"],
-        "raters": {"1": votes, "2": votes},
-        "agreement": 0.614,
-        "skipped": 2,
-        "reasons": {"sft": {"too general": 3}, "j2": {}},
-    }
-    text = shown(lambda console: show_rationale_votes(people, console))
-    for part in ("J2's", "SFT's", "all", "rater 2", ".41 [-.05, .60] n=50", "alpha: 0.61", "Skipped: 2", "nothing"):
-        assert part in text
-    assert "undefined" in shown(lambda console: show_rationale_votes(people | {"agreement": None}, console))

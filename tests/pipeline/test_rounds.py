@@ -11,7 +11,7 @@ from recipe.errors import SreError
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.finished_runs import read_status
 from recipe.pipeline.results import rounds
-from recipe.pipeline.stage_order import run_judge, steps
+from recipe.pipeline.stage_order import steps
 from recipe.storage import write_json
 
 
@@ -92,11 +92,6 @@ def test_a_judge_of_one_task_has_one_sft_and_no_merge(task, other, tiny_data, tm
     assert run.stage_of("sft") == f"sft-{task}"
     assert {row.task for row in [*run.inputs(1), *run.dev_rows, *run.test_rows]} == {task}
     assert len(run.inputs(1)) == run.config.sample.inputs_of(1)
-
-
-def test_a_judge_that_is_not_of_the_run_is_refused(run):
-    with pytest.raises(SreError, match="no judge 'j4'"):
-        run_judge(run.config, run.path, "j4", ())
 
 
 def test_status_tells_what_is_done_what_is_to_do_and_which_rounds_were_kept(run):

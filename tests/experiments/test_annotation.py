@@ -1,17 +1,25 @@
 """The blind side-by-side: what raters see, that they can't tell whose it is, and what their answers come to."""
 
+import io
 import json
 from collections import Counter
 from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
-from recipe.cli.main import main
+from experiments.annotation import (
+    CHOICES,
+    REASONS,
+    annotate,
+    export_annotations,
+    export_tasks,
+    import_annotations,
+    show_rationale_votes,
+)
 from recipe.data.records import Example, Judgement, Message, Rubric
 from recipe.errors import SreError
-from recipe.evaluation.annotation import CHOICES, REASONS, export_tasks, import_annotations
-from recipe.pipeline.finished_runs import export_annotations
 
 RUBRIC = Rubric("Four fruits?", {k: f"{k - 1} of them" for k in range(1, 6)})
 ROWS = [
@@ -272,7 +280,7 @@ def test_what_is_no_export_of_these_tasks_is_refused(tmp_path):
     (tmp_path / "broken.json").write_text("[{")
     with pytest.raises(SreError, match="can't read the annotations"):
         import_annotations(tmp_path, tmp_path / "broken.json")
-    with pytest.raises(SreError, match="sre annotate export"):
+    with pytest.raises(SreError, match=r"experiments\.annotation export"):
         import_annotations(tmp_path / "nowhere", tmp_path / "export.json")
     assert not (tmp_path / "annotations-summary.json").exists()
 
@@ -313,12 +321,12 @@ def test_files_of_another_shape_are_one_error_that_names_them(tmp_path, place):
 
 def test_the_commands_go_from_a_run_to_a_win_rate(finished_run, tmp_path):
     folder, export = tmp_path / "side-by-side", tmp_path / "annotations.json"
-    made = CliRunner().invoke(main, ["annotate", "export", str(finished_run), "-o", str(folder), "--n", "5"])
+    made = CliRunner().invoke(annotate, ["export", str(finished_run), "-o", str(folder), "--n", "5"])
     assert made.exit_code == 0, made.output
     assert made.output.startswith("5 tasks: ")
     tasks = json.loads((folder / "tasks.json").read_text())
     export.write_text(json.dumps(annotations(tasks, the_better(folder, 1), ("a@x.org", "b@x.org"))))
-    shown = CliRunner().invoke(main, ["annotate", "import", str(folder), str(export)])
+    shown = CliRunner().invoke(annotate, ["import", str(folder), str(export)])
     assert shown.exit_code == 0, shown.output
     assert "J2's rationales against SFT's" in shown.output
     assert "rater b@x.org" in shown.output
@@ -328,5 +336,26 @@ def test_the_commands_go_from_a_run_to_a_win_rate(finished_run, tmp_path):
 
 @pytest.mark.parametrize("name", ["export", "import"])
 def test_every_subcommand_has_help_with_an_example(name):
-    shown = CliRunner().invoke(main, ["annotate", name, "--help"])
-    assert f"sre annotate {name}" in shown.output.partition("Examples:")[2]
+    shown = CliRunner().invoke(annotate, [name, "--help"])
+    assert f"python -m experiments.annotation {name}" in shown.output.partition("Examples:")[2]
+
+
+def test_rationale_votes_are_shown_by_all_and_by_each_rater():
+    def shown(summary):
+        console = Console(width=160, record=True, file=io.StringIO())
+        show_rationale_votes(summary, console)
+        return console.export_text()
+
+    figure = {"value": 0.414, "low": -0.05, "high": 0.6, "n": 50}
+    votes = {"outcomes": {"win": 3, "both bad": 1}, "win_rate": figure}
+    people = votes | {
+        "judges": ["sft", "j2"],
+        "raters": {"1": votes, "2": votes},
+        "agreement": 0.614,
+        "skipped": 2,
+        "reasons": {"sft": {"too general": 3}, "j2": {}},
+    }
+    text = shown(people)
+    for part in ("J2's", "SFT's", "all", "rater 2", ".41 [-.05, .60] n=50", "alpha: 0.61", "Skipped: 2", "nothing"):
+        assert part in text
+    assert "undefined" in shown(people | {"agreement": None})

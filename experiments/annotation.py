@@ -1,4 +1,6 @@
-"""Which of two judges explains better: a blind side-by-side, rated in Label Studio (the paper's appendix A.2).
+"""`python -m experiments.annotation`: which of two judges explains better, by people in Label Studio.
+
+The side-by-side is blind (the paper's appendix A.2):
 
     DIR/tasks.json    what raters see: criteria, conversation, response(s), the label, two rationales in random order
     DIR/labels.xml    Label Studio's labelling configuration
@@ -16,9 +18,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+import click
+from rich.console import Console
+
+from recipe.cli import options as opt
 from recipe.data.records import Example, Judgement
 from recipe.errors import SreError, install
+from recipe.evaluation.evaluate import read_judgements
 from recipe.evaluation.metrics import rate_figure
+from recipe.evaluation.tables import figure_text, judge_name, show
+from recipe.pipeline.results import figures_of, last_judge, measured_rows
+from recipe.pipeline.stage_order import open_run
 from recipe.storage import atomic, canonical, intact, read_json, write_json
 
 _CONFIG = Path(__file__).with_name("labels.xml").read_text(encoding="utf-8")
@@ -44,6 +54,21 @@ class Vote(NamedTuple):
 
 
 # --- export ---
+
+
+def export_annotations(folder: Path, out: Path, *, first: str, second: str | None, n: int, seed: int) -> dict[str, int]:
+    """Write the blind side-by-side of two measured judges of a run; returns the counts."""
+    run = open_run(folder)
+    other, measured = second or last_judge(run), figures_of(run)
+    if other is None:
+        raise SreError("no judge after SFT has been measured; run `sre evaluate` first", file=folder)
+    if first == other or not {first, other} <= measured.keys():
+        raise SreError(f"expected two different judges that were measured, of {', '.join(measured)}", file=folder)
+    rows, problem = measured_rows(run)
+    if problem:
+        raise SreError(f"the rows can't be read: {problem}", file=folder)
+    sides = {judge: read_judgements(folder, judge) for judge in (first, other)}
+    return export_tasks(out, examples=rows, sides=sides, n=n, seed=seed)
 
 
 def export_tasks(
@@ -115,7 +140,7 @@ def import_annotations(folder: Path, annotations: Path, *, resamples: int = 2000
     bootstrap interval over items. Raises SreError for a file that is no such export, or of other tasks.
     """
     if not (folder / "key.json").is_file():
-        raise SreError("no key.json here; make the folder with `sre annotate export`", file=folder)
+        raise SreError("no key.json here; make the folder with `python -m experiments.annotation export`", file=folder)
     key = read_json(folder / "key.json")
     with intact(folder / "key.json"):
         judges, shown = key["judges"], {item: tuple(made["shown"]) for item, made in key["items"].items()}
@@ -212,3 +237,73 @@ def _agreement(votes: Sequence[Vote]) -> float | None:
         return None
     table = [[given.get((item, rater), float("nan")) for item in shared] for rater in raters]
     return float(krippendorff.alpha(reliability_data=table, level_of_measurement="nominal"))
+
+
+# --- the commands ---
+
+
+def show_rationale_votes(summary: Mapping[str, Any], console: Console) -> None:
+    """Print how the second judge's rationales fared, by all and by each rater; agreement and reasons."""
+    first, second = map(judge_name, summary["judges"])
+    outcomes = {"better": "win", "both good": "both good", "both bad": "both bad", "worse": "loss"}
+    grid = [["by", *outcomes, "win rate"]]
+    by_rater = {f"rater {name}": found for name, found in summary["raters"].items()}
+    for name, found in {"all": summary, **by_rater}.items():
+        counts = [str(found["outcomes"].get(outcome, 0)) for outcome in outcomes.values()]
+        grid.append([name, *counts, figure_text(found["win_rate"], with_n=True)])
+    show([(f"{second}'s rationales against {first}'s, same labels (a tie counts one half)", grid)], {}, console)
+    alpha = summary["agreement"]
+    told = "undefined (it takes two raters on one item)" if alpha is None else f"{alpha:.2f}"
+    console.print(f"Agreement between raters, Krippendorff's alpha: {told}. Skipped: {summary['skipped']}.")
+    for judge, reasons in summary["reasons"].items():
+        given = ", ".join(f"{reason} {n}" for reason, n in reasons.items()) or "nothing"
+        console.print(f"Found wrong with {judge_name(judge)}: {given}.")
+
+
+class _Group(opt.OneLineErrors, click.Group):
+    """The commands, with errors of one line."""
+
+
+@click.group(
+    cls=_Group,
+    context_settings=opt.SETTINGS,
+    epilog=opt.examples(
+        "python -m experiments.annotation export runs/quickstart -o rationales",
+        "python -m experiments.annotation import rationales annotations.json",
+    ),
+)
+def annotate() -> None:
+    """Compare two judges' rationales blind, by people in Label Studio."""
+
+
+@annotate.command(
+    epilog=opt.examples("python -m experiments.annotation export runs/quickstart -o rationales --second j1 --n 50")
+)
+@opt.run
+@click.option("-o", "--out", required=True, type=opt.FOLDER, help="A new folder.")
+@click.option("--first", default="sft", help="The judge to compare with.")
+@click.option("--second", help="The judge whose wins are counted. [default: the last J that was measured]")
+@click.option("--n", type=opt.POSITIVE, default=100, help="The most tasks.")
+@click.option("--seed", type=int, default=0, help="Seed of the draw and of the order in each task.")
+def export(run: Path, out: Path, first: str, second: str | None, n: int, seed: int) -> None:
+    """Write Label Studio tasks and labelling configuration for rows that both judges gave the same label."""
+    counts = export_annotations(run, out, first=first, second=second, n=n, seed=seed)
+    click.echo(
+        f"{counts['tasks']} tasks: {counts['same_label']} of {counts['rows']} rows got one label from both judges; "
+        f"{counts['identical']} of these have identical rationales and are not shown.\n"
+        f"In Label Studio: make a project with the code of {out / 'labels.xml'} as its labelling interface,\n"
+        f"import {out / 'tasks.json'}, and export as JSON when the raters are done.\n"
+        f"Raters must not see {out / 'key.json'}: it says which rationale is whose."
+    )
+
+
+@annotate.command("import", epilog=opt.examples("python -m experiments.annotation import rationales annotations.json"))
+@click.argument("folder", type=opt.EXISTING_FOLDER)
+@click.argument("annotations", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+def import_(folder: Path, annotations: Path) -> None:
+    """Compute win rate, agreement and reasons from Label Studio's JSON export of FOLDER's tasks."""
+    show_rationale_votes(import_annotations(folder, annotations), opt.console())
+
+
+if __name__ == "__main__":
+    annotate()

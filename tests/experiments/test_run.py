@@ -6,11 +6,12 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from recipe.cli.main import main
+from experiments.__main__ import experiment as command
+from experiments.run import VARIANTS, Experiment, first_samples, run_experiment, run_judge
+from recipe.config import load
 from recipe.data.records import Judgement
 from recipe.errors import SreError
-from recipe.evaluation.evaluate import as_written, first_samples, read_judgements, self_consistency
-from recipe.pipeline.experiments import VARIANTS, Experiment, run_experiment
+from recipe.evaluation.evaluate import as_written, read_judgements, self_consistency
 from recipe.storage import read_json, read_jsonl
 
 # Of rows that differ in one setting only, one runs each time and the others with -m slow.
@@ -189,8 +190,18 @@ def test_an_unknown_row_and_an_experiment_without_test_rows_are_refused(sources,
         run_rows(("sft",), (0,), tmp_path, (*sources, 'data.test_split=""'))
 
 
+def test_a_judge_that_is_not_of_the_run_is_refused(sources, tmp_path):
+    with pytest.raises(SreError, match="no judge 'j4'"):
+        run_judge(load("tiny", list(sources)), tmp_path, "j4", ())
+
+
+def test_the_help_ends_in_examples():
+    shown = CliRunner().invoke(command, ["--help"])
+    assert "python -m experiments seed-data" in shown.output.partition("Examples:")[2]
+
+
 def test_the_command_lists_all_rows():
-    found = CliRunner().invoke(main, ["experiment", "--list"])
+    found = CliRunner().invoke(command, ["--list"])
     assert found.exit_code == 0
     assert [line.split()[0] for line in found.output.splitlines()] == list(VARIANTS)
 
@@ -198,14 +209,14 @@ def test_the_command_lists_all_rows():
 def test_the_tables_come_from_verdicts_alone(sources, folder, tmp_path):
     shutil.copytree(folder / "seed-0" / "evaluation", tmp_path / "seed-0" / "evaluation")
     shutil.copy(folder / "seed-0" / "config.toml", tmp_path / "seed-0")
-    command = ["experiment", "tiny", "--tables", "--run-dir", str(tmp_path)]
+    tables = ["tiny", "--tables", "--run-dir", str(tmp_path)]
     settings = [part for setting in sources for part in ("--set", setting)]
-    result = CliRunner().invoke(main, [*command, *settings])
+    result = CliRunner().invoke(command, [*tables, *settings])
     assert result.exit_code == 0, result.output
     found, whole = (read_json(path / "results.json") for path in (tmp_path, folder))
     assert [found["models"][name] for name in ("seed", "sft", "j1")] == [
         whole["models"][name] for name in ("seed", "sft", "j1")
     ]
     assert sorted(path.name for path in (tmp_path / "seed-0").iterdir()) == ["config.toml", "evaluation"]
-    refused = CliRunner().invoke(main, [*command, "sft", *settings])
+    refused = CliRunner().invoke(command, [*tables, "sft", *settings])
     assert (refused.exit_code, "--tables" in refused.output) == (2, True)

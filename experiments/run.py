@@ -1,26 +1,30 @@
-"""Baselines and ablations, the rows of variants.toml: run over random seeds, measured on the same rows, side by side.
+"""The whole of `python -m experiments`: the rows of variants.toml over random seeds, measured on the same test rows.
 
 A row is the recipe under other settings, and the judge of it that is measured. It shares the stages that its settings
 leave as they are with the other rows (stage_cache.py), so it costs what it changes.
 The recipe as the preset has it runs in seed-0/, a variant with settings of its own in margin-1/seed-0/.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from recipe.config import Config, load
+from experiments.tables import experiment_markdown
+from recipe.config import Config, dump, load
 from recipe.data.records import Example, Judgement
 from recipe.errors import NothingToTrainError, SreError
-from recipe.evaluation.evaluate import FORCED
+from recipe.evaluation.compare import Measured, compare
+from recipe.evaluation.evaluate import FORCED, as_written, read_judgements
+from recipe.pipeline import stage_inputs
 from recipe.pipeline.context import RunContext, judges_of
 from recipe.pipeline.results import comparisons, costs
-from recipe.pipeline.stage_order import run_judge
-from recipe.storage import atomic, read_json, write_json
+from recipe.pipeline.stage_order import steps
+from recipe.storage import atomic, read_json, read_jsonl, write_json
 from recipe.system import read_table
+from recipe.training.right_and_wrong import pools_of
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def run_experiment(experiment: Experiment, names: Sequence[str], seeds: Sequence
     """
     unknown = next((name for name in names if name not in VARIANTS), None)
     if unknown is not None:
-        raise SreError(f"no variant {unknown!r}; `sre experiment --list` shows all", field="VARIANT")
+        raise SreError(f"no variant {unknown!r}; `python -m experiments --list` shows all", field="VARIANT")
     chosen = names or [name for name in judges_of(load(experiment.preset, experiment.overrides)) if name in VARIANTS]
     problems = {}
     for run in [experiment.run(name, seed) for seed in seeds for name in chosen]:
@@ -126,6 +130,34 @@ def run_experiment(experiment: Experiment, names: Sequence[str], seeds: Sequence
     return write_results(experiment, problems)
 
 
+def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path]) -> None:
+    """Run what a judge needs and no more, and measure it on the test rows.
+
+    "best" is the judge that the dev rows say is best. `lenders` are run folders whose stages may be taken over. Raises
+    SreError as `run_pipeline` does, for a judge that is not of this run, and where there are no test rows.
+    """
+    run, best = RunContext(config, folder, lenders), judge == "best"
+    if not config.data.takes("test"):
+        raise SreError("this run takes no test rows, so no judge of it can be measured", field="data.test_split")
+    if not (best or judge in judges_of(config)):
+        raise SreError(f"this run has no judge {judge!r}; it has {', '.join(judges_of(config))}")
+    with run.working():
+        for name, step in steps(run, every=not best):
+            if name.startswith("evaluation/"):
+                break
+            if best or not (name.startswith("dev/") or name.endswith(":decide")):  # else no proof is asked for
+                step()
+            if not best and name == run.stage_of(judge):
+                break
+        measured = run.best if best else judge
+        stage_inputs.measure(run, f"evaluation/{measured}")
+        # The run's own config.toml is that of the last call, which may have measured another judge.
+        kept, settings = folder / "evaluation" / measured / "config.toml", dump(config)
+        if run.cache.main and not (kept.exists() and kept.read_text(encoding="utf-8") == settings):
+            with atomic(kept) as file:
+                file.write(settings)
+
+
 def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[str, Any]:
     """results.json and results.md of all rows measured in the folder.
 
@@ -133,9 +165,6 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
     "aspects": {aspect: the same}, "costs": {run folder: {stage: …}}}. "aspects" is empty where there is but one. The
     figures of a row that wasn't run are None.
     """
-    from recipe.evaluation.compare import by_aspect, compare
-    from recipe.evaluation.tables import experiment_markdown
-
     seeds = sorted({load(path / "config.toml").seed for path in experiment.folders()})
     runs = [run for name in VARIANTS for seed in seeds if (run := experiment.run(name, seed)).measured]
     if not runs:
@@ -166,8 +195,6 @@ def write_results(experiment: Experiment, problems: Mapping[str, str]) -> dict[s
 
 def _verdicts(runs: Sequence[RowRun], rows: Sequence[Example]) -> dict[str, dict[int, list[Judgement]]]:
     """Row -> random seed -> its judgements of `rows`; {} for a row that was not run on these."""
-    from recipe.evaluation.evaluate import first_samples, read_judgements
-
     found: dict[str, dict[int, list[Judgement]]] = {"seed": {}, FORCED: {}, **{name: {} for name in VARIANTS}}
     ids = [row.id for row in rows]
     for run in runs:
@@ -180,3 +207,21 @@ def _verdicts(runs: Sequence[RowRun], rows: Sequence[Example]) -> dict[str, dict
             if [verdict.example_id for verdict in verdicts] == ids:
                 found[key][run.config.seed] = verdicts
     return found
+
+
+def first_samples(run: Path, judge: str) -> list[Judgement]:
+    """The first of the samples that a judge was measured with, as written, in the examples' order."""
+    samples = read_jsonl(run / "evaluation" / judge / "samples.jsonl", Judgement.from_json)
+    return as_written([pool[0] for pool in pools_of(samples).values()])
+
+
+def by_aspect(rows: Sequence[Example], measured: Measured) -> Iterator[tuple[str, list[Example], Measured]]:
+    """The rows of each aspect with their judgements, where there are several aspects."""
+    aspects = list(dict.fromkeys(row.aspect for row in rows))
+    for aspect in aspects if len(aspects) > 1 else ():
+        places = [k for k, row in enumerate(rows) if row.aspect == aspect]
+        part = {
+            name: {seed: [judgements[k] for k in places] for seed, judgements in by_seed.items()}
+            for name, by_seed in measured.items()
+        }
+        yield aspect, [rows[k] for k in places], part
