@@ -1,6 +1,7 @@
 """The figures in README and docs are those of the files in data/results/."""
 
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -12,6 +13,7 @@ from recipe.evaluation.tables import audit_grids, markdown_table, results_markdo
 from recipe.storage import read_json, read_jsonl
 
 ROOT = Path(__file__).parents[1]
+BUSY = ROOT / "data" / "results" / "busy.json"
 REAL = ROOT / "data" / "results" / "real-judgments"
 
 
@@ -61,6 +63,16 @@ def test_the_docs_show_the_speeds_of_the_file(path: Path) -> None:
         ]
         row = " | ".join(figures)
         assert any(line.startswith(f"| {workload}: ") and row in line for line in docs.splitlines())
+
+
+@pytest.mark.parametrize("task", ["judge", "sample", "train"])
+def test_the_docs_show_the_speed_beside_other_work(task: str) -> None:
+    docs = (ROOT / "docs" / "performance.md").read_text()
+    seconds = {int(count): median(found) for count, found in read_json(BUSY)[task]["ours"].items()}
+    beside = " | ".join(f"{seconds[count]:.2f} ({seconds[0] / seconds[count]:.0%})" for count in (1, 2))
+    figures = f"| {seconds[0]:.2f} | {beside} |"
+    assert any(line.startswith(f"| {task} ") and line.endswith(figures) for line in docs.splitlines())
+    assert seconds[0] / seconds[1] >= 0.45
 
 
 @pytest.mark.parametrize("judge", ["seed", "sft", "j1", "j2"])
