@@ -11,9 +11,11 @@ out=$(cd "${1:-gpu-check}" && pwd)
 cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 python=${PYTHON:-python} model=${MODEL:-smollm2-135m} limit=${LIMIT_S:-600} device=${DEVICE:-cuda}
-shape=(--shape "${SHAPE:-llama3.1-8b}" --memory-gb "${MEMORY_GB:-24}" ${VOCAB:+--vocab "$VOCAB"})
-smoke=("$python" -m recipe.cli doctor --gpu-smoke --json --model "$model")
-[[ $device == cpu ]] && smoke+=(--cpu)
+options=(--json --model "$model")
+[[ $device == cpu ]] && options+=(--cpu)
+smoke=("$python" -m recipe.cli doctor --gpu-smoke "${options[@]}")
+shape=("$python" -m benchmarks.shape "${SHAPE:-llama3.1-8b}" "${options[@]}" --memory-gb "${MEMORY_GB:-24}")
+shape+=(${VOCAB:+--vocab "$VOCAB"})
 rm -f "$out"/*.json "$out"/*.jsonl "$out/steps.txt"
 
 run() { # NAME FILE COMMAND...: its output goes to FILE, the rest to NAME.log
@@ -34,6 +36,6 @@ if "$python" -c 'import sys, llama_cpp.llama_cpp as c; sys.exit(not c.llama_supp
       --limit 40 --gpu-layers "$layers"
   done
 fi
-run shape shape.json "${smoke[@]}" "${shape[@]}"
+run shape shape.json "${shape[@]}"
 "$python" tools/gpu_report.py report "$out" | tee "$out/report.md"
 exit "${PIPESTATUS[0]}"

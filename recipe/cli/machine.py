@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 @opt.command
 @click.option("--gpu-smoke", is_flag=True, help="Run every stage on a few rows, in minutes, and report.")
 @click.option("--cpu", is_flag=True, help="With --gpu-smoke: on the processor.")
-@click.option("--model", default="smollm2-135m", help="With --gpu-smoke: the seed model; with --shape its tokeniser.")
-@click.option("--shape", help="With --gpu-smoke: random weights in the shape of a model, e.g. llama3.1-8b.")
-@click.option("--layers", type=opt.POSITIVE, help="With --shape: this many layers. [default: all; 2 on a CPU]")
-@click.option("--vocab", type=opt.POSITIVE, help="With --shape: this vocabulary size. [default: the model's]")
-@click.option("--memory-gb", type=opt.Finite(min=1), help="With --gpu-smoke: use no more of the GPU than this.")
+@click.option("--model", default="smollm2-135m", help="With --gpu-smoke: the seed model.")
 @click.option("--json", "as_json", is_flag=True, help="With --gpu-smoke: print the report as JSON.")
 def doctor(gpu_smoke: bool, as_json: bool, **options: Any) -> None:
     """Versions, CPU and GPU, what is missing and how to install it."""

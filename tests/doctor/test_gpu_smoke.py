@@ -6,16 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from recipe.doctor.gpu_smoke import markdown, smoke
-from recipe.doctor.random_model import shape_named, write_random_model
-from recipe.errors import SreError
 from recipe.pipeline import stage_inputs
-from recipe.planning.shapes import shape_of
 from tools.gpu_report import report
 
 ROOT = Path(__file__).parents[2]
@@ -122,42 +118,3 @@ def test_a_stage_that_fails_is_reported_with_its_trace_and_is_the_last(monkeypat
     assert rows(text)["seed"][0] == "FAIL"
     assert rows(text)["seed"][-1] == "RuntimeError: CUDA error: an illegal / address"
     assert 'raise RuntimeError("CUDA error: an illegal | address")' in text
-
-
-def test_a_random_model_has_the_shape_it_was_asked_for(tiny_model: Path, tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM
-
-    for asked, tied in (
-        ("llama3.1-8b", False),
-        ("Qwen/Qwen3-4B-Instruct-2507", True),
-        ("qwen2.5-0.5b", True),
-        ("gemma-3-1b", True),
-    ):
-        name, shape = shape_named(asked)
-        assert shape.tied == tied
-        small = replace(shape, layers=2, hidden=64, intermediate=96, vocab=900)
-        write_random_model(tmp_path / name.replace("/", "-"), name, small, tiny_model)
-        model = AutoModelForCausalLM.from_pretrained(tmp_path / name.replace("/", "-"))
-        assert shape_of(str(tmp_path / name.replace("/", "-"))) == small
-        first, second = (layer.mlp.up_proj.weight for layer in model.model.layers)
-        assert float(first.detach().float().std()) == pytest.approx(0.02, rel=0.1)
-        assert (first == second).all()
-
-
-@pytest.mark.parametrize("name", ["", "qwen2.5", "gpt-5"])
-def test_a_shape_that_is_not_known_or_not_one_is_an_error(name: str) -> None:
-    with pytest.raises(SreError, match=r"--shape.*Llama-3\.1-8B"):
-        shape_named(name)
-
-
-def test_a_disk_that_is_too_full_is_an_error_before_anything_is_written(tiny_model: Path, tmp_path: Path) -> None:
-    name, shape = shape_named("llama3.1-8b")
-    with pytest.raises(SreError, match="GB are needed"):
-        write_random_model(tmp_path / "model", name, replace(shape, layers=10**6), tiny_model)
-    assert not (tmp_path / "model").exists()
-
-
-@pytest.mark.slow
-def test_a_true_8b_shape_with_two_layers_passes_on_a_cpu(tmp_path: Path) -> None:
-    done = sre("doctor", "--gpu-smoke", "--cpu", "--shape", "llama3.1-8b")
-    assert done.returncode == 0, done.stdout + done.stderr

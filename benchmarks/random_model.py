@@ -35,7 +35,7 @@ def shape_named(text: str) -> tuple[str, Shape]:
 
     found = [text] if text in KNOWN else [name for name in KNOWN if letters(text) in letters(name)]
     if len(found) != 1 or not text:
-        raise SreError(f"expected a part of one of these names, not {text!r}: {', '.join(KNOWN)}", field="--shape")
+        raise SreError(f"expected a part of one of these names, not {text!r}: {', '.join(KNOWN)}", field="SHAPE")
     return found[0], KNOWN[found[0]]
 
 
@@ -47,7 +47,7 @@ def write_random_model(folder: Path, name: str, shape: Shape, tokenizer: Path) -
 
     family = next((kind for part, kind in FAMILIES.items() if part in name.lower()), None)
     if family is None:
-        raise SreError(f"no random model of this family; take one of {', '.join(FAMILIES)}", field="--shape")
+        raise SreError(f"no random model of this family; take one of {', '.join(FAMILIES)}", field="SHAPE")
     needed, free = DISK_BYTES * shape.parameters, shutil.disk_usage(folder.parent).free
     if needed > free:
         raise SreError(
