@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -66,6 +66,17 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
     """A Hugging Face folder: two layers, a tokeniser of its own, trained for seconds to end with a random verdict."""
+    return _trained(tmp_path_factory.mktemp("tiny-model"), tiny_data)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_to_10(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
+    """The same, which writes labels from 1 to 10. To its tokeniser a 10 is two tokens."""
+    return _trained(tmp_path_factory.mktemp("tiny-model-10"), tiny_data, labels=(*range(1, 11), 10, 10))
+
+
+def _trained(folder: Path, data: Path, labels: Sequence[int] = ()) -> Path:
+    """labels: those that it writes, where they are not the rows'."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -91,19 +102,18 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Pat
     model = LlamaForCausalLM(config)
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
     draw = random.Random(1)
-    rows = [row for task in ("pointwise", "pairwise") for row in read_examples(tiny_data, task=task, split="train")]
+    rows = [row for task in ("pointwise", "pairwise") for row in read_examples(data, task=task, split="train")]
     for _ in range(80):
         batch = draw.sample(rows, 4)
         loss = torch.zeros(())
         for row in batch:
             prompt = prompt_ids(tokenizer, Prompts().judge(row))[-64:]
-            verdict = completion_ids(tokenizer, format_verdict(draw.choice(REASONS), draw.choice(row.labels)))
-            labels = torch.tensor([[-100] * len(prompt) + verdict])
-            loss = loss + model(input_ids=torch.tensor([prompt + verdict]), labels=labels).loss / 4
+            verdict = completion_ids(tokenizer, format_verdict(draw.choice(REASONS), draw.choice(labels or row.labels)))
+            targets = torch.tensor([[-100] * len(prompt) + verdict])
+            loss = loss + model(input_ids=torch.tensor([prompt + verdict]), labels=targets).loss / 4
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    folder = tmp_path_factory.mktemp("tiny-model")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

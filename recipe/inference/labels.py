@@ -1,10 +1,11 @@
 """Which tokens write a label, and which lead up to it.
 
-A label must be one token, because its probability is read from one row of logits. So a scale with a 10 is refused where
-the tokenizer splits numbers into digits.
+Most labels are one token, whose probability is read from one row of logits. Many tokenizers split a 10 into digits: its
+probability is that of "1" times that of "0" after "1". A label 1 beside it is "1" without a digit after it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,8 @@ from recipe.verdict import MARKER, awaits_label, find_verdict, open_reasoning
 _MARKER = MARKER.encode()
 _BLANKS = b" \t"  # what a tokenizer may put into one token with a label
 
-LabelTokens = dict[int, int]
+LabelTokens = dict[int, tuple[int, ...]]
+"""The tokens that write each label: one or two. All labels of two tokens begin with the same one."""
 
 
 class Tokenizer(Protocol):
@@ -33,7 +35,11 @@ class Tokenizer(Protocol):
 
 
 class LabelPlaces:
-    """Label tokens of one scale. `longest`: the most tokens that `lead_in` appends, without the label."""
+    """Label tokens of one scale.
+
+    longest: the most tokens that `lead_in` appends, without the label. extra: the most tokens that labels of two tokens
+    add to what is decoded: one that ends the label, and one that is decoded for its logits and not kept.
+    """
 
     def __init__(self, labels: Sequence[int], tokenizer: Tokenizer) -> None:
         self.labels = tuple(labels)
@@ -45,9 +51,13 @@ class LabelPlaces:
         # The last is the most that leads out of reasoning.
         close = max(len(self._tokenize(_close(tag))) for tag in ("<seed:reasoning>", "<|channel|>analysis<|message|>"))
         self.longest = max(len(self._full[0]), len(self._bare[0]) + close)
+        forms = [self._full[1], self._bare[1], *([self._form(b"")] if max(self.labels) > 9 else [])]
+        self.extra = 2 if any(shared_token(form) is not None for form in forms) else 0
+        if self.extra:
+            self._texts |= {text[:1] for text in self._texts}
 
     def at(self, written: bytes | bytearray, piece: bytes) -> LabelTokens | None:
-        """The tokens of all labels, when `piece` drawn after `written` is a label at the label's place; else None."""
+        """The tokens of all labels, where `piece` drawn after `written` is a label, or begins one; else None."""
         if piece.lstrip(_BLANKS) not in self._texts or not awaits_label(written.decode("utf-8", "replace")):
             return None
         return self._form(piece[: len(piece) - len(piece.lstrip(_BLANKS))])
@@ -75,31 +85,47 @@ class LabelPlaces:
         return self._full
 
     def _form(self, blanks: bytes) -> LabelTokens:
-        """Tokens that write `blanks` and a label in one."""
+        """Tokens that write `blanks` and a label, the blanks in one token with its first digit."""
         if blanks not in self._forms:
-            self._forms[blanks] = {label: self._single(blanks, label) for label in self.labels}
+            self._forms[blanks] = self._checked({label: self._run(blanks, label) for label in self.labels})
         return self._forms[blanks]
 
-    def _single(self, blanks: bytes, label: int) -> int:
+    def _run(self, blanks: bytes, label: int) -> tuple[int, ...]:
         text = blanks.decode() + str(label)
-        for ids in (continuation(MARKER + text, self._tokenize), self._tokenize(text)):
-            if ids and self._piece(ids[-1]) == text.encode():
-                return ids[-1]
+        for size in range(1, 1 + len(str(label))):
+            for ids in (continuation(MARKER + text, self._tokenize), self._tokenize(text)):
+                if b"".join(map(self._piece, ids[-size:])) == text.encode():
+                    return tuple(ids[-size:])
         raise self._refusal()
 
+    @cached_property
+    def digits(self) -> list[int]:
+        """The tokens of 0 to 9."""
+        return [self._run(b"", digit)[0] for digit in range(10)]
+
     def _common(self, lead: str, *, after_text: bool) -> tuple[list[int], LabelTokens]:
-        """Common beginning of `lead` + label over all labels, and the one token that differs."""
+        """Common beginning of `lead` + label over all labels, and the tokens that differ."""
         split = (lambda text: continuation(text, self._tokenize)) if after_text else self._tokenize
         runs = [split(f"{lead}{label}") for label in self.labels]
-        shared = min((shared_length(runs[0], run) for run in runs[1:]), default=len(runs[0]) - 1)
-        if any(len(run) != shared + 1 for run in runs):
+        shared = min(map(len, runs)) - 1
+        if any(run[:shared] != runs[0][:shared] for run in runs):
             raise self._refusal()
-        return runs[0][:shared], {label: run[shared] for label, run in zip(self.labels, runs, strict=True)}
+        ends = {label: tuple(run[shared:]) for label, run in zip(self.labels, runs, strict=True)}
+        return runs[0][:shared], self._checked(ends)
+
+    def _checked(self, tokens: LabelTokens) -> LabelTokens:
+        begins = {run[0] for run in tokens.values() if len(run) > 1}
+        if len(begins) > 1 or any(len(run) > min(2, len(str(label))) for label, run in tokens.items()):
+            raise self._refusal()
+        return tokens
 
     def _refusal(self) -> SreError:
-        why = f"this model's tokenizer needs more than one token for a label of the scale {list(self.labels)}"
-        advice = "use a scale of single digits (from 1 to 10: (score + 1) // 2), or a model of the Llama 3 family"
-        return SreError(f"{why}; {advice}")
+        return SreError(f"this model's tokenizer can't write the labels {list(self.labels)}; use scores from 0 to 10")
+
+
+def shared_token(tokens: LabelTokens) -> int | None:
+    """The token that labels of two tokens begin with; None where every label is one token."""
+    return next((run[0] for run in tokens.values() if len(run) > 1), None)
 
 
 def shared_length(a: Sequence[int] | NDArray[np.int32], b: Sequence[int] | NDArray[np.int32]) -> int:
@@ -117,9 +143,31 @@ def continuation(text: str, tokenize: Callable[[str], list[int]]) -> list[int]:
 
 
 def label_logprobs(row: NDArray[np.float32], tokens: LabelTokens) -> dict[int, float]:
-    """Log-softmax over the whole vocabulary (nats) of each label's token: row [vocabulary]."""
+    """Log-softmax over the whole vocabulary (nats) of each label's first token: row [vocabulary]."""
     total = float(log_total(row[None, :])[0])
-    return {label: float(row[token]) - total for label, token in tokens.items()}
+    return {label: float(row[run[0]]) - total for label, run in tokens.items()}
+
+
+def whole_logprobs(
+    first: Mapping[int, float], row: NDArray[np.float32], tokens: LabelTokens, digits: Sequence[int]
+) -> dict[int, float]:
+    """The log-probabilities (nats) of whole labels, some of two tokens, from those of their first tokens.
+
+    Args:
+        first: what `label_logprobs` tells of the label's place.
+        row: the logits [vocabulary] after the token that labels of two tokens begin with.
+        tokens: those of the labels.
+        digits: the tokens of 0 to 9. A label that is the shared token alone has none of them after it.
+    """
+    shared = shared_token(tokens)
+    ended = row.copy()
+    ended[list(digits)] = -np.inf
+    total, alone = map(float, log_total(np.stack([row, ended])))
+    found = {}
+    for label, run in tokens.items():
+        after = float(row[run[1]]) if len(run) > 1 else alone if run[0] == shared else total
+        found[label] = first[label] + after - total
+    return found
 
 
 def last_well_formed(text: bytes, found: Mapping[int, dict[int, float]], labels: Sequence[int]) -> dict[int, float]:

@@ -210,6 +210,8 @@ def _label_logprobs(choice: Any, text: str, place: tuple[int, int], labels: Sequ
     for (piece, told), stop in zip(tokens, accumulate(len(piece) for piece, _ in tokens), strict=True):
         if stop == end and piece.strip(b" \t") == written and len(told) > 1:
             forms = {label: piece.replace(written, str(label).encode()) for label in labels}
+            if any(label > 9 and form not in told for label, form in forms.items()):
+                return {}  # a 10 may be two tokens, of which the "1" counts both it and the label 1
             return {label: told[form] for label, form in forms.items() if math.isfinite(told.get(form, math.nan))}
     return {}
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling
-from recipe.inference.labels import LabelPlaces, LabelTokens, Tokenizer
+from recipe.inference.labels import LabelPlaces, LabelTokens, Tokenizer, shared_token
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,11 @@ class Prompt:
     def size(self) -> int:
         """The tokens of the prompt itself."""
         return len(self.ids) - self.lead
+
+    @property
+    def at_once(self) -> bool:
+        """Whether the logits after the prompt give the answer: a label alone, of one token."""
+        return bool(self.label_tokens) and shared_token(self.label_tokens or {}) is None
 
     def failed(self, index: int, why: str) -> Completion:
         """The completion of a sample that can't go on."""
@@ -94,8 +99,8 @@ class PromptReader:
         if request.label_only and places:
             lead, label_tokens = places.lead_in(opened) if ids else ([], {})
             all_ids = np.array([*ids, *lead], np.int32)
-            return Prompt(request, sampling, all_ids, 0, places, label_tokens, len(lead), opened=opened)
-        lead_out = places.longest if request.force_label and places else 0
+            return Prompt(request, sampling, all_ids, places.extra, places, label_tokens, len(lead), opened=opened)
+        lead_out = places.extra + places.longest * request.force_label if places else 0
         if sampling.fit:
             left = max(1, self.context - len(ids) - lead_out)
             sampling = replace(sampling, max_tokens=min(sampling.max_tokens, left))

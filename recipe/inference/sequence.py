@@ -2,7 +2,7 @@
 
 import codecs
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe.inference.base import Completion, Token
-from recipe.inference.labels import LabelTokens, Tokenizer, label_logprobs, last_well_formed
+from recipe.inference.labels import (
+    LabelTokens,
+    Tokenizer,
+    label_logprobs,
+    last_well_formed,
+    shared_token,
+    whole_logprobs,
+)
 from recipe.inference.prompt import Prompt
 from recipe.inference.token_sampling import NO_TOKEN, NOT_FINITE, draw, log_total, most_probable_tokens, stream
 from recipe.verdict import parse_verdict
@@ -41,6 +48,10 @@ class Sample:
         prompt = self.prompt
         # The label tokens to choose among once `pending` is decoded.
         self.forced: LabelTokens | None = prompt.label_tokens
+        # Where labels have two tokens, until the logits after the one that they share are read: that token, the tokens
+        # of all labels, and the log-probabilities of the first ones.
+        self._begun: tuple[int, LabelTokens, dict[int, float]] | None = None
+        self._peeks = False  # whether the pending token is decoded for its logits alone and isn't part of the answer
         self.uniforms = stream(prompt.sampling.seed, prompt.request.id, self.index)
         self.grammar = prompt.grammar() if prompt.grammar else None
         self._stops = [text.encode() for text in prompt.sampling.stop]
@@ -61,8 +72,9 @@ class Sample:
     @property
     def draws(self) -> bool:
         """Whether the next token is drawn freely."""
-        bound = self.prompt.choices or self.forced is not None
-        return not bound and len(self.tokens) < self.prompt.sampling.max_tokens
+        bound = self.prompt.choices or self.forced is not None or self._peeks
+        # A label that has begun may end.
+        return not bound and len(self.tokens) < self.prompt.sampling.max_tokens + (self._begun is not None)
 
     @property
     def position(self) -> int:
@@ -76,6 +88,8 @@ class Sample:
         """
         if self.prompt.choices:
             return self._choose(logits())
+        if self._peeks:
+            return self._end_peek(logits())
         if self.forced is not None:
             return self._force(self.forced, logits)
         if not self.draws:
@@ -109,17 +123,22 @@ class Sample:
         )
 
     def _take(self, token: int, logits: Logits) -> Completion | None:
-        sampling, places = self.prompt.sampling, self.prompt.places
+        sampling = self.prompt.sampling
         echoed = self.echoes
+        piece = self.tokenizer.piece(token)
+        if begun := self._begun:
+            self.found[len(self.written)] = self.found[len(self.written) + len(piece)] = self._whole(logits())
+            if not piece[:1].isdigit():  # the label, if it is one, is complete without this token
+                if sampling.stop_at_label and (begun[0],) in begun[1].values():
+                    return self.completion("stop")
+                if len(self.tokens) >= sampling.max_tokens:
+                    self.pending = []
+                    return self._end("length", logits)
         self.tokens.append(token)
         if self.tokenizer.is_end(token) and not echoed:
             self.pending = []
             return self._end("stop", logits)
-        piece = self.tokenizer.piece(token)
-        labels = places.at(self.written, piece) if places else None
-        self.written += piece
-        if labels:
-            self.found[len(self.written)] = label_logprobs(logits(), labels)
+        complete = self._meet_label(piece, begun[1] if begun else {}, logits)
         self.pending = [token]
         if sampling.alternatives is not None:
             self.recorded.append(self._record(token, logits(), sampling.alternatives))
@@ -127,11 +146,56 @@ class Sample:
             return self.completion("stop")
         if self.grammar:
             self.grammar.accept(token)
-        if labels and sampling.stop_at_label:
-            return self.completion("stop")
-        if len(self.tokens) >= sampling.max_tokens:
+        if complete and sampling.stop_at_label:
+            if not self._begun:
+                return self.completion("stop")
+            self._peek(self._begun[0])
+            return None
+        if len(self.tokens) - (self._begun is not None) >= sampling.max_tokens:
             return self._end("length", logits)
         return None
+
+    def _meet_label(self, piece: bytes, begun: LabelTokens, logits: Logits) -> bool:
+        """Write `piece`; whether it completes a label. begun: the labels, where the shared token stands before it.
+
+        Where labels share a token, another label's log-probabilities are known only if the answer stops here: then the
+        shared token is decoded in its place.
+        """
+        places = self.prompt.places
+        labels = places.at(self.written, piece) if places else None
+        self.written += piece
+        if not labels:
+            return piece in {self.tokenizer.piece(run[1]) for run in begun.values() if len(run) > 1}
+        first, shared = label_logprobs(logits(), labels), shared_token(labels)
+        if shared is None:
+            self.found[len(self.written)] = first
+            return True
+        begins = piece == self.tokenizer.piece(shared)
+        if begins or self.prompt.sampling.stop_at_label:
+            self._begun = shared, labels, first
+        return not begins
+
+    def _whole(self, row: NDArray[np.float32]) -> dict[int, float]:
+        """The log-probabilities of the labels that have begun, from the logits after their shared token."""
+        assert self._begun is not None
+        assert self.prompt.places is not None
+        (_, labels, first), self._begun = self._begun, None
+        return whole_logprobs(first, row, labels, self.prompt.places.digits)
+
+    def _peek(self, shared: int) -> None:
+        """Decode this token in the place of the last one, for its logits."""
+        self.pending, self._peeks = [shared], True
+
+    def _end_peek(self, row: NDArray[np.float32]) -> Completion:
+        """Complete the answer with the label that was drawn, or with the forced one."""
+        if not np.isfinite(row.max()):
+            return self.prompt.failed(self.index, NOT_FINITE)
+        logprobs = self._whole(row)
+        if self.forced is None:
+            self.found[len(self.written)] = logprobs
+            return self.completion("stop")
+        self.tokens.pop()
+        return self._write_label(self.forced, logprobs)
 
     def _record(self, token: int, row: NDArray[np.float32], alternatives: int) -> Token:
         total = float(log_total(row[None, :])[0])
@@ -165,19 +229,25 @@ class Sample:
         lead, forced = places.lead_in(self.written)
         self._write(lead)
         self.pending += lead
-        if not self.pending:
-            return self._force(forced, logits)
         self.forced = forced
-        return None
+        return None if self.pending else self._force(forced, logits)
 
-    def _force(self, labels: LabelTokens, logits: Logits) -> Completion:
-        """Write the most probable label (the lowest of equals)."""
+    def _force(self, labels: LabelTokens, logits: Logits) -> Completion | None:
+        """Write the most probable label (the lowest of equals), once its probability is known."""
         row = logits()
         if not np.isfinite(row.max()):
             return self.prompt.failed(self.index, NOT_FINITE)
         logprobs = label_logprobs(row, labels)
-        token = labels[max(logprobs, key=lambda label: (logprobs[label], -label))]
-        self._write([token])
+        shared = shared_token(labels)
+        if shared is None:
+            return self._write_label(labels, logprobs)
+        self._begun = shared, labels, logprobs
+        self.tokens.append(shared)
+        self._peek(shared)
+        return None
+
+    def _write_label(self, labels: LabelTokens, logprobs: dict[int, float]) -> Completion:
+        self._write(labels[max(logprobs, key=lambda label: (logprobs[label], -label))])
         self.found[len(self.written)] = logprobs
         return self.completion("forced")
 
@@ -192,7 +262,7 @@ class Sample:
         self.pending = [token]
         return self.completion("forced") if self.tokens in possible else None
 
-    def _write(self, tokens: list[int]) -> None:
+    def _write(self, tokens: Sequence[int]) -> None:
         self.tokens += tokens
         self.written += b"".join(map(self.tokenizer.piece, tokens))
 

@@ -59,7 +59,7 @@ def new_project(
     for file in files:
         rows = read_examples(file, columns=columns, rubrics=given, scale=range(MOST_SCORE + 1))
         sources.setdefault(Path(file).stem, []).extend(rows)
-    sources, scale = _on_one_scale(sources, named, model)
+    sources, scale = _on_one_scale(sources, named)
     splits = split_rows(sources, dev=0.1, test=0.1, seed=0)
     train = [row for rows in splits["train"].values() for row in rows]
     tasks = {row.task for rows in sources.values() for row in rows}
@@ -97,22 +97,16 @@ def _preset_and_machine(preset: str | None) -> tuple[str, Machine]:
 
 
 def _on_one_scale(
-    sources: dict[str, list[Example]], named: NamedRubric | None, model: str
+    sources: dict[str, list[Example]], named: NamedRubric | None
 ) -> tuple[dict[str, list[Example]], list[str]]:
-    """The rows, those whose rubric brings no scale on the one that their scores have; and a line that says which.
-
-    A label must be one token, which 10 is in Llama 3 alone.
-    """
+    """The rows, those whose rubric brings no scale on the one that their scores have; and a line that says which."""
     every = [row for rows in sources.values() for row in rows if row.task == "pointwise"]
     found = {row.label or 0 for row in every if not row.rubric.descriptions}
-    described = {score for row in every for score in row.rubric.descriptions}
     given = named.rubric if named and found <= set(named.rubric.descriptions) else None
     scale: Sequence[int] = given.scores if given and found else ()
     if found and not given:
         low = min(1, *found)
         scale = range(low, next(top for top in TOPS if top > low and top >= max(found)) + 1)
-    if MOST_SCORE in described.union(scale) and "llama-3" not in model.lower():
-        raise SreError(f"{model} has no token for the score 10; use 0 to 9, or take --preset 24gb-llama3.1-8b")
     if not found:
         return sources, []
 

@@ -132,7 +132,7 @@ def refusal(status: int, message: str, param: str | None = None, **headers: str)
 
 
 def requests(*names: str, **more: Any) -> list[Request]:
-    return [Request(name, (Message("user", f"Judge {name}."),), labels=SCALE, **more) for name in names]
+    return [Request(name, (Message("user", f"Judge {name}."),), **{"labels": SCALE} | more) for name in names]
 
 
 def ask(address: str, *names: str, sampling: Sampling = JUDGING, parallel: int = 4, **more: Any) -> list[Completion]:
@@ -387,6 +387,12 @@ def test_a_label_drawn_against_the_odds_has_its_logprob_too() -> None:
     reply = choice(token("Fine. [RESULT] "), token("2", -5.0, **{"4": -0.2, "5": -2.0}))
     with serving(Fake(reply)) as address:
         assert ask(address, "a")[0].label_logprobs == {2: -5.0, 4: -0.2, 5: -2.0}
+
+
+def test_a_1_that_may_begin_a_10_counts_only_where_10_is_a_token() -> None:
+    for more, found in (({}, {}), ({"10": -3.0}, {1: -0.2, 2: -2.0, 10: -3.0})):
+        with serving(Fake(choice(token("Fine. [RESULT] "), token("1", -0.2, **{"2": -2.0} | more)))) as address:
+            assert ask(address, "a", labels=tuple(range(1, 11)))[0].label_logprobs == found
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipe.inference.base import Completion, Request, Sampling
-from recipe.inference.prompt import Prompt
+from recipe.inference.prompt import Prompt, PromptReader
 from recipe.inference.sequence import Sample, draw_next
+from recipe.verdict import parse_verdict
 
 VOCABULARY = 300
 END = 299
@@ -174,3 +175,122 @@ def test_no_choice_is_read_from_logits_that_are_not_finite() -> None:
     assert done is not None
     assert done.finish == "error"
     assert "not finite" in done.error
+
+
+# --- labels of two tokens: in this vocabulary a 10 is "1" and "0" ---
+
+TO_TEN = tuple(range(1, 11))
+LEAD = "Fine. [RESULT] "
+Row = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def model_row(seed: int, ids: list[int], script: bytes) -> Row:
+    """The logits after `ids`, the first of which is the prompt: the script's next byte is sure to come; after the
+    script, digits and the end are probable.
+    """
+    if len(ids) <= len(script):
+        return row_for(script[len(ids) - 1], script[len(ids) - 1]) * 4
+    row = np.random.default_rng([seed, *ids]).normal(size=VOCABULARY).astype(np.float32)
+    row[[*range(48, 58), END, 32]] += 4
+    row[[ord("0"), ord("1")]] += 3
+    row[256:END] = -20  # tokens that write nothing
+    return row
+
+
+def run(seed: int, script: str, *, labels: tuple[int, ...] = TO_TEN, **asked: Any) -> tuple[Completion, bytes]:
+    """An answer after a prompt of one token, and its drawn bytes."""
+    sampling = Sampling(
+        seed=seed, **{name: asked.pop(name) for name in ("stop_at_label", "max_tokens") if name in asked}
+    )
+    reader = PromptReader(Bytes(), lambda request: ([1], b""), context=200)
+    prompt = reader.read(Request("a", (), labels, **asked), sampling)
+    sample = Sample(prompt, 0, Bytes())
+    ids, decoded = [int(token) for token in prompt.ids], 0
+    while True:
+        (done,) = draw_next([sample], model_row(seed, ids, script.encode())[None, :])
+        if done is not None:
+            assert decoded <= prompt.reserve
+            return done, bytes(sample.written)
+        decoded += len(sample.pending)
+        # Where a token is decoded for its logits alone it stands in the last one's place.
+        ids = [1, *sample.tokens[: len(sample.tokens) - len(sample.pending)], *sample.pending]
+
+
+def direct(seed: int, before: bytes, script: str) -> dict[int, float]:
+    """The probability of each label after `before`, from the model's rows."""
+
+    def shares(ids: list[int]) -> Any:
+        weights = np.exp(model_row(seed, ids, script.encode()).astype(float))
+        return weights / weights.sum()
+
+    at = shares([1, *before])
+    after = shares([1, *before, ord("1")])
+    found = {k: at[ord(str(k))] for k in range(1, 10)}
+    found[10], found[1] = found[1] * after[ord("0")], found[1] * (1 - after[48:58].sum())
+    return found
+
+
+@pytest.mark.parametrize("way", ["drawn", "forced", "alone"])
+def test_labels_of_two_tokens_have_the_probabilities_of_their_texts(way: str) -> None:
+    more = {"drawn": {"stop_at_label": True, "max_tokens": 24}, "forced": {"force_label": True, "max_tokens": 0}}
+    asked: dict[str, Any] = more.get(way, {"label_only": True})
+    labels = []
+    for seed in range(200):
+        script = LEAD if way == "drawn" else ""
+        done, written = run(seed, script, **asked)
+        verdict = parse_verdict(done.text, TO_TEN, need_rationale=False)
+        if verdict is None:
+            assert done.label_logprobs == {}
+            continue
+        labels.append(verdict.label)
+        if not done.label_logprobs:
+            continue
+        assert written.endswith(str(verdict.label).encode())
+        before = written.removesuffix(str(verdict.label).encode())
+        found = {label: math.exp(value) for label, value in done.label_logprobs.items()}
+        assert found == pytest.approx(direct(seed, before, script), rel=1e-4)
+        if way != "drawn":
+            assert verdict.label == max(found, key=lambda label: found[label])
+    assert {1, 10} < set(labels)
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "stopped", "free"),
+    [
+        ("10 of", 99, "10", "10 of"),
+        ("1 of", 99, "1", "1 of"),
+        ("11 of", 99, "11 of", "11 of"),
+        ("12", 99, "12", "12"),
+        ("7 of", 99, "7", "7 of"),
+        ("10 of", 1, "10", "10"),  # a label that has begun ends
+        ("1 of", 1, "1", "1"),
+        ("11 of", 1, "11", "11"),
+        ("10 of", 2, "10", "10"),
+    ],
+)
+@pytest.mark.parametrize("labels", [TO_TEN, (0, 5, 10)])
+def test_where_labels_of_two_tokens_end(text: str, most: int, stopped: str, free: str, labels: tuple[int, ...]) -> None:
+    script = LEAD + text
+    label = int(text.split()[0])
+    for stop, wanted in ((True, stopped), (False, free)):
+        if label not in labels and most == 99:
+            wanted = free
+        done, _ = run(0, script + "\0" * 120, labels=labels, max_tokens=len(LEAD) + most, stop_at_label=stop)
+        assert done.text.rstrip("\0") == LEAD + wanted
+        verdict = parse_verdict(done.text, labels)
+        assert (verdict.label if verdict else None) == (label if label in labels else None)
+        told = label in labels and (stop or label in (1, 10))
+        assert set(done.label_logprobs) == (set(labels) if told else set())
+        if told:
+            assert max(done.label_logprobs, key=lambda k: done.label_logprobs[k]) == label
+
+
+@pytest.mark.parametrize("text", ["11", "1", "Hm", "Hm [RESULT] 1"])
+def test_a_label_that_is_none_is_led_on_to_one(text: str) -> None:
+    for most in range(len(text) + 1):
+        labels = (0, 5, 10) if text.endswith("1") else TO_TEN
+        done, _ = run(3, text + "\0" * 40, labels=labels, max_tokens=most, force_label=True, stop_at_label=True)
+        verdict = parse_verdict(done.text, labels, need_rationale=False)
+        assert verdict is not None
+        assert done.finish == "forced"
+        assert set(done.label_logprobs) == set(labels)

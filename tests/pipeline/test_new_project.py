@@ -16,7 +16,7 @@ from recipe.config import load
 from recipe.data.examples import read_examples
 from recipe.judge import Judge
 from recipe.pipeline import new_project as module
-from recipe.storage import read_json
+from recipe.storage import read_json, read_jsonl
 
 
 @pytest.fixture(autouse=True)
@@ -73,13 +73,14 @@ def test_from_a_csv_of_pandas_to_a_started_run(tiny_model: Path) -> None:
     assert list(Path("runs/mine").rglob("*done.json"))
 
 
-@pytest.mark.parametrize("task", ["pointwise", "pairwise"])
-def test_from_labels_of_one_task_to_a_judge(task: str, tiny_model: Path) -> None:
-    """Yes-no scores alone, or pairs alone, with rationales (without: test_bootstrap.py): every stage, DPO too."""
-    if task == "pointwise":
-        table = pandas.read_csv(scored([float(k // 2 % 2) for k in range(60)]))
-    else:
+@pytest.mark.parametrize("labels", [(0, 1), tuple(range(1, 11)), (1, 2)], ids=["yes-no", "1 to 10", "pairs"])
+def test_from_labels_of_one_task_to_a_judge(labels: tuple[int, ...], request: pytest.FixtureRequest) -> None:
+    """Scores alone, or pairs alone, with rationales (without: test_bootstrap.py): every stage, DPO too."""
+    tiny_model = request.getfixturevalue("tiny_model_to_10" if len(labels) == 10 else "tiny_model")
+    if labels == (1, 2):
         table = pandas.read_json(pairs(30), lines=True)
+    else:
+        table = pandas.read_csv(scored([float(labels[k // 2 % len(labels)]) for k in range(60)]))
     table.assign(feedback="it fits", criteria="Is it a fruit?").to_csv("rows.csv", index=False)
     assert sre("init", "mine", "rows.csv").exit_code == 0
     settings = [f"model.source={tiny_model}", "model.engine=transformers", "sft.learning_rate=2e-3"]
@@ -94,7 +95,17 @@ def test_from_labels_of_one_task_to_a_judge(task: str, tiny_model: Path) -> None
     row = read_examples("mine/data", split="test")[0]
     with Judge.from_gguf("runs/mine/judge.gguf", threads=1) as judge:
         (found,) = judge.judge([row])
-    assert found.label in row.labels == ((0, 1) if task == "pointwise" else (1, 2))
+    assert found.label in row.labels == labels
+    assert set(found.label_probabilities) == set(labels)
+    assert sum(found.label_probabilities.values()) == pytest.approx(1)
+    if len(labels) == 10:
+        samples = read_jsonl(Path("runs/mine/iter-1/samples.jsonl"))
+        drawn = {one["label"] for one in samples}
+        assert drawn <= {None, *labels}
+        assert {1, 10} <= drawn
+        assert all(one["text"].endswith("[RESULT] 10") for one in samples if one["label"] == 10)
+        verdicts = read_jsonl(Path("runs/mine/evaluation/j1/judgements.jsonl"))
+        assert all(len(one["label_logprobs"]) == 10 for one in verdicts)
 
 
 def test_pairs_alone() -> None:
@@ -130,6 +141,8 @@ def test_rows_without_rationales_are_trained_on_all_the_same() -> None:
         ([1, 4], (1, 2, 3, 4, 5), 1),
         ([0, 5], (0, 1, 2, 3, 4, 5), 1),
         ([1, 6], (1, 2, 3, 4, 5, 6, 7), 1),
+        ([1, 10], tuple(range(1, 11)), 1),
+        ([0, 10], tuple(range(11)), 1),
     ],
 )
 def test_scales(scores: list[int], labels: tuple[int, ...], margin: int) -> None:
@@ -149,15 +162,10 @@ def test_a_ready_rubric_lends_its_descriptions_where_they_fit() -> None:
     assert mine != other == "The response meets the criteria fully."
 
 
-def test_scores_to_10_need_a_token_for_10() -> None:
-    file = scored([float(1 + k % 10) for k in range(40)])
-    result = sre("init", "mine", file, "--rubric", "helpfulness")
-    assert result.exit_code == 2
-    assert "smollm2-135m has no token for the score 10; use 0 to 9" in result.stderr
-    large = sre("init", "large", file, "--rubric", "helpfulness", "--preset", "24gb-llama3.1-8b")
+def test_a_preset_is_planned_for_its_card() -> None:
+    large = sre("init", "large", pairs(), "--preset", "24gb-llama3.1-8b")
     assert large.exit_code == 0
     assert "RTX 4090" in large.output
-    assert {row.label for row in written("large")} == set(range(1, 11))
 
 
 def test_criteria_in_a_column_take_any_scale_too() -> None:

@@ -109,8 +109,8 @@ class Scheduler:
         """
         while self._waiting and not self._cache.damaged:
             prompt = self._waiting[0]
-            unread = sum(lane.prompt.samples - lane.started for lane in self._lanes if not lane.prompt.label_tokens)
-            if not prompt.label_tokens and unread > self._places - len(self._active):
+            unread = sum(lane.prompt.samples - lane.started for lane in self._lanes if not lane.prompt.at_once)
+            if not prompt.at_once and unread > self._places - len(self._active):
                 return
             if sum(lane.missing for lane in self._lanes) >= self._cache.batch or not self._make_room(prompt):
                 return
@@ -203,7 +203,7 @@ class Scheduler:
     def _samples(self, lane: Lane) -> dict[Sample, int]:
         """New samples of a lane, and their slots."""
         prompt, fresh = lane.prompt, dict[Sample, int]()
-        if prompt.label_tokens:
+        if prompt.at_once:
             lane.started = 1
             return {Sample(prompt, 0, self._cache): NO_SLOT}
         wanted = min(prompt.samples - lane.started, self._places - len(self._active), len(self._free))

@@ -19,9 +19,10 @@ from recipe.inference.llamacpp.generator import LlamaCppGenerator
 from recipe.inference.llamacpp.quantization import quantize
 from recipe.verdict import MARKER, parse_verdict
 
-from .reading import sequence_logprobs
+from .reading import prompt_logits, sequence_logprobs
 
 SCALE = (1, 2, 3, 4, 5)
+TO_TEN = tuple(range(1, 11))
 RULES = "You are a judge. Give a short reason, then [RESULT] and a score from 1 to 5. " * 6
 QUESTIONS = ("Is the sky blue?", "Name a fruit.", "What is two and two?", "Say hello in French.")
 
@@ -237,6 +238,31 @@ def test_drawn_label_is_recorded_and_stops(judge: LlamaCppGenerator) -> None:
     assert free.token_ids[: len(done.token_ids)] == done.token_ids
 
 
+@pytest.mark.parametrize("label", [1, 7, 10])
+def test_a_drawn_label_of_two_tokens_has_their_product(exact: LlamaCppGenerator, label: int) -> None:
+    shown = (Message("user", "Rate my essay."), Message("assistant", f"It is fine. [RESULT] {label}"))
+    messages = (*shown, *shown, *shown, shown[0])
+    drawn, forced, only = Request("drawn", messages, TO_TEN), *led_to_a_label(messages)
+    done = by_id(exact, [drawn], Sampling(temperature=0, max_tokens=24, stop_at_label=True))["drawn"][0]
+    assert (done.text, done.finish) == (f"It is fine. [RESULT] {label}", "stop")
+    assert exact.tokenize(done.text) == list(done.token_ids)
+    assert done.label_logprobs[label] == max(done.label_logprobs.values())
+    compared = {"drawn": done, **{r.id: by_id(exact, [r], Sampling(max_tokens=0))[r.id][0] for r in (forced, only)}}
+    prompt = exact.tokenize(exact.render(messages))
+    digits = [exact.tokenize(str(digit))[0] for digit in range(10)]
+    for completion in compared.values():
+        lead = exact.tokenize(completion.text.rpartition(" ")[0] + " ")
+        rows = prompt_logits(exact, [*prompt, *lead, digits[1]])[-2:].astype(float)
+        place, after = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
+        scored = {k: place[digits[k]] for k in range(1, 10)} | {10: place[digits[1]] + after[digits[0]]}
+        scored[1] += np.log(np.exp(np.delete(after, digits)).sum())
+        assert completion.label_logprobs == pytest.approx(scored, abs=0.1)
+
+
+def led_to_a_label(messages: tuple[Message, ...]) -> tuple[Request, Request]:
+    return Request("forced", messages, TO_TEN, force_label=True), Request("only", messages, TO_TEN, label_only=True)
+
+
 REASONING = ["<think>Hm", "◁think▷Hm", "<|begin_of_thought|>Hm", "<|START_THINKING|>Hm", "<analysis>Hm"]
 
 
@@ -244,11 +270,11 @@ REASONING = ["<think>Hm", "◁think▷Hm", "<|begin_of_thought|>Hm", "<|START_TH
     "written", ["", "So so.", "So so. [RESULT]", "So so. [RESULT] ", "Bad [RESULT] 9", "[RES", *REASONING]
 )
 def test_lead_in_ends_where_the_label_must_stand(judge: LlamaCppGenerator, written: str) -> None:
-    places = LabelPlaces(SCALE, judge.cache)
+    places = LabelPlaces(TO_TEN, judge.cache)
     lead, tokens = places.lead_in(written.encode())
-    for label in SCALE:
-        text = written + b"".join(map(judge.cache.piece, [*lead, tokens[label]])).decode()
-        verdict = parse_verdict(text, SCALE, need_rationale=False)
+    for label in TO_TEN[: 9 if "9" in written else 10]:
+        text = written + b"".join(map(judge.cache.piece, [*lead, *tokens[label]])).decode()
+        verdict = parse_verdict(text, SCALE if label in SCALE else TO_TEN, need_rationale=False)
         assert verdict is not None
         assert verdict.label == label
         assert text.count(MARKER) == max(written.count(MARKER), 1) + ("9" in written)
@@ -262,11 +288,10 @@ def test_the_last_well_formed_label_counts() -> None:
 
 
 def test_labels_of_several_tokens_are_refused(judge: LlamaCppGenerator) -> None:
-    request = Request("a", ask("Rate."), labels=(1, 2, 10), force_label=True)
+    request = Request("a", ask("Rate."), labels=(1, 2, 100), force_label=True)
     (done,) = judge.generate([request], Sampling())
     assert done.finish == "error"
-    assert "more than one token" in done.error
-    assert "[1, 2, 10]" in done.error
+    assert "[1, 2, 100]" in done.error
 
 
 def test_a_choice_is_written_token_by_token(exact: LlamaCppGenerator) -> None:

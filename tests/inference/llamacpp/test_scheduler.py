@@ -159,7 +159,7 @@ def test_logits_that_are_not_finite_end_their_own_request_and_the_cache_is_wiped
 def test_labels_are_read_from_the_prompts_without_a_place() -> None:
     cache = FakeCache(200, 20, 64)
     scheduler = make(cache, 1)
-    tokens = {1: 7, 2: 9}
+    tokens = {1: (7,), 2: (9,)}
     scheduler.submit(prompt("drawn", [1, 2], max_tokens=50))
     for number in range(3):
         asked = prompt(str(number), [1] * 10 + [number + 2, 5, 6], max_tokens=0)

@@ -6,13 +6,14 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from recipe.data.records import Message
+from recipe.data.records import Judgement, Message
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling, completions_by_request
 from recipe.inference.chat_template import ChatTemplate
@@ -22,6 +23,7 @@ from recipe.inference.pytorch.generator import TorchGenerator
 from recipe.verdict import MARKER, parse_verdict
 
 SCALE = (1, 2, 3, 4, 5)
+TO_TEN = tuple(range(1, 11))
 QUESTIONS = ("Is the sky blue?", "Name a fruit, and say why you like it.", "2 + 2 = ?", "Say 日本語 in “French”.")
 EXACT = {"abs": 1e-4}
 
@@ -229,11 +231,32 @@ def test_label_only_and_no_tokens_read_the_same_label(judge: TorchGenerator, mod
     for question in QUESTIONS:
         (completion,) = only[question]
         prompt = prompt_of(judge, Request(question, ask(question)))
-        wanted = {k: logprobs_of(model, prompt, [*lead, label_tokens[k]])[-1] for k in SCALE}
+        wanted = {k: logprobs_of(model, prompt, [*lead, *label_tokens[k]])[-1] for k in SCALE}
         assert completion.label_logprobs == pytest.approx(wanted, **EXACT)
         assert completion.text == f"{MARKER} {max(SCALE, key=lambda k: wanted[k])}" == drawn[question][0].text
         assert completion.finish == drawn[question][0].finish == "forced"
         assert completion.prompt_tokens == len(prompt)
+
+
+def test_labels_of_two_tokens_are_read_exactly(judge: TorchGenerator, model: Any) -> None:
+    digits = [tokens(judge, str(digit))[0] for digit in range(10)]
+    only = by_id(judge, [Request(q, ask(q), TO_TEN, label_only=True) for q in QUESTIONS], Sampling())
+    requests = [Request(q, ask(q), TO_TEN, force_label=True) for q in QUESTIONS]
+    forced = by_id(judge, requests, Sampling(max_tokens=9, n=3, stop_at_label=True))
+    for question in QUESTIONS:
+        prompt = prompt_of(judge, Request(question, ask(question)))
+        for completion in (*only[question], *forced[question]):
+            written = completion.text.rpartition(" ")[2]
+            ids = [*prompt, *completion.token_ids[: -len(written)], digits[1]]
+            with torch.inference_mode():
+                place, after = model(torch.tensor([ids])).logits[0, -2:].double().softmax(-1)[:, digits].log().tolist()
+            wanted = {k: place[k] for k in range(1, 10)}
+            wanted |= {10: place[1] + after[0], 1: place[1] + math.log1p(-sum(map(math.exp, after)))}
+            assert completion.label_logprobs == pytest.approx(wanted, **EXACT)
+            assert int(written) == max(TO_TEN, key=lambda k: wanted[k])
+            assert completion.finish == "forced"
+            shares = Judgement("a:0", "a", "pointwise", "", "", 1, label_logprobs=completion.label_logprobs)
+            assert sum(shares.label_probabilities.values()) == pytest.approx(1)
 
 
 def test_drawn_label_is_recorded_and_stops(judge: TorchGenerator, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,13 +382,16 @@ def test_llamacpp_gives_the_same(
     plain = [Request(question, ask(question)) for question in QUESTIONS]
     forced = [Request(question, ask(question), SCALE, force_label=True) for question in QUESTIONS]
     only = [Request(question, ask(question), SCALE, label_only=True) for question in QUESTIONS]
+    to_ten = [
+        replace(request, labels=TO_TEN) for request in (*forced, *[replace(one, id=f"{one.id} ") for one in only])
+    ]
     ours = opened(folder, adapter=adapter)
     with ours, LlamaCppGenerator(tmp_path / "tiny.gguf", threads=1, context=512) as theirs:
-        for requests, size in ((plain, 24), (forced, 9), (only, 9)):
+        for requests, size in ((plain, 24), (forced, 9), (only, 9), (to_ten, 9)):
             sampling = Sampling(temperature=0, max_tokens=size)
             a, b = by_id(ours, requests, sampling), by_id(theirs, requests, sampling)
-            for question in QUESTIONS:
-                (x,), (y,) = a[question], b[question]
+            for request in requests:
+                (x,), (y,) = a[request.id], b[request.id]
                 assert (x.text, x.token_ids, x.finish) == (y.text, y.token_ids, y.finish)
                 assert x.prompt_tokens == y.prompt_tokens
                 assert x.label_logprobs == pytest.approx(y.label_logprobs, abs=1e-3)
