@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -22,6 +23,7 @@ def bar(label: str, total: int | None, unit: str = "", begun: int = 0) -> Iterat
         return
     terminal = sys.stderr.isatty()
     every = 0.2 if terminal else 20.0
+    ended = threading.Event()
     started = shown = time.monotonic()
     done, goal = begun, total or 0
     if begun:
@@ -34,16 +36,24 @@ def bar(label: str, total: int | None, unit: str = "", begun: int = 0) -> Iterat
             return
         shown = now
         rate = (done - begun) / max(now - started, 1e-9)
-        left = f", {max(goal - done, 0) / max(rate, 1e-9):.0f} s left" if goal else ""
-        line = printable(f"{label}: {done}/{goal or '?'} {unit} ({rate:.2f}/s{left}) {note}".rstrip())
+        left = f", {max(goal - done, 0) / rate:.0f} s left" if goal and rate else ""
+        told = f"{rate:.2f}/s{left}" if rate else f"{now - started:.0f} s so far"
+        line = printable(f"{label}: {done}/{goal or '?'} {unit} ({told}) {note}".rstrip())
         if terminal:
             width = shutil.get_terminal_size().columns - 1
             line = f"\r{line[:width]:{width}}"
         print(line, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
+    def wait() -> None:
+        """Show that work goes on until the first row is done, which may take minutes."""
+        while not ended.wait(max(every, 1.0)) and done == begun:
+            advance(0)
+
+    threading.Thread(target=wait, daemon=True).start()
     try:
         yield advance
     finally:
+        ended.set()
         if terminal:
             print(file=sys.stderr)
 

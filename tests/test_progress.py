@@ -23,3 +23,13 @@ def test_what_was_done_before_counts_for_the_place_and_not_for_the_rate(
         [("13", "0.10", "70")],
         [("16", "0.10", "40")],
     ]
+
+
+def test_it_shows_that_work_goes_on_before_the_first_row_is_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
+    with progress.bar("judging", None, "rows") as advance:
+        progress.time.sleep(1.3)
+        assert re.search(r"judging: 0/\? rows \(\d s so far\)", capsys.readouterr().err)
+        advance(1)
