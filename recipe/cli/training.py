@@ -104,18 +104,22 @@ def _run_and_show(source: str, overrides: tuple[str, ...], run_dir: Path | None,
     except KeyboardInterrupt:
         click.echo(f"stopped; the same command goes on in {folder}", err=True)
         raise SystemExit(130) from None
-    from recipe.evaluation.tables import flips_text, judge_name, results_grids, round_text, show, stages_table
+    from recipe.evaluation import tables
 
-    opt.console().print(stages_table(results["stages"]))
+    opt.console().print(tables.stages_table(results["stages"]))
     if results["models"]:
-        show(results_grids(results), results["models"], opt.console())
+        tables.show(tables.results_grids(results), results["models"], opt.console())
     for found in results["rounds"]:
-        click.echo(round_text(found))
+        click.echo(tables.round_text(found))
+    for task, written in results["bootstrap"].items():
+        click.echo(tables.bootstrap_text(task, written))
     if "flips" in results:
-        click.echo(flips_text(results["flips"]))
+        click.echo(tables.flips_text(results["flips"]))
     if results["judge"]:
-        click.echo(f"Your judge: {folder / 'judge.gguf'} ({judge_name(results['judge'])})")
+        click.echo(f"Your judge: {folder / 'judge.gguf'} ({tables.judge_name(results['judge'])})")
         click.echo(f"Judge a file with it: sre judge rows.jsonl -o judged.jsonl --model {folder / 'judge.gguf'}")
+        for line in tables.warning_lines({results["judge"]: results["models"].get(results["judge"])}):
+            click.echo(f"But {line}")
     else:
         click.echo(f"Not finished: run the same command again to go on, or see `sre status {folder}`")
     return folder

@@ -210,6 +210,13 @@ def flips_text(found: Mapping[str, Any]) -> str:
     return f"Labels that differ from the 16-bit file's, of {found['rows']} rows: {rates}"
 
 
+def bootstrap_text(task: str, found: Mapping[str, Any]) -> str:
+    """One line about the rationales that a model wrote for a task's rows."""
+    kept, told = found["unhinted"] + found["hinted"], f"{found['hinted']} of them told the label"
+    dropped = ", ".join(f"{fault} {count}" for fault, count in found["dropped"].items()) or "none"
+    return f"Bootstrapped rationales, {task}: {kept} of {found['rows']} rows kept one ({told}); dropped: {dropped}"
+
+
 def judged_example(example: Example, judgement: Judgement) -> Panel:
     """Criteria, conversation, response(s), the rationale, the label, and the label distribution as bars."""
     truth = "" if example.label is None else f" (truth: {example.label})"

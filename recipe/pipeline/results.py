@@ -5,7 +5,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from recipe.data.records import Example
+from recipe.data.records import TASKS, Example
 from recipe.errors import SreError
 from recipe.evaluation.compare import compare
 from recipe.evaluation.evaluate import FORCED, read_judgements
@@ -41,6 +41,9 @@ def results_of(run: RunContext) -> dict[str, Any]:
     exported = run.cache.marker("gguf") or {}
     if exported.get("flip_rows"):
         content["flips"] = {"rows": exported["flip_rows"], "rates": exported["flip_rate"]}
+    kept = ("rows", "unhinted", "hinted", "without", "dropped")
+    made = {task: run.cache.marker(f"bootstrap-{task}") for task in TASKS}
+    content["bootstrap"] = {task: {name: facts[name] for name in kept} for task, facts in made.items() if facts}
     return content | {"judge": taken, "rounds": rounds(run), "models": models, "stages": stages}
 
 

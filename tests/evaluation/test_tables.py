@@ -6,6 +6,7 @@ from rich.console import Console
 
 from recipe.data.records import Example, Judgement, Message, Rubric
 from recipe.evaluation.tables import (
+    bootstrap_text,
     figure_text,
     judged_example,
     results_grids,
@@ -51,6 +52,14 @@ def test_a_judge_that_hardly_judges_is_announced_in_red():
     text = console.export_text(styles=True)
     assert "31m" in text[: text.index("J2 picks response 2 in 95%")][-12:]
     assert warning_lines({"j2": None}) == []
+
+
+def test_bootstrapped_rationales_are_counted_kept_and_dropped():
+    text = bootstrap_text(
+        "pointwise", {"rows": 9, "unhinted": 4, "hinted": 2, "without": 3, "dropped": {"wrong label": 7}}
+    )
+    for part in ("pointwise", "6 of 9", "2 of them", "wrong label 7"):
+        assert part in text
 
 
 def test_stages_show_what_is_unfinished():
