@@ -1,5 +1,7 @@
 """Use a judge: `sre judge`, `sre rubrics`, `sre serve`."""
 
+import shlex
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,7 +78,7 @@ def judge(rows: str, out: str, model: Path | None, rubric: str | None, allow_err
     writes none, the row counts as malformed.
     """
     from recipe.judge.batch import judge_file, open_judges
-    from recipe.judge.journal import TABLES
+    from recipe.judge.journal import journal_of
     from recipe.judge.options import JudgeOptions
     from recipe.judge.rubrics import read_rubric
     from recipe.progress import bar, follow
@@ -95,9 +97,10 @@ def judge(rows: str, out: str, model: Path | None, rubric: str | None, allow_err
         with bar(f"judging {printable(Path(rows).name)}", None, "rows") as advance:
             summary = judge_file(partial(open_judges, model, **opening), rows, out, progress=follow(advance), **reading)
     except KeyboardInterrupt:
-        journal = f"{out}.jsonl" if Path(out).suffix.lower() in TABLES else out
-        kept = "" if out == "-" else f"; what was judged is kept in {journal}. Add --resume to go on"
-        click.echo(f"stopped{kept}", err=True)
+        kept = journal_of(Path(out))
+        command = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
+        told = f"; what was judged is kept in {kept}. To go on: {shlex.join(['sre', *command, '--resume'])}"
+        click.echo(printable(f"stopped{told if out != '-' and kept.exists() else ', and no row is kept'}"), err=True)
         raise SystemExit(130) from None
     click.echo(summary, err=True)
     if summary.errors and not allow_errors:

@@ -42,6 +42,11 @@ _BATCH = 1024  # rows that are written to a Parquet file at once
 _ADVICE = "use --overwrite, or another output"
 
 
+def journal_of(out: Path) -> Path:
+    """Where the rows of an output are kept as they finish."""
+    return out.with_name(f"{out.name}.jsonl") if out.suffix.lower() in TABLES else out
+
+
 class Journal(Closing):
     """One output. Use as a context manager: it holds the output for this process."""
 
@@ -63,7 +68,7 @@ class Journal(Closing):
         if suffix == ".jsonl" and Path(self.out.stem).suffix.lower() in TABLES:
             raise SreError(f"this would be the journal of {self.out.stem}; choose another name", file=out)
         need_writer(self.out)
-        self.path = self.out.with_name(f"{self.out.name}.jsonl") if suffix in TABLES else self.out
+        self.path = journal_of(self.out)
         self.sidecar = self.out.with_name(f"{self.out.name}.meta.json")
         if not self.stdout:
             refuse_inputs(self.out, (self.out, self.path, self.sidecar), sources)

@@ -100,11 +100,12 @@ def test_split_says_which_part_of_a_folder_is_judged(
 
 
 @pytest.mark.parametrize(("name", "kept"), [("out.jsonl", "out.jsonl"), ("out.csv", "out.csv.jsonl")])
-def test_ctrl_c_keeps_the_rows_and_says_where_and_that_resume_goes_on(
-    tmp_path: Path, script: list[Any], name: str, kept: str
+def test_ctrl_c_keeps_the_rows_and_names_their_file_and_the_command_that_goes_on(
+    tmp_path: Path, script: list[Any], monkeypatch: pytest.MonkeyPatch, name: str, kept: str
 ) -> None:
     rows = write(tmp_path / "rows.jsonl", *({**ROW, "id": f"r{k}", "answer": f"Number {k}."} for k in range(5)))
     out, command = tmp_path / name, "judge {rows} -o {out} --model m.gguf"
+    monkeypatch.setattr(sys, "argv", ["sre", *f"{command} --overwrite".format(rows=rows, out=out).split()])
 
     def interrupted(request: Request) -> list[str]:
         if "Number 3." in request.messages[-1].content:
@@ -114,14 +115,13 @@ def test_ctrl_c_keeps_the_rows_and_says_where_and_that_resume_goes_on(
     script.append(interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     try:
-        stopped = sre(command, rows=rows, out=out)
+        stopped = sre(f"{command} --overwrite", rows=rows, out=out)
     finally:
         signal.signal(signal.SIGINT, before)
     assert stopped.exit_code == 130
-    assert (
-        stopped.stderr.splitlines()[-1]
-        == f"stopped; what was judged is kept in {tmp_path / kept}. Add --resume to go on"
-    )
+    told = stopped.stderr.splitlines()[-1]
+    assert f"kept in {tmp_path / kept}." in told
+    assert told.endswith(f"sre {command} --resume".format(rows=rows, out=out))
     assert ids(tmp_path / kept) == ["r0", "r1", "r2"]
     script.append(any_judgement)
     assert sre(f"{command} --resume", rows=rows, out=out).exit_code == 0
