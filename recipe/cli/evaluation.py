@@ -61,13 +61,13 @@ def _evaluate_model(
     target: str, model: str, out: Path | None, rubric: str | None, forgery: bool, **options: Any
 ) -> None:
     from recipe.config import EvaluateConfig
+    from recipe.data.rubrics import by_task, read_rubric
     from recipe.evaluation.benchmarks.base import load_rows
     from recipe.evaluation.benchmarks.running import find_benchmark, run_benchmark
     from recipe.evaluation.forgery import measure_forgery
     from recipe.evaluation.models import label_of, open_judge
     from recipe.evaluation.tables import audit_grids, benchmark_table, show
     from recipe.judge.options import JudgeOptions
-    from recipe.judge.rubrics import by_task, read_rubric
 
     benchmark = find_benchmark(target)
     folder = out or Path("runs") / "benchmarks" / f"{label_of(target)}-{label_of(model)}"

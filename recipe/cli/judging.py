@@ -77,10 +77,10 @@ def judge(rows: str, out: str, model: Path | None, rubric: str | None, allow_err
     so that a run that was stopped goes on with --resume. A server (--engine openai) forces no label: where its model
     writes none, the row counts as malformed.
     """
+    from recipe.data.rubrics import read_rubric
     from recipe.judge.batch import judge_file, open_judges
     from recipe.judge.journal import journal_of
     from recipe.judge.options import JudgeOptions
-    from recipe.judge.rubrics import read_rubric
     from recipe.progress import bar, follow
 
     engine, needed = options["engine"], "base_url" if options["engine"] == "openai" else "model"
@@ -111,7 +111,7 @@ def judge(rows: str, out: str, model: Path | None, rubric: str | None, allow_err
 @click.argument("name", required=False)
 def rubrics(name: str | None) -> None:
     """List the ready rubrics, or print one as a file for --rubric."""
-    from recipe.judge.rubrics import ready_rubrics, rubric_file
+    from recipe.data.rubrics import ready_rubrics, rubric_file
 
     if name is not None:
         click.echo(rubric_file(name).read_text(encoding="utf-8"), nl=False)

@@ -49,8 +49,8 @@ def split(rows: tuple[str, ...], out: Path, numbers: tuple[int, ...], rubric: st
     The folder then serves as data.pointwise and data.pairwise of a run. NAME becomes the rows' aspect, by which results
     are told apart. [default: the file's name]
     """
+    from recipe.data.rubrics import by_task, read_rubric
     from recipe.data.split import prepare_splits
-    from recipe.judge.rubrics import by_task, read_rubric
 
     options["rubrics"] = by_task(read_rubric(rubric) if rubric else None)
     if len(numbers) not in (0, 1, len(rows)):

@@ -12,6 +12,7 @@ from recipe.data import values
 from recipe.data.benchmark_formats import GENERAL, Layout
 from recipe.data.columns import FIRST, LEVELS, RESPONSES, Row
 from recipe.data.records import TASKS, Example, Message, Rubric, Task
+from recipe.data.rubrics import named_in
 from recipe.errors import SreError
 
 Conversation = tuple[Message, ...]
@@ -171,6 +172,8 @@ def _rubric(row: Row, kind: Task, layout: Layout | None, rubrics: Rubrics) -> Ru
         if score not in levels:
             column = re.sub(r"\d+", str(score), row.names[f"score{max(levels)}"], count=1)
             raise row.error("expected a description of each score of the scale, or of none", column)
+    if isinstance(value, str) and not levels and not row.published and (ready := named_in(value)):
+        return ready
     with row.reading("criteria"):
         alone = isinstance(value, str) and (levels or row.published) and not value.lstrip().startswith("{")
         return values.to_rubric({"criteria": value, "descriptions": levels} if alone else value)

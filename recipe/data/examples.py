@@ -15,6 +15,7 @@ from recipe.data.columns import Names, Row, column_map, recognise
 from recipe.data.conversion import Rubrics, from_columns, from_own
 from recipe.data.files import Source
 from recipe.data.records import Example, Task, contradicts_itself, in_prompt_names
+from recipe.data.rubrics import is_ready
 from recipe.data.values import COUNTING, TIE, no_label, parsed, short, to_preference, to_rubric, to_score, whole
 from recipe.errors import SreError, printable
 from recipe.storage import atomic
@@ -70,6 +71,8 @@ def read_examples(
             bad.append({**place, "error": str(error), "row": row.raw.cells})
             told[f"bad rows skipped, written to {skip_bad_rows}"] += 1
             continue
+        if is_ready(example.rubric):
+            told["rows whose criteria are a ready rubric's name, which stands for it"] += 1
         named = in_prompt_names(example)
         if need_rationale and named != example:
             told["rationales now say Response 1 and Response 2, as the prompt does"] += 1

@@ -19,6 +19,7 @@ from recipe.data.columns import Row
 from recipe.data.examples import ReadRow, read_rows
 from recipe.data.files import Source
 from recipe.data.records import Example, Rubric
+from recipe.data.rubrics import NamedRubric, by_task, is_ready, ready_rubrics
 from recipe.data.values import COUNTING
 from recipe.errors import SreError, printable
 from recipe.inference.openai import OpenAIGenerator
@@ -26,7 +27,6 @@ from recipe.judge.journal import Journal
 from recipe.judge.judge import DEFAULT, Judge, to_bytes
 from recipe.judge.options import JudgeOptions
 from recipe.judge.output_rows import WINDOW, JudgedRow, bad_row, in_windows, input_hash, result_rows, with_columns
-from recipe.judge.rubrics import NamedRubric, by_task
 from recipe.judge.workers import Pool, RayPool, Workers
 from recipe.system import usable_cores
 
@@ -127,7 +127,7 @@ def judge_file(
     begun, total = _begun(rows, source, options, tell)
     if total is None:
         total = place.count() if progress and limit is None else limit
-    given = [*rubrics.values(), *GENERAL.values()]
+    given = [*rubrics.values(), *GENERAL.values(), *(ready.rubric for ready in ready_rubrics().values())]
     with judge() if callable(judge) else nullcontext(judge) as judges:
         return _judge_all(judges, begun, journal, options, given, progress, total)
 
@@ -164,10 +164,12 @@ def _begun(
     if options.swap and ended and not any(row.example and row.example.task == "pairwise" for row in first):
         raise SreError("swap judges pairs in both orders, and no row is a pair")
     examples = [row.example for row in first if row.example]
-    if not {1, 2} <= {example.label for example in examples}:  # where both are there, 0 is a tie, or a slip
-        for row in first:
-            if row.example and row.example.label_note.startswith(COUNTING):
-                raise row.raw.error_about(row.raw.label("pairwise"), row.example.label_note)
+    both = {1, 2} <= {example.label for example in examples}  # then 0 is a tie, or a slip
+    for row in first if not both else ():
+        if row.example and row.example.label_note.startswith(COUNTING):
+            raise row.raw.error_about(row.raw.label("pairwise"), row.example.label_note)
+    if named := sum(is_ready(example.rubric) for example in examples):
+        tell(f"criteria that are a ready rubric's name stand for it, in {named:,} of the first {len(first):,} rows")
     names = next(row.raw.names for row in first if row.example)
     used = [f"{theirs} as {ours}" for ours, theirs in names.items() if not theirs.startswith("orig_")]
     if used:

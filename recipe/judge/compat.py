@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from recipe.data.records import Example, Judgement, Message
+from recipe.data.rubrics import read_rubric, ready_rubrics
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Generator, Request, Sampling
 from recipe.judge.judge import Judge, to_example
 from recipe.judge.options import JudgeOptions
-from recipe.judge.rubrics import read_rubric, ready_rubrics
 from recipe.system import read_table
 from recipe.verdict import answer_begin, open_reasoning
 

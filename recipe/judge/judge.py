@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from recipe.data.records import Example, Judgement, Message, Task, exchanged
+from recipe.data.rubrics import AnyRubric, read_rubric
 from recipe.data.values import conversation_id, to_conversation, to_text
 from recipe.errors import SreError, printable
 from recipe.gguf.header import read_metadata
@@ -24,7 +25,6 @@ from recipe.inference.base import Closing, Completion, Generator, Request, to_ju
 from recipe.inference.calibration import Calibration, read_calibrations, write_calibrations
 from recipe.judge.aggregate import Answer, BothOrders, Consensus, combined, judgements_of
 from recipe.judge.options import JudgeOptions
-from recipe.judge.rubrics import AnyRubric, read_rubric
 from recipe.prompts import Prompts
 from recipe.storage import hash_file
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from recipe.config import CONFIGS, Config, load
 from recipe.data.examples import read_examples
 from recipe.data.records import TASKS, Example, Rubric
+from recipe.data.rubrics import NamedRubric, by_task, read_rubric
 from recipe.data.split import split_rows, write_splits
 from recipe.data.values import MOST_SCORE
 from recipe.errors import SreError
-from recipe.judge.rubrics import NamedRubric, by_task, read_rubric
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.preflight import preflight
 from recipe.planning.machines import CARDS, GIB, Machine, card_named, this_cpu

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from recipe.cli.main import main
+from recipe.data.rubrics import load_rubric, ready_rubrics
 from recipe.judge import Judge
 from recipe.judge.judge import to_example
-from recipe.judge.rubrics import load_rubric, ready_rubrics
 from tests.scripted import ScriptedGenerator
 
 ROW = {"orig_instruction": "Name two fruits.", "orig_response": "apple and brick", "orig_criteria": "Are both fruits?"}
@@ -216,3 +216,18 @@ def test_where_2_is_there_a_0_is_left_out_and_counted(tmp_path: Path, opened: di
     assert result.exit_code == 0, result.output
     assert [json.loads(line).get("truth") for line in result.stdout.splitlines()] == [None, 1, 2]
     assert "left out of it        1" in result.stderr
+
+
+def test_criteria_that_name_a_ready_rubric_are_that_rubric(tmp_path: Path, opened: dict[str, Any]) -> None:
+    names = ("helpfulness", "Code correctness", "Is it help?")
+    rows = write(tmp_path / "rows.jsonl", *({"question": "q", "answer": "a", "criteria": name} for name in names))
+    result = sre("judge", rows, "-o", "-", "--model", "m.gguf")
+    texts = [request.messages[-1].content for request in opened["model"].seen]
+    for text, name in zip(texts, ("helpfulness", "code-correctness"), strict=False):
+        assert ready_rubrics()[name].rubric.criteria in text
+    assert "Is it help?" in texts[2]
+    assert "2 of the first 3 rows" in result.stderr
+    judged = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["criteria"] for row in judged] == list(names)
+    assert judged[0]["rubric"]["criteria"] == ready_rubrics()["helpfulness"].rubric.criteria
+    assert "rubric" not in judged[2]

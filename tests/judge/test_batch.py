@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
+from recipe.data.rubrics import read_rubric
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
 from recipe.judge.journal import BLOCK
 from recipe.judge.options import JudgeOptions
-from recipe.judge.rubrics import read_rubric
 from recipe.prompts import Prompts
 from tests.scripted import ScriptedGenerator
 

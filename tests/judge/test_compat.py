@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from recipe.data.records import Rubric
+from recipe.data.rubrics import load_rubric as parse_rubric
 from recipe.errors import SreError
 from recipe.inference.base import Request
 from recipe.judge import Judge
@@ -21,7 +22,6 @@ from recipe.judge.compat import (
     SCORE_RUBRIC_TEMPLATE,
     PrometheusEval,
 )
-from recipe.judge.rubrics import load_rubric as parse_rubric
 from tests.scripted import ScriptedGenerator
 
 RUBRIC = SCORE_RUBRIC_TEMPLATE.format(

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from recipe.data.examples import read_examples
+from recipe.data.rubrics import read_rubric
 from recipe.errors import SreError
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
 from recipe.judge.options import JudgeOptions
-from recipe.judge.rubrics import read_rubric
 from tests.scripted import ScriptedGenerator
 
 ROW = {"question": "Name a fruit.", "answer": "Apple.", "score": "4.0", "note": ["kept", {"as": "it is"}]}
@@ -171,7 +171,7 @@ import sys, time
 from tests.scripted import ScriptedGenerator, any_judgement
 from recipe.judge import Judge
 from recipe.judge.batch import judge_file
-from recipe.judge.rubrics import read_rubric
+from recipe.data.rubrics import read_rubric
 from recipe.errors import SreError
 
 def slowly(request):

@@ -24,11 +24,11 @@ from starlette.requests import ClientDisconnect
 
 from recipe import __version__
 from recipe.data.records import SWAPPED, Example
+from recipe.data.rubrics import ready_rubrics
 from recipe.errors import SreError
 from recipe.inference.base import Piece
 from recipe.judge.aggregate import Answer, judgements_of
 from recipe.judge.judge import Judge
-from recipe.judge.rubrics import ready_rubrics
 from recipe.judge.server import chat
 from recipe.judge.server.bodies import CompareBody, Judging, ScoreBody, to_reply
 from recipe.judge.server.connections import Server

@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from recipe.data.records import Example, Task
+from recipe.data.rubrics import read_rubric
 from recipe.data.values import to_text
 from recipe.errors import SreError
 from recipe.judge.aggregate import Answer, Tie, judgements_of
 from recipe.judge.judge import to_example
 from recipe.judge.options import MAX_TOKENS, JudgeOptions
-from recipe.judge.rubrics import read_rubric
 
 MOST_SAMPLES = 32
 _DISTRIBUTION = ("label", "expected_score", "confidence", "label_probabilities")

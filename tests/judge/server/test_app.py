@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from recipe.data.rubrics import ready_rubrics
 from recipe.inference.base import Request
-from recipe.judge.rubrics import ready_rubrics
 
 WAIT = 10
 QUESTION = {"conversation": "Say mark-0 now", "rubric": "Is it said?"}

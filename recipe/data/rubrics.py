@@ -12,6 +12,7 @@ criteria = "Does the response say what was asked for in as few words as it takes
 5 = "Every sentence is needed."
 """
 
+import functools
 import json
 import re
 import tomllib
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.data.records import TASKS, Rubric, Task
-from recipe.data.values import to_rubric, to_text
+from recipe.data.values import level_of, to_rubric, to_text
 from recipe.errors import SreError, did_you_mean
 
 FOLDER = Path(__file__).resolve().parents[1] / "rubrics"
@@ -29,7 +30,6 @@ AnyRubric = Rubric | Mapping[str, Any] | str | Path
 _KEYS = ("name", "task", "criteria", "descriptions")
 _FILE = re.compile(r".+\.(?:toml|json)", re.IGNORECASE)
 _NAME = re.compile(r"[\w./-]{3,}|", re.ASCII)
-_LEVEL = re.compile(r"score_?(\d{1,2})_description")
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,21 @@ class NamedRubric:
     task: Task | None = None
 
 
+@functools.cache
 def ready_rubrics() -> dict[str, NamedRubric]:
     """The library, by name: worded by this project, each with descriptions of the scores 1 to 5."""
     return {path.stem: _read_file(path) for path in sorted(FOLDER.glob("*.toml"))}
+
+
+def named_in(cell: str) -> Rubric | None:
+    """The ready rubric whose name stands in a cell of criteria, as `Helpfulness` or `code correctness` do."""
+    found = ready_rubrics().get(re.sub(r"[\s_]+", "-", cell.strip().lower()))
+    return found.rubric if found else None
+
+
+def is_ready(rubric: Rubric) -> bool:
+    """Whether a row's rubric is a ready one that the row named."""
+    return any(rubric is ready.rubric for ready in ready_rubrics().values())
 
 
 def load_rubric(rubric: AnyRubric) -> Rubric:
@@ -79,8 +91,7 @@ def by_task(rubric: NamedRubric | None) -> dict[Task, Rubric]:
 
 def rubric_file(name: str) -> Path:
     """The file of the ready rubric of that name."""
-    ready = [path.stem for path in sorted(FOLDER.glob("*.toml"))]
-    if name not in ready:
+    if name not in (ready := ready_rubrics()):
         hint = did_you_mean(name.lower().replace("_", "-"), ready)
         expected = f"expected one of {', '.join(ready)}, a .toml or .json file, or criteria written as a sentence"
         raise SreError(f"no ready rubric {name!r}; {expected}{hint}", field="rubric")
@@ -101,13 +112,11 @@ def _read_file(path: Path) -> NamedRubric:
         if not isinstance(content, dict):
             raise SreError("expected an object with criteria and descriptions")
         for key in content:
-            if key not in _KEYS and not _LEVEL.fullmatch(key):
+            if key not in _KEYS and level_of(key) is None:
                 raise SreError(f"unknown; expected only {', '.join(_KEYS)}, score1_description, ...", field=key)
         task = content.get("task")
         if task not in (None, *TASKS):
             raise SreError(f"expected {' or '.join(TASKS)}, or nothing for both, not {task!r}", field="task")
-        if not isinstance(content.get("descriptions", {}), dict):
-            raise SreError("expected a description for each score", field="descriptions")
         return NamedRubric(to_text(content.get("name", path.stem), "name"), to_rubric(content), task)
     except SreError as error:
         raise SreError(error.message, file=path, field=error.field) from None

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from recipe.data.records import Rubric
+from recipe.data.rubrics import FOLDER, load_rubric, read_rubric, ready_rubrics
 from recipe.errors import SreError
-from recipe.judge.rubrics import FOLDER, load_rubric, read_rubric, ready_rubrics
 from recipe.prompts import neutralise
 
 TOML = 'criteria = "Is it kind?"\n[descriptions]\n1 = "No."\n3 = "Yes."\n'
@@ -91,7 +91,7 @@ def test_an_unknown_name_lists_the_library(name: str) -> None:
         ("r.toml", 'criteria = "c"\ntask = "both"', "task", "pointwise or pairwise"),
         ("r.toml", 'criteria = "c"\nname = 3', "name", "a string"),
         ("r.toml", 'criteria = "c"\nscore1_description = "x"', "rubric", "at least two"),
-        ("r.toml", 'criteria = "c"\ndescriptions = "x"', "descriptions", "for each score"),
+        ("r.toml", 'criteria = "c"\ndescriptions = "x"', "rubric", "descriptions by score"),
         ("r.toml", 'criteria = "c"\n[descriptions]\n1 = "x"', "rubric", "at least two"),
         ("r.toml", 'criteria = "c"\n[descriptions]\n1 = "x"\n11 = "y"', "rubric", "0 to 10"),
         ("r.toml", 'criteria = "c"\n[descriptions]\n1 = "x"\n2 = ""', "rubric", "score 2"),
