@@ -65,7 +65,7 @@ def _texts(value: object) -> bool:
 
 RESULTS = (
     *("task", "label", "expected_score", "confidence", "rationale", "finish", "label_probabilities", "truth"),
-    *("truth_note", "rubric", "error", "malformed_text", "input_hash"),
+    *("truth_note", "won", "rubric", "error", "malformed_text", "input_hash"),
 )
 """The columns of a judged row beside its id, in the order of a table."""
 SAMPLES = ("samples", "malformed", "votes", "mean", "spread")

@@ -13,7 +13,7 @@ from functools import lru_cache
 from numbers import Real
 from typing import Any
 
-from recipe.data.records import Message, Task
+from recipe.data.records import Example, Message, Task
 from recipe.data.values import level_of, missing, no_label, parsed, to_conversation, to_text, turns_in
 from recipe.errors import SreError
 from recipe.system import read_table
@@ -65,6 +65,14 @@ class Row:
     def label(self, task: Task) -> str:
         """Our name of the column of its label."""
         return next((name for name in FIRST if task == "pairwise" and name in self), LABEL[task])
+
+    def sides(self, example: Example) -> list[str]:
+        """The columns that hold the two responses of the example, in its order; [] where it isn't made of two."""
+        pair = RESPONSES["pairwise"] if "response_a" in self and "response_b" in self else ("chosen", "rejected")
+        found = [self.names[name] for name in pair if name in self]
+        if example.task == "pointwise" or len(found) < 2:
+            return []
+        return found[::-1] if pair[0] == "chosen" and example.label == 2 else found
 
     def column(self, name: str) -> str:
         """The column that an error about `name` cites: the row's own, else the likeliest one."""

@@ -53,6 +53,7 @@ class Summary:
     examples: dict[str, str] = field(default_factory=dict)  # the first row that counts as an error, or has an odd label
     seconds: float = 0.0  # wall time of this run
     labels: Counter[int] = field(default_factory=Counter)  # how often each was given
+    won: Counter[str] = field(default_factory=Counter)  # how often the response of each column was the better one
     truths: Counter[str] = field(default_factory=Counter)  # by task, the rows with a given label
     agreed: Counter[str] = field(default_factory=Counter)  # by task, those of them where the judge gave the same
 
@@ -62,6 +63,7 @@ class Summary:
         self.inconsistent += inconsistent
         if row["label"] is not None:
             self.labels[int(row["label"])] += 1
+            self.won.update([row["won"]] if row.get("won") else [])
         elif row["finish"] == "error":
             self.errors += 1
             self.examples.setdefault("errors", f"{row['id']}: {row['error']}")
@@ -94,6 +96,8 @@ class Summary:
         found |= {name: printable(f"{found[name]}; the first is {first}") for name, first in self.examples.items()}
         found["speed"] = f"{self.rows_per_second:,.1f} rows/s"
         found["labels"] = ", ".join(f"{label}: {count:,}" for label, count in sorted(self.labels.items())) or "none"
+        if self.won:
+            found["won"] = printable(", ".join(f"{name}: {count:,}" for name, count in sorted(self.won.items())))
         return "\n".join(f"{name:22}{text}" for name, text in found.items())
 
 
@@ -190,8 +194,9 @@ def _judge_all(
     waiting: dict[str, tuple[int, ReadRow]] = {}
 
     def keep(place: int, read: ReadRow, row: JudgedRow) -> None:
-        journal.add(place, with_columns(row, read, options, given))
-        summary.count(row)
+        written = with_columns(row, read, options, given)
+        journal.add(place, written)
+        summary.count(written)
         if progress:
             progress(summary.rows, total)
 

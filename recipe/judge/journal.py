@@ -27,7 +27,7 @@ from recipe.storage import DAMAGE, append_jsonl, atomic, canonical, explain, int
 
 STDOUT = "-"
 TABLES = (".csv", ".parquet")
-_ALWAYS = [name for name in RESULTS if name not in ("truth_note", "rubric")]
+_ALWAYS = [name for name in RESULTS if name not in ("truth_note", "won", "rubric")]
 # Of columns that may be empty in all rows, so that values don't tell the type.
 _TYPES = {
     **dict.fromkeys(("label", "truth"), "int64"),

@@ -7,7 +7,8 @@ A row is the input's columns, and beside them (`--samples` and `--swap` add the 
      "input_hash": "8f0c1e..."}
 
 An input column of such a name is kept as `input_<name>`. `truth` is there where the source has a label, `truth_note`
-where that is a tie or none at all. `rubric` is there where the row's own columns don't hold it. `error` is there where
+where that is a tie or none at all. `won` is there for a pair: the input's column that holds the better response, such
+as "chosen". `rubric` is there where the row's own columns don't hold it. `error` is there where
 the row could not be read or judged (`finish` is then "error"), `malformed_text` where the model wrote no label.
 `input_hash` is a hash of what was judged. Samples: `samples`, `malformed`, `votes`, `mean`, `spread`; both orders:
 `consistent`, `preference`, `first_label`, `swapped_label` (see aggregate.py).
@@ -91,12 +92,14 @@ def with_columns(row: JudgedRow, read: ReadRow, options: JudgeOptions, given: Co
     """
     taken = {"id", *RESULTS, *(SAMPLES if options.samples > 1 else ()), *(ORDERS if options.swap else ())}
     rubric = read.example.rubric if read.example else None
-    added: dict[str, Any] = {}
+    added: dict[str, Any] = {}  # not in the judge's row, which knows no columns
     if rubric and any(rubric is one for one in given):
         levels = {str(score): text for score, text in rubric.descriptions.items()}
         added["rubric"] = {"criteria": rubric.criteria, "descriptions": levels}
     else:
         taken.remove("rubric")
+    if read.example and row["label"] and (sides := read.raw.sides(read.example)):
+        added["won"] = sides[row["label"] - 1]
     columns = read.raw.cells if isinstance(read.raw.cells, dict) else {}
     kept = {
         KEPT + name if name in taken else writable(name): writable(value)

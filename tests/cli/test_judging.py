@@ -231,3 +231,15 @@ def test_criteria_that_name_a_ready_rubric_are_that_rubric(tmp_path: Path, opene
     assert [row["criteria"] for row in judged] == list(names)
     assert judged[0]["rubric"]["criteria"] == ready_rubrics()["helpfulness"].rubric.criteria
     assert "rubric" not in judged[2]
+
+
+def test_a_judged_pair_names_the_column_that_won(tmp_path: Path, opened: dict[str, Any]) -> None:
+    pairs = [{"prompt": f"q{k}", "chosen": f"good {k}", "rejected": f"bad {k}"} for k in range(8)]
+    rows = write(tmp_path / "rows.jsonl", *pairs, {"prompt": "q", "answer_a": "x", "answer_b": "y"})
+    result = sre("judge", rows, "-o", "-", "--model", "m.gguf")
+    *judged, last = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {row["won"] == "chosen" for row in judged} <= {True, False}
+    for row in judged:
+        assert (row["won"] == "chosen") == (row["label"] == row["truth"])
+    assert last["won"] == ["answer_a", "answer_b"][last["label"] - 1]
+    assert "won " in result.stderr
