@@ -18,9 +18,10 @@ import contextlib
 import inspect
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,79 +111,97 @@ def VLLM(model: str | Path = "", *, name: str | Path = "", max_model_len: int = 
         return Judge.from_gguf(model or name, context=max_model_len)
 
 
-class _Writer(Generator):
-    """A model that only writes texts: `write` makes one from messages, `parallel` at a time."""
+class LiteLLM:
+    """A model that the package litellm reaches. `api_base`: the address of its server, if it is no public one."""
 
-    def __init__(self, name: str, write: Callable[[list[dict[str, str]], Sampling], str], parallel: int = 1) -> None:
-        self.name, self._write, self._parallel = name, write, parallel
+    batch_size = 1  # requests at a time
+
+    def __init__(self, name: str, api_base: str | None = None) -> None:
+        try:
+            import litellm  # type: ignore[import-not-found, unused-ignore]
+        except ImportError:
+            raise ValueError("this model needs the package litellm: pip install litellm") from None
+        self.name, self._complete = name, partial(litellm.batch_completion, model=name, api_base=api_base)
+
+    def completions(self, messages: Sequence[Any], **params: Any) -> Any:
+        """The answer to each list of messages; "" where the model fails, with the reason in a warning."""
+        replies = self._complete(messages=messages, max_workers=self.batch_size, **params)
+        for failed in (reply for reply in replies if isinstance(reply, Exception)):
+            _log.warning("not answered: %s", failed)
+        return ["" if isinstance(one, Exception) else one.choices[0].message.content or "" for one in replies]
+
+
+class AsyncLiteLLM(LiteLLM):
+    """`LiteLLM`, `batch_size` requests at a time; nothing limits those of a minute."""
+
+    def __init__(
+        self, name: str, batch_size: int = 100, requests_per_minute: int = 100, api_base: str | None = None
+    ) -> None:
+        super().__init__(name, api_base)
+        self.batch_size = batch_size
+
+    async def completions(self, messages: Sequence[Any], **params: Any) -> Any:
+        return await asyncio.to_thread(super().completions, messages, **params)
+
+
+class MockLLM:
+    """Always gives the same answer: a stand-in for a model in tests."""
+
+    def __init__(self, mode: str | None = None) -> None:
+        if mode is not None:
+            get_prompt_template(mode, False)
+        label = {"absolute": 5, "relative": 1}.get(str(mode))
+        self.text = f"Hello [RESULT] {label}" if label else "Hello World!"
+
+    def completions(self, prompts: Sequence[Any], use_tqdm: bool = False, **params: Any) -> Any:
+        return [self.text] * len(prompts)
+
+
+class AsyncMockLLM(MockLLM):
+    async def completions(self, prompts: Sequence[Any], use_tqdm: bool = False, **params: Any) -> Any:
+        return super().completions(prompts)
+
+
+class _Writer(Generator):
+    """A model by its `completions`, which writes a text for each list of messages and may be a coroutine."""
+
+    def __init__(self, model: Any) -> None:
+        self.name, self._model = type(model).__name__, model
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
-        def complete(request: Request) -> Completion:
-            messages = [{"role": message.role, "content": message.content} for message in request.messages]
-            try:
-                return Completion(request.id, 0, self._write(messages, sampling), (), "stop", 0)
-            except Exception as error:  # this row's own
-                return Completion(request.id, 0, "", (), "error", 0, error=str(error) or type(error).__name__)
-
-        with ThreadPoolExecutor(self._parallel) as pool:
-            yield from pool.map(complete, requests)
+        asked = [[{"role": turn.role, "content": turn.content} for turn in request.messages] for request in requests]
+        why = ""
+        try:
+            said = self._model.completions(asked, max_tokens=sampling.max_tokens, temperature=sampling.temperature)
+            if inspect.iscoroutine(said):
+                with ThreadPoolExecutor(1) as pool:  # a notebook's own thread runs a loop already
+                    said = pool.submit(asyncio.run, said).result()
+            texts = list(map(str, said))
+            if len(texts) != len(asked):
+                raise ValueError(f"{len(asked)} prompts got {len(texts)} texts")
+        except Exception as error:
+            why = str(error) or type(error).__name__
+        for place, request in enumerate(requests):
+            text = "" if why else texts[place]
+            yield Completion(request.id, 0, text, (), "error" if why else "stop", 0, error=why)
 
     def close(self) -> None: ...
 
 
-def LiteLLM(name: str, api_base: str | None = None, *, parallel: int = 1) -> Judge:
-    """A model that the package litellm reaches. `api_base`: the address of its server, if it is no public one."""
-    try:
-        import litellm  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        raise ValueError("this model needs the package litellm: pip install litellm") from None
-
-    def write(messages: list[dict[str, str]], how: Sampling) -> str:
-        options = {"api_base": api_base, "max_tokens": how.max_tokens, "temperature": how.temperature}
-        reply = litellm.completion(model=name, messages=messages, **options)
-        return reply.choices[0].message.content or ""
-
-    return Judge(_Writer(name, write, parallel))
-
-
-def AsyncLiteLLM(
-    name: str, batch_size: int = 100, requests_per_minute: int = 100, api_base: str | None = None
-) -> Judge:
-    """`LiteLLM`, `batch_size` requests at a time; nothing limits those of a minute."""
-    return LiteLLM(name, api_base, parallel=batch_size)
-
-
-def MockLLM(mode: str | None = None) -> Judge:
-    """Always gives the same answer: a stand-in for a model in tests."""
-    if mode is not None:
-        get_prompt_template(mode, False)
-    label = {"absolute": 5, "relative": 1}.get(str(mode))
-    text = f"Hello [RESULT] {label}" if label else "Hello World!"
-    return Judge(_Writer("mock", lambda messages, how: text))
-
-
-AsyncMockLLM = MockLLM
-
-
 def _judge_of(model: Any) -> Judge:
-    """`model` itself; or it by its `completions`, which takes lists of messages and may be a coroutine."""
+    """`model` itself, or a judge that asks it by its `completions`."""
     if isinstance(model, Judge):
         return model
     if isinstance(model, str | Path):
         return VLLM(model)
     if not callable(getattr(model, "completions", None)):
         raise ValueError("model: expected a GGUF file, a Judge, or an object with a method `completions`")
-
-    def write(messages: list[dict[str, str]], how: Sampling) -> str:
-        said = model.completions([messages], max_tokens=how.max_tokens, temperature=how.temperature)
-        return str((asyncio.run(said) if inspect.iscoroutine(said) else said)[0])
-
-    return Judge(_Writer(type(model).__name__, write))
+    return Judge(_Writer(model))
 
 
 class PrometheusEval:
-    """Grades with `model`: a GGUF file's path, a Judge, as VLLM and LiteLLM give, or a model class of your own, whose
-    method `completions` writes texts.
+    """Grades with `model`: a GGUF file's path, a Judge, as VLLM gives, or any model whose method `completions` writes
+    texts, as LiteLLM's does.
 
     A template is one of this module's constants; None shows a reference answer wherever one is given. Your own text
     has `{instruction}`, `{response}` (or `{response_A}` and `{response_B}`), `{rubric}` and `{reference_answer}`.

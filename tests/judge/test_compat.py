@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from types import SimpleNamespace
@@ -326,7 +327,7 @@ class OwnModel:
 
     def completions(self, prompts: list[Any], **params: Any) -> list[str]:
         self.asked.append((prompts, params))
-        return [f"As long as {len(prompts[0])} messages. [RESULT] 4"]
+        return [f"As long as {len(prompt)} messages. [RESULT] 4" for prompt in prompts]
 
 
 class OwnAsyncModel(OwnModel):
@@ -342,8 +343,8 @@ def test_a_model_class_of_ones_own_is_asked_by_its_completions(kind: type[OwnMod
     feedbacks, scores = judge.absolute_grade(**rows, rubric="Is it right?", params={"max_tokens": 77})
     assert scores == [4, 4]
     assert all(feedback.startswith("As long as") for feedback in feedbacks)
-    assert len(model.asked) == 2
-    prompts, params = model.asked[0]
+    ((prompts, params),) = model.asked  # in one batch
+    assert len(prompts) == 2
     assert prompts[0][-1]["role"] == "user"
     assert "apple" in prompts[0][-1]["content"]
     assert params["max_tokens"] == 77
@@ -367,11 +368,17 @@ def litellm(answer: Any) -> tuple[Any, list[dict[str, Any]]]:
     """A stand-in for the package, and the calls it gets; `answer`: a call -> its text."""
     asked: list[dict[str, Any]] = []
 
-    def completion(**call: Any) -> Any:
+    def completion(call: dict[str, Any]) -> Any:
         asked.append(call)
-        return SimpleNamespace(choices=[SimpleNamespace(message=SimpleNamespace(content=answer(call)))])
+        try:
+            return SimpleNamespace(choices=[SimpleNamespace(message=SimpleNamespace(content=answer(call)))])
+        except ConnectionError as error:
+            return error
 
-    return SimpleNamespace(completion=completion), asked
+    def batch_completion(messages: list[Any], **call: Any) -> list[Any]:
+        return [completion({**call, "messages": turns}) for turns in messages]
+
+    return SimpleNamespace(batch_completion=batch_completion), asked
 
 
 def test_litellm_is_asked_with_messages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,6 +419,29 @@ def test_a_row_that_litellm_fails_at_is_none_in_its_place(
         found = judge.absolute_grade(instructions=["Q"] * 3, responses=["good", "dropped", "empty"], rubric="R")
     assert found == (["Fine.", None, None], [3, None, None])
     assert "the line is dead" in caplog.text
+
+
+def test_models_write_texts_as_prometheus_evals_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "litellm", litellm(lambda call: f"To {call['messages'][0]['content']}")[0])
+    prompts = [[{"role": "user", "content": text}] for text in ("a", "b")]
+    assert prometheus_eval.LiteLLM("m").completions(prompts, max_tokens=9) == ["To a", "To b"]
+    assert asyncio.run(prometheus_eval.AsyncLiteLLM("m").completions(prompts)) == ["To a", "To b"]
+    assert prometheus_eval.MockLLM("absolute").completions(["p", "q"], use_tqdm=False) == ["Hello [RESULT] 5"] * 2
+    assert asyncio.run(prometheus_eval.AsyncMockLLM("relative").completions(["p"])) == ["Hello [RESULT] 1"]
+
+
+def test_a_model_is_asked_within_a_running_loop_too() -> None:
+    async def grade() -> Any:
+        return PrometheusEval(model=OwnAsyncModel()).single_absolute_grade("Q", "R", "c")
+
+    assert asyncio.run(grade())[1] == 4
+
+
+def test_a_model_that_answers_too_few_is_no_judge(caplog: pytest.LogCaptureFixture) -> None:
+    model = SimpleNamespace(completions=lambda prompts, **params: ["Fine. [RESULT] 3"])
+    found = PrometheusEval(model=model).absolute_grade(instructions=["Q"] * 2, responses=["a", "b"], rubric="c")
+    assert found == ([None, None], [None, None])
+    assert "1 texts" in caplog.text
 
 
 def test_without_litellm_its_name_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
