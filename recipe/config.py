@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from recipe.errors import SreError, did_you_mean
+from recipe.system import user_text
 
 CONFIGS = Path(__file__).parent / "configs"
 SEED_DATA = "seed-data"
@@ -287,8 +288,8 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = _find(source)
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raw = tomllib.loads(user_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise SreError(f"not valid TOML: {error}", file=path) from None
     for override in overrides:
         _apply(raw, override)

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from recipe.errors import SreError
+
 _PACKAGES = ("torch", "transformers", "trl", "peft", "unsloth", "llama-cpp-python", "self-rationalizing-evaluators")
 
 P = ParamSpec("P")
@@ -32,6 +34,18 @@ def read_table(module: str, name: str = "") -> dict[str, Any]:
 
     path = Path(module).with_name(name) if name else Path(module).with_suffix(".toml")
     return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def user_text(path: Path) -> str:
+    """A text file that a user wrote, in any encoding of Unicode. Raises SreError for another one."""
+    import json  # here, so that `sre --help` answers at once
+
+    raw = path.read_bytes()
+    try:
+        return raw.decode(json.detect_encoding(raw))
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise SreError("expected text in UTF-8; save the file as UTF-8", file=path, line=line) from None
 
 
 def user_path(source: str) -> Path:

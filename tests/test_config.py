@@ -69,6 +69,15 @@ def test_a_byte_order_mark_is_no_part_of_a_config(tmp_path):
     assert load(path).seed == 7
 
 
+def test_a_config_in_any_encoding_of_unicode_is_read_and_others_are_told(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("seed = 7\r\n", encoding="utf-16")  # as Windows PowerShell redirects output
+    assert load(path).seed == 7
+    path.write_bytes(b'seed = 7\n[data]\npointwise = "Ren\xe9.jsonl"\n')
+    with pytest.raises(SreError, match=r"mine\.toml, line 3: .* save the file as UTF-8"):
+        load(path)
+
+
 def test_broken_toml_and_missing_files_are_named(tmp_path):
     path = tmp_path / "broken.toml"
     path.write_text("seed = = 1")

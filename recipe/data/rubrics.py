@@ -24,6 +24,7 @@ from typing import Any
 from recipe.data.records import TASKS, Rubric, Task
 from recipe.data.values import level_of, to_rubric, to_text
 from recipe.errors import SreError, did_you_mean
+from recipe.system import user_text
 
 FOLDER = Path(__file__).resolve().parents[1] / "rubrics"
 AnyRubric = Rubric | Mapping[str, Any] | str | Path
@@ -101,11 +102,11 @@ def rubric_file(name: str) -> Path:
 def _read_file(path: Path) -> NamedRubric:
     toml = path.suffix.lower() == ".toml"
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = user_text(path)
         content = tomllib.loads(text) if toml else json.loads(text)
     except OSError as error:
         raise SreError(f"can't be read: {error.strerror or error}", file=path) from None
-    except (ValueError, RecursionError) as error:  # both parsers' errors, and invalid UTF-8, are ValueErrors
+    except (ValueError, RecursionError) as error:  # both parsers' errors are ValueErrors
         kind = "TOML" if toml else "JSON"
         raise SreError(f"expected {kind} with criteria and descriptions; {error}", file=path) from None
     try:

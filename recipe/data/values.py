@@ -28,6 +28,7 @@ MOST_SCORE = 10
 _WHOLE = re.compile(r"[0-9]{1,9}(?:\.0*|,00?)?")  # "4,0" is what tables with semicolons have
 _PYTHON_TURNS = re.compile(r"\s*\[\s*\{\s*'(?:role|content|from|value)'\s*:")
 _TRANSCRIPT = re.compile(r"\n\nHuman:.*\n\nAssistant:", re.S)
+_HALF = re.compile("[\ud800-\udfff]")
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 _LEVEL = re.compile(r"(?:orig_)?score_?(\d{1,2})_description")
 _NOTHING = set(_TABLE["nothing"])
@@ -280,6 +281,11 @@ def short(value: object) -> str:
     """At most 60 printable characters of a value, for messages."""
     text = _repr.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def unwritable(value: object) -> bool:
+    """Whether it holds half a surrogate pair, which stands for a byte that is not UTF-8, and which `writable` loses."""
+    return bool(_HALF.search(json.dumps(value, ensure_ascii=False, default=str)))
 
 
 def writable(value: Any) -> Any:

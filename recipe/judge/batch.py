@@ -20,7 +20,7 @@ from recipe.data.examples import ReadRow, read_rows
 from recipe.data.files import Source
 from recipe.data.records import Example, Rubric
 from recipe.data.rubrics import NamedRubric, by_task, is_ready, ready_rubrics
-from recipe.data.values import COUNTING
+from recipe.data.values import COUNTING, unwritable
 from recipe.errors import SreError, printable
 from recipe.inference.openai import OpenAIGenerator
 from recipe.judge.journal import Journal
@@ -50,6 +50,7 @@ class Summary:
     inconsistent: int = 0  # pairs whose two orders disagree
     ties: int = 0  # those of them that got no label by the tie rule
     odd_truths: int = 0  # given labels that are ties or can't be read
+    not_utf8: int = 0  # of those judged in this run, with bytes that the output can't have
     examples: dict[str, str] = field(default_factory=dict)  # the first row that counts as an error, or has an odd label
     seconds: float = 0.0  # wall time of this run
     labels: Counter[int] = field(default_factory=Counter)  # how often each was given
@@ -93,6 +94,10 @@ class Summary:
             found[f"agreement, {task}"] = f"{agreed:,} of {count:,} given labels ({agreed / count:.0%})"
         if self.odd_truths:
             found["left out of it"] = f"{self.odd_truths:,} given labels that are ties or can't be read"
+        if self.not_utf8:
+            found["changed"] = (
+                f"{self.not_utf8:,} rows hold bytes that aren't UTF-8, written as ?; save the file as UTF-8"
+            )
         found |= {name: printable(f"{found[name]}; the first is {first}") for name, first in self.examples.items()}
         found["speed"] = f"{self.rows_per_second:,.1f} rows/s"
         found["labels"] = ", ".join(f"{label}: {count:,}" for label, count in sorted(self.labels.items())) or "none"
@@ -168,17 +173,28 @@ def _begun(
     if options.swap and ended and not any(row.example and row.example.task == "pairwise" for row in first):
         raise SreError("swap judges pairs in both orders, and no row is a pair")
     examples = [row.example for row in first if row.example]
-    both = {1, 2} <= {example.label for example in examples}  # then 0 is a tie, or a slip
-    for row in first if not both else ():
-        if row.example and row.example.label_note.startswith(COUNTING):
-            raise row.raw.error_about(row.raw.label("pairwise"), row.example.label_note)
+    labels = {example.label for example in examples if example.task == "pairwise"}
+    first = list(_of_one_reading(first, labels))
     if named := sum(is_ready(example.rubric) for example in examples):
         tell(f"criteria that are a ready rubric's name stand for it, in {named:,} of the first {len(first):,} rows")
     names = next(row.raw.names for row in first if row.example)
     used = [f"{theirs} as {ours}" for ours, theirs in names.items() if not theirs.startswith("orig_")]
     if used:
         tell(printable(f"reading the columns {', '.join(used)}"))
-    return itertools.chain(first, stream), len(first) if ended else None
+    return itertools.chain(first, _of_one_reading(stream, labels)), len(first) if ended else None
+
+
+def _of_one_reading(rows: Iterable[ReadRow], labels: set[int | None]) -> Iterator[ReadRow]:
+    """The rows. Raises SreError for a preference of 0 before `labels` hold both 1 and 2: it may count from 0.
+
+    Where both are there, 0 is a tie or a slip. `labels`: of the pairs so far; those of the rows are added.
+    """
+    for row in rows:
+        if row.example and row.example.task == "pairwise":
+            labels.add(row.example.label)
+            if row.example.label_note.startswith(COUNTING) and not {1, 2} <= labels:
+                raise row.raw.error_about(row.raw.label("pairwise"), row.example.label_note)
+        yield row
 
 
 def _judge_all(
@@ -197,6 +213,9 @@ def _judge_all(
         written = with_columns(row, read, options, given)
         journal.add(place, written)
         summary.count(written)
+        if unwritable(read.raw.cells):
+            summary.not_utf8 += 1
+            summary.examples.setdefault("changed", row["id"])
         if progress:
             progress(summary.rows, total)
 

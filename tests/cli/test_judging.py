@@ -243,3 +243,33 @@ def test_a_judged_pair_names_the_column_that_won(tmp_path: Path, opened: dict[st
         assert (row["won"] == "chosen") == (row["label"] == row["truth"])
     assert last["won"] == ["answer_a", "answer_b"][last["label"] - 1]
     assert "won " in result.stderr
+
+
+def test_a_0_far_down_that_may_count_from_0_ends_the_run_there(tmp_path: Path, opened: dict[str, Any]) -> None:
+    pair = {"question": "q", "answer_a": "x", "answer_b": "y"}
+    rows = write(tmp_path / "rows.jsonl", *({**pair, "winner": winner} for winner in [1] * 1500 + [0, 1]))
+    result = sre("judge", rows, "-o", tmp_path / "out.jsonl", "--model", "m.gguf", "--label-only")
+    assert result.exit_code == 2
+    assert all(part in result.stderr for part in ("line 1501", "'winner'", "--map better_index="))
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1024
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("rows.jsonl", b'{"question": "q", "answer": "a", "by": "Ren\xe9"}\n'),
+        ("rows.csv", b"question,answer,by\nq,a,Ren\xe9\n"),
+    ],
+)
+def test_bytes_that_the_output_cannot_hold_are_told(
+    tmp_path: Path, opened: dict[str, Any], name: str, row: bytes
+) -> None:
+    (tmp_path / name).write_bytes(row)
+    result = sre("judge", tmp_path / name, "-o", "-", "--model", "m.gguf", "--rubric", "tone")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["by"] == "Ren?"
+    assert all(part in result.stderr for part in ("1 rows hold bytes", "rows-", "save the file as UTF-8"))
+    (tmp_path / name).write_bytes(row.decode("latin-1").encode())
+    result = sre("judge", tmp_path / name, "-o", "-", "--model", "m.gguf", "--rubric", "tone")
+    assert json.loads(result.stdout)["by"] == "René"
+    assert "bytes" not in result.stderr

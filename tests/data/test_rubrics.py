@@ -65,6 +65,15 @@ def test_a_byte_order_mark_is_no_part_of_a_rubric(tmp_path: Path, name: str) -> 
     assert load_rubric(tmp_path / name).criteria == "Is it kind?"
 
 
+def test_a_rubric_in_latin_1_is_told_to_be_saved_as_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "kind.toml").write_bytes('criteria = "c"\n[descriptions]\n1 = "No."\n2 = "Déjà vu."'.encode("latin-1"))
+    error = failure(tmp_path / "kind.toml")
+    assert (error.file, error.line) == (tmp_path / "kind.toml", 4)
+    assert "save the file as UTF-8" in str(error)
+    (tmp_path / "kind.toml").write_text(TOML, encoding="utf-16")
+    assert load_rubric(tmp_path / "kind.toml").criteria == "Is it kind?"
+
+
 def test_name_and_task_are_optional_and_descriptions_too(tmp_path: Path) -> None:
     found = read_rubric(write(tmp_path / "kind.toml", 'criteria = "Is it kind?"'))
     assert (found.name, found.task, found.rubric) == ("kind", None, Rubric("Is it kind?"))

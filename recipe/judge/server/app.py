@@ -36,6 +36,7 @@ from recipe.judge.server.errors import problem
 from recipe.judge.server.guard import Guard, Metrics, Settings
 from recipe.judge.server.waiting import Streamed, event, whole
 from recipe.judge.service import QUEUE, Service
+from recipe.system import user_text
 
 PAGE = Path(__file__).with_name("page.html")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -177,7 +178,7 @@ def serve(
 def read_key(file: Path | None) -> str | None:
     """The key that clients must send; None for none. Raises SreError."""
     try:
-        text = os.environ.get(KEY_VARIABLE) if file is None else file.read_text(encoding="utf-8-sig")
+        text = os.environ.get(KEY_VARIABLE) if file is None else user_text(file)
     except (OSError, ValueError) as error:
         raise SreError(f"the key can't be read: {error}", file=file) from None
     if text is None:
