@@ -215,14 +215,14 @@ def _objects(value: Any) -> list[Any]:
             return [{name: cells[key] for name, cells in value.items()} for key in columns[0]]
     if not isinstance(listed, list) or not listed or not isinstance(listed[0], dict):
         return []
-    turns = listed is not value and {"role", "from", "content"} & listed[0].keys()
+    turns = listed is not value and {"role", "from", "content", "data"} & listed[0].keys()
     return [] if turns else listed
 
 
 def _json(text: str) -> tuple[Any, str]:
     """The value and "", or the text and what is wrong with it."""
     try:
-        return json.loads(text), ""
+        return json.loads(text.lstrip("\ufeff")), ""  # files that were joined have a mark in the middle
     except (ValueError, RecursionError) as error:
         return text, f"invalid JSON: {error}"
 
@@ -247,7 +247,9 @@ def _read_csv(file: Any) -> Iterator[Found]:
         skipped, first = next(lines, (0, ""))
         # What stands outside quotes oftenest in the header separates cells.
         bare = re.sub(r'"[^"]*"', "", first)
-        rows = csv.reader(itertools.chain([first], text), delimiter=max(",;\t|", key=bare.count), strict=True)
+        mark = max(",;\t|", key=bare.count)
+        spaced = bare.count(mark) == bare.count(f"{mark} ") > 0
+        rows = csv.reader(itertools.chain([first], text), delimiter=mark, strict=True, skipinitialspace=spaced)
         found = _csv_rows(rows)
         _, header, problem = next(found, (1, [], ""))
         if problem:
@@ -257,11 +259,21 @@ def _read_csv(file: Any) -> Iterator[Found]:
         if twice:
             raise SreError(f"two columns are called {twice[0]!r}; names must differ")
         for line, cells, problem in found:
-            if not problem and len(cells) != len(header):
-                problem = f"expected {len(header)} cells as in the header, not {len(cells)}"
-            # pandas writes its index without a name, as the first column.
-            named = {name: cell for k, (name, cell) in enumerate(zip(header, cells, strict=False)) if name or not k}
-            yield skipped + line, cells if problem else named, problem
+            row, problem = (cells, problem) if problem else _named(header, cells)
+            yield skipped + line, row, problem
+
+
+def _named(header: list[str], cells: list[str]) -> tuple[Any, str]:
+    """The row of a table and "", or its cells and what is wrong. Separators at the end of a line make no column."""
+    while len(cells) > len(header) and not cells[-1]:
+        cells = cells[:-1]
+    if not any(header[len(cells) :]):
+        header = header[: len(cells)]
+    if len(cells) != len(header):
+        return cells, f"expected {len(header)} cells as in the header, not {len(cells)}"
+    # pandas writes its index without a name, as the first column.
+    names = [name or (f"column {k}" if k > 1 else "") for k, name in enumerate(header, 1)]
+    return {shown: cell for name, shown, cell in zip(header, names, cells, strict=True) if name or cell}, ""
 
 
 def _csv_rows(rows: Any) -> Iterator[tuple[int, list[str], str]]:
@@ -273,7 +285,7 @@ def _csv_rows(rows: Any) -> Iterator[tuple[int, list[str], str]]:
         except StopIteration:
             return
         except csv.Error as error:
-            problem = f"invalid CSV: {error}"
+            problem = f"invalid CSV: {error}; a quote inside a quoted cell is written twice"
         if cells or problem:
             yield line, cells, problem
 

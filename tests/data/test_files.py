@@ -446,6 +446,44 @@ def test_headers_with_spaces_capitals_and_an_index(tmp_path: Path) -> None:
     assert row.raw.cells[""] == "0"  # the index of pandas has no name
 
 
+@pytest.mark.parametrize(
+    ("end_of_header", "end_of_rows"), [(",", ","), ("", ","), (",", ""), (",,", ",,,"), ("", ",,")]
+)
+def test_separators_at_the_end_make_no_column(tmp_path: Path, end_of_header: str, end_of_rows: str) -> None:
+    (tmp_path / "rows.csv").write_text(f"question,answer,criteria{end_of_header}\nq,a,c{end_of_rows}\n")
+    (row,) = read_rows(tmp_path / "rows.csv")
+    assert row.raw.cells == {"question": "q", "answer": "a", "criteria": "c"}
+
+
+def test_what_stands_in_a_column_without_a_name_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("question,answer,criteria,\nq,a,c,a note\nq,a,c,\n")
+    one, other = read_rows(tmp_path / "rows.csv")
+    assert one.raw.cells == {"question": "q", "answer": "a", "criteria": "c", "column 4": "a note"}
+    assert other.example
+    (tmp_path / "rows.csv").write_text("question,answer,criteria\nq,a,c,a note\n")
+    assert "expected 3 cells" in str(failure(tmp_path / "rows.csv"))
+
+
+def test_spaces_after_each_separator_are_no_part_of_the_cells(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text('question, answer, criteria\nq, "one, two", c\n')
+    (row,) = read_rows(tmp_path / "rows.csv")
+    assert row.raw.cells == {"question": "q", "answer": "one, two", "criteria": "c"}
+    (tmp_path / "rows.csv").write_text("question,answer,criteria\nq,    return x,c\n")
+    (row,) = read_rows(tmp_path / "rows.csv")
+    assert row.raw.cells["answer"] == "    return x"
+
+
+def test_invisible_characters_in_headers_and_between_joined_files(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(
+        "\ufeff\ufeffquestion,\u00a0answer\u200b,criteria\u2060\nq,a,c\n", encoding="utf-8"
+    )
+    (row,) = read_rows(tmp_path / "rows.csv")
+    assert row.example, row.error
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"\ufeff{json.dumps(pointwise(id=name))}\n" for name in "ab"), encoding="utf-8-sig")
+    assert [example.id for example in read_examples(path)] == ["a", "b"]
+
+
 def test_a_header_of_one_column_is_no_fault_of_the_separator(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("question\nq\n")
     assert "columns found: question" in str(failure(tmp_path / "rows.csv"))
