@@ -1,7 +1,7 @@
 """A row of a file, and which of its columns means what.
 
-Case doesn't matter; spaces and hyphens count as underscores, and "actualOutput" is actual_output. `--map OURS=THEIRS`
-names a column that isn't recognised.
+Case and invisible characters don't matter; spaces and hyphens count as underscores, and "actualOutput" is
+actual_output. `--map OURS=THEIRS` names a column that isn't recognised.
 """
 
 import contextlib
@@ -90,6 +90,9 @@ class Row:
 
     def error_without(self, name: str, message: str, *lacking: str, rubric: bool = True) -> SreError:
         """An error about a row in which columns were not recognised. It names those that are there."""
+        value = self.cells.get(self.column(name), name)
+        if missing(value) or value == "":
+            return self.error_about(name, f"{message}: the column is empty in this row")
         free = [column for column in self.cells if column and column not in self.names.values()]
         guesses = zip(lacking, [*free, *["COLUMN"] * len(lacking)], strict=False)
         options = [f"--map {name}={shlex.quote(str(column))}" for name, column in guesses]
@@ -183,4 +186,5 @@ def _by_key(columns: tuple[str, ...]) -> dict[str, str]:
 
 
 def _key(column: str) -> str:
-    return re.sub(r"[\s.-]+|(?<=[a-z0-9])(?=[A-Z])", "_", column.strip()).lower()
+    shown = re.sub("[\u200b-\u200d\u2060\ufeff]", "", column).strip()
+    return re.sub(r"[\s.-]+|(?<=[a-z0-9])(?=[A-Z])", "_", shown).lower()

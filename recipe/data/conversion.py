@@ -126,8 +126,8 @@ def _task(row: Row, wanted: Task | None) -> Task:
 
 
 def _responses(row: Row, columns: tuple[str, ...]) -> tuple[Conversation, tuple[str, ...]]:
-    """(the turns before the first response, if it comes as a whole conversation, the texts of the responses)"""
-    before: Conversation = ()
+    """(the turns before the responses, if they come as whole conversations, the texts of the responses)"""
+    before: Conversation | None = None
     texts = []
     for name in columns:
         turns = row.turns(name)
@@ -137,9 +137,12 @@ def _responses(row: Row, columns: tuple[str, ...]) -> tuple[Conversation, tuple[
         if turns[-1].role != "assistant":
             message = f"expected the assistant's turn at the end, not the {turns[-1].role}'s; it is what is judged"
             raise row.error_about(name, message)
-        before = before or turns[:-1]
+        if before not in (None, turns[:-1]):
+            message = f"its turns before the last differ from those of {row.column(columns[0])!r}"
+            raise row.error_about(name, f"{message}; a judge compares two answers to the same turns")
+        before = turns[:-1]
         texts.append(turns[-1].content)
-    return before, tuple(texts)
+    return before or (), tuple(texts)
 
 
 def _conversation(row: Row, before: Conversation, *, whole: bool) -> Conversation:
@@ -150,7 +153,10 @@ def _conversation(row: Row, before: Conversation, *, whole: bool) -> Conversatio
         retrieved = "Context:\n" + "\n\n".join(contexts) if contexts else ""
         texts = [row.text("instruction"), row.text("input"), retrieved]
         turns = (Message("user", "\n\n".join(text for text in texts if text)),)
-    turns = turns or row.turns("messages") or before or row.turns("context")
+    turns = turns or row.turns("messages")
+    if turns and before and not whole and before[0].role == "assistant":  # the responses go on from the prompt
+        turns = (*turns, *before)
+    turns = turns or before or row.turns("context")
     if not turns:
         raise row.error_without("instruction", "no instruction, and no turns before the response", "instruction")
     system = row.text("system")

@@ -153,6 +153,12 @@ def test_pairs_in_common_columns(tmp_path: Path, row: Any, label: int | None) ->
         {"prompt": "Name a fruit.", "chosen": [USER, APPLE], "rejected": [USER, BRICK], "messages": [USER, APPLE]},
         {"chosen": [USER, APPLE], "rejected": [USER, BRICK]},
         {"question": "Name a fruit.", "chosen": json.dumps([APPLE]), "rejected": json.dumps([BRICK])},
+        {"prompt": "Name a fruit.", "chosen": APPLE, "rejected": BRICK},
+        {
+            "conversations": [{"from": "human", "value": "Name a fruit."}],
+            "chosen": {"from": "gpt", "value": "Apple."},
+            "rejected": {"from": "gpt", "value": "Brick."},
+        },
     ],
 )
 def test_chosen_and_rejected_as_texts_or_turns(tmp_path: Path, row: Any) -> None:
@@ -162,6 +168,26 @@ def test_chosen_and_rejected_as_texts_or_turns(tmp_path: Path, row: Any) -> None
     assert example.label is not None
     assert example.responses[example.label - 1] == "Apple."
     assert example.rubric == GENERAL["pairwise"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("chosen", "rejected", {}),
+        ("conversation_a", "conversation_b", {"winner": "model_a"}),
+        ("response_a", "response_b", {"prompt": [USER], "winner": "A"}),
+    ],
+)
+def test_answers_to_other_turns_are_no_pair(tmp_path: Path, one: str, other: str, same: dict[str, Any]) -> None:
+    asked = [APPLE, {"role": "user", "content": "Another one?"}]
+    begun = [] if "prompt" in same else [USER]
+    example = only(tmp_path, {**same, one: [*begun, *asked, APPLE], other: [*begun, *asked, BRICK]})
+    assert turns(example) == ["user: Name a fruit.", "assistant: Apple.", "user: Another one?"]
+    assert sorted(example.responses) == ["Apple.", "Brick."]
+    (row,) = read(tmp_path, {**same, one: [*begun, *asked, APPLE], other: [*begun, BRICK, *asked[1:], BRICK]})
+    assert row.error
+    assert row.error.field == other
+    assert repr(one) in str(row.error)
 
 
 def test_a_rewardbench_2_row_is_a_pair_for_each_chosen_and_rejected_text(tmp_path: Path) -> None:
@@ -243,6 +269,15 @@ def test_the_error_shows_the_columns_and_a_line_to_add(tmp_path: Path, row: Any,
         assert part in str(found.error)
 
 
+@pytest.mark.parametrize(("column", "value"), [("answer", None), ("question", ""), ("question", None)])
+def test_an_empty_cell_of_a_known_column_asks_for_no_other_column(tmp_path: Path, column: str, value: Any) -> None:
+    row = {"question": "q", "answer": "a", "criteria": "c"}
+    _, bad = read(tmp_path, row, {**row, column: value})
+    assert bad.error
+    assert (bad.error.field, bad.error.options) == (column, "")
+    assert "empty" in str(bad.error)
+
+
 def test_the_line_that_the_error_shows_works(tmp_path: Path) -> None:
     row = {"frage": "Name a fruit.", "antwort": "Apple."}
     example = only(tmp_path, row, columns={"instruction": "frage", "response": "antwort"})
@@ -253,6 +288,22 @@ def test_a_mapping_takes_a_column_away_from_what_it_would_be(tmp_path: Path) -> 
     row = {"question": "What is it?", "prompt": "Name a fruit.", "response": "Brick.", "answer": "Apple."}
     example = only(tmp_path, row, columns={"instruction": "prompt", "response": "answer", "reference": "response"})
     assert (turns(example), example.responses, example.reference) == (ASKED, ("Apple.",), "Brick.")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [{"role": "user", "parts": [{"text": "Name a fruit."}]}, {"role": "model", "parts": [{"text": "Apple."}]}],
+        [
+            {"type": role, "data": {"content": text, "type": role}}
+            for role, text in (("human", "Name a fruit."), ("ai", "Apple."))
+        ],
+    ],
+    ids=["Gemini", "LangChain"],
+)
+def test_turns_of_other_tools(tmp_path: Path, said: list[dict[str, Any]]) -> None:
+    example = only(tmp_path, {"messages": said})
+    assert (turns(example), example.responses) == (ASKED, ("Apple.",))
 
 
 # Odd values.
