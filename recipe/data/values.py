@@ -84,11 +84,23 @@ def to_score(value: object, scores: Sequence[int], field: str) -> int | None:
     score = whole(value)
     if score not in scores:
         expected = f"expected a whole score from {scores[0]} to {scores[-1]}, not {short(value)}"
-        advice = "make the column's scores whole, e.g. round(score), or of 0 to 1: round(4 * score) + 1"
-        if score is not None:
-            advice = "give a --rubric that describes each score of the column's scale"
-        raise SreError(f"{expected}; {advice}", field=field)
+        raise SreError(f"{expected}; {_advice(value)}", field=field)
     return score
+
+
+def _advice(value: object) -> str:
+    """What to do with a column of scores such as this one."""
+    try:
+        number = float(str(value).strip().replace(",", "."))
+    except ValueError:
+        if counted(value) is None:
+            return "write each score as a number alone"
+        return "write 1 and 0 for true and false, and give a --rubric that describes both"
+    if 0 <= number <= MOST_SCORE:
+        whole_one = "give a --rubric that describes each score of the column's scale"
+        parts = "make the column's scores whole, e.g. round(score), or of 0 to 1: round(4 * score) + 1"
+        return whole_one if number.is_integer() else parts
+    return f"bring the column's scores to a scale within 0 to {MOST_SCORE}, e.g. round(score / 10) of 0 to 100"
 
 
 def counted(value: object) -> int | None:
@@ -105,7 +117,7 @@ def to_preference(value: object, field: str) -> int | None:
         two = "--map better_index=COLUMN counts the responses from 0, --map first_is_better=COLUMN takes 1 as yes"
         raise SreError(f"{COUNTING} can mean two things, and here is {short(value)}: {two}", field=field)
     words = str(value).strip().lower() if number is None else str(number)
-    words = re.sub(f"^(?:{_TABLE['responses']})[ _]?| is better$|[\\s\\[\\]()_*'\"]", "", words)
+    words = re.sub(f"^(?:{_TABLE['responses']})[ _]?|(?: is better| wins)?[.!]?$|[\\s\\[\\]()_*'\"]", "", words)
     if isinstance(value, str | Real | Decimal):
         if words in _PREFERENCES:
             return _PREFERENCES[words]
@@ -124,12 +136,12 @@ def to_conversation(value: object) -> tuple[Message, ...]:
 
 
 def turns_in(value: object) -> list[Any]:
-    """The turns in a cell, a list or its JSON or Python text, or a transcript of HH-RLHF; [] where it has none.
+    """The turns in a cell: a list or its JSON or Python text, one turn, a transcript of HH-RLHF; [] where it has none.
 
     Raises SreError for a list of turns without its commas, which pandas writes of an array.
     """
-    if isinstance(value, Mapping):  # of OpenAI's preference format
-        value = value.get("messages")
+    if isinstance(value, Mapping):  # of OpenAI's preference format; one turn, of ShareGPT's
+        value = [value] if {"content", "value"} & value.keys() else value.get("messages")
     if not isinstance(value, str):
         return list(value) if isinstance(value, list) and all(isinstance(turn, Mapping) for turn in value) else []
     if _TRANSCRIPT.match(value):
@@ -158,8 +170,10 @@ def parsed(text: str) -> object:
 
 def _message(turn: object) -> Message:
     if isinstance(turn, Mapping):
+        if isinstance(turn.get("data"), Mapping):  # LangChain's
+            turn = {**turn["data"], **turn}
         role = turn.get("role") or turn.get("from") or turn.get("type")
-        content = turn.get("content", turn.get("value"))
+        content = turn.get("content", turn.get("value", turn.get("parts")))
         if missing(content) and turn.get("tool_calls"):
             content = json.dumps(turn["tool_calls"], ensure_ascii=False, default=str)
         if isinstance(content, list):  # in parts, as OpenAI's API has it

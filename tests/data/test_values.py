@@ -162,6 +162,11 @@ def test_scores_of_other_scales(value: Any, scale: tuple[int, ...]) -> None:
                 0.5,
                 "both_bad",
                 "tie_bothbad",
+                "both good",
+                "tie (both good)",
+                "=",
+                "A~B",
+                "TIE!",
                 "No preference",
             )
         ),
@@ -181,7 +186,16 @@ def test_0_and_truth_values_can_be_read_in_two_ways(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "advice"), [(4.5, "round(score)"), ("0.75", "0 to 1"), (8, "--rubric"), ("10", "--rubric")]
+    ("value", "advice"),
+    [
+        (4.5, "round(score)"),
+        ("0.75", "0 to 1"),
+        ("4,5", "round(score)"),
+        *((value, "--rubric that describes each score") for value in (8, "10", 0)),
+        *((value, "within 0 to 10") for value in (85, "20", -2, float("inf"))),
+        *((value, "describes both") for value in (True, "FALSE", False)),
+        *((value, "number alone") for value in ("4/5", "4 stars", "80%", "04-May", "★★★★☆", "yes", [4], {"value": 4})),
+    ],
 )
 def test_a_score_of_another_scale_says_how_to_go_on(value: Any, advice: str) -> None:
     with pytest.raises(SreError) as caught:
