@@ -27,6 +27,7 @@ from typing import Any
 
 from recipe.data.records import Example, Judgement, Message
 from recipe.data.rubrics import read_rubric, ready_rubrics
+from recipe.data.values import missing
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Generator, Request, Sampling
 from recipe.judge.judge import Judge, to_example
@@ -325,7 +326,7 @@ def _texts(values: Any, field: str, number: int | None = None) -> list[str]:
 
 
 def _text(value: Any, field: str) -> str:
-    if field == "reference_answers" and (value is None or value != value):  # NaN, as pandas fills a column
+    if field == "reference_answers" and missing(value):
         return ""
     if isinstance(value, tuple) and len(value) == 1:  # `text = "...",` as in the samples of prometheus-eval
         value = value[0]

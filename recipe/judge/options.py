@@ -33,8 +33,9 @@ class JudgeOptions:
             raise SreError(f"expected a number from 0 up, not {self.temperature!r}", field="temperature")
         if self.tie not in TIES:
             raise SreError(f"expected {', '.join(TIES)}, not {self.tie!r}", field="tie")
-        if self.samples < 1:
-            raise SreError(f"expected at least 1, not {self.samples}", field="samples")
+        for name in ("max_tokens", "samples"):
+            if getattr(self, name) < 1:
+                raise SreError(f"expected at least 1, not {getattr(self, name)}", field=name)
         if self.samples > 1 and (self.swap or self.label_only):
             other = "swap" if self.swap else "label-only"
             raise SreError(f"several samples can't be combined with {other}", field="samples")

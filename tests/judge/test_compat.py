@@ -93,6 +93,7 @@ def test_columns_pair_by_position_whatever_their_index() -> None:
         (kept.q, kept.a, kept.ref.to_numpy()),
         (frame.q.to_numpy(), frame.a.to_numpy(), frame.ref.tolist()),
         (frame.q[::-1], tuple(frame.a[::-1]), iter(frame.ref[::-1])),
+        (frame.q, frame.a, frame.ref.astype("string")),  # pandas' NA
     ):
         seen(judge).clear()
         number = len(questions)
@@ -210,7 +211,12 @@ def test_params_the_engine_has_are_used_and_the_others_named(caplog: pytest.LogC
 
 @pytest.mark.parametrize(
     ("params", "field"),
-    [({"max_tokens": "512"}, "max_tokens"), ({"temperature": -1}, "temperature"), (["max_tokens"], "params")],
+    [
+        ({"max_tokens": "512"}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"temperature": -1}, "temperature"),
+        (["max_tokens"], "params"),
+    ],
 )
 def test_params_of_no_sense_are_value_errors(params: Any, field: str) -> None:
     for judge in (PrometheusEval(judge_of("Fine. [RESULT] 3")), PrometheusEval(judge_of("x"), "Rate {response}")):
