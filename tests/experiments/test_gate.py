@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def figure(value, low=None):
-    return {"value": value, "low": low, "high": None, "n": 120}
+    return {"value": value, "low": low, "high": None if low is None else 1.0, "n": 120}
 
 
 def details(**changed):
