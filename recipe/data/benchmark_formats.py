@@ -6,7 +6,7 @@ from typing import Any
 
 from recipe.data.columns import Names
 from recipe.data.records import TASKS, Rubric, Task
-from recipe.data.values import missing, no_label, short, to_rubric, whole
+from recipe.data.values import missing, no_label, parsed, short, to_rubric, whole
 from recipe.errors import SreError
 from recipe.system import read_table
 
@@ -49,16 +49,20 @@ def unfolded(row: Cells, layout: Layout | None) -> Iterator[tuple[str, Cells]]:
                 raise SreError(f"expected 0 or 1, not {short(row[column])}", field=column)
             own = {"aspect": aspect, "rubric": question, "preference": None if better is None else 1 + better}
             yield aspect, {**row, **pair, **own}
-    elif layout and layout.name == "RewardBench" and _texts(row["chosen"]) and _texts(row["rejected"]):
-        for k, chosen in enumerate(row["chosen"], 1):
-            for m, rejected in enumerate(row["rejected"], 1):
+    elif layout and layout.name == "RewardBench" and _texts(row, "chosen") and _texts(row, "rejected"):
+        for k, chosen in enumerate(_texts(row, "chosen"), 1):
+            for m, rejected in enumerate(_texts(row, "rejected"), 1):
                 yield f"{k}-{m}", {**row, "chosen": chosen, "rejected": rejected}
     else:
         yield "", row
 
 
-def _texts(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+def _texts(row: Cells, column: str) -> list[str]:
+    """The list of texts that a column of RewardBench 2 holds, also as a table's text of it; [] for anything else."""
+    value = row[column]
+    if isinstance(value, str) and value.startswith("[") and "num_correct" in row:
+        value = parsed(value)
+    return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else []
 
 
 # --- the output of `sre judge` ---
@@ -83,6 +87,8 @@ def unjudged(row: Cells) -> dict[str, Any]:
     """The row as it was before it was judged, but for an id or a rubric that it was given."""
     ours = {*RESULTS, *(SAMPLES if "votes" in row else ()), *(ORDERS if "swapped_label" in row else ())}
     kept = {name: row[KEPT + name] for name in (*ours, "id") if KEPT + name in row}
+    if kept.get("id") in (None, ""):  # a table has all columns in all rows
+        kept.pop("id", None)
     gone = (ours | {KEPT + name for name in kept}) - {"rubric"}
     own_task = {"task": row.get("task")} if "responses" in row else {}
     return own_task | {name: value for name, value in row.items() if name not in gone} | kept

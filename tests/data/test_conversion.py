@@ -201,6 +201,12 @@ def test_a_rewardbench_2_row_is_a_pair_for_each_chosen_and_rejected_text(tmp_pat
     assert [example.id for example in found if example] == [f"Focus-7:{k}-{m}" for k in (1, 2) for m in (1, 2, 3)]
     assert {example.responses[(example.label or 0) - 1] for example in found if example} == {"Apple.", "Pear."}
     assert {example.prompt_id for example in found if example} == {found[0].prompt_id}  # type: ignore[union-attr]
+    as_table = {**row, "chosen": json.dumps(row["chosen"]), "rejected": str(row["rejected"])}
+    again = [one.example for one in read(tmp_path, {**as_table, "subset": "Focus", "num_correct": "2"}, rubrics={})]
+    assert [example.responses for example in again if example] == [example.responses for example in found if example]
+    (answer,) = read(tmp_path, as_table, rubrics={})  # answers that are lists
+    assert answer.example
+    assert sorted(answer.example.responses) == ['["Apple.", "Pear."]', "['Brick.', 'Nail.', 'Wood.']"]
 
 
 # Rubrics.

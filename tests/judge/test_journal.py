@@ -145,13 +145,21 @@ def test_our_own_output_is_read_again_to_train_with(tmp_path: Path, name: str) -
     assert [example.responses for example in found] == [("Apple.",)] * 3
 
 
-def test_pairs_of_a_published_layout_are_read_again_too(tmp_path: Path) -> None:
-    safe = {"prompt": "q", "response_0": "a", "response_1": "b", "better_response_id": 1, "safer_response_id": 0}
-    chosen = {"prompt": "p", "chosen": "a", "rejected": "b", "subset": "s", "id": 7}
-    rows = write(tmp_path / "rows.jsonl", safe, chosen)
+@pytest.mark.parametrize("out", ["judged.jsonl", "judged.csv"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "response_0": "a", "response_1": "b", "better_response_id": 1, "safer_response_id": 0},
+        {"prompt": "p", "chosen": "a", "rejected": "b", "subset": "s", "id": 7},
+        {"prompt": "p", "chosen": ["a", "c"], "rejected": ["b"], "subset": "s", "id": 8, "num_correct": 2},
+    ],
+    ids=["Safe-RLHF", "RewardBench", "RewardBench 2"],
+)
+def test_pairs_of_a_published_layout_are_read_again_too(tmp_path: Path, row: dict[str, Any], out: str) -> None:
+    rows = write(tmp_path / "rows.jsonl", row)
     before = read_examples(rows)
-    judge_file(judge("Because. [RESULT] 1"), rows, tmp_path / "judged.jsonl", options=JudgeOptions(swap=True))
-    after = read_examples(tmp_path / "judged.jsonl")
+    judge_file(judge("Because. [RESULT] 1"), rows, tmp_path / out, options=JudgeOptions(swap=True))
+    after = read_examples(tmp_path / out)
     assert [(e.id, e.label, e.responses, e.rubric) for e in after] == [
         (e.id, e.label, e.responses, e.rubric) for e in before
     ]

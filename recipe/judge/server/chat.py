@@ -89,6 +89,7 @@ class CommonBody(Loose):
     presence_penalty: Nothing = 0
     frequency_penalty: Nothing = 0
     logit_bias: Nothing = None
+    repetition_penalty: float = Field(default=1, ge=1, le=1, description="Other servers'; not offered here.")
     # What holds an answer to a form on other servers; here `response_format` does.
     grammar: Nothing = Field(default=None, validation_alias=AliasChoices("grammar", *OTHER_FORMS))
 

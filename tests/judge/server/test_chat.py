@@ -260,6 +260,7 @@ COMPLETED: dict[str, dict[str, Any]] = {
 }
 REFUSED: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "penalties": (CHAT, {"frequency_penalty": 0.5}, "frequency_penalty"),
+    "another penalty": (CHAT, {"repetition_penalty": 1.2}, "repetition_penalty"),
     "bias": (CHAT, {"logit_bias": {"50256": -100}}, "logit_bias"),
     "tools to choose from": (CHAT, {"tools": [TOOL]}, "tools"),
     "one of two tools": (CHAT, {"tools": [TOOL, TOOL], "tool_choice": "required"}, "tools"),
