@@ -1,7 +1,7 @@
 """The whole of `python -m experiments`: the rows of variants.toml over random seeds, measured on the same test rows.
 
 A row is the recipe under other settings, and the judge of it that is measured. It shares the stages that its settings
-leave as they are with the other rows (stage_cache.py), so it costs what it changes.
+leave as they are with the other rows (sharing.py), so it costs what it changes.
 The recipe as the preset has it runs in seed-0/, a variant with settings of its own in margin-1/seed-0/.
 """
 
@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from experiments.sharing import SharingContext
 from experiments.tables import experiment_markdown
 from recipe.config import Config, dump, load
 from recipe.data.records import Example, Judgement
@@ -136,7 +137,7 @@ def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path])
     "best" is the judge that the dev rows say is best. `lenders` are run folders whose stages may be taken over. Raises
     SreError as `run_pipeline` does, for a judge that is not of this run, and where there are no test rows.
     """
-    run, best = RunContext(config, folder, lenders), judge == "best"
+    run, best = SharingContext(config, folder, lenders), judge == "best"
     if not config.data.takes("test"):
         raise SreError("this run takes no test rows, so no judge of it can be measured", field="data.test_split")
     if not (best or judge in judges_of(config)):

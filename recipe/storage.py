@@ -171,25 +171,6 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def share(source: Path, target: Path) -> None:
-    """Put a file or folder of another run in `target`'s place, at no cost where the file system has hard links."""
-    if source.is_dir():
-        with atomic_folder(target) as temporary:
-            shutil.copytree(source, temporary, symlinks=True, dirs_exist_ok=True, copy_function=_link)
-    else:
-        with replacing(target) as temporary:
-            _link(source, temporary)
-
-
-def _link(source: str | Path, target: str | Path) -> None:
-    # Rows are appended in place: a link would let one run write into another. All else is replaced by rename.
-    if Path(source).suffix != ".jsonl":
-        with contextlib.suppress(OSError):
-            os.link(source, target)
-            return
-    shutil.copy2(source, target)
-
-
 def refuse_inputs(out: Path, written: Iterable[Path], read: Iterable[Path]) -> None:
     """Raise SreError, which names `out`, where a file to be written is one of those that are read, or a link to it."""
     for path, source in itertools.product(written, [*read]):

@@ -4,7 +4,7 @@ A judge is named "seed", "sft" (J_SFT), or "j1", "j2", … after the round that 
 """
 
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -28,15 +28,15 @@ def judges_of(config: Config) -> tuple[str, ...]:
 
 
 class RunContext:
-    """Where stages are given things from. `lenders`: run folders whose stages are taken over where they are equal.
+    """Where stages are given things from.
 
     No stage sees this object or the settings as a whole: it is handed what it may read, and its hash is made of that.
     """
 
-    def __init__(self, config: Config, path: Path, lenders: Sequence[Path] = ()) -> None:
+    def __init__(self, config: Config, path: Path) -> None:
         self.config = config
         self.path = path
-        self.cache = RunFolder(path, lenders=lenders, begin=self.keep_config)
+        self.cache = RunFolder(path, begin=self.keep_config)
         self.prompts = Prompts()
 
     # --- the judges and the rounds that make them ---
@@ -141,7 +141,6 @@ class RunContext:
             context=config.model.max_length + max(config.sample.max_tokens, config.evaluate.max_tokens),
             parallel=config.sample.parallel,
             snapshot=config.export.snapshot,
-            lenders=self.cache.lenders,
             base_model=config.model.source,
             gpu_layers=config.sample.gpu_layers,
         )

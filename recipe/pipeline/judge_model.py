@@ -7,7 +7,7 @@ from typing import Any
 from recipe.inference.base import Quantization
 from recipe.pipeline.stage_cache import Made
 from recipe.prompts import Prompts
-from recipe.storage import fingerprint, hash_object, share
+from recipe.storage import fingerprint, hash_object
 from recipe.system import process, wait_for
 
 
@@ -55,7 +55,6 @@ class JudgeModel:
     context: int
     parallel: int
     snapshot: str
-    lenders: tuple[Path, ...] = field(compare=False)
     base_model: str = field(compare=False)
     gpu_layers: int | None = None
 
@@ -98,23 +97,10 @@ class JudgeModel:
 
     def write_snapshot(self) -> Path:
         """The judge as one GGUF file, written when first asked for and again when its weights have changed."""
-        from recipe.gguf.header import read_metadata
-
-        sources = sorted(self.model.path.glob("*.safetensors"))
-        sources += [self.adapter.path / "adapter_model.safetensors"] if self.adapter else []
-        weights = hash_object([*map(fingerprint, sources), self.snapshot, self.prompts.digest])
-
-        def fits(file: Path) -> bool:
-            return file.exists() and read_metadata(file).get("sre.weights") == weights
-
         if process()[0]:
-            wait_for(lambda: fits(self.file))
-        if fits(self.file):
+            wait_for(lambda: self.is_snapshot(self.file))
+        if self.is_snapshot(self.file):
             return self.file
-        for run in self.lenders:
-            if fits(lent := run / "gguf" / self.file.name):
-                share(lent, self.file)
-                return self.file
         from recipe.gguf.export import write_gguf
         from recipe.training.card import base_of
         from recipe.training.export import judge_metadata
@@ -125,6 +111,20 @@ class JudgeModel:
             self.file,
             adapter=self.adapter.path if self.adapter else None,
             type_name=self.snapshot,
-            metadata=judge_metadata(f"{self.loading.run}-{self.name}", base, self.prompts) | {"sre.weights": weights},
+            metadata=judge_metadata(f"{self.loading.run}-{self.name}", base, self.prompts)
+            | {"sre.weights": self._weights},
         )
         return self.file
+
+    def is_snapshot(self, file: Path) -> bool:
+        """Whether a GGUF file is there, and was written of this judge's weights and prompts."""
+        from recipe.gguf.header import read_metadata
+
+        return file.exists() and read_metadata(file).get("sre.weights") == self._weights
+
+    @property
+    def _weights(self) -> str:
+        """A hash of all that the snapshot is made of."""
+        sources = sorted(self.model.path.glob("*.safetensors"))
+        sources += [self.adapter.path / "adapter_model.safetensors"] if self.adapter else []
+        return hash_object([*map(fingerprint, sources), self.snapshot, self.prompts.digest])

@@ -4,8 +4,7 @@ A marker is done.json, or <step>.done.json in a folder that several stages share
 
 {"stage": "merged", "hash": "3f…", "settings": {…}, "inputs": {"sft-pointwise": "a1…"},
 "made": {"adapter/adapter_model.safetensors": {"bytes": 9, "hash": "c4…"}}, "versions": {"torch": "2.13.0", …},
-"wall_s": 3.2, "tokens": 0, "peak_rss_mb": 912, …what the stage reports}. In a stage that was taken over from
-another run folder, all of this is that folder's, and "from" names it.
+"wall_s": 3.2, "tokens": 0, "peak_rss_mb": 912, …what the stage reports}.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ from pydantic import BaseModel
 
 from recipe.config import key_of
 from recipe.errors import SreError
-from recipe.storage import canonical, explain, fingerprint, hash_object, read_marker, share, write_json
+from recipe.storage import canonical, explain, fingerprint, hash_object, read_marker, write_json
 from recipe.system import measured, process, versions, wait_for
 
 _log = logging.getLogger("recipe.pipeline")
@@ -52,16 +51,14 @@ class Content:
 
 
 class RunFolder:
-    """One run. `do` runs a stage unless its marker says it is done, here or in one of the `lenders`: other run folders
-    whose stages of the same name and input hash are taken over. `begin` is called before a stage is made here.
+    """One run. `do` runs a stage unless its marker says it is done. `begin` is called before a stage is made here.
 
     Several processes of one launch may share it. `main`: this is the one that writes what all share. `renewed`: a stage
     that `do` forgets, once all that it needs is found.
     """
 
-    def __init__(self, path: Path, *, lenders: Sequence[Path] = (), begin: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, path: Path, *, begin: Callable[[], None] = lambda: None) -> None:
         self.path = path
-        self.lenders = tuple(lenders)
         self._begin = begin
         self._process = process()[0]
         self.main = self._process == 0
@@ -84,7 +81,7 @@ class RunFolder:
         one does it and the others wait. Raises SreError where the folder holds the stage with another hash, or what it
         made has changed.
         """
-        folder, marker, started = self._places(stage)
+        folder, marker, started = self.places(stage)
         inputs: dict[str, str] = {}
         settings = {key_of(value) or name: self._describe(value, stage, inputs) for name, value in given.items()}
         assert len(settings) == len(given), "two sections of one kind: one would be left out of the hash"
@@ -93,35 +90,39 @@ class RunFolder:
         given = {n: v.path if isinstance(v, Made | Content) else v for n, v in given.items()}
         if stage == self.renewed:
             self.forget(stage)
-        if (done := self._done(stage, digest)) is not None:
+        if (done := self.done(stage, digest)) is not None:
             return done
         if not self.main:
-            return self._follow(stage, digest, partial(work, folder, **given) if together else None)
+            return self.follow(stage, digest, partial(work, folder, **given) if together else None)
         self._make_way(stage, head, makes)
         self._begin()
-        if (lender := self._lender(stage, digest)) is not None:
-            content = self._take_over(lender, stage, makes)
-        else:
-            write_json(started, head)
-            with measured() as cost:
-                facts = dict(work(folder, **given))
-            end = {"versions": versions(), "finished": time.time(), "made": _made(folder, makes)}
-            content = {"tokens": 0, **cost, **facts, **head, **end}  # no fact replaces what the hash stands for
+        content = self.make(stage, head, partial(work, folder, **given), makes)
         write_json(marker, content)
         started.unlink(missing_ok=True)
         return content
 
+    def make(
+        self, stage: str, head: Mapping[str, Any], work: Callable[[], Mapping[str, Any]], makes: Sequence[str]
+    ) -> dict[str, Any]:
+        """Do a stage's work; returns the marker's content, which begins with `head`."""
+        folder, _, started = self.places(stage)
+        write_json(started, head)
+        with measured() as cost:
+            facts = dict(work())
+        end = {"versions": versions(), "finished": time.time(), "made": _made(folder, makes)}
+        return {"tokens": 0, **cost, **facts, **head, **end}  # no fact replaces what the hash stands for
+
     def marker(self, stage: str) -> dict[str, Any] | None:
-        return read_marker(self._places(stage)[1])
+        return read_marker(self.places(stage)[1])
 
     def forget(self, stage: str) -> None:
         """Let a stage run again. What it left stays until then."""
-        for file in self._places(stage)[1:]:
+        for file in self.places(stage)[1:]:
             file.unlink(missing_ok=True)
 
-    def _done(self, stage: str, digest: str, run: Path | None = None) -> dict[str, Any] | None:
+    def done(self, stage: str, digest: str) -> dict[str, Any] | None:
         """The marker of a stage that is done with this hash, and whose files are there."""
-        folder, marker, _ = self._places(stage, run)
+        folder, marker, _ = self.places(stage)
         done = read_marker(marker)
         return done if done and done["hash"] == digest and not _lost(folder, done) else None
 
@@ -129,7 +130,7 @@ class RunFolder:
         """Remove the marker of a stage that lost its files, and what a forgotten one left: its settings may have been
         others. Raises SreError where the stage was begun differently.
         """
-        folder, marker, started = self._places(stage)
+        folder, marker, started = self.places(stage)
         done = read_marker(marker)
         found = done or read_marker(started)
         if found and found["hash"] != head["hash"]:
@@ -147,15 +148,15 @@ class RunFolder:
             else:
                 left.unlink(missing_ok=True)
 
-    def _follow(self, stage: str, digest: str, work: Callable[[], Any] | None) -> dict[str, Any]:
+    def follow(self, stage: str, digest: str, work: Callable[[], Any] | None) -> dict[str, Any]:
         """What a process other than the main one does: help with the work, if there is any for it, and wait."""
-        _, marker, started = self._places(stage)
+        _, marker, started = self.places(stage)
 
         def begun() -> bool:  # the main process has then checked the folder
             return (read_marker(started) or {}).get("hash") == digest
 
-        wait_for(lambda: begun() or self._done(stage, digest) is not None)
-        if work and self._lender(stage, digest) is None and self._done(stage, digest) is None:
+        wait_for(lambda: begun() or self.done(stage, digest) is not None)
+        if work and self.done(stage, digest) is None:
             work()
         wait_for(lambda: marker.exists() and not started.exists())
         return read_marker(marker) or {}
@@ -193,31 +194,16 @@ class RunFolder:
         done = self.marker(name)
         if done is None:
             raise SreError(f"stage {asking!r} needs stage {name!r}, which isn't done; run it first", file=self.path)
-        folder = self._places(name)[0]
+        folder = self.places(name)[0]
         if lost := _lost(folder, done):
             raise SreError(f"missing, and stage {asking!r} needs it; `sre run` makes it again", file=folder / lost)
         return hash_object([done["hash"], done.get("made")])
 
-    def _places(self, stage: str, run: Path | None = None) -> tuple[Path, Path, Path]:
+    def places(self, stage: str) -> tuple[Path, Path, Path]:
         """A stage's folder, and its markers: of its end, and that it has begun."""
         name, _, step = stage.partition(":")
-        folder, prefix = (run or self.path) / name, f"{step}." if step else ""
+        folder, prefix = self.path / name, f"{step}." if step else ""
         return folder, folder / f"{prefix}done.json", folder / f"{prefix}started.json"
-
-    def _lender(self, stage: str, digest: str) -> Path | None:
-        for run in self.lenders:
-            with contextlib.suppress(SreError):  # what was changed there is not taken over
-                if self._done(stage, digest, run):
-                    return run
-        return None
-
-    def _take_over(self, lender: Path, stage: str, makes: tuple[str, ...]) -> dict[str, Any]:
-        """Put what the lender's stage made into ours; returns the marker's content."""
-        (theirs, marker, _), (ours, _, _) = self._places(stage, lender), self._places(stage)
-        for name in makes:
-            if (theirs / name).exists():
-                share(theirs / name, ours / name)
-        return {**(read_marker(marker) or {}), "from": os.path.relpath(lender, self.path)}
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -230,4 +230,4 @@ def test_no_work_reaches_for_settings_that_it_is_not_given():
 
 def test_what_is_not_compared_of_a_judge_changes_no_result():
     free = {f.name for kind in (JudgeModel, Loading) for f in fields(kind) if not f.compare}
-    assert free == {"lenders", "threads", "base_model", "report_to", "run"}
+    assert free == {"threads", "base_model", "report_to", "run"}
