@@ -357,7 +357,7 @@ def _run_with_kills(folder: Path, model: Path, data: Path, duration: float) -> N
             kills += 1
     assert _start(folder, model, data).wait() == 0, (folder.parent / "log").read_text()[-3000:]
     assert kills >= 2
-    assert not [name for name in listing(folder) if "started" in name]
+    assert not [name for name in listing(folder) if name.endswith("started.json")]
 
 
 def difference(folder: Path, whole: Path) -> str | None:
