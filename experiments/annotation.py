@@ -23,7 +23,7 @@ from rich.console import Console
 
 from recipe.cli import options as opt
 from recipe.data.records import Example, Judgement
-from recipe.errors import SreError, install
+from recipe.errors import SreError
 from recipe.evaluation.evaluate import read_judgements
 from recipe.evaluation.metrics import rate_figure
 from recipe.evaluation.tables import figure_text, judge_name, show
@@ -228,7 +228,7 @@ def _agreement(votes: Sequence[Vote]) -> float | None:
     try:
         import krippendorff
     except ImportError:
-        raise SreError(f"agreement needs krippendorff: {install('eval')}") from None
+        raise SreError("agreement needs the package krippendorff: pip install krippendorff") from None
     given = {(vote.item, vote.rater): OUTCOMES.index(vote.outcome) for vote in votes}
     raters = sorted({vote.rater for vote in votes})
     raters_of = Counter(vote.item for vote in votes)

@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from experiments.best_of_n import BestOfNContext
 from experiments.sharing import SharingContext
 from experiments.tables import experiment_markdown
 from recipe.config import Config, dump, load
@@ -34,7 +35,8 @@ class Variant:
 
     settings: `key=value` overrides. judge: "sft", "j1", …; "" is J_T, "best" the one that the dev rows say is best.
     times_inputs: so many times the inputs and pairs of round 1. first_sample: the row is the first of the judge's
-    samples, not their majority. beside: a row to compare it with, besides J_SFT.
+    samples, not their majority. best_of_n: rounds end with SFT on the right samples. beside: a row to compare it with,
+    besides J_SFT.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Variant:
     judge: str = ""
     times_inputs: float = 1
     first_sample: bool = False
+    best_of_n: bool = False
     beside: str = ""
 
     def changes(self, config: Config) -> list[str]:
@@ -102,7 +105,7 @@ class Experiment:
         variant, overrides = VARIANTS[name], [*self.overrides, f"seed={seed}"]
         base = load(self.preset, overrides)
         config = load(self.preset, [*overrides, *variant.changes(base)])
-        if config == base:
+        if config == base and not variant.best_of_n:
             return RowRun(variant, base, self.folder / f"seed-{seed}")
         config = config.model_copy(update={"name": f"{base.name}-{name}"})
         return RowRun(variant, config, self.folder / name / f"seed-{seed}")
@@ -125,25 +128,28 @@ def run_experiment(experiment: Experiment, names: Sequence[str], seeds: Sequence
     problems = {}
     for run in [experiment.run(name, seed) for seed in seeds for name in chosen]:
         try:
-            run_judge(run.config, run.path, run.variant.judge or run.judge, experiment.folders())
+            judge, lenders = run.variant.judge or run.judge, experiment.folders()
+            run_judge(run.config, run.path, judge, lenders, best_of_n=run.variant.best_of_n)
         except NothingToTrainError as error:
             problems[f"{run.variant.name}, seed {run.config.seed}"] = str(error)
     return write_results(experiment, problems)
 
 
-def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path]) -> None:
+def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path], *, best_of_n: bool = False) -> None:
     """Run what a judge needs and no more, and measure it on the test rows.
 
     "best" is the judge that the dev rows say is best. `lenders` are run folders whose stages may be taken over. Raises
     SreError as `run_pipeline` does, for a judge that is not of this run, and where there are no test rows.
     """
-    run, best = SharingContext(config, folder, lenders), judge == "best"
+    best = judge == "best"
+    run: SharingContext = (BestOfNContext if best_of_n else SharingContext)(config, folder, lenders)
     if not config.data.takes("test"):
         raise SreError("this run takes no test rows, so no judge of it can be measured", field="data.test_split")
     if not (best or judge in judges_of(config)):
         raise SreError(f"this run has no judge {judge!r}; it has {', '.join(judges_of(config))}")
     with run.working():
-        for name, step in steps(run, every=not best):
+        plan = steps(run, every=not best)
+        for name, step in run.replaced(plan) if isinstance(run, BestOfNContext) else plan:
             if name.startswith("evaluation/"):
                 break
             if best or not (name.startswith("dev/") or name.endswith(":decide")):  # else no proof is asked for

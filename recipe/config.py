@@ -246,7 +246,6 @@ class Config(_Section):
     iterations: int = Field(2, ge=0)  # rounds of self-rationalization at most
     # What round 1 starts from. Ablations: mixed is one SFT on both tasks' rows; seed is no SFT at all.
     start: Literal["merged", "mixed", "seed"] = "merged"
-    update: Literal["dpo", "best-of-n"] = "dpo"  # baseline best-of-n: SFT on the right samples instead of DPO on pairs
     threads: int | None = Field(None, ge=1)  # of the CPU; null: all cores
     # Where training logs go besides training.json. auto: TensorBoard where it is installed. Changes no result.
     report_to: Literal["auto", "none", "tensorboard", "wandb", "trackio"] = "auto"
@@ -302,6 +301,8 @@ def validate(raw: dict[str, Any], *, file: str | Path | None = None) -> Config:
         part = raw.get(section)
         if isinstance(part, dict) and old in part:
             part.setdefault(new, part.pop(old))
+    if raw.get("update") == "dpo":
+        del raw["update"]  # older versions had best-of-n, too, which is a baseline of experiments/ now
     try:
         return Config.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:

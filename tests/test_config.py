@@ -36,6 +36,12 @@ def test_a_setting_of_an_older_version_has_its_present_name():
     assert validate({"export": {"judge": "Q4_K_M", "type": "F16"}}).export.type == "F16"
 
 
+def test_the_update_of_an_older_version_is_read_where_it_was_dpo():
+    assert validate({"update": "dpo", "iterations": 1}) == Config(iterations=1)
+    with pytest.raises(SreError, match="update"):
+        validate({"update": "best-of-n"})
+
+
 def test_overrides_are_toml_or_plain_text():
     config = load("tiny", ["sample.n=3", 'data.pointwise="rows.jsonl"', "data.pairwise=pairs.jsonl", "seed=7"])
     assert (config.sample.n, config.data.pointwise, config.data.pairwise) == (3, "rows.jsonl", "pairs.jsonl")

@@ -91,7 +91,7 @@ def headline(result: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-# --- baselines that combine a judge's samples and train nothing themselves ---
+# --- a judge's samples as one judgement ---
 
 
 def self_consistency(judgements: Iterable[Judgement]) -> list[Judgement]:
@@ -103,23 +103,6 @@ def self_consistency(judgements: Iterable[Judgement]) -> list[Judgement]:
         shares = {label: math.log(share) for label, share in agreed.label_probabilities.items() if share > 0}
         found.append(replace(chosen, label_logprobs=shares, origin=f"{chosen.origin}-consistency-{len(samples)}"))
     return found
-
-
-def best_of_n(examples: Sequence[Example], judgements: Iterable[Judgement], n: int) -> list[Example]:
-    """The examples for which one of the first n samples has the true label, with that sample's rationale: SFT rows.
-
-    Of several right samples, the one that gives the true label the highest probability (ours; the paper doesn't say
-    which), then the first. A sample counts only if the model itself ended it (finish "stop") and wrote a rationale.
-    """
-    pools = pools_of(judgements)
-    rows = []
-    for example in examples:
-        pool = pools.get(example.id, [])[:n] if example.label is not None else []
-        right = [one for one in pool if one.label == example.label and one.finish == "stop" and one.rationale]
-        if right:
-            best = max(right, key=lambda sample: sample.label_probabilities.get(sample.label or 0, 0.0))
-            rows.append(replace(example, rationale=best.rationale, origin=best.id))
-    return rows
 
 
 def _label_draws(judgement: Judgement, n: int, seed: int) -> list[Judgement]:

@@ -90,7 +90,7 @@ class RunContext:
         if judge == "sft":
             mixed = "sft-mixed" if self.config.start == "mixed" else "merged"
             return mixed if len(tasks) > 1 else f"sft-{tasks[0]}"
-        return f"iter-{judge.removeprefix('j')}:{'dpo' if self.config.update == 'dpo' else 'sft'}"
+        return f"iter-{judge.removeprefix('j')}:dpo"
 
     # --- what stages are given ---
 

@@ -110,7 +110,7 @@ def _training_grid(stages: Stages) -> Grid:
     """One row a training stage: its steps, and the loss of the first and of the last that were logged."""
     grid = [["stage", "steps", "first loss", "last loss"]]
     for name, done in stages.items():
-        if name.startswith("sft-") or name.endswith((":dpo", ":sft")):
+        if name.startswith("sft-") or name.endswith(":dpo"):
             losses = [f"{done[key]:.3f}" for key in ("first_loss", "last_loss")] if "steps" in done else []
             grid.append([name, str(done["steps"]), *losses] if losses else [name, *[NOT_RUN] * 3])
     return grid

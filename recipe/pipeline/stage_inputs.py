@@ -58,12 +58,12 @@ def sft(run: RunContext, *tasks: Task) -> Facts:
     name = f"sft-{tasks[0] if len(tasks) == 1 else 'mixed'}"
     given = {"adapter": None, "examples": rows, "dev": dev, "settings": settings, "lora": run.config.lora}
     if not settings.bootstraps:
-        return _train(run, name, stage_work.sft, **given)
+        return train(run, name, stage_work.sft, **given)
     written = [run.made(f"bootstrap-{task}", "rationales.jsonl") for task in tasks]
-    return _train(run, name, stage_work.bootstrapped_sft, rationales=written, **given)
+    return train(run, name, stage_work.bootstrapped_sft, rationales=written, **given)
 
 
-def _train(run: RunContext, stage: str, training: Callable[..., Facts], **given: Any) -> Facts:
+def train(run: RunContext, stage: str, training: Callable[..., Facts], **given: Any) -> Facts:
     """A stage that makes an adapter, and what all of them are given."""
     given |= {"model": run.model, "loading": run.loading, "prompts": run.prompts, "seed": run.config.seed}
     return run.cache.do(stage, training, makes=("adapter", "training.json", "checkpoints"), together=True, **given)
@@ -126,7 +126,7 @@ def curate(run: RunContext, t: int) -> Facts:
 
 def dpo(run: RunContext, t: int) -> Facts:
     judge = run.judge_before(t)
-    return _train(
+    return train(
         run,
         f"iter-{t}:dpo",
         stage_work.dpo,
@@ -135,21 +135,6 @@ def dpo(run: RunContext, t: int) -> Facts:
         examples=run.inputs(t),
         preferences=run.made(f"iter-{t}:curate", "preferences.jsonl"),
         settings=run.config.dpo,
-    )
-
-
-def best_of_n(run: RunContext, t: int) -> Facts:
-    """In the place of curation and DPO: SFT of J_t on those of its samples that are right."""
-    return _train(
-        run,
-        f"iter-{t}:sft",
-        stage_work.best_of_n,
-        adapter=run.adapter(run.judge_before(t)),
-        examples=run.inputs(t),
-        samples=run.made(f"iter-{t}:sample", "samples.jsonl"),
-        n=run.config.sample.n,
-        settings=run.config.sft,
-        lora=run.config.lora,
     )
 
 

@@ -1,8 +1,8 @@
 """The order of the stages, and the loop over the rounds. No other file knows either.
 
 `steps` is the recipe on one screen: the seed model, SFT for each task, the merge, rounds of (sample, assess, curate,
-DPO) that must prove themselves on held-out rows, evaluation, export; and the baselines whose stages differ. Each stage
-runs once per run folder: done is done, and a changed setting is an error (stage_cache.py).
+DPO) that must prove themselves on held-out rows, evaluation, export. Each stage runs once per run folder: done is done,
+and a changed setting is an error (stage_cache.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,14 +38,11 @@ def steps(run: RunContext, *, every: bool = False) -> Iterator[Step]:
             yield "merged", partial(stage_inputs.merge, run)
     for t in range(1, config.iterations + 1):
         yield f"iter-{t}:sample", partial(stage_inputs.sample, run, t)
-        if config.update == "best-of-n":
-            yield f"iter-{t}:sft", partial(stage_inputs.best_of_n, run, t)
-        else:
-            yield f"iter-{t}:assess", partial(stage_inputs.assess, run, t)
-            yield f"iter-{t}:curate", partial(stage_inputs.curate, run, t)
-            if "problem" in run.outcome(t) and not every:
-                break
-            yield f"iter-{t}:dpo", partial(stage_inputs.dpo, run, t)
+        yield f"iter-{t}:assess", partial(stage_inputs.assess, run, t)
+        yield f"iter-{t}:curate", partial(stage_inputs.curate, run, t)
+        if "problem" in run.outcome(t) and not every:
+            break
+        yield f"iter-{t}:dpo", partial(stage_inputs.dpo, run, t)
         if config.data.takes("dev"):
             for judge in (run.judge_before(t), f"j{t}"):
                 yield f"dev/{judge}", partial(stage_inputs.measure, run, f"dev/{judge}")

@@ -121,16 +121,6 @@ def dpo(folder: Path, *, examples: Rows, preferences: Path, **given: Any) -> Fac
     return run_dpo(training, examples=by_id, preferences=pairs, **given)
 
 
-def best_of_n(folder: Path, *, examples: Rows, samples: Path, n: int, **given: Any) -> Facts:
-    from recipe.evaluation.evaluate import best_of_n as right_samples
-
-    judgements = _judgements(samples)
-    rows = right_samples(examples, judgements, n)
-    if not rows:
-        raise NothingToTrainError(f"none of {len(judgements)} samples is right")
-    return sft(folder, examples=rows, dev=(), **given)
-
-
 def measure(folder: Path, *, judge: JudgeModel, **given: Any) -> Facts:
     from recipe.evaluation.evaluate import evaluate
     from recipe.judge.judge import Judge

@@ -74,8 +74,8 @@ def make_plan(config: Config, gpu: str = "cpu", machine: Machine | None = None) 
     """Plan a run for a card (a name of `machines.CARDS`), for "cpu" (this machine's), or for `machine`."""
     if gpu != "cpu" and gpu not in CARDS:
         raise SreError(f"unknown card {gpu!r}; known: cpu, {', '.join(CARDS)}", field="--gpu")
-    if config.start == "seed" or config.update != "dpo":
-        raise SreError('only runs that start with SFT and have update = "dpo" can be planned', field="start")
+    if config.start == "seed":
+        raise SreError("only runs that start with SFT can be planned", field="start")
     shape, work = shape_of(config.model.source), read_workload(config)
     chosen = machine or (CARDS[gpu] if gpu != "cpu" else this_cpu(config.threads))
     costs = Costs(work, shape, chosen)

@@ -1,4 +1,4 @@
-"""Self-consistency and the best-of-N filter, on samples whose outcome is known."""
+"""Self-consistency, on samples whose outcome is known."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.data.records import Example, Judgement, Message, Rubric
-from recipe.evaluation.evaluate import _label_draws, best_of_n, self_consistency
+from recipe.data.records import Judgement
+from recipe.evaluation.evaluate import _label_draws, self_consistency
 
 
 def sample(example: str, number: int, label: int | None, **changes: Any) -> Judgement:
@@ -28,10 +28,6 @@ def sample(example: str, number: int, label: int | None, **changes: Any) -> Judg
 
 def pool(example: str, *labels: int | None) -> list[Judgement]:
     return [sample(example, number, label) for number, label in enumerate(labels)]
-
-
-def example(name: str, label: int | None) -> Example:
-    return Example(name, "pointwise", (Message("user", "Q"),), ("R",), Rubric("Good?"), label, rationale="given")
 
 
 def test_the_majority_is_the_label_and_its_rationale_goes_with_it() -> None:
@@ -61,26 +57,6 @@ def test_no_other_label_has_more_votes_than_the_winner(labels: list[int | None])
     (found,) = self_consistency(pool("a", *labels))
     given = [label for label in labels if label is not None]
     assert found.label is None if not given else given.count(found.label) == max(map(given.count, given))
-
-
-def test_best_of_n_keeps_a_right_sample_as_the_rationale() -> None:
-    rows = best_of_n(
-        [example("a", 3), example("b", 1), example("c", None)], [*pool("a", 1, 3, 3), *pool("b", 2, 5)], 10
-    )
-    assert [(row.id, row.label, row.rationale, row.origin) for row in rows] == [("a", 3, "because 1", "a:sft:1")]
-
-
-def test_of_several_right_samples_the_surest_is_kept() -> None:
-    samples = [
-        sample("a", k, 3, label_logprobs={3: math.log(p), 4: math.log(1 - p)}) for k, p in enumerate((0.5, 0.9, 0.7))
-    ]
-    assert best_of_n([example("a", 3)], samples, n=3)[0].rationale == "because 1"
-    assert best_of_n([example("a", 3)], samples, n=1)[0].rationale == "because 0"
-
-
-@pytest.mark.parametrize("changes", [{"finish": "forced"}, {"finish": "length"}, {"rationale": ""}])
-def test_a_sample_that_the_model_did_not_end_itself_is_not_kept(changes: dict[str, str]) -> None:
-    assert best_of_n([example("a", 3)], [sample("a", 0, 3, **changes)], 1) == []
 
 
 def test_labels_are_drawn_as_often_as_they_are_probable() -> None:
