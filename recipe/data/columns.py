@@ -63,7 +63,9 @@ class Row:
         return any(str(column).startswith("orig_") for column in self.cells)
 
     def label(self, task: Task) -> str:
-        """Our name of the column of its label."""
+        """Our name of the column of its label. Beside two responses, `chosen` alone says which is better."""
+        if task == "pairwise" and "chosen" in self and not {"rejected", "preference"} & self.names.keys():
+            return "chosen"
         return next((name for name in FIRST if task == "pairwise" and name in self), LABEL[task])
 
     def sides(self, example: Example) -> list[str]:

@@ -30,6 +30,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "rubrics"
 AnyRubric = Rubric | Mapping[str, Any] | str | Path
 _KEYS = ("name", "task", "criteria", "descriptions")
 _FILE = re.compile(r".+\.(?:toml|json)", re.IGNORECASE)
+_OTHER_FILE = re.compile(r".+\.(?:txt|md|ya?ml|docx?)", re.IGNORECASE)
 _NAME = re.compile(r"[\w./-]{3,}|", re.ASCII)
 
 
@@ -76,6 +77,8 @@ def read_rubric(rubric: AnyRubric, task: Task | None = None, *, files: bool = Tr
         if not files:
             raise SreError("expected a rubric or a ready one's name; files are not read here", field="rubric")
         named = _read_file(Path(rubric))
+    elif isinstance(rubric, str) and _OTHER_FILE.fullmatch(rubric):
+        raise SreError(f"expected a .toml or .json file, or its text in place of {rubric!r}", field="rubric")
     elif isinstance(rubric, str) and _NAME.fullmatch(rubric):
         named = _read_file(rubric_file(rubric))
     else:

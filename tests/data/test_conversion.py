@@ -134,6 +134,8 @@ def test_ragas_conversations(tmp_path: Path) -> None:
         ({"input": "Name a fruit.", "output_1": "Apple.", "output_2": "Brick.", "label": "1"}, 1),
         ({"instruction": "Name a fruit.", "answer_a": "Apple.", "answer_b": "Brick.", "preference": "tie"}, None),
         ({"question": "Name a fruit.", "response_A": "Apple.", "response_B": "Brick.", "label": "A=B"}, None),
+        ({"prompt": "Name a fruit.", "response_a": "Apple.", "response_b": "Brick.", "chosen": "A"}, 1),
+        ({"prompt": "Name a fruit.", "response_a": "Apple.", "response_b": "Brick.", "chosen": "tie"}, None),
         ({"conversation_a": [USER, APPLE], "conversation_b": [USER, BRICK], "winner": "model_a"}, 1),
         ({"prompt": [USER], "response_a": [APPLE], "response_b": [BRICK], "preference": 1.2}, 1),
     ],

@@ -129,6 +129,12 @@ def test_a_text_is_a_rubric_and_a_misspelt_name_an_error() -> None:
             load_rubric(name)
 
 
+@pytest.mark.parametrize("name", ["mine.txt", "my rubric.md", "a folder/mine.yaml", "Mine.DOCX"])
+def test_another_kind_of_file_is_not_taken_for_criteria(name: str) -> None:
+    with pytest.raises(SreError, match=r"expected a \.toml or \.json file"):
+        load_rubric(name)
+
+
 def test_a_ready_rubric_is_refused_for_another_task(tmp_path: Path) -> None:
     path = write(tmp_path / "r.toml", 'task = "pairwise"\ncriteria = "Which is kinder?"')
     assert read_rubric(path, "pairwise").rubric.criteria == "Which is kinder?"
