@@ -83,6 +83,11 @@ def judged(row: Cells) -> bool:
     return all(name in row for name in ("finish", "label_probabilities", "input_hash"))
 
 
+def has_truth(row: Cells) -> bool:
+    """Whether a judged row had a label before, also one that could not be read."""
+    return not all(no_label(row.get(name)) for name in ("truth", "truth_note"))
+
+
 def unjudged(row: Cells) -> dict[str, Any]:
     """The row as it was before it was judged, but for an id or a rubric that it was given."""
     ours = {*RESULTS, *(SAMPLES if "votes" in row else ()), *(ORDERS if "swapped_label" in row else ())}

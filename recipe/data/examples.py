@@ -58,6 +58,7 @@ def read_examples(
     examples, bad, places = list[Example](), list[dict[str, Any]](), dict[str, Row]()
     told: Counter[str] = Counter()
     unexplained_in, unlabelled = None, None
+    verdicts, has_truth = set[str](), False
     for row in read_rows(source, strict=True, **reading):
         if row.example is None and row.error is None:
             told["rows left out that were not judged"] += 1
@@ -71,6 +72,10 @@ def read_examples(
             bad.append({**place, "error": str(error), "row": row.raw.cells})
             told[f"bad rows skipped, written to {skip_bad_rows}"] += 1
             continue
+        if layouts.judged(row.raw.cells):
+            has_truth = has_truth or layouts.has_truth(row.raw.cells)
+            if example.label is not None and not layouts.has_truth(row.raw.cells):
+                verdicts.add(example.id)
         if is_ready(example.rubric):
             told["rows whose criteria are a ready rubric's name, which stands for it"] += 1
         named = in_prompt_names(example)
@@ -87,6 +92,11 @@ def read_examples(
             told["rows set aside whose rationale prefers the other response"] += 1
         else:
             examples.append(named)
+    if verdicts and has_truth:
+        told["judged rows left out that had no label before: others had one, so the judge's own is none"] = len(verdicts)
+        examples = [example for example in examples if example.id not in verdicts]
+    elif verdicts:
+        told["rows whose label is that of the judge that judged them, as no row had one before"] = len(verdicts)
     if skip_bad_rows is not None:
         with atomic(skip_bad_rows) as file:  # in ASCII: a bad row may hold lone surrogates, which no encoding writes
             file.writelines(json.dumps(entry, default=str) + "\n" for entry in bad)
@@ -124,7 +134,8 @@ def read_rows(
     source, split: see `Source`. task: only rows of it; None tells each row's task from its columns. limit: only the
     first n rows, bad ones included. columns: our name -> the source's column, for columns that aren't recognised.
     rubrics: of rows that bring none. scale: the scores of rubrics that describe none, where they are not 1 to 5.
-    strict: read to train or measure with. Ids stay as they are, and rows that `sre judge` wrote bring its labels.
+    strict: read to train or measure with. Ids stay as they are, and rows that `sre judge` wrote bring its labels where
+    they had none.
     """
     if limit is not None and limit < 1:
         raise SreError(f"limit must be at least 1, not {limit}")

@@ -140,9 +140,20 @@ def test_our_own_output_is_read_again_to_train_with(tmp_path: Path, name: str) -
     rows = write(tmp_path / "rows.jsonl", ROW, {**ROW, "score": None}, {**ROW, "score": 2}, {**ROW, "answer": [1]})
     judge_file(judge(), rows, tmp_path / name, rubric=read_rubric("helpfulness"))
     found = read_examples(tmp_path / name)
-    assert [(example.label, example.rationale) for example in found] == [(4, "Because."), (4, "Because."), (2, "")]
+    assert [(example.label, example.rationale) for example in found] == [(4, "Because."), (2, "")]
     assert all(example.rubric == read_rubric("helpfulness").rubric for example in found)
-    assert [example.responses for example in found] == [("Apple.",)] * 3
+    assert [example.responses for example in found] == [("Apple.",)] * 2
+
+
+@pytest.mark.parametrize("name", ["judged.jsonl", "judged.csv", "judged.parquet"])
+def test_the_judges_labels_stand_only_where_no_row_had_one(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = write(tmp_path / "rows.jsonl", {**ROW, "score": None}, {**ROW, "score": None})
+    judge_file(judge(), rows, tmp_path / name, rubric=read_rubric("helpfulness"))
+    found = read_examples(tmp_path / name)
+    assert [(example.label, example.rationale) for example in found] == [(4, "Because.")] * 2
+    assert "judge" in caplog.text
 
 
 @pytest.mark.parametrize("out", ["judged.jsonl", "judged.csv"])
