@@ -36,9 +36,10 @@ class SreError(Exception):
         super().__init__(printable(f"{', '.join(place)}: {said}" if place else said))
 
 
-def install(extra: str) -> str:
-    """How to get what the extra of this package brings."""
-    return f"pip install 'self-rationalizing-evaluators[{extra}]'"
+def install(extra: str = "") -> str:
+    """The pip command that brings an extra, or the package itself. It runs in a checkout: nothing is published."""
+    editable = "-e " if (Path(__file__).resolve().parents[1] / "constraints.txt").is_file() else ""
+    return f"pip install -c constraints.txt {editable}'.{f'[{extra}]' if extra else ''}' in the checkout"
 
 
 def first_line(error: BaseException) -> str:

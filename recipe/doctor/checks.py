@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from recipe.errors import gpu_build
+from recipe.errors import gpu_build, install
 from recipe.planning.machines import GIB
 from recipe.system import memory_limit, nvidia_gpus, usable_cores
 
@@ -116,14 +116,6 @@ def _release(text: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", re.split(r"[^\d.]", text)[0])))
 
 
-def _install(extra: str) -> str:
-    """The pip command that brings an extra, in a checkout or for an installed wheel."""
-    brackets = f"[{extra}]" if extra else ""
-    if (Path(__file__).resolve().parents[2] / "constraints.txt").is_file():
-        return f"in the checkout: pip install -c constraints.txt -e '.{brackets}'"
-    return f"pip install '{DISTRIBUTION}{brackets}'"
-
-
 def _memory() -> Check:
     limit = memory_limit()
     if limit is None:
@@ -156,7 +148,7 @@ def _package(package: Package) -> Check:
     name = package.name + (f" ({package.extra})" if package.extra else "")
     needed = not package.extra
     if found is None:
-        remedy = _install(package.extra)
+        remedy = install(package.extra)
         if package.name == "llama-cpp-python" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
             remedy = f"install a C++ compiler (it is built from source), then {remedy}"
         return Check(name, "missing", "not installed", remedy, needed)
@@ -170,7 +162,7 @@ def _llama_library(gpu: bool) -> Check:
     """What llama.cpp was built for. A llama-cpp-python whose build went wrong has metadata but no library."""
     name, spec = "llama.cpp library", importlib.util.find_spec("llama_cpp")
     if spec is None or spec.origin is None:
-        return Check(name, "missing", "llama-cpp-python is not installed", _install(""), needed=True)
+        return Check(name, "missing", "llama-cpp-python is not installed", install(), needed=True)
     libraries = sorted(Path(spec.origin).parent.glob("lib/*llama.*"))
     if not libraries:
         remedy = "pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python"
@@ -188,7 +180,7 @@ def _unsloth(gpu: bool) -> Check:
     pinned = f"pip install --no-deps unsloth=={UNSLOTH_ON_CPU} unsloth_zoo=={UNSLOTH_ON_CPU}"
     if missing:
         detail = f"{missing[0]} is not installed: plain TRL and PEFT train, slower"
-        return Check(name, "missing", detail, _install("gpu") if gpu else pinned)
+        return Check(name, "missing", detail, install("gpu") if gpu else pinned)
     found = str(_version("unsloth"))
     if not gpu and _release(found) < _release(UNSLOTH_ON_CPU):
         return Check(name, "warning", f"{found} can't train on a processor", pinned)

@@ -197,7 +197,7 @@ def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "recipe.judge.server.app", None)
     result = CliRunner().invoke(main, ["serve", "--model", str(tmp_path / "judge.gguf")])
     assert result.exit_code == 2
-    assert "pip install 'self-rationalizing-evaluators[serve]'" in result.stderr
+    assert "pip install -c constraints.txt -e '.[serve]' in the checkout" in result.stderr
 
 
 def test_a_missing_model_is_named_before_anything_listens(tmp_path: Path) -> None:
