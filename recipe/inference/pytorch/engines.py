@@ -1,6 +1,7 @@
 """The engines that load a model: Unsloth wherever it can be imported, else transformers, PEFT and bitsandbytes."""
 
 import importlib.util
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,15 @@ def open_engine(name: str = "auto") -> TrainingEngine:
         os.environ.setdefault(variable, "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("UNSLOTH_ENABLE_LOGGING", "0")
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it asks for a package that none needs
+    engine = _engine(name)
+    from transformers.utils import logging as told
+
+    told.disable_progress_bar()
+    return engine
+
+
+def _engine(name: str) -> TrainingEngine:
     if name in ("auto", "unsloth"):
         try:
             from recipe.inference.pytorch.unsloth import UnslothEngine
