@@ -6,6 +6,7 @@ The paper states only N = 10, temperature 1.0, 5000 and 500 inputs, and a margin
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Sequence
 from functools import partial
@@ -290,6 +291,7 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         raw = tomllib.loads(user_text(path))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise SreError(f"not valid TOML: {error}", file=path) from None
+    _find_data(raw.get("data"), path.parent)
     for override in overrides:
         _apply(raw, override)
     return validate(raw, file=path)
@@ -341,6 +343,24 @@ def _find(source: str | Path) -> Path:
         return shipped
     hint = did_you_mean(str(source), presets()) or f" (presets: {', '.join(presets())})"
     raise SreError(f"no such config file, and no preset of that name{hint}", file=source)
+
+
+def _find_data(data: Any, folder: Path) -> None:
+    """Let a relative source of rows that isn't in the current folder be the one in the config's folder.
+
+    `sre init` writes it with that folder's name. What takes its place counts from the current folder again.
+    """
+    for name in ("default", "pointwise", "pairwise") if isinstance(data, dict) else ():
+        source = data.get(name)
+        if not isinstance(source, str) or not source or source.partition(":")[0] == SEED_DATA:
+            continue
+        path, above = Path(source), Path(source).parent.parts
+        if path.is_absolute() or path.exists():
+            continue
+        named = above and folder.resolve().parts[-len(above) :] == above
+        found = folder / (path.name if named else path)
+        if found.exists():
+            data[name] = os.path.relpath(found)
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

@@ -1,5 +1,7 @@
 """Train a judge: `sre quickstart`, `init`, `run`, `stage`, `status`, `config`, `split`."""
 
+import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -102,7 +104,8 @@ def _run_and_show(source: str, overrides: tuple[str, ...], run_dir: Path | None,
     try:
         results = run_pipeline(config, folder, until=until, say=lambda line: click.echo(printable(line)))
     except KeyboardInterrupt:
-        click.echo(f"stopped; the same command goes on in {folder}", err=True)
+        command = shlex.join(["sre", *sys.argv[1:]])
+        click.echo(printable(f"stopped; what is done is in {folder}. To go on: {command}"), err=True)
         raise SystemExit(130) from None
     from recipe.evaluation import tables
 
@@ -145,13 +148,17 @@ def stage(name: str, run: Path, overrides: tuple[str, ...], again: bool) -> None
 
 
 @opt.command
-@opt.run
+@click.argument("run", type=click.Path(path_type=Path, exists=True))
 @click.option("--watch", is_flag=True, help="Show it again every five seconds, until Ctrl-C.")
 def status(run: Path, watch: bool) -> None:
-    """Show what of a run is done, how long it took, what has begun, and which rounds were kept."""
-    from recipe.evaluation.tables import round_text, stages_table
-    from recipe.pipeline.finished_runs import read_status
+    """Show what of a run is done, how long it took, what has begun, and which rounds were kept.
 
+    RUN is the run's folder, or the config or project that it was started with in this folder.
+    """
+    from recipe.evaluation.tables import round_text, stages_table
+    from recipe.pipeline.finished_runs import read_status, run_folder
+
+    run = run_folder(run)
     while True:
         stages, rounds = read_status(run)
         opt.console().print(stages_table(stages))

@@ -93,10 +93,10 @@ def read_examples(
         else:
             examples.append(named)
     if verdicts and has_truth:
-        told["judged rows left out that had no label before: others had one, so the judge's own is none"] = len(verdicts)
+        told["judged rows left out that had no label of their own, as others had"] = len(verdicts)
         examples = [example for example in examples if example.id not in verdicts]
     elif verdicts:
-        told["rows whose label is that of the judge that judged them, as no row had one before"] = len(verdicts)
+        told["judged rows whose label is the judge's, as no row had one of its own"] = len(verdicts)
     if skip_bad_rows is not None:
         with atomic(skip_bad_rows) as file:  # in ASCII: a bad row may hold lone surrogates, which no encoding writes
             file.writelines(json.dumps(entry, default=str) + "\n" for entry in bad)

@@ -3,11 +3,25 @@
 from pathlib import Path
 from typing import Any
 
+from recipe.config import load
 from recipe.data.records import SWAPPED
 from recipe.errors import SreError
 from recipe.pipeline.results import rounds, write_results
 from recipe.pipeline.stage_order import open_run, steps
 from recipe.storage import read_markers
+
+
+def run_folder(path: Path) -> Path:
+    """The folder of a run, which may be named by its config or by the project of `sre init`: it is then runs/<name>."""
+    file = path / "config.toml" if path.is_dir() else path
+    if not file.is_file() or (path.is_dir() and read_markers(path)):
+        return path
+    made = Path("runs") / load(file).name
+    if (made / "config.toml").is_file():
+        return made
+    if path.is_dir():
+        return path
+    raise SreError(f"its run has not begun here: there is no {made}; `sre run {path}` starts it", file=path)
 
 
 def read_status(folder: Path) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:

@@ -49,7 +49,7 @@ def new_project(
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise SreError("is there already; delete it or choose another folder", file=folder)
-    preset, machine = _preset_and_machine(preset)
+    preset, machine, elsewhere = _preset_and_machine(preset)
     model = load(preset).model.source
     named = read_rubric(rubric) if rubric else None
     given = by_task(named)
@@ -63,12 +63,18 @@ def new_project(
     splits = split_rows(sources, dev=0.1, test=0.1, seed=0)
     train = [row for rows in splits["train"].values() for row in rows]
     tasks = {row.task for rows in sources.values() for row in rows}
-    if tasks - {row.task for row in train}:
-        raise SreError("too few prompts to train on some and hold others out; expected ten or more")
+    for task in tasks - {row.task for row in train}:
+        file = next(file for file in files if any(row.task == task for row in sources[Path(file).stem]))
+        prompts = len({row.prompt_id for row in sources[Path(file).stem] if row.task == task})
+        why = f"none of its {prompts} prompts is left to train on: one in ten, and one at least, is held out to choose"
+        raise SreError(f"{why} the judge, and as many to test it; expected three prompts or more", file=file)
+    scores = {row.label for rows in sources.values() for row in rows if row.task == "pointwise"}
+    if len(scores) == 1:
+        raise SreError(f"all scores are {scores.pop()}: a judge can't learn from one score alone; add rows with others")
     with atomic_folder(folder) as temporary:
         write_splits(temporary / "data", splits)
         settings = temporary / "config.toml"
-        settings.write_text(_settings(preset, folder, train), encoding="utf-8")
+        settings.write_text(_settings(preset, folder, splits), encoding="utf-8")
         there = json.dumps(str(temporary / "data"))
         config = load(settings, [f"data.{task}={there}" for task in tasks])
         plan = make_plan(config, machine=machine)
@@ -77,29 +83,43 @@ def new_project(
         *(line.replace(str(temporary), str(folder)) for line in rows_found),
         *scale,
         f"preset: {preset}, which trains {model}" + (f" ({plan.download / 1e9:.0f} GB)" if plan.download else ""),
-        f"plan: about {duration(plan.seconds)}, {plan.disk / 1e9:.1f} GB of disk; it {plan.verdict}",
+        f"plan: about {duration(plan.seconds)}, {plan.disk / 1e9:.1f} GB of disk; it {plan.verdict}{elsewhere}",
+        *_warnings(splits),
         f"Look into {folder / 'config.toml'}, then: sre run {folder / 'config.toml'}",
     ]
 
 
-def _preset_and_machine(preset: str | None) -> tuple[str, Machine]:
-    """The preset for this machine's card, and what to plan for: that card, else the one that the preset is for."""
+def _preset_and_machine(preset: str | None) -> tuple[str, Machine, str]:
+    """The preset for this machine's card; what to plan for, which is that card, else the one that the preset is for;
+    and what to say of a card that isn't here."""
     for name, mebibytes in (gpu.split(", ")[:2] for gpu in nvidia_gpus()):
         if not mebibytes.isdigit():  # a card without memory of its own
             continue
         gib = float(mebibytes) / 1024
         small = gib <= 11 or "t4" in name.lower()
         fitting = "24gb-qwen2-7b" if gib > 22 else "t4-qwen2.5-1.5b" if small else "12gb-qwen3-4b"
-        return preset or fitting, card_named(name, 0.96 * gib * GIB)
+        return preset or fitting, card_named(name, 0.96 * gib * GIB), ""
     preset = preset or "cpu-smollm2-135m"
     meant = {"24gb": "4090", "12gb": "3060", "t4": "t4"}.get(preset.split("-")[0])
-    return preset, CARDS[meant] if meant else this_cpu()
+    return (preset, CARDS[meant], "; this machine has no such card") if meant else (preset, this_cpu(), "")
+
+
+def _warnings(splits: Mapping[str, Mapping[str, Sequence[Example]]]) -> list[str]:
+    """What to know of few rows, a line each."""
+    lines = []
+    for split, fewest, why in (
+        ("train", 50, "to train on are few: a few hundred are needed to see an effect"),
+        ("test", 20, "to test on are few: the intervals of the figures will be wide"),
+    ):
+        counts = Counter(row.task for rows in splits[split].values() for row in rows)
+        lines += [f"warning: {count} {task} rows {why}" for task, count in counts.items() if count < fewest]
+    return lines
 
 
 def _on_one_scale(
     sources: dict[str, list[Example]], named: NamedRubric | None
 ) -> tuple[dict[str, list[Example]], list[str]]:
-    """The rows, those whose rubric brings no scale on the one that their scores have; and a line that says which."""
+    """The rows, those whose rubric brings no scale on the one that their scores have; and lines that say which."""
     every = [row for rows in sources.values() for row in rows if row.task == "pointwise"]
     found = {row.label or 0 for row in every if not row.rubric.descriptions}
     given = named.rubric if named and found <= set(named.rubric.descriptions) else None
@@ -116,8 +136,11 @@ def _on_one_scale(
         fits = given is not None and given.criteria == row.rubric.criteria
         return replace(row, rubric=given if given and fits else _described(row.rubric.criteria, scale))
 
-    note = f"scores: {scale[0]}-{scale[-1]}; if that is wrong, describe each score in --rubric"
-    return {name: [placed(row) for row in rows] for name, rows in sources.items()}, [note]
+    notes = [f"scores: {scale[0]}-{scale[-1]}; if that is wrong, describe each score in --rubric"]
+    if named and named.rubric.descriptions and not given:
+        theirs = f"{named.rubric.scores[0]}-{named.rubric.scores[-1]}"
+        notes.append(f"{named.name}: its descriptions are of the scores {theirs}, so general ones stand in their place")
+    return {name: [placed(row) for row in rows] for name, rows in sources.items()}, notes
 
 
 def _described(criteria: str, scale: Sequence[int]) -> Rubric:
@@ -128,8 +151,10 @@ def _described(criteria: str, scale: Sequence[int]) -> Rubric:
     return Rubric(criteria, {scale[0]: lowest, **between, scale[-1]: highest})
 
 
-def _settings(preset: str, folder: Path, train: Sequence[Example]) -> str:
+def _settings(preset: str, folder: Path, splits: Mapping[str, Mapping[str, Sequence[Example]]]) -> str:
     """The preset's file, with the settings that the rows decide."""
+    rows = {split: [row for found in held.values() for row in found] for split, held in splits.items()}
+    train, dev, test = (rows[split] for split in ("train", "dev", "test"))
     before, counts = load(preset), Counter(row.task for row in train)
     cpu = preset.startswith("cpu-")
     changes = {"name": json.dumps(re.sub(r"[^A-Za-z0-9._-]", "-", folder.resolve().name))}
@@ -138,7 +163,8 @@ def _settings(preset: str, folder: Path, train: Sequence[Example]) -> str:
     changes |= _cpu_changes(before, train) if cpu else {}
     text = (CONFIGS / f"{preset}.toml").read_text(encoding="utf-8")
     text = re.sub(r"^(\w+) = .*$", lambda m: f"{m[1]} = {changes[m[1]]}" if m[1] in changes else m[0], text, flags=re.M)
-    data = ["[data]", "# By whole prompts: 80% train, 10% (dev) decide which judge is best, 10% (test) measure them."]
+    held = f"{len(dev)} rows (dev) decide which judge is best, {len(test)} (test) measure them"
+    data = ["[data]", f"# By whole prompts: {len(train)} rows to train on, {held}."]
     place = json.dumps(str(folder / "data"), ensure_ascii=False)
     data += [f"{task} = {place}" if counts[task] else f'{task} = ""  # no such rows' for task in TASKS]
     data += ["# At most so many rows, for the time's sake; they are drawn evenly over labels, rubrics and prompts."]
@@ -151,7 +177,11 @@ def _settings(preset: str, folder: Path, train: Sequence[Example]) -> str:
     if any(2 * explained[task] < counts[task] for task in counts):
         text = text.replace("[sft]\n", f"[sft]\n{NO_RATIONALES}\n")
     head = f"# Made by `sre init` from the preset {preset}. All settings: `sre config {folder / 'config.toml'}`.\n"
-    return head + "# Paths count from where `sre run` is called.\n" + text[text.index("name = ") :]
+    return (
+        head
+        + "# Paths count from where `sre run` is called, and where nothing is there, from this file's folder.\n"
+        + text[text.index("name = ") :]
+    )
 
 
 def _cpu_changes(before: Config, train: Sequence[Example]) -> dict[str, str]:

@@ -99,7 +99,7 @@ def _without_folders(text: str, config: Config) -> str:
     """The text without the folders of this machine that the settings name."""
     named = (config.model.source, config.data.pointwise, config.data.pairwise)
     for source in sorted(filter(None, named), key=len, reverse=True):
-        if user_path(source).is_absolute():
+        if user_path(source).is_absolute() or source.startswith(".."):
             text = text.replace(source, public_name(source))
     return text
 

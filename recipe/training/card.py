@@ -54,7 +54,7 @@ def base_of(source: str, model: Path) -> Base:
 def public_name(source: str) -> str:
     """A path's last part; a hub name or a name of ours as it is."""
     path = user_path(source)
-    return path.resolve().name if path.is_absolute() or path.exists() else source
+    return path.resolve().name if path.is_absolute() or ".." in path.parts or path.exists() else source
 
 
 def model_card(card: Card, files: Sequence[Sequence[str]], calibration: Mapping[str, Mapping[str, Any]]) -> str:

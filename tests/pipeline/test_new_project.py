@@ -166,6 +166,41 @@ def test_a_preset_is_planned_for_its_card() -> None:
     large = sre("init", "large", pairs(), "--preset", "24gb-llama3.1-8b")
     assert large.exit_code == 0
     assert "RTX 4090" in large.output
+    assert "no such card" in large.output
+
+
+def test_few_rows_are_told_before_they_are_trained_on() -> None:
+    few, many = sre("init", "few", pairs(24)).output, sre("init", "many", pairs(300)).output
+    assert few.count("warning:") == 2
+    assert "warning:" not in many
+    held = [len(read_examples("few/data", split=split)) for split in ("train", "dev", "test")]
+    told = next(line for line in Path("few/config.toml").read_text().splitlines() if "whole prompts" in line)
+    assert [int(word) for word in told.split() if word.isdigit()] == held
+
+
+def test_descriptions_that_do_not_fit_the_scores_are_told() -> None:
+    fitting = sre("init", "fitting", scored([1.0, 5.0] * 12), "--rubric", "helpfulness").output
+    other = sre("init", "other", scored([1.0, 10.0] * 12), "--rubric", "helpfulness").output
+    assert "helpfulness: its descriptions" in other
+    assert "helpfulness: its descriptions" not in fitting
+
+
+def test_a_project_runs_and_shows_its_run_from_any_folder(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its data is found beside its config, and the run goes by the project's name in the status too."""
+    assert sre("init", "mine", pairs()).exit_code == 0
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
+    for config in ("../mine", tmp_path / "mine/config.toml"):
+        assert load(config).data.pairwise == "../mine/data"
+    assert load("../mine", ["data.pairwise=mine/data"]).data.pairwise == "mine/data"
+    assert sre("status", "../mine/config.toml").exit_code == 2
+    tiny = ["--set", f"model.source={tiny_model}", "--set", "model.engine=transformers", "--until", "seed"]
+    assert sre("run", "../mine/config.toml", *tiny).exit_code == 0
+    shown = sre("status", "runs/mine").output
+    assert shown.strip()
+    assert sre("status", "../mine").output == sre("status", "../mine/config.toml").output == shown
 
 
 def test_criteria_in_a_column_take_any_scale_too() -> None:
@@ -193,7 +228,8 @@ def test_an_odd_column_gives_a_ready_line() -> None:
         ([1.0, 3.5] * 12, "rows.csv, line 3, field 'score': expected a whole score from 0 to 10, not '3.5'"),
         ([1.0, 87.0] * 12, "rows.csv, line 3, field 'score': expected a whole score from 0 to 10, not '87.0'"),
         ([None] * 24, "rows.csv, line 2, field 'score': the label is missing"),
-        ([1.0, 2.0], "too few prompts"),
+        ([1.0, 2.0], "rows.csv: none of its 1 prompts"),
+        ([5.0] * 24, "all scores are 5"),
     ],
 )
 def test_bad_rows_write_nothing(scores: list[Any], told: str) -> None:
