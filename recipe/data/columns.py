@@ -94,7 +94,7 @@ class Row:
         """An error about a row in which columns were not recognised. It names those that are there."""
         value = self.cells.get(self.column(name), name)
         if missing(value) or value == "":
-            return self.error_about(name, f"{message}: the column is empty in this row")
+            return self.error_about(name, f"{message}: the column is empty in this row; fill it, or take the row out")
         free = [column for column in self.cells if column and column not in self.names.values()]
         guesses = zip(lacking, [*free, *["COLUMN"] * len(lacking)], strict=False)
         options = [f"--map {name}={shlex.quote(str(column))}" for name, column in guesses]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -284,3 +285,28 @@ def test_long_rows_raise_the_length_on_a_cpu() -> None:
     table.assign(answer=table["answer"] + " and more" * 300).to_csv("rows.csv", index=False)
     assert sre("init", "mine", "rows.csv", "--rubric", "helpfulness").exit_code == 0
     assert 1000 < load("mine/config.toml").model.max_length <= 2048
+
+
+def test_an_empty_cell_is_no_column_that_is_not_recognised() -> None:
+    table = pandas.read_csv(scored([1.0, 5.0] * 12))
+    table.loc[3, "question"] = None
+    table.to_csv("rows.csv", index=False)
+    for more in ((), ("--map", "instruction=question")):
+        result = sre("init", "mine", "rows.csv", "--rubric", "helpfulness", *more)
+        assert result.exit_code == 2
+        assert "rows.csv, line 5, field 'question'" in result.stderr
+        assert "empty" in result.stderr
+        assert "Add for example" not in result.stderr
+
+
+def test_an_interrupted_run_prints_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    sre("init", "my rows", pairs())
+    monkeypatch.setattr("recipe.pipeline.stage_order.run_pipeline", interrupted)
+    arguments = ["run", "my rows/config.toml", "--set", "sample.n=2"]
+    monkeypatch.setattr("sys.argv", ["sre", *arguments])
+    stopped = sre(*arguments)
+    assert stopped.exit_code == 130
+    assert shlex.split(stopped.stderr.partition("To go on: ")[2]) == ["sre", *arguments]
