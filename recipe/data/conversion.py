@@ -42,7 +42,7 @@ def from_columns(
     else:
         value = row[row.label(kind)]
         if row.label(kind) in FIRST and not values.no_label(value):
-            value = FIRST[row.label(kind)].get(values.counted(value), f"{value}, not 0 or 1")
+            value = _better(row, row.label(kind))
     name = row.name("id")
     if layout and layout.id_columns and all(not values.missing(row.cells.get(column)) for column in layout.id_columns):
         name = layout.id_separator.join(str(row.cells[column]) for column in layout.id_columns)
@@ -123,6 +123,21 @@ def _task(row: Row, wanted: Task | None) -> Task:
         lacking = [name for name in ("instruction", "response") if name not in row and "messages" not in row]
         raise row.error_without("response", "no response here", *(lacking or ["response"]))
     return wanted or found[0]
+
+
+def _better(row: Row, name: str) -> object:
+    """The label that a column of 0 and 1 gives, `tie`, or a text that says why it gives none."""
+    value = row[name]
+    label = FIRST[name].get(values.counted(value), f"{value}, not 0 or 1")
+    others = {kind: values.counted(row[kind]) for kind in ("second_is_better", "tie") if kind in row}
+    if name != "first_is_better" or not others or isinstance(label, str):
+        return label
+    flags = [label == 1, *(flag == 1 for flag in others.values())]
+    if sum(flags) > 1 or (not any(flags) and len(others) > 1):
+        return f"{sum(flags)} of {', '.join(map(row.column, (name, *others)))} are 1"
+    if others.get("tie") == 1 or (label == 2 and others.get("second_is_better") == 0):
+        return "tie"
+    return label
 
 
 def _responses(row: Row, columns: tuple[str, ...]) -> tuple[Conversation, tuple[str, ...]]:

@@ -55,6 +55,12 @@ def named_in(cell: str) -> Rubric | None:
     return found.rubric if found else None
 
 
+def near_name(criteria: str) -> str:
+    """A hint at the ready rubric whose name criteria nearly are, as `factualty` is; empty where none is."""
+    name = re.sub(r"[\s_]+", "-", criteria.strip().lower())
+    return "" if name in ready_rubrics() else did_you_mean(name, ready_rubrics())
+
+
 def is_ready(rubric: Rubric) -> bool:
     """Whether a row's rubric is a ready one that the row named."""
     return any(rubric is ready.rubric for ready in ready_rubrics().values())

@@ -24,6 +24,8 @@ ROLES = {name: role for role, names in _TABLE["roles"].items() for name in names
 TIE = 0  # what `to_preference` gives for a tie
 COUNTING = "0 and 1"
 """How an error about a preference begins where the column's values can be read in two ways."""
+OFF_SCALE = "off the scale"
+"""How an error about a whole score that the scale lacks begins: the column's scores may mean something else."""
 MOST_SCORE = 10
 _WHOLE = re.compile(r"[0-9]{1,9}(?:\.0*|,00?)?")  # "4,0" is what tables with semicolons have
 _PYTHON_TURNS = re.compile(r"\s*\[\s*\{\s*'(?:role|content|from|value)'\s*:")
@@ -83,7 +85,8 @@ def to_score(value: object, scores: Sequence[int], field: str) -> int | None:
         return None
     score = whole(value)
     if score not in scores:
-        expected = f"expected a whole score from {scores[0]} to {scores[-1]}, not {short(value)}"
+        off = "" if score is None else f"{OFF_SCALE}: "
+        expected = f"{off}expected a whole score from {scores[0]} to {scores[-1]}, not {short(value)}"
         raise SreError(f"{expected}; {_advice(value)}", field=field)
     return score
 

@@ -18,13 +18,14 @@ from recipe.data.benchmark_formats import GENERAL
 from recipe.data.columns import Row
 from recipe.data.examples import ReadRow, read_rows
 from recipe.data.files import Source
-from recipe.data.records import Example, Rubric
-from recipe.data.rubrics import NamedRubric, by_task, is_ready, ready_rubrics
-from recipe.data.values import COUNTING, unwritable
+from recipe.data.records import Example, Rubric, Task
+from recipe.data.rubrics import NamedRubric, by_task, ready_rubrics
+from recipe.data.values import COUNTING, OFF_SCALE, unwritable
 from recipe.errors import SreError, printable
 from recipe.inference.openai import OpenAIGenerator
 from recipe.judge.journal import Journal
 from recipe.judge.judge import DEFAULT, Judge, to_bytes
+from recipe.judge.notices import notices
 from recipe.judge.options import JudgeOptions
 from recipe.judge.output_rows import WINDOW, JudgedRow, bad_row, in_windows, input_hash, result_rows, with_columns
 from recipe.judge.workers import Pool, RayPool, Workers
@@ -49,7 +50,10 @@ class Summary:
     errors: int = 0  # could not be read or judged
     inconsistent: int = 0  # pairs whose two orders disagree
     ties: int = 0  # those of them that got no label by the tie rule
-    odd_truths: int = 0  # given labels that are ties or can't be read
+    tied_truths: int = 0  # given labels that are ties
+    odd_truths: int = 0  # given labels that can't be read
+    off_scale: int = 0  # given scores that the rubric's scale lacks: those on it may mean something else
+    empty: int = 0  # of those judged in this run, with an empty response
     not_utf8: int = 0  # of those judged in this run, with bytes that the output can't have
     examples: dict[str, str] = field(default_factory=dict)  # the first row that counts as an error, or has an odd label
     seconds: float = 0.0  # wall time of this run
@@ -73,8 +77,11 @@ class Summary:
         else:
             self.malformed += 1
         if note := row.get("truth_note"):
-            self.odd_truths += 1
-            self.examples.setdefault("left out of it", f"{row['id']}: {note}")
+            off = note.startswith(OFF_SCALE)
+            self.off_scale += off
+            self.tied_truths += note == "tie"
+            self.odd_truths += not off and note != "tie"
+            self.examples.setdefault("agreement, pointwise" if off else "left out of it", f"{row['id']}: {note}")
         if row.get("truth") is not None and row["finish"] != "error":
             self.truths[row["task"]] += 1
             self.agreed[row["task"]] += row["label"] == row["truth"]
@@ -92,8 +99,14 @@ class Summary:
         for task, count in sorted(self.truths.items(), reverse=True):
             agreed = self.agreed[task]
             found[f"agreement, {task}"] = f"{agreed:,} of {count:,} given labels ({agreed / count:.0%})"
-        if self.odd_truths:
-            found["left out of it"] = f"{self.odd_truths:,} given labels that are ties or can't be read"
+        if self.off_scale:
+            why = f"{self.off_scale:,} given scores are off the scale (--map score=COLUMN names another column)"
+            found["agreement, pointwise"] = f"not counted, because {why}"
+        if left_out := self.tied_truths + self.odd_truths:
+            kinds = f"{self.tied_truths:,} ties, {self.odd_truths:,} that can't be read"
+            found["left out of it"] = f"{left_out:,} given labels: {kinds}"
+        if self.empty:
+            found["empty responses"] = f"{self.empty:,} rows, judged as they are"
         if self.not_utf8:
             found["changed"] = (
                 f"{self.not_utf8:,} rows hold bytes that aren't UTF-8, written as ?; save the file as UTF-8"
@@ -126,14 +139,14 @@ def judge_file(
 
     judge: one judge, or several that share the rows; or what opens them, once the first rows have been read. rubric:
     for rows that bring none. progress: called with (rows done, rows in all or None) after each row. tell: called with a
-    line that says which columns are read as what. Raises SreError where no row can be read or nothing can be written,
-    and for a resume with another model, other prompts, options or rows.
+    line for each thing to know about how the rows are read. Raises SreError where no row can be read or nothing can be
+    written, and for a resume with another model, other prompts, options or rows.
     """
     rubrics = by_task(rubric)
     rows, limit = read_rows(source, rubrics=rubrics, **reading), reading.get("limit")
     place = Source(str(source), reading.get("task"), reading.get("split", "train"))
     journal = Journal(out, resume=resume, overwrite=overwrite, sources=place.files())
-    begun, total = _begun(rows, source, options, tell)
+    begun, total = _begun(rows, source, options, rubrics, tell)
     if total is None:
         total = place.count() if progress and limit is None else limit
     given = [*rubrics.values(), *GENERAL.values(), *(ready.rubric for ready in ready_rubrics().values())]
@@ -158,7 +171,11 @@ def judge_rows(
 
 
 def _begun(
-    rows: Iterable[ReadRow], source: str | Path, options: JudgeOptions, tell: Callable[[str], None]
+    rows: Iterable[ReadRow],
+    source: str | Path,
+    options: JudgeOptions,
+    rubrics: Mapping[Task, Rubric],
+    tell: Callable[[str], None],
 ) -> tuple[Iterator[ReadRow], int | None]:
     """The rows, and their number if they are few. Raises SreError where none of the first can be judged."""
     stream = iter(rows)
@@ -175,12 +192,8 @@ def _begun(
     examples = [row.example for row in first if row.example]
     labels = {example.label for example in examples if example.task == "pairwise"}
     first = list(_of_one_reading(first, labels))
-    if named := sum(is_ready(example.rubric) for example in examples):
-        tell(f"criteria that are a ready rubric's name stand for it, in {named:,} of the first {len(first):,} rows")
-    names = next(row.raw.names for row in first if row.example)
-    used = [f"{theirs} as {ours}" for ours, theirs in names.items() if not theirs.startswith("orig_")]
-    if used:
-        tell(printable(f"reading the columns {', '.join(used)}"))
+    for line in notices(first, rubrics):
+        tell(printable(line))
     return itertools.chain(first, _of_one_reading(stream, labels)), len(first) if ended else None
 
 
@@ -213,6 +226,9 @@ def _judge_all(
         written = with_columns(row, read, options, given)
         journal.add(place, written)
         summary.count(written)
+        if read.example and not all(text.strip() for text in read.example.responses):
+            summary.empty += 1
+            summary.examples.setdefault("empty responses", row["id"])
         if unwritable(read.raw.cells):
             summary.not_utf8 += 1
             summary.examples.setdefault("changed", row["id"])

@@ -89,7 +89,7 @@ def test_rows_without_criteria_take_the_tasks_rubric_and_others_keep_theirs(tmp_
     assert good(rows[1]).rubric == Rubric("Mine?")
     assert error_of(rows[2]).field == "orig_criteria"
     assert good(rows[3]).rubric == kind
-    assert (good(rows[4]).label, good(rows[4]).label_note[:28]) == (None, "expected a whole score from ")
+    assert (good(rows[4]).label, good(rows[4]).label_note[:13]) == (None, "off the scale")
 
 
 def test_a_bad_row_keeps_its_id_where_that_is_good_and_free(tmp_path: Path) -> None:
@@ -117,3 +117,37 @@ def test_standard_input_is_read_as_json_lines(monkeypatch: pytest.MonkeyPatch) -
     one, two = read("-", columns=COLUMNS)
     assert (good(one).id, good(one).origin) == ("stdin-1", "standard input:1")
     assert (error_of(two).file, error_of(two).line) == ("standard input", 3)
+
+
+FLAGS = ("winner_model_a", "winner_model_b", "winner_tie")
+
+
+@pytest.mark.parametrize("columns", [{}, {"first_is_better": "winner_model_a"}], ids=["found", "mapped"])
+@pytest.mark.parametrize(
+    ("flags", "label", "tie"),
+    [
+        ((1, 0, 0), 1, False),
+        ((0, 1, 0), 2, False),
+        ((0, 0, 1), None, True),
+        ((1,), 1, False),
+        ((0,), 2, False),
+        ((0, 0), None, True),
+        (("1", "0", "0"), 1, False),
+        ((False, True, False), 2, False),
+    ],
+    ids=str,
+)
+def test_flags_of_the_winner_are_read(
+    tmp_path: Path, flags: tuple[Any, ...], label: int | None, tie: bool, columns: dict[str, str]
+) -> None:
+    pair = {"prompt": "q", "response_a": "x", "response_b": "y", **dict(zip(FLAGS, flags, strict=False))}
+    (found,) = read(jsonl(tmp_path / "r.jsonl", pair), columns=columns)
+    assert (good(found).label, good(found).label_note == "tie") == (label, tie)
+
+
+@pytest.mark.parametrize("flags", [(1, 1, 0), (1, 0, 1), (0, 0, 0), (2, 0, 0)], ids=str)
+def test_flags_that_contradict_each_other_are_no_label(tmp_path: Path, flags: tuple[int, ...]) -> None:
+    pair = {"prompt": "q", "response_a": "x", "response_b": "y", **dict(zip(FLAGS, flags, strict=True))}
+    (found,) = read(jsonl(tmp_path / "r.jsonl", pair))
+    assert good(found).label is None
+    assert good(found).label_note not in ("", "tie")

@@ -132,7 +132,27 @@ def test_agreement_with_given_labels_leaves_out_ties_and_odd_ones(tmp_path: Path
     pair = {"question": "q", "response_a": "a", "response_b": "b"}
     rows = write(tmp_path / "pairs.jsonl", *({**pair, "winner": winner} for winner in ("A", "b", "tie", 1.5)))
     summary = judge_file(judge("Because. [RESULT] 1"), rows, tmp_path / "pairs-out.jsonl")
-    assert (summary.odd_truths, summary.agreed, summary.truths) == (2, {"pairwise": 1}, {"pairwise": 2})
+    assert (summary.tied_truths, summary.odd_truths) == (2, 0)
+    assert (summary.agreed, summary.truths) == ({"pairwise": 1}, {"pairwise": 2})
+
+
+@pytest.mark.parametrize(("scores", "off"), [([1, 0, 1, 0], 2), ([4, 9, 10, 2], 2), ([4, 100, 4, "x"], 1)], ids=str)
+def test_no_agreement_is_claimed_for_scores_of_another_scale(tmp_path: Path, scores: list[Any], off: int) -> None:
+    rows = write(tmp_path / "rows.jsonl", *({**ROW, "score": score} for score in scores))
+    out, rubric = tmp_path / "out.jsonl", read_rubric("helpfulness")
+    for resume in (False, True):
+        summary = judge_file(judge(), rows, out, rubric=rubric, resume=resume)
+        (said,) = [line for line in str(summary).splitlines() if line.startswith("agreement")]
+        assert (summary.rows, summary.off_scale) == (4, off)
+        assert "%" not in said
+        assert f"rows-{scores.index(next(s for s in scores if s not in range(1, 6))) + 1}" in said
+
+
+def test_empty_responses_are_counted(tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", ROW, {**ROW, "answer": " "}, {**ROW, "answer": ""})
+    summary = judge_file(judge(), rows, tmp_path / "out.jsonl", rubric=read_rubric("helpfulness"))
+    assert (summary.rows, summary.errors, summary.empty) == (3, 0, 2)
+    assert summary.examples["empty responses"] == "rows-2"
 
 
 @pytest.mark.parametrize("name", ["judged.jsonl", "judged.csv", "judged.parquet"])

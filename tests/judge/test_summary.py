@@ -65,3 +65,11 @@ def test_agreement_counts_rows_without_a_label() -> None:
     for label, truth in ((1, 1), (3, 2), (5, 5), (None, 4)):
         summary.count({**row(label), "task": "pointwise", "truth": truth})
     assert facts(summary)["agreement, pointwise"] == "2 of 4 given labels (50%)"
+
+
+def test_labels_that_are_ties_and_those_that_are_none_are_counted_apart() -> None:
+    summary = Summary()
+    for note in ("tie", "tie", "not 7"):
+        summary.count({**row(1), "task": "pairwise", "truth_note": note})
+    assert (summary.tied_truths, summary.odd_truths, summary.off_scale) == (2, 1, 0)
+    assert facts(summary)["left out of it"].startswith("3 ")

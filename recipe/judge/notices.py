@@ -1,0 +1,54 @@
+"""What is told before the rows of a file are judged: how they are read. Knows no models."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from recipe.data.benchmark_formats import GENERAL, judged, layout_of, unjudged
+from recipe.data.examples import ReadRow
+from recipe.data.records import Rubric, Task
+from recipe.data.rubrics import is_ready, near_name
+from recipe.data.values import missing, short
+
+_MOST_NAMES = 8
+
+
+def notices(rows: Sequence[ReadRow], rubrics: Mapping[Task, Rubric]) -> Iterator[str]:
+    """Lines about the first rows of a file. `rubrics`: those that were given, for rows that bring none."""
+    read = [(row, row.example) for row in rows if row.example]
+    if named := sum(is_ready(example.rubric) for _, example in read):
+        yield f"criteria that are a ready rubric's name stand for it, in {named:,} of the first {len(rows):,} rows"
+    plain = {example.rubric.criteria: None for _, example in read if not example.rubric.descriptions}
+    if nearly := next(((text, hint) for text in plain if (hint := near_name(text))), None):
+        yield f"the criteria {nearly[0]!r} are no ready rubric's name and are taken as they are{nearly[1]}"
+    for task, rubric in GENERAL.items():
+        if any(example.rubric is rubric for _, example in read):
+            yield f"{task} rows without criteria are judged by this (--rubric gives another): {rubric.criteria}"
+    own = [row for row, example in read if example.rubric != rubrics.get(example.task, example.rubric)]
+    if own:
+        column = own[0].raw.column("criteria" if "criteria" in own[0].raw else "rubric")
+        where = f" (column {column!r})" if column in own[0].raw.cells else ""
+        count = f"{len(own):,} of the first {len(rows):,} rows"
+        yield f"{count} bring their own criteria{where}; --rubric is only for rows without criteria"
+    if any(example.task == "pairwise" and _made_of_chosen(row) for row, example in read):
+        yield "chosen and rejected are shown in an order that their text decides, so chosen isn't always the first"
+    used = [f"{theirs} as {ours}" for ours, theirs in read[0][0].raw.names.items() if not theirs.startswith("orig_")]
+    if used:
+        yield f"reading the columns {', '.join(used)}{_unused([row for row, _ in read])}"
+
+
+def _made_of_chosen(row: ReadRow) -> bool:
+    return {"chosen", "rejected"} <= row.raw.names.keys() and not {"response_a", "response_b"} <= row.raw.names.keys()
+
+
+def _unused(rows: Sequence[ReadRow]) -> str:
+    """The columns that hold something and that no row was read from."""
+    used, filled = set[str](), dict[str, None]()
+    for row in rows:
+        cells = unjudged(row.raw.cells) if judged(row.raw.cells) else row.raw.cells
+        layout = layout_of(cells)
+        used |= {*row.raw.names.values(), *(layout.id_columns if layout else ())}
+        if layout and layout.name == "Safe-RLHF":  # its columns are read under names that no column has
+            return ""
+        filled |= {str(name): None for name, value in cells.items() if name and not missing(value) and value != ""}
+    names = [short(name).strip("'") for name in filled if name not in used]
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return f"; not used: {', '.join(names[:_MOST_NAMES])}{more}" if names else ""
