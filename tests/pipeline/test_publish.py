@@ -127,6 +127,10 @@ def test_no_folder_of_this_machine_goes_up(tmp_path: Path) -> None:
         assert str(tmp_path) not in str(files[name]), name
     assert "base-model" in str(files["adapter/adapter_config.json"])
     assert 'pointwise = "my-rows"' in str(files["config.toml"])
+    run = make_run(tmp_path / "nearby", "data.pointwise=../secret/my-rows")
+    files = collect(run, "me/judge").files
+    assert 'pointwise = "my-rows"' in str(files["config.toml"])
+    assert "secret" not in str(files["README.md"])
 
 
 def test_the_dry_run_lists_everything_and_sends_nothing(run: Path, hub: Hub) -> None:
