@@ -14,7 +14,7 @@ from numbers import Real
 from typing import Any
 
 from recipe.data.records import Example, Message, Task
-from recipe.data.values import level_of, missing, no_label, parsed, to_conversation, to_text, turns_in
+from recipe.data.values import level_of, missing, no_label, parsed, to_conversation, to_text, turns_in, whole
 from recipe.errors import SreError
 from recipe.system import read_table
 
@@ -96,6 +96,8 @@ class Row:
         if missing(value) or value == "":
             return self.error_about(name, f"{message}: the column is empty in this row; fill it, or take the row out")
         free = [column for column in self.cells if column and column not in self.names.values()]
+        if name == "preference":  # a column of numbers may hold one response's scores, which read as 1 or 2 mislead
+            free = [column for column in free if whole(self.cells[column]) is None]
         guesses = zip(lacking, [*free, *["COLUMN"] * len(lacking)], strict=False)
         options = [f"--map {name}={shlex.quote(str(column))}" for name, column in guesses]
         if rubric and "criteria" not in self:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from recipe.data.benchmark_formats import GENERAL
 from recipe.data.columns import NAMES, column_map
-from recipe.data.examples import ReadRow, read_rows
+from recipe.data.examples import ReadRow, read_examples, read_rows
 from recipe.data.records import Example, Rubric
 from recipe.errors import SreError
 
@@ -151,3 +152,13 @@ def test_flags_that_contradict_each_other_are_no_label(tmp_path: Path, flags: tu
     (found,) = read(jsonl(tmp_path / "r.jsonl", pair))
     assert good(found).label is None
     assert good(found).label_note not in ("", "tie")
+
+
+@pytest.mark.parametrize(("cells", "hint"), [({"score_a": "1", "score_b": "2"}, "COLUMN"), ({"besser": "B"}, "besser")])
+def test_a_column_of_numbers_is_not_proposed_as_the_preference(
+    tmp_path: Path, cells: dict[str, str], hint: str
+) -> None:
+    path = write_csv(tmp_path / "pairs.csv", {"prompt": "q", "response_a": "x", "response_b": "y", **cells})
+    with pytest.raises(SreError) as caught:
+        read_examples(path, task="pairwise", rubrics=GENERAL)
+    assert caught.value.options == f"--map preference={hint}"
