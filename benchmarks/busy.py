@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks.measure import Job, measure
 from benchmarks.run import make_tasks
 from benchmarks.workloads import Workload
-from recipe.cli.options import console
+from recipe.cli import options as opt
 from recipe.errors import SreError
 from recipe.progress import bar
 from recipe.storage import write_json
@@ -124,7 +124,7 @@ def table(found: Seconds) -> Table:
     return shown
 
 
-@click.command()
+@opt.program("python -m benchmarks.busy --model judge.gguf --json busy.json")
 @click.option("--model", type=click.Path(path_type=Path), help="A GGUF file, e.g. judge.gguf. Training needs none.")
 @click.option("--tasks", default=",".join(TASKS), show_default=True, help="What to measure.")
 @click.option("--waiting", default="ours", show_default=True, help=f"Some of {','.join(WAITING)}.")
@@ -139,12 +139,8 @@ def main(tasks: str, waiting: str, others: str, json_file: Path | None, **option
     found = run_busy(tasks=tasks.split(","), waiting=waiting.split(","), others=counts, **options)
     if json_file:
         write_json(json_file, found)
-    console().print(table(found))
+    opt.console().print(table(found))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SreError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    main()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from recipe.cli import options as opt
 from recipe.errors import SreError
 from recipe.gguf.architecture import Hyperparameters, read_hyperparameters, write_hyperparameters
 from recipe.storage import replacing
@@ -207,7 +207,7 @@ def _write_vocabulary(writer: Any, size: int) -> None:
         writer.add_key_value(key, value, kind, sub_type=inner[0] if inner else None)
 
 
-@click.command()
+@opt.program("python -m benchmarks.models llama3.2-1b Q4_K_M 1b.gguf")
 @click.argument("shape", type=click.Choice(list(SHAPES)))
 @click.argument("type_name", metavar="TYPE", type=click.Choice(list(TYPES)))
 @click.argument("out", type=click.Path(path_type=Path))
@@ -218,8 +218,4 @@ def main(shape: str, type_name: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SreError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    main()

@@ -80,13 +80,9 @@ def _capped(machine: Machine, memory_gb: float | None) -> Machine:
     return replace(machine, name=f"{machine.name}, at most {memory_gb:g} GiB of it", memory=memory_gb * GIB)
 
 
-@click.command(
-    cls=opt.OneLineErrors,
-    context_settings=opt.SETTINGS,
-    epilog=opt.examples(
-        "python -m benchmarks.shape llama3.1-8b --memory-gb 24",
-        "python -m benchmarks.shape llama3.1-8b --cpu            two layers on the processor",
-    ),
+@opt.program(
+    "python -m benchmarks.shape llama3.1-8b --memory-gb 24",
+    "python -m benchmarks.shape llama3.1-8b --cpu            two layers on the processor",
 )
 @click.argument("shape")
 @click.option("--cpu", is_flag=True, help="On the processor.")

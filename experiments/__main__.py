@@ -21,16 +21,12 @@ def _list_variants(context: click.Context, _: click.Parameter, wanted: bool) -> 
         context.exit()
 
 
-@click.command(
-    cls=opt.OneLineErrors,
-    context_settings=opt.SETTINGS,
-    epilog=opt.examples(
-        "python -m experiments --list",
-        "python -m experiments seed-data                       the recipe over three random seeds",
-        "python -m experiments seed-data self-consistency meta-judge-equal margin-1 margin-2 --seeds 0",
-        "python -m experiments my.toml sft j2 --set data.pointwise=my-data --run-dir runs/mine",
-        "python -m experiments real-judgments --tables         of the verdicts that are there; runs no model",
-    ),
+@opt.program(
+    "python -m experiments --list",
+    "python -m experiments seed-data                       the recipe over three random seeds",
+    "python -m experiments seed-data self-consistency meta-judge-equal margin-1 margin-2 --seeds 0",
+    "python -m experiments my.toml sft j2 --set data.pointwise=my-data --run-dir runs/mine",
+    "python -m experiments real-judgments --tables         of the verdicts that are there; runs no model",
 )
 @click.argument("preset")
 @click.argument("variants", nargs=-1, metavar="[VARIANT]...")

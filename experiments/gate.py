@@ -58,13 +58,9 @@ def conditions(details: Mapping[str, Any]) -> list[Condition]:
     ]
 
 
-@click.command(
-    cls=opt.OneLineErrors,
-    context_settings=opt.SETTINGS,
-    epilog=opt.examples(
-        "sre evaluate pairs.jsonl --model judge.gguf -o pairs",
-        "python -m experiments.gate pairs/figures.json    exit code 1 where a condition fails",
-    ),
+@opt.program(
+    "sre evaluate pairs.jsonl --model judge.gguf -o pairs",
+    "python -m experiments.gate pairs/figures.json    exit code 1 where a condition fails",
 )
 @click.argument("figures", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def gate(figures: Path) -> None:

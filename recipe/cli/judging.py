@@ -1,7 +1,5 @@
 """Use a judge: `sre judge`, `sre rubrics`, `sre serve`."""
 
-import shlex
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,8 +96,8 @@ def judge(rows: str, out: str, model: Path | None, rubric: str | None, allow_err
             summary = judge_file(partial(open_judges, model, **opening), rows, out, progress=follow(advance), **reading)
     except KeyboardInterrupt:
         kept = journal_of(Path(out))
-        command = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
-        told = f"; what was judged is kept in {kept}. To go on: {shlex.join(['sre', *command, '--resume'])}"
+        command = opt.command_again("--resume", without=("--resume", "--overwrite"))
+        told = f"; what was judged is kept in {kept}. To go on: {command}"
         click.echo(printable(f"stopped{told if out != '-' and kept.exists() else ', and no row is kept'}"), err=True)
         raise SystemExit(130) from None
     click.echo(summary, err=True)

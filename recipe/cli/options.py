@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Container
 from pathlib import Path
@@ -67,6 +68,16 @@ class OneLineErrors(click.Command):
             said = printable(first_line(error) if error.filename is None else f"{error.filename}: {error.strerror}")
         click.echo(f"error: {said}", err=True)
         ctx.exit(2)
+
+
+def command_again(*more: str, without: Container[str] = ()) -> str:
+    """The command that was typed, as a shell takes it, with `more` at its end."""
+    return shlex.join(["sre", *(word for word in sys.argv[1:] if word not in without), *more])
+
+
+def program(*lines: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """What `python -m …` runs in a checkout: a command with one-line errors, and `lines` as examples under its help."""
+    return click.command(cls=OneLineErrors, context_settings=SETTINGS, epilog=examples(*lines))
 
 
 def command(function: Callable[..., Any]) -> click.Command:

@@ -1,7 +1,5 @@
 """Train a judge: `sre quickstart`, `init`, `run`, `stage`, `status`, `config`, `split`."""
 
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -104,8 +102,7 @@ def _run_and_show(source: str, overrides: tuple[str, ...], run_dir: Path | None,
     try:
         results = run_pipeline(config, folder, until=until, say=lambda line: click.echo(printable(line)))
     except KeyboardInterrupt:
-        command = shlex.join(["sre", *sys.argv[1:]])
-        click.echo(printable(f"stopped; what is done is in {folder}. To go on: {command}"), err=True)
+        click.echo(printable(f"stopped; what is done is in {folder}. To go on: {opt.command_again()}"), err=True)
         raise SystemExit(130) from None
     from recipe.evaluation import tables
 
