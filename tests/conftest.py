@@ -14,6 +14,7 @@ import recipe  # noqa: F401  (before any test loads torch: its threads then wait
 
 from .model_fixtures import *  # noqa: F403
 from .run_folders import begun_run, finished_run  # noqa: F401
+from .stages import done  # noqa: F401
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -4,38 +4,7 @@ import pytest
 
 from experiments.sharing import SharingFolder
 from recipe.pipeline.stage_cache import Made, RunFolder
-
-MADE = ("made.txt",)
-
-
-def counting():
-    calls = []
-
-    def work(folder, **given):
-        calls.append(folder)
-        (folder / "made.txt").write_text("made")
-        return {"tokens": 5}
-
-    return calls, work
-
-
-@pytest.fixture
-def done(tmp_path):
-    """A run whose stage "merged" left a file and a folder, and what was called."""
-
-    def work(folder, **given):
-        calls.append(folder)
-        (folder / "made.txt").write_text("made")
-        (folder / "adapter").mkdir(exist_ok=True)
-        (folder / "adapter" / "weights").write_text("weights")
-        return {}
-
-    def do(run=None):
-        return (run or RunFolder(tmp_path)).do("merged", work, makes=("made.txt", "adapter"), a=1)
-
-    calls = []
-    do()
-    return do, calls, tmp_path / "merged"
+from tests.stages import MADE, counting
 
 
 def test_a_stage_done_in_another_run_is_taken_over_when_its_hash_is_the_same(tmp_path):

@@ -21,19 +21,7 @@ from recipe.storage import (
     read_markers,
     write_json,
 )
-
-MADE = ("made.txt",)
-
-
-def counting():
-    calls = []
-
-    def work(folder, **given):
-        calls.append(folder)
-        (folder / "made.txt").write_text("made")
-        return {"tokens": 5}
-
-    return calls, work
+from tests.stages import MADE, counting
 
 
 def test_a_stage_runs_once_and_its_marker_holds_the_facts(tmp_path):
@@ -282,25 +270,6 @@ def test_each_process_of_a_launch_holds_the_folder(tmp_path, second):
 
 
 # --- done is what is there, whole and unchanged ---
-
-
-@pytest.fixture
-def done(tmp_path):
-    """A run whose stage "merged" left a file and a folder, and what was called."""
-
-    def work(folder, **given):
-        calls.append(folder)
-        (folder / "made.txt").write_text("made")
-        (folder / "adapter").mkdir(exist_ok=True)
-        (folder / "adapter" / "weights").write_text("weights")
-        return {}
-
-    def do(run=None):
-        return (run or RunFolder(tmp_path)).do("merged", work, makes=("made.txt", "adapter"), a=1)
-
-    calls = []
-    do()
-    return do, calls, tmp_path / "merged"
 
 
 @pytest.mark.parametrize("name", ["made.txt", "adapter/weights"])
