@@ -73,8 +73,9 @@ def read_examples(
             told[f"bad rows skipped, written to {skip_bad_rows}"] += 1
             continue
         if layouts.judged(row.raw.cells):
-            has_truth = has_truth or layouts.has_truth(row.raw.cells)
-            if example.label is not None and not layouts.has_truth(row.raw.cells):
+            if layouts.has_truth(row.raw.cells):
+                has_truth = True
+            elif example.label is not None:
                 verdicts.add(example.id)
         if is_ready(example.rubric):
             told["rows whose criteria are a ready rubric's name, which stands for it"] += 1

@@ -51,14 +51,19 @@ def ready_rubrics() -> dict[str, NamedRubric]:
 
 def named_in(cell: str) -> Rubric | None:
     """The ready rubric whose name stands in a cell of criteria, as `Helpfulness` or `code correctness` do."""
-    found = ready_rubrics().get(re.sub(r"[\s_]+", "-", cell.strip().lower()))
+    found = ready_rubrics().get(_as_name(cell))
     return found.rubric if found else None
 
 
 def near_name(criteria: str) -> str:
     """A hint at the ready rubric whose name criteria nearly are, as `factualty` is; empty where none is."""
-    name = re.sub(r"[\s_]+", "-", criteria.strip().lower())
+    name = _as_name(criteria)
     return "" if name in ready_rubrics() else did_you_mean(name, ready_rubrics())
+
+
+def _as_name(text: str) -> str:
+    """The text as a ready rubric would be called: code-correctness for `Code correctness`."""
+    return re.sub(r"[\s_]+", "-", text.strip().lower())
 
 
 def is_ready(rubric: Rubric) -> bool:
@@ -102,7 +107,7 @@ def by_task(rubric: NamedRubric | None) -> dict[Task, Rubric]:
 def rubric_file(name: str) -> Path:
     """The file of the ready rubric of that name."""
     if name not in (ready := ready_rubrics()):
-        hint = did_you_mean(name.lower().replace("_", "-"), ready)
+        hint = did_you_mean(_as_name(name), ready)
         expected = f"expected one of {', '.join(ready)}, a .toml or .json file, or criteria written as a sentence"
         raise SreError(f"no ready rubric {name!r}; {expected}{hint}", field="rubric")
     return FOLDER / f"{name}.toml"
