@@ -74,7 +74,6 @@ class Costs:
         quantization, checkpointing = config.model.quantization, config.model.gradient_checkpointing
         self.nf4 = quantization == "nf4" or (quantization == "auto" and machine.cuda)
         self.checkpointed = machine.cuda if checkpointing == "auto" else bool(checkpointing)
-        self.unsloth = config.model.engine != "transformers"
         engine, layers = config.sample.engine, config.sample.gpu_layers
         self.on_torch = not host and (engine in ("torch", "vllm") or (engine == "auto" and machine.cuda))
         # Of the layers that llama.cpp runs. Whether it was built for a GPU is not known for another machine.
@@ -124,8 +123,7 @@ class Costs:
             adapter=4.0 * self._adapter(merged=True),
             activations=2.0 * tokens * (3 * shape.hidden + 3 * shape.intermediate)
             + config.sample.parallel * shape.vocab * 12,
-            # One layer's keys and values are there twice: transformers' cache grows by copying, our decoder copies the
-            # rows that go on.
+            # One layer's keys and values are there twice: transformers' cache grows by copying.
             kv=shape.kv_bytes(int(tokens)) * (1 + 1 / shape.layers),
             runtime=RUNTIME_GPU if self.machine.cuda else RUNTIME_CPU,
         )
@@ -190,8 +188,8 @@ class Costs:
         prompt, completion = self.work.mean(counts)
         total, answer = sum(counts.values()), min(most, 1.2 * completion)  # a few go on until `most`
         vllm = samples and self.config.sample.engine == "vllm"
-        # Unsloth runs a prompt once for each of its samples, the others once for all.
-        prefills = total * (n if self.on_torch and self.unsloth and not vllm else 1)
+        # PyTorch runs a prompt once for each of its samples, llama.cpp and vLLM once for all.
+        prefills = total * (n if self.on_torch and not vllm else 1)
         parallel = max(
             1, min(self._side_by_side(prompt / n + answer) if vllm else self.config.sample.parallel, total * n)
         )

@@ -1,6 +1,7 @@
 """Draws the next token of each row of a PyTorch batch from the raw logits. Runs no model."""
 
 from collections import deque
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -51,36 +52,29 @@ class Row:
 
 
 class Drawing:
-    """Draws for the rows of one batch; for `model.generate` it is the logits processor and the stopping criterion.
+    """Draws for the rows of one batch: the logits processor and the stopping criterion of `model.generate`."""
 
-    `rows` are those that the model still runs, in their order.
-    """
+    def __init__(self, rows: Sequence[Row], temperature: float) -> None:
+        self._rows, self._temperature = rows, temperature
 
-    def __init__(self, rows: list[Row], temperature: float) -> None:
-        self.rows, self._temperature = rows, temperature
-
-    def draw(self, logits: torch.Tensor) -> list[int]:
-        """Raw logits [rows, vocabulary] -> the token to feed next in each row (any token in a row that has ended)."""
-        logits = logits.float()
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Raw logits [rows, vocabulary] -> logits that leave each row its next token alone (any after its end)."""
+        logits = scores.float()
         finite = torch.isfinite(logits.amax(dim=1))
         drawn = self._draw(logits if bool(finite.all()) else logits.where(finite[:, None], 0.0))
         tokens = drawn.where(finite, NO_TOKEN).tolist()
-        return [row.next(tokens[place], _row_of(logits, place)) for place, row in enumerate(self.rows)]
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Logits that leave `model.generate` each row's next token alone."""
-        chosen = torch.tensor(self.draw(scores), device=scores.device)[:, None]
-        return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
+        chosen = [row.next(tokens[place], _row_of(logits, place)) for place, row in enumerate(self._rows)]
+        return torch.full_like(scores, -torch.inf).scatter_(1, torch.tensor(chosen, device=scores.device)[:, None], 0.0)
 
     def finished(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         """Which rows have ended, [rows]."""
-        return torch.tensor([row.done for row in self.rows], device=input_ids.device)
+        return torch.tensor([row.done for row in self._rows], device=input_ids.device)
 
     def _draw(self, logits: torch.Tensor) -> torch.Tensor:
         """A token of each row from softmax(logits / temperature), or its first greatest logit: [rows]."""
         if self._temperature == 0:
             return logits.argmax(dim=1)
-        uniforms = [row.sample.uniforms.random() if row.draws else 0.0 for row in self.rows]
+        uniforms = [row.sample.uniforms.random() if row.draws else 0.0 for row in self._rows]
         running = (logits / self._temperature).softmax(dim=1).cumsum(dim=1, dtype=torch.float64)
         total = running[:, -1:].contiguous()
         targets = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None] * total
@@ -91,6 +85,14 @@ class Drawing:
 
 def _row_of(logits: torch.Tensor, place: int) -> Logits:
     return lambda: logits[place].cpu().numpy()
+
+
+def left_padded(runs: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, mask) of runs of tokens, each [runs, longest]; the mask is 0 at the padding."""
+    width = max(map(len, runs))
+    ids = torch.tensor([[pad] * (width - len(run)) + list(run) for run in runs])
+    mask = torch.tensor([[0] * (width - len(run)) + [1] * len(run) for run in runs])
+    return ids, mask
 
 
 class TorchTokenizer:

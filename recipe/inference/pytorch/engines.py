@@ -51,10 +51,7 @@ def _engine(name: str) -> TrainingEngine:
 
 
 class TransformersEngine(TrainingEngine):
-    """Stock libraries, on any machine that PyTorch runs on.
-
-    For inference the model goes to the GPU, if there is one, and decodes with grouped heads.
-    """
+    """Stock libraries, on any machine that PyTorch runs on. Inference is on the GPU, if there is one."""
 
     name = "transformers"
 
@@ -79,9 +76,6 @@ class TransformersEngine(TrainingEngine):
     def for_inference(self, loaded: Any, quantization: Quantization) -> Any:
         import torch
 
-        from recipe.inference.pytorch.grouped_attention import decode_grouped
-
-        decode_grouped(loaded.get_base_model() if hasattr(loaded, "get_base_model") else loaded)
         move = torch.cuda.is_available() and quantization == "none"
         return (loaded.to("cuda") if move else loaded).eval()
 

@@ -1,8 +1,7 @@
 """The Generator on PyTorch: a Hugging Face folder and its LoRA adapter, on a GPU or, slowly, on a CPU.
 
-decoder.py runs most models. Unsloth's, and those that grouped_attention.py doesn't name, go through `model.generate`,
-which reads a prompt once for each sample. In both ways batch.py draws. A sample's draws follow from (seed, request id,
-sample), as on llama.cpp; what runs beside it changes rounding alone.
+transformers' `generate` decodes, which reads a prompt once for each sample, and batch.py draws. A sample's draws follow
+from (seed, request id, sample), as on llama.cpp; what runs beside it changes rounding alone.
 """
 
 import itertools
@@ -16,15 +15,12 @@ import torch
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Generator, Quantization, Request, Sampling
 from recipe.inference.prompt import PromptReader
-from recipe.inference.pytorch.batch import Drawing, Row, TorchTokenizer
-from recipe.inference.pytorch.decoder import Decoder, can_decode, left_padded
+from recipe.inference.pytorch.batch import Drawing, Row, TorchTokenizer, left_padded
 from recipe.inference.pytorch.engines import open_engine
 from recipe.inference.pytorch.loading import free_memory
 from recipe.inference.sequence import Sample
 from recipe.inference.special_tokens import PromptEncoder
 from recipe.storage import intact, read_json
-
-KEPT = 0.5  # the decoder drops finished rows when this share is left (on a GPU it then records a new graph)
 
 
 class TorchGenerator(Generator):
@@ -65,8 +61,6 @@ class TorchGenerator(Generator):
         for part in (self._model, self._model.get_base_model() if wrapped else self._model):
             part.generation_config = GenerationConfig(pad_token_id=self._tokenizer.pad)
         self._model.eval()
-        self._record = quantization == "none"
-        self._decodes = can_decode(self._model)
 
     def _load(self, adapter: Path | None, quantization: Quantization, engine: str) -> tuple[Any, Any]:
         # Samples must come from the model that DPO's reference pass sees. On a CPU, where Unsloth only costs time, it
@@ -110,43 +104,25 @@ class TorchGenerator(Generator):
     def _run_batch(self, rows: list[Row], steps: int, sampling: Sampling) -> None:
         """Draw up to `steps` tokens of every row."""
         self._check_open()
-        fed = [row.begin() for row in rows]
-        run = self._decode if self._decodes else self._run_generate
+        from transformers import LogitsProcessorList, StoppingCriteriaList
+
+        fed, drawing = [row.begin() for row in rows], Drawing(rows, sampling.temperature)
+        device = next(self._model.parameters()).device
+        ids, mask = (part.to(device) for part in left_padded(fed, self._tokenizer.pad))
         try:
             with torch.inference_mode():
-                run(fed, Drawing(rows, sampling.temperature), steps)
+                self._model.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    max_new_tokens=steps,
+                    do_sample=False,
+                    pad_token_id=self._tokenizer.pad,
+                    logits_processor=LogitsProcessorList([drawing]),
+                    stopping_criteria=StoppingCriteriaList([drawing.finished]),
+                )
         except torch.OutOfMemoryError:
             why = f"out of memory with {len(rows)} sequences of {max(map(len, fed))} + {steps} tokens"
             raise SreError(f"{why}; lower sample.parallel", file=self.path) from None
-
-    def _decode(self, fed: list[list[int]], drawing: Drawing, steps: int) -> None:
-        decoder = Decoder(self._model, fed, steps=steps, pad=self._tokenizer.pad, record=self._record)
-        logits = decoder.logits
-        for _ in range(steps):
-            tokens = drawing.draw(logits)
-            left = [place for place, row in enumerate(drawing.rows) if not row.done]
-            if not left:
-                break
-            if len(left) <= len(tokens) * KEPT:
-                drawing.rows = [drawing.rows[place] for place in left]
-                tokens = [tokens[place] for place in left]
-                decoder.keep(left)
-            logits = decoder.step(tokens)
-
-    def _run_generate(self, fed: list[list[int]], drawing: Drawing, steps: int) -> None:
-        from transformers import LogitsProcessorList, StoppingCriteriaList
-
-        device = next(self._model.parameters()).device
-        ids, mask = (part.to(device) for part in left_padded(fed, self._tokenizer.pad))
-        self._model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=steps,
-            do_sample=False,
-            pad_token_id=self._tokenizer.pad,
-            logits_processor=LogitsProcessorList([drawing]),
-            stopping_criteria=StoppingCriteriaList([drawing.finished]),
-        )
 
     def _check_open(self) -> None:
         if self._model is None:

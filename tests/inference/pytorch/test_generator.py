@@ -18,7 +18,6 @@ from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling, completions_by_request
 from recipe.inference.chat_template import ChatTemplate
 from recipe.inference.labels import LabelPlaces
-from recipe.inference.pytorch.decoder import Decoder
 from recipe.inference.pytorch.generator import TorchGenerator
 from recipe.verdict import MARKER, parse_verdict
 
@@ -36,22 +35,13 @@ def float32() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", autouse=True, params=["decoder", "generate"])
-def way(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Both ways of running a model: our own decoder, and transformers' `generate`."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "generate":
-            patch.setattr("recipe.inference.pytorch.generator.can_decode", lambda model: False)
-        yield request.param
-
-
 @pytest.fixture(scope="module")
 def folder(models: Callable[..., Path]) -> Path:
     return models("llama")
 
 
 @pytest.fixture(scope="module")
-def judge(folder: Path, way: str) -> Iterator[TorchGenerator]:
+def judge(folder: Path) -> Iterator[TorchGenerator]:
     with opened(folder) as generator:
         yield generator
 
@@ -151,10 +141,7 @@ def test_samples_differ_and_come_again_whoever_their_neighbours_are(judge: Torch
     assert list(judge.generate(requests, Sampling(n=4, max_tokens=12, seed=8))) != first
 
 
-def test_rows_that_have_ended_are_left_behind(folder: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    left = []
-    real = Decoder.keep
-    monkeypatch.setattr(Decoder, "keep", lambda self, rows: (left.append(len(rows)), real(self, rows))[1])
+def test_rows_end_at_their_own_token_whoever_their_neighbours_are(folder: Path) -> None:
     requests = [Request(question, ask(question)) for question in QUESTIONS]
     sampling = Sampling(n=4, max_tokens=30, seed=3)
     found = []
@@ -164,8 +151,7 @@ def test_rows_that_have_ended_are_left_behind(folder: Path, way: str, monkeypatc
             found.append(by_id(generator, requests, sampling))
     together, alone = ([[c.token_ids for c in group[q]] for q in QUESTIONS] for group in found)
     assert together == alone
-    assert (len(left) > 1) is (way == "decoder")
-    assert left == sorted(left, reverse=True)
+    assert len({len(ids) for question in together for ids in question}) > 1
 
 
 def test_pieces_join_to_the_text(judge: TorchGenerator, strings: list[str]) -> None:
