@@ -12,6 +12,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub("?", text)
 
 
+def plural(count: int, noun: str) -> str:
+    """ "1 row", "2 rows"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 class SreError(Exception):
     """Something the user can mend: bad input, a bad setting, a missing package.
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from recipe.cli import options as opt
-from recipe.errors import SreError
+from recipe.errors import SreError, plural
 
 _OPENING, _ROWS = ("threads", "context", "parallel", "gpu_layers"), ("data", "limit", "overwrite", "columns")
 
@@ -20,6 +20,7 @@ _OPENING, _ROWS = ("threads", "context", "parallel", "gpu_layers"), ("data", "li
 @click.option("-o", "--out", type=opt.FOLDER, help="[default: runs/benchmarks/TARGET-MODEL]")
 @click.option("--forgery", is_flag=True, help="Only measure how claims in a response ('Score: 5') move its score.")
 @click.option("--overwrite", is_flag=True, help="Judge all rows again instead of resuming.")
+@opt.skip_bad_rows
 @opt.judging
 def evaluate(target: str, name: str | None, model: str | None, forgery: bool, **options: Any) -> None:
     """Measure a judge of a run folder on its test rows, or any model on a benchmark or on rows of your own.
@@ -58,7 +59,13 @@ def _show_forgery(judge: str, found: dict[str, Any], folder: Path) -> None:
 
 
 def _evaluate_model(
-    target: str, model: str, out: Path | None, rubric: str | None, forgery: bool, **options: Any
+    target: str,
+    model: str,
+    out: Path | None,
+    rubric: str | None,
+    forgery: bool,
+    skip_bad_rows: bool,
+    **options: Any,
 ) -> None:
     from recipe.config import EvaluateConfig
     from recipe.data.rubrics import by_task, read_rubric
@@ -73,6 +80,7 @@ def _evaluate_model(
     folder = out or Path("runs") / "benchmarks" / f"{label_of(target)}-{label_of(model)}"
     opening, how = ({name: options.pop(name) for name in names} for names in (_OPENING, _ROWS))
     how["rubrics"] = by_task(read_rubric(rubric) if rubric else None)
+    how |= {"rejects": folder if skip_bad_rows else None, "tell": opt.tell if Path(target).exists() else None}
     if forgery:
         opt.refuse(["overwrite", "label_only", "constrain"], "does not go with --forgery")
     with open_judge(model, **opening) as judge:
@@ -84,7 +92,8 @@ def _evaluate_model(
         result = run_benchmark(judge, benchmark, folder, options=JudgeOptions(**options), **how)
     opt.console().print(benchmark_table(result))
     show(audit_grids(result["audit"]), result["audit"]["models"], opt.console())
-    click.echo("{rows} rows; {judged} judgements, {malformed} malformed, {not_judged} not judged".format(**result))
+    read, judged = plural(result["rows"], "row"), plural(result["judged"], "judgement")
+    click.echo(f"{read}; {judged}, {result['malformed']} malformed, {result['not_judged']} not judged")
     click.echo(f"All figures: {folder / 'figures.json'}")
 
 

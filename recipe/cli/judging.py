@@ -90,7 +90,7 @@ def judge(rows: str, out: str, model: Path | None, rubric: str | None, allow_err
     if engine == "openai":
         options["constrain"] = False
     reading |= {"options": JudgeOptions(**options), "rubric": read_rubric(rubric) if rubric else None}
-    reading["tell"] = partial(click.echo, err=True)
+    reading["tell"] = opt.tell
     try:
         with bar(f"judging {printable(Path(rows).name)}", None, "rows") as advance:
             summary = judge_file(partial(open_judges, model, **opening), rows, out, progress=follow(advance), **reading)

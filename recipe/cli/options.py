@@ -107,6 +107,9 @@ columns = click.option(
 rubric = click.option(
     "--rubric", help="Rubric of rows that bring none: a name (see sre rubrics), a .toml or .json file, or a text."
 )
+skip_bad_rows = click.option(
+    "--skip-bad-rows", is_flag=True, help="Set bad rows aside, in a file that is named, instead of ending at the first."
+)
 
 _JUDGING = (
     click.option("--label-only", is_flag=True, help="Read the label without a rationale: faster, less accurate."),
@@ -133,6 +136,11 @@ def _columns(pairs: tuple[str, ...]) -> dict[str, str]:
     if not all(found) or not all(found.values()):
         raise click.BadParameter("expected OURS=YOURS, e.g. response=answer")
     return found
+
+
+def tell(line: str) -> None:
+    """Say something about what is read: beside the results, on standard error."""
+    click.echo(line, err=True)
 
 
 def refuse(names: Container[str], why: str) -> None:

@@ -17,6 +17,7 @@ WATCH_S = 5.0
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True), metavar="FILE...")
 @opt.columns
 @opt.rubric
+@opt.skip_bad_rows
 @click.option("--preset", metavar="NAME", help="The settings to start from. [default: what fits this machine]")
 def init(folder: Path, files: tuple[str, ...], **options: Any) -> None:
     """Make a project of labelled files: split rows and a commented config for this machine, ready to run.
@@ -26,7 +27,7 @@ def init(folder: Path, files: tuple[str, ...], **options: Any) -> None:
     """
     from recipe.pipeline.new_project import new_project
 
-    for line in new_project(folder, files, **options):
+    for line in new_project(folder, files, tell=opt.tell, **options):
         click.echo(printable(line))
 
 
@@ -43,6 +44,7 @@ def init(folder: Path, files: tuple[str, ...], **options: Any) -> None:
 @click.option("--seed", type=int, default=0, help="Random seed of the split.")
 @opt.columns
 @opt.rubric
+@opt.skip_bad_rows
 def split(rows: tuple[str, ...], out: Path, numbers: tuple[int, ...], rubric: str | None, **options: Any) -> None:
     """Split labelled rows into train, dev and test by whole prompts, with balanced labels.
 
@@ -52,7 +54,7 @@ def split(rows: tuple[str, ...], out: Path, numbers: tuple[int, ...], rubric: st
     from recipe.data.rubrics import by_task, read_rubric
     from recipe.data.split import prepare_splits
 
-    options["rubrics"] = by_task(read_rubric(rubric) if rubric else None)
+    options |= {"rubrics": by_task(read_rubric(rubric) if rubric else None), "tell": opt.tell}
     if len(numbers) not in (0, 1, len(rows)):
         raise SreError(f"expected -n once, or once for each of the {len(rows)} files, not {len(numbers)} times")
     named = dict(_named(row) for row in rows)

@@ -7,14 +7,24 @@ actual_output. `--map OURS=THEIRS` names a column that isn't recognised.
 import contextlib
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from numbers import Real
 from typing import Any
 
 from recipe.data.records import Example, Message, Task
-from recipe.data.values import level_of, missing, no_label, parsed, to_conversation, to_text, turns_in, whole
+from recipe.data.values import (
+    as_number,
+    level_of,
+    missing,
+    no_label,
+    parsed,
+    to_conversation,
+    to_text,
+    turns_in,
+    whole,
+)
 from recipe.errors import SreError
 from recipe.system import read_table
 
@@ -29,7 +39,14 @@ LABEL: dict[Task, str] = {"pointwise": "score", "pairwise": "preference"}
 FIRST: dict[str, dict[int | None, object]] = {"better_index": {0: 1, 1: 2}, "first_is_better": {1: 1, 0: 2}}
 """Our name of a column of 0 and 1 -> the label that each of them stands for."""
 
+NO_HEADER = "if these are values, write a row of names above them, such as question,answer,score"
+
 Names = Mapping[str, str]  # our name -> the row's column
+
+
+def looks_like_values(names: Iterable[object]) -> bool:
+    """Whether these may be cells rather than names of columns: one of them is a number or a sentence."""
+    return any(as_number(name) is not None or len(str(name).split()) > 3 for name in names)
 
 
 @dataclass(frozen=True)
@@ -104,6 +121,8 @@ class Row:
             options.append("--rubric helpfulness")
         shown = ", ".join(map(str, filter(None, list(self.cells)[:30])))
         said = f"{message}; columns found: {shown or 'none'}"
+        if not self.names and looks_like_values(self.cells):
+            said = f"{said}; {NO_HEADER}"
         return SreError(said, file=self.file, line=self.line, field=self.column(name), options=" ".join(options))
 
     @contextlib.contextmanager
@@ -127,6 +146,14 @@ class Row:
         found = value if isinstance(value, list) else [None if no_label(value) else value]
         return [text for item in found if (text := _text(item, column)).strip()]
 
+    def strings(self, name: str) -> list[str]:
+        """The texts of a column that holds a list of them, also as JSON or Python; [] for anything else."""
+        value = self[name]
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            value = parsed(value)
+        listed = value if isinstance(value, list) else []
+        return [text or "" for text in listed] if all(isinstance(text, str | None) for text in listed) else []
+
     def name(self, name: str) -> str:
         """An id or the like, a text or a number; "" for anything else."""
         value = self[name]
@@ -139,6 +166,20 @@ class Row:
         with self.reading(name):
             found = turns_in(self[name])
             return to_conversation(found) if found else ()
+
+
+@dataclass(frozen=True)
+class ReadRow:
+    """A row of a source with its example, or with the error that says why it has none.
+
+    A judged row without a label has neither, where it is read to train with. `id` is the row's own where it has one,
+    else <file>-<line>.
+    """
+
+    id: str
+    raw: Row
+    example: Example | None = None
+    error: SreError | None = None
 
 
 def _text(value: object, column: str) -> str:
@@ -162,7 +203,8 @@ def recognise(cells: Mapping[str, Any], mapped: Names) -> dict[str, str]:
     own = {}
     for name, column in mapped.items():
         if column not in cells and _key(column) not in by_key:
-            raise SreError("the row lacks this column, which was mapped", field=column)
+            shown = ", ".join(map(str, filter(None, list(cells)[:30])))
+            raise SreError(f"the row lacks this column, which was mapped; columns found: {shown}", field=column)
         own[name] = column if column in cells else by_key[_key(column)]
     filled = tuple(name for name, value in cells.items() if not missing(value))
     return {name: column for name, column in _recognised(filled).items() if column not in own.values()} | own

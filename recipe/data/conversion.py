@@ -6,6 +6,7 @@ Rows of `Example.to_json()` have a task and a list of responses. All others are 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, cycle
 from pathlib import Path
 
 from recipe.data import values
@@ -31,6 +32,7 @@ def from_columns(
     columns = RESPONSES[kind]
     if not all(name in row for name in columns):
         columns = ("messages",) if kind == "pointwise" else ("chosen", "rejected")
+    row = _with_turns(row, columns)
     before, responses = _responses(row, columns)
     conversation = _conversation(row, before, whole=columns == ("messages",))
     rubric = _rubric(row, kind, layout, rubrics)
@@ -138,6 +140,22 @@ def _better(row: Row, name: str) -> object:
     if others.get("tie") == 1 or (label == 2 and others.get("second_is_better") == 0):
         return "tie"
     return label
+
+
+def _with_turns(row: Row, columns: Sequence[str]) -> Row:
+    """The row, whose prompt and responses may be lists with a text for each turn, as Chatbot Arena has them."""
+    prompts, answers = row.strings("instruction"), {name: row.strings(name) for name in columns}
+    if not prompts or not all(answers.values()):
+        return row
+    if odd := next((name for name, texts in answers.items() if len(texts) != len(prompts)), None):
+        message = f"expected {len(prompts)} texts, one for each turn of {row.column('instruction')!r}"
+        raise row.error_about(odd, f"{message}, not {len(answers[odd])}")
+    cells = dict(row.cells)
+    for name, texts in answers.items():
+        spoken = chain.from_iterable(zip(prompts, texts, strict=True))
+        roles = cycle(("user", "assistant"))
+        cells[row.names[name]] = [{"role": role, "content": text} for role, text in zip(roles, spoken, strict=False)]
+    return replace(row, cells=cells, names={name: own for name, own in row.names.items() if name != "instruction"})
 
 
 def _responses(row: Row, columns: tuple[str, ...]) -> tuple[Conversation, tuple[str, ...]]:

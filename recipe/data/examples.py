@@ -5,36 +5,26 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from recipe.data import benchmark_formats as layouts
-from recipe.data.columns import Names, Row, column_map, recognise
+from recipe.data.columns import Names, ReadRow, Row, column_map, recognise
 from recipe.data.conversion import Rubrics, from_columns, from_own
 from recipe.data.files import Source
+from recipe.data.notices import notices
 from recipe.data.records import Example, Task, contradicts_itself, in_prompt_names
 from recipe.data.rubrics import is_ready
-from recipe.data.values import COUNTING, TIE, no_label, parsed, short, to_preference, to_rubric, to_score, whole
-from recipe.errors import SreError, printable
+from recipe.data.values import TIE, no_label, parsed, short, to_preference, to_rubric, to_score, unclear, whole
+from recipe.errors import SreError, plural, printable
 from recipe.storage import atomic
 
 _log = logging.getLogger("recipe.data.examples")
-
-
-@dataclass(frozen=True)
-class ReadRow:
-    """A row of a source with its example, or with the error that says why it has none.
-
-    A judged row without a label has neither, where it is read to train with. `id` is the row's own where it has one,
-    else <file>-<line>.
-    """
-
-    id: str
-    raw: Row
-    example: Example | None = None
-    error: SreError | None = None
+MOST_NOTICED = 1024
+"""The first rows of a source, about which notices are."""
 
 
 def read_examples(
@@ -43,6 +33,7 @@ def read_examples(
     need_label: bool = True,
     need_rationale: bool = False,
     skip_bad_rows: Path | None = None,
+    tell: Callable[[str], None] | None = None,
     **reading: Any,
 ) -> list[Example]:
     """Read the rows of a source to train or measure with, in its order.
@@ -52,57 +43,65 @@ def read_examples(
 
     need_label: leave out ties and rows without a label, and refuse odd labels. need_rationale: leave out rows without a
     rationale, and those whose rationale prefers the other response. skip_bad_rows: a file for bad rows, as JSON lines;
-    without it, the first one is an error. reading: see `read_rows`. Raises SreError where nothing can be read, and for
-    a bad row.
+    without it, the first one is an error. tell: called with a line for each thing to know, also about how the columns
+    are read. reading: see `read_rows`. Raises SreError where nothing can be read, and for a bad row.
     """
     examples, bad, places = list[Example](), list[dict[str, Any]](), dict[str, Row]()
-    told: Counter[str] = Counter()
+    told: Counter[tuple[str, str]] = Counter()
     unexplained_in, unlabelled = None, None
     verdicts, has_truth = set[str](), False
-    for row in read_rows(source, strict=True, **reading):
+    rows = read_rows(source, strict=True, **reading)
+    first = list(itertools.islice(rows, MOST_NOTICED)) if tell else []
+    say = tell or partial(_log.warning, "%s")
+    for line in notices(first, reading.get("rubrics") or {}):
+        say(printable(f"{source}: {line}"))
+    for row in itertools.chain(first, rows):
         if row.example is None and row.error is None:
-            told["rows left out that were not judged"] += 1
+            told["row", "left out as not judged"] += 1
             continue
         try:
             example = _checked(row, need_label, places)
         except SreError as error:
-            if skip_bad_rows is None or error.message.startswith(COUNTING):  # then other rows may be read wrongly
+            pair = row.example is not None and row.example.task == "pairwise"
+            if skip_bad_rows is None or (pair and unclear(error.message)):  # then other rows may be read wrongly
                 raise
             place = {"file": row.raw.file, "line": row.raw.line, "field": error.field}
             bad.append({**place, "error": str(error), "row": row.raw.cells})
-            told[f"bad rows skipped, written to {skip_bad_rows}"] += 1
+            told["bad row", f"skipped, written to {skip_bad_rows}"] += 1
             continue
         if layouts.judged(row.raw.cells):
             if layouts.has_truth(row.raw.cells):
                 has_truth = True
             elif example.label is not None:
                 verdicts.add(example.id)
-        if is_ready(example.rubric):
-            told["rows whose criteria are a ready rubric's name, which stands for it"] += 1
+        if is_ready(example.rubric) and not tell:
+            told["row", "with a ready rubric's name as criteria, which stands for it"] += 1
+        if not all(response.strip() for response in example.responses):
+            told["row", "with an empty response, taken like the others"] += 1
         named = in_prompt_names(example)
         if need_rationale and named != example:
-            told["rationales now say Response 1 and Response 2, as the prompt does"] += 1
+            told["rationale", "made to say Response 1 and Response 2, as the prompt does"] += 1
         if need_label and example.label is None:
             tie = example.label_note == "tie"
-            told["ties left out" if tie else "rows left out that have no label"] += 1
+            told["tie" if tie else "row", "left out" if tie else "without a label left out"] += 1
             unlabelled = unlabelled or (None if tie else (row.raw, row.raw.label(example.task)))
         elif need_rationale and not named.rationale.strip():
-            told["rows left out that have no rationale"] += 1
+            told["row", "without a rationale left out"] += 1
             unexplained_in = row.raw.column("rationale")
         elif need_rationale and contradicts_itself(named):
-            told["rows set aside whose rationale prefers the other response"] += 1
+            told["row", "set aside, as the rationale prefers the other response"] += 1
         else:
             examples.append(named)
     if verdicts and has_truth:
-        told["judged rows left out that had no label of their own, as others had"] = len(verdicts)
+        told["judged row", "left out without a label of its own, as others had one"] = len(verdicts)
         examples = [example for example in examples if example.id not in verdicts]
     elif verdicts:
-        told["judged rows whose label is the judge's, as no row had one of its own"] = len(verdicts)
+        told["judged row", "taken with the judge's label, as no row had one of its own"] = len(verdicts)
     if skip_bad_rows is not None:
         with atomic(skip_bad_rows) as file:  # in ASCII: a bad row may hold lone surrogates, which no encoding writes
             file.writelines(json.dumps(entry, default=str) + "\n" for entry in bad)
-    for what, count in told.items():
-        _log.warning("%s: %d %s", printable(str(source)), count, printable(what))
+    for (what, how), count in told.items():
+        say(printable(f"{source}: {plural(count, what)} {how}"))
     if not examples and unexplained_in:
         why = "no row has a rationale, from which SFT learns"
         advice = 'sft.rationales = "bootstrap" lets a model write them, sft.label_only = true does without'
@@ -112,7 +111,7 @@ def read_examples(
         why = "the label is missing, as in every row"
         raise raw.error_about(name, why) if name in raw else raw.error_without(name, why, name, rubric=False)
     if not examples:
-        cause = f"all {len(bad)} rows are bad, see {skip_bad_rows}" if bad else "no rows; expected one or more"
+        cause = f"every row is bad, see {skip_bad_rows}" if bad else "no rows; expected one or more"
         raise SreError(cause, file=source)
     return examples
 
@@ -196,8 +195,11 @@ def _with_verdict(example: Example, row: Mapping[str, Any], strict: bool) -> Exa
     rubric = parsed(row["rubric"]) if isinstance(row.get("rubric"), str) else row.get("rubric")
     if isinstance(rubric, Mapping):  # one that was given, and stands in no column of the input
         example = replace(example, rubric=to_rubric(rubric))
-    if whole(row.get("truth")) is None and example.label_note != "tie":
-        example = replace(example, label=None, label_note="", rationale="")
+    truth, note = whole(row.get("truth")), row.get("truth_note")
+    if truth is None:
+        example = replace(example, label=None, label_note="" if no_label(note) else str(note), rationale="")
+    elif truth in example.labels:
+        example = replace(example, label=truth, label_note="")
     if not strict or example.label_note:
         return example
     given, rationale = row.get("label"), str(row.get("rationale") or "")

@@ -20,17 +20,21 @@ from pathlib import Path
 from typing import Any
 
 from recipe.config import SEED_DATA
-from recipe.data.columns import Row
+from recipe.data.columns import NO_HEADER, Row, looks_like_values
 from recipe.data.records import TASKS, Task
 from recipe.data.values import writable
-from recipe.errors import SreError
-from recipe.system import resource
+from recipe.errors import SreError, plural
+from recipe.system import read_table, resource
 
 # Source -> the end of the names of its rubrics. A model of 135 million parameters learns the counted ones alone.
 SEED_PARTS = {SEED_DATA: "", f"{SEED_DATA}:counted": "_given"}
 STDIN = "-"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.-]+)?")
 _DEEPEST = 100  # levels of lists and objects in one row
+_FOREIGN = {
+    mark.encode("latin-1").lower(): kind for kind, marks in read_table(__file__)["foreign"].items() for mark in marks
+}
+"""What a file begins with, in lower case, that holds no rows -> what it is, and what to do with it."""
 _JSON_LIST = re.compile(r"\s*\[\s*(?:\{|$)")
 """How the first line of a JSON list of objects begins."""
 
@@ -140,14 +144,31 @@ def _suffix(path: Path) -> str:
 def _read(path: Path, *, alone: bool) -> Iterator[Row]:
     """alone: No other file of the source has its name."""
     stem = _plain(path).stem if alone else f"{path.parent.name}-{_plain(path).stem}"
-    reader = _READERS.get(_suffix(path))
-    if reader is None:
-        raise SreError(f"unknown extension {path.suffix!r}; expected {_EXTENSIONS}, or .gz of one", file=path)
     try:
-        with gzip.open(path) if _plain(path) != path else path.open("rb") as file:
-            yield from _placed(reader(file), str(path), str(writable(stem)))
+        with path.open("rb") as raw, _unpacked(raw) as file:
+            yield from _placed(_reader(path, file.peek(512))(file), str(path), str(writable(stem)))
     except (OSError, EOFError, zlib.error) as error:
         raise SreError(f"can't be read: {getattr(error, 'strerror', None) or error}", file=path) from None
+
+
+def _unpacked(raw: io.BufferedReader) -> Any:
+    """What a file compressed by gzip holds, whatever it is called; else the file."""
+    return gzip.open(raw) if raw.peek(2)[:2] == b"\x1f\x8b" else contextlib.nullcontext(raw)
+
+
+def _reader(path: Path, begins: bytes) -> Callable[[Any], Iterator[Found]]:
+    """What reads a file that begins so: its name says it, unless it is Parquet or JSON under another name."""
+    text = begins.lstrip(b"\xef\xbb\xbf\r\n ")
+    kind = next((kind for mark, kind in _FOREIGN.items() if text.lower().startswith(mark)), "")
+    if kind:
+        raise SreError(f"this is {kind}", file=path)
+    if begins.startswith(b"PAR1"):
+        return _read_parquet
+    reader = _READERS.get(_suffix(path))
+    if reader is None:
+        hint = "; export a table as CSV" if _plain(path) == path else ""
+        raise SreError(f"unknown extension of {path.name!r}; expected {_EXTENSIONS}, or .gz after it{hint}", file=path)
+    return _read_json if reader is _read_csv and re.match(rb'\{\s*"|\[\s*\{', text) else reader
 
 
 def _placed(found: Iterable[Found], name: str, stem: str) -> Iterator[Row]:
@@ -257,7 +278,8 @@ def _read_csv(file: Any) -> Iterator[Found]:
         header = [name.strip() for name in header]
         twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]
         if twice:
-            raise SreError(f"two columns are called {twice[0]!r}; names must differ")
+            hint = f"; {NO_HEADER}" if looks_like_values(header) else ""
+            raise SreError(f"two columns are called {twice[0]!r}; names must differ{hint}")
         for line, cells, problem in found:
             row, problem = (cells, problem) if problem else _named(header, cells)
             yield skipped + line, row, problem
@@ -270,7 +292,7 @@ def _named(header: list[str], cells: list[str]) -> tuple[Any, str]:
     if not any(header[len(cells) :]):
         header = header[: len(cells)]
     if len(cells) != len(header):
-        return cells, f"expected {len(header)} cells as in the header, not {len(cells)}"
+        return cells, f"expected {plural(len(header), 'cell')} as in the header, not {len(cells)}"
     # pandas writes its index without a name, as the first column.
     names = [name or (f"column {k}" if k > 1 else "") for k, name in enumerate(header, 1)]
     return {shown: cell for name, shown, cell in zip(header, names, cells, strict=True) if name or cell}, ""

@@ -32,17 +32,20 @@ def prepare_splits(
     max_chars: int | None = None,
     both_orders: bool = False,
     seed: int = 0,
+    skip_bad_rows: bool = False,
     **reading: Any,
 ) -> dict[str, dict[str, int]]:
     """Read files (name -> file), split their rows and write them to `folder`; returns {split: {task: count}}.
 
     A name becomes the rows' aspect. dev, test: shares of each file's prompts. numbers: at most so many rows of a file
-    in a split, one number for all or one per file. both_orders: in dev and test. reading: see `read_rows`. Raises
-    SreError for a bad row or share, a file whose rows are all too long, and a split that is there already.
+    in a split, one number for all or one per file. both_orders: in dev and test. skip_bad_rows: into rejects-NAME.jsonl
+    in the folder. reading: see `read_examples`. Raises SreError for a bad row or share, a file whose rows are all too
+    long, and a split that is there already.
     """
     found = {}
     for name, path in sources.items():
-        rows = read_examples(path, **reading)
+        rejects = folder / f"rejects-{name}.jsonl" if skip_bad_rows else None
+        rows = read_examples(path, skip_bad_rows=rejects, **reading)
         rows = [row for row in rows if max_chars is None or characters(row) <= max_chars]
         if not rows:
             raise SreError(f"no row has {max_chars} characters or less", file=path)

@@ -25,7 +25,7 @@ TIE = 0  # what `to_preference` gives for a tie
 COUNTING = "0 and 1"
 """How an error about a preference begins where the column's values can be read in two ways."""
 OFF_SCALE = "off the scale"
-"""How an error about a whole score that the scale lacks begins: the column's scores may mean something else."""
+"""How an error about a number that is no label begins: all numbers of the column may mean something else."""
 MOST_SCORE = 10
 _WHOLE = re.compile(r"[0-9]{1,9}(?:\.0*|,00?)?")  # "4,0" is what tables with semicolons have
 _PYTHON_TURNS = re.compile(r"\s*\[\s*\{\s*'(?:role|content|from|value)'\s*:")
@@ -85,7 +85,7 @@ def to_score(value: object, scores: Sequence[int], field: str) -> int | None:
         return None
     score = whole(value)
     if score not in scores:
-        off = "" if score is None else f"{OFF_SCALE}: "
+        off = "" if as_number(value) is None else f"{OFF_SCALE}: "
         expected = f"{off}expected a whole score from {scores[0]} to {scores[-1]}, not {short(value)}"
         raise SreError(f"{expected}; {_advice(value)}", field=field)
     return score
@@ -93,9 +93,8 @@ def to_score(value: object, scores: Sequence[int], field: str) -> int | None:
 
 def _advice(value: object) -> str:
     """What to do with a column of scores such as this one."""
-    try:
-        number = float(str(value).strip().replace(",", "."))
-    except ValueError:
+    number = as_number(value)
+    if number is None:
         if counted(value) is None:
             return "write each score as a number alone"
         return "write 1 and 0 for true and false, and give a --rubric that describes both"
@@ -104,6 +103,14 @@ def _advice(value: object) -> str:
         parts = "make the column's scores whole, e.g. round(score), or of 0 to 1: round(4 * score) + 1"
         return whole_one if number.is_integer() else parts
     return f"bring the column's scores to a scale within 0 to {MOST_SCORE}, e.g. round(score / 10) of 0 to 100"
+
+
+def as_number(value: object) -> float | None:
+    """The number that a cell holds or spells; None for anything else, and for True and False."""
+    try:
+        return float(str(value).strip().replace(",", "."))
+    except ValueError:
+        return None
 
 
 def counted(value: object) -> int | None:
@@ -126,7 +133,15 @@ def to_preference(value: object, field: str) -> int | None:
             return _PREFERENCES[words]
         if re.fullmatch(r"1\.\d+", words):
             return TIE if float(words) == 1.5 else 1 if float(words) < 1.5 else 2
-    raise SreError(f"expected 1 or 2, A or B, A>B or B>A, or tie, not {short(value)}", field=field)
+    expected = f"expected 1 or 2, A or B, A>B or B>A, or tie, not {short(value)}"
+    if as_number(value) is not None:
+        expected = f"{OFF_SCALE}: {expected}; write 1 where the first response is better, 2 where the second is"
+    raise SreError(expected, field=field)
+
+
+def unclear(note: str) -> bool:
+    """Whether an error about a label says that other labels of its column may be read wrongly."""
+    return note.startswith((OFF_SCALE, COUNTING))
 
 
 def to_conversation(value: object) -> tuple[Message, ...]:

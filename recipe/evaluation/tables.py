@@ -9,9 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from recipe.data.records import TASKS, Example, Judgement, Task
-from recipe.errors import printable
+from recipe.errors import plural, printable
 from recipe.evaluation.audit import FIGURES, degenerate
 from recipe.evaluation.evaluate import FORCED
+from recipe.evaluation.metrics import MIN_PARSED, nothing
 from recipe.progress import duration
 
 Grid = list[list[str]]  # a head and rows; the first column names the row
@@ -161,8 +162,24 @@ def show(grids: Sequence[tuple[str, Grid]], models: Mapping[str, Any], console: 
     """Print the tables and, in red, what is wrong with a judge."""
     for title, grid in grids:
         console.print(_table(title, grid))
+    for line in undefined_lines(models):
+        console.print(Text(printable(line)))
     for line in warning_lines(models):
         console.print(Text(printable(line), style="bold red"))
+
+
+def undefined_lines(models: Mapping[str, Any]) -> list[str]:
+    """One line for each judge without a correlation, which says why."""
+    lines = []
+    for name, result in models.items():
+        figure = result["pointwise"]["pearson"] if result else nothing(0)
+        if figure["n"] and figure["value"] is None:
+            rows = plural(figure["n"], "row")
+            why = f"it takes {MIN_PARSED} rows with a score and a verdict, not {rows}"
+            if figure["n"] >= MIN_PARSED:
+                why = f"in all {rows} the given score is the same, or the judge's is"
+            lines.append(f"{judge_name(name)} has no correlation (-): {why}.")
+    return lines
 
 
 def warning_lines(models: Mapping[str, Any]) -> list[str]:

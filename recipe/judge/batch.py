@@ -9,23 +9,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from recipe.data.benchmark_formats import GENERAL
-from recipe.data.columns import Row
-from recipe.data.examples import ReadRow, read_rows
+from recipe.data.columns import LABEL, ReadRow, Row
+from recipe.data.examples import read_rows
 from recipe.data.files import Source
+from recipe.data.notices import notices
 from recipe.data.records import Example, Rubric, Task
 from recipe.data.rubrics import NamedRubric, by_task, ready_rubrics
-from recipe.data.values import COUNTING, OFF_SCALE, unwritable
-from recipe.errors import SreError, printable
+from recipe.data.values import COUNTING, unclear, unwritable
+from recipe.errors import SreError, plural, printable
 from recipe.inference.openai import OpenAIGenerator
 from recipe.judge.journal import Journal
 from recipe.judge.judge import DEFAULT, Judge, to_bytes
-from recipe.judge.notices import notices
 from recipe.judge.options import JudgeOptions
 from recipe.judge.output_rows import WINDOW, JudgedRow, bad_row, in_windows, input_hash, result_rows, with_columns
 from recipe.judge.workers import Pool, RayPool, Workers
@@ -52,13 +52,13 @@ class Summary:
     ties: int = 0  # those of them that got no label by the tie rule
     tied_truths: int = 0  # given labels that are ties
     odd_truths: int = 0  # given labels that can't be read
-    off_scale: int = 0  # given scores that the rubric's scale lacks: those on it may mean something else
     empty: int = 0  # of those judged in this run, with an empty response
     not_utf8: int = 0  # of those judged in this run, with bytes that the output can't have
     examples: dict[str, str] = field(default_factory=dict)  # the first row that counts as an error, or has an odd label
     seconds: float = 0.0  # wall time of this run
     labels: Counter[int] = field(default_factory=Counter)  # how often each was given
     won: Counter[str] = field(default_factory=Counter)  # how often the response of each column was the better one
+    unclear: Counter[Task] = field(default_factory=Counter)  # by task, given numbers that are no labels
     truths: Counter[str] = field(default_factory=Counter)  # by task, the rows with a given label
     agreed: Counter[str] = field(default_factory=Counter)  # by task, those of them where the judge gave the same
 
@@ -77,11 +77,13 @@ class Summary:
         else:
             self.malformed += 1
         if note := row.get("truth_note"):
-            off = note.startswith(OFF_SCALE)
-            self.off_scale += off
-            self.tied_truths += note == "tie"
-            self.odd_truths += not off and note != "tie"
-            self.examples.setdefault("agreement, pointwise" if off else "left out of it", f"{row['id']}: {note}")
+            if unclear(note):
+                self.unclear[row["task"]] += 1
+            else:
+                self.tied_truths += note == "tie"
+                self.odd_truths += note != "tie"
+            about = f"agreement, {row['task']}" if unclear(note) else "left out of it"
+            self.examples.setdefault(about, f"{row['id']}: {note}")
         if row.get("truth") is not None and row["finish"] != "error":
             self.truths[row["task"]] += 1
             self.agreed[row["task"]] += row["label"] == row["truth"]
@@ -98,19 +100,18 @@ class Summary:
             found["inconsistent"] = f"{self.inconsistent:,} (orders disagree), {self.ties:,} of them ties"
         for task, count in sorted(self.truths.items(), reverse=True):
             agreed = self.agreed[task]
-            found[f"agreement, {task}"] = f"{agreed:,} of {count:,} given labels ({agreed / count:.0%})"
-        if self.off_scale:
-            why = f"{self.off_scale:,} given scores are off the scale (--map score=COLUMN names another column)"
-            found["agreement, pointwise"] = f"not counted, because {why}"
+            found[f"agreement, {task}"] = f"{agreed:,} of {plural(count, 'given label')} ({agreed / count:.0%})"
+        for task, count in self.unclear.items():
+            why = f"{plural(count, 'given label')} may mean something else"
+            found[f"agreement, {task}"] = f"not counted, as {why} (--map {LABEL[task]}=COLUMN names another column)"
         if left_out := self.tied_truths + self.odd_truths:
-            kinds = f"{self.tied_truths:,} ties, {self.odd_truths:,} that can't be read"
-            found["left out of it"] = f"{left_out:,} given labels: {kinds}"
+            kinds = f"{plural(self.tied_truths, 'tie')}, {self.odd_truths:,} unreadable"
+            found["left out of it"] = f"{plural(left_out, 'given label')}: {kinds}"
         if self.empty:
-            found["empty responses"] = f"{self.empty:,} rows, judged as they are"
+            found["empty responses"] = f"in {plural(self.empty, 'row')}, judged like the others"
         if self.not_utf8:
-            found["changed"] = (
-                f"{self.not_utf8:,} rows hold bytes that aren't UTF-8, written as ?; save the file as UTF-8"
-            )
+            changed = "with bytes that aren't UTF-8, written as ?; save the file as UTF-8"
+            found["changed"] = f"{plural(self.not_utf8, 'row')} {changed}"
         found |= {name: printable(f"{found[name]}; the first is {first}") for name, first in self.examples.items()}
         found["speed"] = f"{self.rows_per_second:,.1f} rows/s"
         found["labels"] = ", ".join(f"{label}: {count:,}" for label, count in sorted(self.labels.items())) or "none"
@@ -189,24 +190,33 @@ def _begun(
     ended = len(first) % WINDOW > 0
     if options.swap and ended and not any(row.example and row.example.task == "pairwise" for row in first):
         raise SreError("swap judges pairs in both orders, and no row is a pair")
-    examples = [row.example for row in first if row.example]
-    labels = {example.label for example in examples if example.task == "pairwise"}
-    first = list(_of_one_reading(first, labels))
-    for line in notices(first, rubrics):
+    labels = {row.example.label for row in first if row.example and row.example.task == "pairwise"}
+    incomparable: dict[Task, str] = {}
+    list(_comparable(first, labels, incomparable))  # what the labels mean is known once all of the first are seen
+    first = list(_comparable(first, labels, incomparable))
+    no_agreement = [f"agreement with the given labels is not counted, {why}" for why in incomparable.values()]
+    for line in (*notices(first, rubrics), *no_agreement):
         tell(printable(line))
-    return itertools.chain(first, _of_one_reading(stream, labels)), len(first) if ended else None
+    return itertools.chain(first, _comparable(stream, labels, incomparable)), len(first) if ended else None
 
 
-def _of_one_reading(rows: Iterable[ReadRow], labels: set[int | None]) -> Iterator[ReadRow]:
-    """The rows. Raises SreError for a preference of 0 before `labels` hold both 1 and 2: it may count from 0.
+def _comparable(rows: Iterable[ReadRow], labels: set[int | None], incomparable: dict[Task, str]) -> Iterator[ReadRow]:
+    """The rows, without the labels of a task once one of them is unclear: the others may be read wrongly then.
 
-    Where both are there, 0 is a tie or a slip. `labels`: of the pairs so far; those of the rows are added.
+    labels: those of the pairs so far; where both 1 and 2 are there, 0 is a tie or a slip. incomparable: of each task
+    with an unclear label, the first one. What the rows show is added to both.
     """
     for row in rows:
-        if row.example and row.example.task == "pairwise":
-            labels.add(row.example.label)
-            if row.example.label_note.startswith(COUNTING) and not {1, 2} <= labels:
-                raise row.raw.error_about(row.raw.label("pairwise"), row.example.label_note)
+        if example := row.example:
+            note = example.label_note
+            if example.task == "pairwise":
+                labels.add(example.label)
+            if note.startswith(COUNTING) and {1, 2} <= labels:
+                note = f"expected 1 or 2; {note}"
+            elif unclear(note):
+                incomparable.setdefault(example.task, f"{row.id}: {note}")
+            label = None if example.task in incomparable else example.label
+            row = replace(row, example=replace(example, label=label, label_note=note))
         yield row
 
 

@@ -12,19 +12,20 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
+from recipe.data.columns import RESPONSES
 from recipe.data.records import Example, Judgement, Message, Task, exchanged
 from recipe.data.rubrics import AnyRubric, read_rubric
-from recipe.data.values import conversation_id, to_conversation, to_text
-from recipe.errors import SreError, printable
+from recipe.data.values import conversation_id, short, to_conversation, to_text
+from recipe.errors import SreError, did_you_mean, printable
 from recipe.gguf.header import read_metadata
 from recipe.inference.base import Closing, Completion, Generator, Request, to_judgement
 from recipe.inference.calibration import Calibration, read_calibrations, write_calibrations
 from recipe.judge.aggregate import Answer, BothOrders, Consensus, combined, judgements_of
-from recipe.judge.options import JudgeOptions
+from recipe.judge.options import JudgeOptions, check_bool, check_whole
 from recipe.prompts import Prompts
 from recipe.storage import hash_file
 
@@ -62,6 +63,8 @@ class Judge(Closing):
             path: the model's file, if any.
             calibrations: task -> the calibration of its label log-probabilities.
         """
+        if isinstance(generator, str | Path):
+            raise SreError("expected a Generator; Judge.from_gguf opens a file", field="generator")
         self.generator = generator
         self.prompts = prompts or Prompts()
         self.name = name or generator.name
@@ -99,6 +102,14 @@ class Judge(Closing):
             SreError: the file or llama-cpp-python is missing, the file is damaged, `memory` is no size, or there is no
                 GPU for the layers that were asked for.
         """
+        if not isinstance(path, str | Path):
+            raise SreError(f"expected a GGUF file or a run folder, not {path!r}", field="path")
+        for argument, value, least in (("threads", threads, 1), ("context", context, 1), ("parallel", parallel, 1)):
+            if value is not None or argument != "threads":
+                check_whole(value, argument, least)
+        if gpu_layers is not None:
+            check_whole(gpu_layers, "gpu_layers", -1)
+        check_bool(calibrated, "calibrated")
         path = Path(path)
         name = path.stem
         if (path / "config.toml").is_file():
@@ -173,9 +184,8 @@ class Judge(Closing):
         out; fewer than two samples are an error.
         """
         options = {"samples": 5, **options}
-        if options["samples"] < 2:
-            raise SreError(f"a consensus needs two or more samples, not {options['samples']}", field="samples")
-        responses = (response,) if isinstance(response, str) else response
+        check_whole(options["samples"], "samples", 2)
+        responses = tuple(response) if isinstance(response, tuple | list) else (response,)
         return cast(Consensus, self.ask(*_question(conversation, responses, rubric, options, several=True)))
 
     def ask(self, example: Example, options: JudgeOptions) -> Answer:
@@ -197,6 +207,8 @@ class Judge(Closing):
         """
         if self._closed:
             raise SreError("this judge is closed; open it again")
+        if odd := next((one for one in examples if not isinstance(one, Example)), None):
+            raise SreError(f"expected examples, as `read_examples` gives them, not {short(odd)}", field="examples")
         by_id = {example.id: example for example in examples}
         if len(by_id) < len(examples):
             raise SreError("two examples have the same id; ids must differ")
@@ -278,6 +290,9 @@ def _question(
     several: bool = False,
 ) -> tuple[Example, JudgeOptions]:
     example = to_example(conversation, responses, rubric, options.pop("reference", ""))
+    known = [option.name for option in fields(JudgeOptions)]
+    for name in options.keys() - known:
+        raise SreError(f"no such option; expected reference, {', '.join(known)}{did_you_mean(name, known)}", field=name)
     found = JudgeOptions(**options)
     if not several and (found.samples > 1 or found.swap):
         raise SreError("this gives one judgement; `consensus` takes samples, `compare_both_orders` swaps")
@@ -295,11 +310,12 @@ def to_example(
         raise SreError(f"expected one response or two, not {len(responses)}", field="response")
     turns = to_conversation(conversation)
     task: Task = "pointwise" if len(responses) == 1 else "pairwise"
+    texts = tuple(to_text(text, name) for text, name in zip(responses, RESPONSES[task], strict=True))
     return Example(
         id=id or task,
         task=task,
         conversation=turns,
-        responses=tuple(to_text(text, "response") for text in responses),
+        responses=texts,
         rubric=read_rubric(rubric, task).rubric,
         reference=to_text(reference, "reference"),
         prompt_id=conversation_id(turns),

@@ -10,6 +10,20 @@ from recipe.judge.aggregate import TIES, Tie
 MAX_TOKENS = 512
 
 
+def check_whole(value: object, name: str, least: int | None = None) -> None:
+    """Raises SreError, naming the argument, for what is no whole number, or less than `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise SreError(f"expected a whole number, not {value!r}", field=name)
+    if least is not None and value < least:
+        raise SreError(f"expected at least {least}, not {value}", field=name)
+
+
+def check_bool(value: object, name: str) -> None:
+    """Raises SreError, naming the argument, for what is neither True nor False."""
+    if not isinstance(value, bool) and type(value).__name__ != "bool":  # numpy's
+        raise SreError(f"expected True or False, not {value!r}", field=name)
+
+
 @dataclass(frozen=True)
 class JudgeOptions:
     """What a judgement depends on beside the model, its prompts and the row."""
@@ -24,18 +38,16 @@ class JudgeOptions:
     tie: Tie = "probability"  # the rule for a pair whose two orders disagree, see `aggregate.both_orders`
 
     def __post_init__(self) -> None:
+        for name, least in (("max_tokens", 1), ("samples", 1), ("seed", None)):
+            check_whole(getattr(self, name), name, least)
+        for name in ("constrain", "label_only", "swap"):
+            check_bool(getattr(self, name), name)
         if self.temperature is None:
             object.__setattr__(self, "temperature", 1.0 if self.samples > 1 else 0.0)
-        for name in ("max_tokens", "seed", "samples"):
-            if not isinstance(getattr(self, name), Integral):
-                raise SreError(f"expected a whole number, not {getattr(self, name)!r}", field=name)
         if not isinstance(self.temperature, Real) or not 0 <= self.temperature < float("inf"):
             raise SreError(f"expected a number from 0 up, not {self.temperature!r}", field="temperature")
         if self.tie not in TIES:
             raise SreError(f"expected {', '.join(TIES)}, not {self.tie!r}", field="tie")
-        for name in ("max_tokens", "samples"):
-            if getattr(self, name) < 1:
-                raise SreError(f"expected at least 1, not {getattr(self, name)}", field=name)
         if self.samples > 1 and (self.swap or self.label_only):
             other = "swap" if self.swap else "label-only"
             raise SreError(f"several samples can't be combined with {other}", field="samples")

@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from recipe.data.benchmark_formats import KEPT, ORDERS, RESULTS, SAMPLES
-from recipe.data.examples import ReadRow
+from recipe.data.columns import ReadRow
 from recipe.data.records import Example, Judgement, Rubric
 from recipe.data.values import writable
 from recipe.judge.aggregate import Answer, BothOrders, Consensus, judgements_of

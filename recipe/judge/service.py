@@ -18,7 +18,7 @@ from recipe.errors import SreError
 from recipe.inference.base import Closing, Completion, Piece, Request, Sampling, Session
 from recipe.judge.aggregate import Answer, combined
 from recipe.judge.judge import DEFAULT, Judge, orders_of
-from recipe.judge.options import JudgeOptions
+from recipe.judge.options import JudgeOptions, check_whole
 from recipe.storage import hash_object
 
 _log = logging.getLogger("recipe.judge")
@@ -85,6 +85,7 @@ class Service(Closing):
     """
 
     def __init__(self, judge: Judge, *, queue: int = QUEUE) -> None:
+        check_whole(queue, "queue", 1)
         open_session = getattr(judge.generator, "session", None)
         if open_session is None:
             raise SreError(f"the engine of {judge.name!r} takes no requests as they come; open a GGUF file")

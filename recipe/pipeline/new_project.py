@@ -8,9 +8,10 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from recipe.config import CONFIGS, Config, load
 from recipe.data.examples import read_examples
@@ -18,7 +19,7 @@ from recipe.data.records import TASKS, Example, Rubric
 from recipe.data.rubrics import NamedRubric, by_task, read_rubric
 from recipe.data.split import split_rows, write_splits
 from recipe.data.values import MOST_SCORE
-from recipe.errors import SreError
+from recipe.errors import SreError, plural
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.preflight import preflight
 from recipe.planning.machines import CARDS, GIB, Machine, card_named, this_cpu
@@ -41,11 +42,14 @@ def new_project(
     columns: Mapping[str, str],
     rubric: str | None = None,
     preset: str | None = None,
+    skip_bad_rows: bool = False,
+    tell: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Write `folder`/data and `folder`/config.toml; returns what to tell the user, a line each.
 
-    rubric: of rows that bring none. preset: where this machine's card is not to decide it. Raises SreError for a bad
-    row, something that can't be told, or a folder with something in it. Nothing is written then.
+    rubric: of rows that bring none. preset: where this machine's card is not to decide it. skip_bad_rows: into files
+    beside the folder. tell: called with a line for each thing to know about how the rows are read. Raises SreError for
+    a bad row, something that can't be told, or a folder with something in it. Nothing else is written then.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise SreError("is there already; delete it or choose another folder", file=folder)
@@ -57,7 +61,9 @@ def new_project(
         given["pointwise"] = Rubric(given["pointwise"].criteria)
     sources: dict[str, list[Example]] = {}
     for file in files:
-        rows = read_examples(file, columns=columns, rubrics=given, scale=range(MOST_SCORE + 1))
+        rejects = folder.with_name(f"{folder.name}-rejects-{Path(file).stem}.jsonl") if skip_bad_rows else None
+        reading: dict[str, Any] = {"columns": columns, "rubrics": given, "scale": range(MOST_SCORE + 1)}
+        rows = read_examples(file, skip_bad_rows=rejects, tell=tell, **reading)
         sources.setdefault(Path(file).stem, []).extend(rows)
     sources, scale = _on_one_scale(sources, named)
     splits = split_rows(sources, dev=0.1, test=0.1, seed=0)
@@ -66,7 +72,9 @@ def new_project(
     for task in tasks - {row.task for row in train}:
         file = next(file for file in files if any(row.task == task for row in sources[Path(file).stem]))
         prompts = len({row.prompt_id for row in sources[Path(file).stem] if row.task == task})
-        why = f"none of its {prompts} prompts is left to train on: one in ten, and one at least, is held out to choose"
+        why = (
+            f"none of its prompts ({prompts}) is left to train on: one in ten, and one at least, is held out to choose"
+        )
         raise SreError(f"{why} the judge, and as many to test it; expected three prompts or more", file=file)
     scores = {row.label for rows in sources.values() for row in rows if row.task == "pointwise"}
     if len(scores) == 1:
@@ -108,11 +116,12 @@ def _warnings(splits: Mapping[str, Mapping[str, Sequence[Example]]]) -> list[str
     """What to know of few rows, a line each."""
     lines = []
     for split, fewest, why in (
-        ("train", 50, "to train on are few: a few hundred are needed to see an effect"),
-        ("test", 20, "to test on are few: the intervals of the figures will be wide"),
+        ("train", 50, "to train on: a few hundred are needed to see an effect"),
+        ("test", 20, "to test on: the intervals of the figures will be wide"),
     ):
         counts = Counter(row.task for rows in splits[split].values() for row in rows)
-        lines += [f"warning: {count} {task} rows {why}" for task, count in counts.items() if count < fewest]
+        few = [plural(count, f"{task} row") for task, count in counts.items() if count < fewest]
+        lines += [f"warning: only {rows} {why}" for rows in few]
     return lines
 
 
@@ -163,8 +172,8 @@ def _settings(preset: str, folder: Path, splits: Mapping[str, Mapping[str, Seque
     changes |= _cpu_changes(before, train) if cpu else {}
     text = (CONFIGS / f"{preset}.toml").read_text(encoding="utf-8")
     text = re.sub(r"^(\w+) = .*$", lambda m: f"{m[1]} = {changes[m[1]]}" if m[1] in changes else m[0], text, flags=re.M)
-    held = f"{len(dev)} rows (dev) decide which judge is best, {len(test)} (test) measure them"
-    data = ["[data]", f"# By whole prompts: {len(train)} rows to train on, {held}."]
+    held = f"{len(dev)} to choose the best judge (dev), {len(test)} to measure it (test)"
+    data = ["[data]", f"# By whole prompts: {plural(len(train), 'row')} to train on, {held}."]
     place = json.dumps(str(folder / "data"), ensure_ascii=False)
     data += [f"{task} = {place}" if counts[task] else f'{task} = ""  # no such rows' for task in TASKS]
     data += ["# At most so many rows, for the time's sake; they are drawn evenly over labels, rubrics and prompts."]

@@ -201,13 +201,13 @@ CHOICE = {"question": "q", "response_a": "x", "response_b": "y", "criteria": "Wh
 
 def test_a_winner_of_0_and_1_is_read_once_its_meaning_is_said(tmp_path: Path, opened: dict[str, Any]) -> None:
     rows = write(tmp_path / "rows.jsonl", *({**CHOICE, "question": f"q{k}", "winner": k % 2} for k in range(4)))
-    asked = sre("judge", rows, "-o", "-", "--model", "m.gguf")
-    assert (asked.exit_code, asked.stdout) == (2, "")
-    assert "field 'winner'" in asked.stderr
+    result = sre("judge", rows, "-o", "-", "--model", "m.gguf")
+    assert result.exit_code == 0, result.output
+    assert not any("truth" in json.loads(line) for line in result.stdout.splitlines())
     for name, truths in (("better_index", [1, 2, 1, 2]), ("first_is_better", [2, 1, 2, 1])):
-        assert f"--map {name}=" in asked.stderr
-        result = sre("judge", rows, "-o", "-", "--model", "m.gguf", "--map", f"{name}=winner")
-        assert [json.loads(line)["truth"] for line in result.stdout.splitlines()] == truths
+        assert f"--map {name}=" in result.stderr
+        read = sre("judge", rows, "-o", "-", "--model", "m.gguf", "--map", f"{name}=winner")
+        assert [json.loads(line)["truth"] for line in read.stdout.splitlines()] == truths
 
 
 def test_where_2_is_there_a_0_is_left_out_and_counted(tmp_path: Path, opened: dict[str, Any]) -> None:
@@ -245,15 +245,6 @@ def test_a_judged_pair_names_the_column_that_won(tmp_path: Path, opened: dict[st
     assert "won " in result.stderr
 
 
-def test_a_0_far_down_that_may_count_from_0_ends_the_run_there(tmp_path: Path, opened: dict[str, Any]) -> None:
-    pair = {"question": "q", "answer_a": "x", "answer_b": "y"}
-    rows = write(tmp_path / "rows.jsonl", *({**pair, "winner": winner} for winner in [1] * 1500 + [0, 1]))
-    result = sre("judge", rows, "-o", tmp_path / "out.jsonl", "--model", "m.gguf", "--label-only")
-    assert result.exit_code == 2
-    assert all(part in result.stderr for part in ("line 1501", "'winner'", "--map better_index="))
-    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1024
-
-
 @pytest.mark.parametrize(
     ("name", "row"),
     [
@@ -268,7 +259,7 @@ def test_bytes_that_the_output_cannot_hold_are_told(
     result = sre("judge", tmp_path / name, "-o", "-", "--model", "m.gguf", "--rubric", "tone")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["by"] == "Ren?"
-    assert all(part in result.stderr for part in ("1 rows hold bytes", "rows-", "save the file as UTF-8"))
+    assert all(part in result.stderr for part in ("1 row with bytes", "rows-", "save the file as UTF-8"))
     (tmp_path / name).write_bytes(row.decode("latin-1").encode())
     result = sre("judge", tmp_path / name, "-o", "-", "--model", "m.gguf", "--rubric", "tone")
     assert json.loads(result.stdout)["by"] == "René"

@@ -113,6 +113,14 @@ SCORED: dict[str, Callable[[int], Row]] = {
     },
 }
 PAIRS: dict[str, Callable[[int], Row]] = {
+    "Chatbot Arena's lists": lambda k: {
+        "prompt": json.dumps([ask(k)]),
+        "response_a": '["Apple."]',
+        "response_b": '["Brick."]',
+        "winner_model_a": k % 2,
+        "winner_model_b": 1 - k % 2,
+        "winner_tie": 0,
+    },
     "response_a, response_b, winner": lambda k: {
         "prompt": ask(k),
         "response_a": "Apple.",
@@ -277,6 +285,8 @@ FILES: dict[str, bytes] = {
     "data.json": json.dumps({"data": PLAIN}).encode(),
     "pretty-data.json": json.dumps({"version": "1.0", "data": PLAIN}, indent=2).encode(),
     "rows-inside.json": json.dumps({"rows": PLAIN}, indent=1).encode("utf-8-sig"),
+    "packed.csv": gzip.compress(table(PLAIN).encode()),
+    "lines.csv": "".join(json.dumps(row) + "\n" for row in PLAIN).encode(),
     "jsonl.json.gz": gzip.compress("".join(json.dumps(row) + "\n" for row in PLAIN).encode()),
 }
 
@@ -328,10 +338,73 @@ def told(file: str) -> str:
     return line
 
 
-@pytest.mark.parametrize("name", ["rows.xlsx", "rows.txt", "rows.pkl", "rows.csv.zip"])
+@pytest.mark.parametrize("name", ["rows.xlsx", "rows.xls", "rows.ods", "rows.csv", "rows.csv.zip", "rows.json.zip"])
 def test_other_kinds_are_told_in_one_line(name: str) -> None:
-    Path(name).write_bytes(b"PK\x03\x04")
-    assert all(part in told(name) for part in (name, "unknown extension", ".csv"))
+    Path(name).write_bytes(b"PK\x03\x04" + bytes(30))
+    assert all(part in told(name) for part in (name, "export the sheet as CSV", "unpack"))
+
+
+COMMANDS = {
+    "judge": ("judge", "FILE", "-o", "judged.jsonl", "--model", "judge.gguf"),
+    "evaluate": ("evaluate", "FILE", "--model", "judge.gguf", "-o", "figures"),
+    "split": ("split", "FILE", "-o", "data", "--test", "0.25"),
+    "init": ("init", "mine", "FILE"),
+}
+
+
+def notices_of(command: str, file: str, *more: str) -> str:
+    return sre(*(file if word == "FILE" else word for word in COMMANDS[command]), *more).stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_all_commands_tell_how_they_read_a_file(command: str) -> None:
+    rows = [
+        {**row, "criteria": "factualty", "by": "me", "answer": "Apple." if k else " "} for k, row in enumerate(PLAIN)
+    ]
+    found = notices_of(command, write("rows.jsonl", rows), "--rubric", "helpfulness")
+    assert "reading the columns question as instruction, answer as response, criteria as criteria" in found
+    for part in (
+        "not used: by",
+        "did you mean 'factuality'",
+        "24 of the first 24 rows bring their own",
+        "empty response",
+    ):
+        assert found.count(part) == 1, (part, found)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_all_commands_tell_the_rubric_and_the_order_of_pairs(command: str) -> None:
+    found = notices_of(command, write("rows.jsonl", [PAIRS["chosen, rejected"](k) for k in range(ROWS)]))
+    assert "pairwise rows without criteria are judged by this" in found
+    assert "chosen isn't always the first" in found
+
+
+SKIPPED = {
+    "evaluate": "figures/rejects-rows.jsonl",
+    "split": "data/rejects-rows.jsonl",
+    "init": "mine-rejects-rows.jsonl",
+}
+
+
+@pytest.mark.parametrize("command", SKIPPED)
+def test_bad_rows_are_set_aside_where_that_is_asked_for(command: str) -> None:
+    file = write("rows.jsonl", [{**row, "score": "good"} if k == 5 else row for k, row in enumerate(PLAIN)])
+    arguments = [file if word == "FILE" else word for word in (*COMMANDS[command], "--rubric", "helpfulness")]
+    refused = CliRunner().invoke(main, arguments)
+    assert (refused.exit_code, "line 6" in refused.stderr) == (2, True)
+    found = notices_of(command, file, "--rubric", "helpfulness", "--skip-bad-rows")
+    (rejected,) = Path(SKIPPED[command]).read_text().splitlines()
+    assert json.loads(rejected)["line"] == 6
+    assert f"1 bad row skipped, written to {SKIPPED[command]}" in found
+
+
+@pytest.mark.parametrize("command", SKIPPED)
+def test_winners_that_may_mean_something_else_are_not_set_aside(command: str) -> None:
+    rows = [{**PAIRS["response_a, response_b, winner"](k), "winner": (1, -1)[k % 2]} for k in range(ROWS)]
+    file = write("rows.jsonl", rows)
+    arguments = [file if word == "FILE" else word for word in (*COMMANDS[command], "--skip-bad-rows")]
+    refused = CliRunner().invoke(main, arguments)
+    assert (refused.exit_code, "field 'winner'" in refused.stderr) == (2, True)
 
 
 def test_a_csv_with_an_open_quote_is_told_in_one_line() -> None:

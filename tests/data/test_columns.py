@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from recipe.data.benchmark_formats import GENERAL
-from recipe.data.columns import NAMES, column_map
-from recipe.data.examples import ReadRow, read_examples, read_rows
+from recipe.data.columns import NAMES, ReadRow, column_map
+from recipe.data.examples import read_examples, read_rows
 from recipe.data.records import Example, Rubric
 from recipe.errors import SreError
 

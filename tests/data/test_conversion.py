@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from recipe.data.benchmark_formats import GENERAL
-from recipe.data.examples import ReadRow, read_examples, read_rows
-from recipe.data.records import Example, Rubric
+from recipe.data.columns import ReadRow
+from recipe.data.examples import read_examples, read_rows
+from recipe.data.records import Example, Message, Rubric
 from recipe.errors import SreError
 
 SHORT = Rubric("Is it short?")
@@ -352,7 +353,7 @@ def test_rows_without_a_label_are_judged_and_left_out_of_training(
     row = {"question": "q", "answer": "a", "criteria": "c", "score": label}
     assert [one.example and one.example.label for one in read(tmp_path, row, {**row, "score": 4})] == [None, 4]
     assert [example.label for example in read_examples(tmp_path / "rows.jsonl")] == [4]
-    assert "1 rows left out that have no label" in caplog.text
+    assert "1 row without a label" in caplog.text
 
 
 @pytest.mark.parametrize("label", ["excellent", [4], 9, {"a": 1}, None, ""])
@@ -371,3 +372,34 @@ def test_ties_are_left_out_of_what_is_trained_or_measured_with_and_counted(
     read(tmp_path, *({**pair, "winner": winner} for winner in ("a", "tie", 1.5, "b")))
     assert [example.label for example in read_examples(tmp_path / "rows.jsonl")] == [1, 2]
     assert "2 ties" in caplog.text
+
+
+@pytest.mark.parametrize("text", [True, False], ids=["as JSON", "as lists"])
+def test_lists_of_texts_are_turns(tmp_path: Path, text: bool) -> None:
+    def cell(*texts: str | None) -> Any:
+        return json.dumps(texts) if text else list(texts)
+
+    arena = {"prompt": cell("Hi", "And?"), "response_a": cell("Ho", "x"), "response_b": cell("Ho", None), "winner": "a"}
+    one = {"prompt": cell("Hi"), "response_a": cell("x"), "response_b": cell("y"), "winner": "tie"}
+    scored = {"prompt": cell("Hi", "And?"), "response": cell("Ho", "x"), "criteria": "c", "score": 3}
+    pair, single, alone = (found.example for found in read(tmp_path, arena, one, scored))
+    assert pair
+    assert single
+    assert alone
+    turns = (Message("user", "Hi"), Message("assistant", "Ho"), Message("user", "And?"))
+    assert (pair.conversation, pair.responses, pair.label) == (turns, ("x", ""), 1)
+    assert (single.conversation, single.responses, single.label_note) == (turns[:1], ("x", "y"), "tie")
+    assert (alone.conversation, alone.responses) == (turns, ("x",))
+
+
+def test_lists_that_are_no_turns_are_told(tmp_path: Path) -> None:
+    other = {"prompt": ["Hi", "And?"], "response_a": ["Ho", "x"], "response_b": ["Hello", "y"], "winner": "a"}
+    short = {**other, "response_b": ["Ho"]}
+    text = {**other, "prompt": '["a", "b"]', "response_a": "x", "response_b": "y"}
+    differing, shorter, kept = read(tmp_path, other, short, text)
+    for row in (differing, shorter):
+        assert row.error
+        assert row.error.field == "response_b"
+    assert "2 texts" in str(shorter.error)
+    assert kept.example
+    assert kept.example.conversation == (Message("user", '["a", "b"]'),)

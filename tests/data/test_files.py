@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from recipe.data import files as readers
+from recipe.data.columns import NO_HEADER
 from recipe.data.examples import read_examples, read_rows
 from recipe.data.files import Source
 from recipe.data.records import TASKS, Example, Message, Rubric
@@ -247,7 +248,7 @@ def test_a_csv_of_a_header_alone_has_no_rows(tmp_path: Path) -> None:
     assert "no rows" in str(failure(path))
 
 
-@pytest.mark.parametrize("name", ["rows.xlsx", "rows.txt", "rows", "rows.gz", "rows.xlsx.gz"])
+@pytest.mark.parametrize("name", ["rows.xlsx", "rows.txt", "rows", "rows.gz", "rows.xlsx.gz", "rows.tar.gz"])
 def test_an_unknown_extension_is_refused(tmp_path: Path, name: str) -> None:
     jsonl(tmp_path / name, pointwise())
     assert all(kind in str(failure(tmp_path / name)) for kind in (".jsonl", ".csv", ".parquet", ".gz"))
@@ -554,3 +555,60 @@ def test_a_broken_first_row_is_no_reason_to_read_all_others(tmp_path):
         found = list(itertools.islice(readers._read_json(file), 3))
         assert file.tell() < 500_000
     assert [bool(problem) for _, _, problem in found] == [True, False, False]
+
+
+FOREIGN = {
+    "an Excel workbook": (b"PK\x03\x04" + bytes(40), "CSV"),
+    "an old Excel workbook": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(40), "CSV"),
+    "a web page": (b"\xef\xbb\xbf\n<!DOCTYPE html><html><table><tr><td>question</td></tr></table>", "CSV"),
+    "a web page of a table alone": (b"<TABLE border=1><tr><td>question</td></tr></TABLE>", "CSV"),
+    "a pointer of Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "zstandard": (b"\x28\xb5\x2f\xfd" + bytes(40), "unpack"),
+    "bzip2": (b"BZh91AY&SY" + bytes(40), "unpack"),
+    "xz": (b"\xfd7zXZ\x00" + bytes(40), "unpack"),
+    "Feather": (b"ARROW1\x00\x00" + bytes(40), "Parquet"),
+    "a pickle": (b"\x80\x04\x95" + bytes(40), "CSV"),
+    "a PDF": (b"%PDF-1.7\n", "CSV"),
+    "SQLite": (b"SQLite format 3\x00" + bytes(40), "CSV"),
+    "a model": (b"GGUF\x03\x00\x00\x00", "--model"),
+}
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.json", "rows.parquet", "rows.xlsx", "rows.csv.gz"])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_file_of_another_kind_says_what_to_do_whatever_its_name(tmp_path: Path, kind: str, name: str) -> None:
+    content, advice = FOREIGN[kind]
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert all(part in str(failure(path)) for part in (name, advice))
+
+
+def test_the_content_decides_where_the_name_is_wrong(tmp_path: Path) -> None:
+    table = write_csv(tmp_path / "rows.csv", pointwise()).read_bytes()
+    lines = jsonl(tmp_path / "rows.jsonl", pointwise()).read_bytes()
+    contents = {"lines.csv": lines, "list.csv": b"[" + lines + b"]", "packed.csv": gzip.compress(table)}
+    contents |= {"plain.csv.gz": table, "packed.jsonl": gzip.compress(lines), "plain.jsonl.gz": lines}
+    write_parquet(tmp_path / "table.csv", pointwise())
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    for name in (*contents, "table.csv"):
+        (example,) = read_examples(tmp_path / name)
+        assert example.responses == (pointwise()["orig_response"],), name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Name two fruits.,Apple,5\nName a fruit.,Brick,1\n",
+        "Name two fruits.,5,5\n",
+        "What is it to you?,An apple is it\n",
+    ],
+)
+def test_a_table_without_a_header_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rows.csv").write_text(text * 2)
+    assert NO_HEADER in str(failure(tmp_path / "rows.csv"))
+
+
+def test_names_of_columns_that_are_not_known_are_no_values(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("frage,antwort,note\nWas ist 1 und 1?,2,5\n")
+    assert NO_HEADER not in str(failure(tmp_path / "rows.csv"))

@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from recipe.data.records import Example, Judgement, Message, Rubric
@@ -12,6 +13,7 @@ from recipe.evaluation.tables import (
     results_grids,
     show,
     stages_table,
+    undefined_lines,
     warning_lines,
 )
 
@@ -75,3 +77,13 @@ def test_a_judged_example_shows_evidence_label_and_truth():
     text = shown(lambda console: console.print(judged_example(example, judgement)))
     for part in ("Better?", "user: Ask.", "response 2: two", "Since two.", "[RESULT] 2 (truth: 2)", "80%"):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("n", "value", "part"), [(8, None, "8 rows"), (1, None, "1 row"), (30, None, "same"), (30, 0.4, "")]
+)
+def test_a_dash_for_a_correlation_has_its_reason(n: int, value: float | None, part: str) -> None:
+    pearson = {"value": value, "low": None, "high": None, "n": n}
+    lines = undefined_lines({"j1": {"pointwise": {"pearson": pearson}}, "seed": None})
+    assert len(lines) == bool(part)
+    assert all("J1" in line and part in line for line in lines)

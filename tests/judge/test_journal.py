@@ -136,16 +136,51 @@ def test_agreement_with_given_labels_leaves_out_ties_and_odd_ones(tmp_path: Path
     assert (summary.agreed, summary.truths) == ({"pairwise": 1}, {"pairwise": 2})
 
 
-@pytest.mark.parametrize(("scores", "off"), [([1, 0, 1, 0], 2), ([4, 9, 10, 2], 2), ([4, 100, 4, "x"], 1)], ids=str)
-def test_no_agreement_is_claimed_for_scores_of_another_scale(tmp_path: Path, scores: list[Any], off: int) -> None:
-    rows = write(tmp_path / "rows.jsonl", *({**ROW, "score": score} for score in scores))
-    out, rubric = tmp_path / "out.jsonl", read_rubric("helpfulness")
+SCORES = [[1, 0, 1, 0], [4, 9, 10, 2], [4, 100, 4, "x"], [0.2, 0.4, 1.0, "1.0"], ["4", "4,5", 3, 3], [1, -1, 2, 5]]
+WINNERS = [
+    [1, -1, 1, 1],
+    ["1", "-1", "2", 0],
+    [0, 1, 1, 0],
+    [True, False, True, True],
+    [1, 2, 3, 1],
+    [1.0, 0.7, 2.0, 1],
+]
+
+
+@pytest.mark.parametrize("labels", [*SCORES, *WINNERS], ids=str)
+def test_no_agreement_is_claimed_where_a_given_number_is_no_label(tmp_path: Path, labels: list[Any]) -> None:
+    pair = {"question": "q", "response_a": "a", "response_b": "b"}
+    made = [{**ROW, "score": label} if labels in SCORES else {**pair, "winner": label} for label in labels]
+    rows, out, told = write(tmp_path / "rows.jsonl", *made), tmp_path / "out.jsonl", list[str]()
     for resume in (False, True):
-        summary = judge_file(judge(), rows, out, rubric=rubric, resume=resume)
+        how: dict[str, Any] = {"resume": resume, "rubric": read_rubric("helpfulness"), "tell": told.append}
+        summary = judge_file(judge("Because. [RESULT] 1"), rows, out, **how)
         (said,) = [line for line in str(summary).splitlines() if line.startswith("agreement")]
-        assert (summary.rows, summary.off_scale) == (4, off)
+        assert (summary.rows, summary.errors, summary.truths) == (4, 0, {})
         assert "%" not in said
-        assert f"rows-{scores.index(next(s for s in scores if s not in range(1, 6))) + 1}" in said
+        first = next(line for line in lines(out) if line.get("truth_note"))
+        assert f"{first['id']}: {first['truth_note']}" in said
+        assert any(first["truth_note"] in line for line in told)
+    assert all("truth" not in row for row in lines(out))
+
+
+@pytest.mark.parametrize("labels", [[1, 2, 0, 1], ["A", "B", "tie", "?"], [1, 2, 1.5, None]], ids=str)
+def test_a_slip_among_winners_ends_no_agreement(tmp_path: Path, labels: list[Any]) -> None:
+    pair = {"question": "q", "response_a": "a", "response_b": "b"}
+    rows = write(tmp_path / "rows.jsonl", *({**pair, "winner": label} for label in labels))
+    summary = judge_file(judge("Because. [RESULT] 1"), rows, tmp_path / "out.jsonl")
+    assert summary.truths["pairwise"] == sum(label in (1, 2, "A", "B") for label in labels)
+    assert "%" in str(summary)
+
+
+def test_a_number_far_down_that_is_no_label_ends_the_agreement_and_not_the_run(tmp_path: Path) -> None:
+    pair = {"question": "q", "response_a": "a", "response_b": "b"}
+    rows = write(tmp_path / "rows.jsonl", *({**pair, "winner": winner} for winner in [1] * 1500 + [0, 1]))
+    summary = judge_file(judge("Because. [RESULT] 1"), rows, tmp_path / "out.jsonl")
+    assert (summary.rows, summary.errors) == (1502, 0)
+    (said,) = [line for line in str(summary).splitlines() if line.startswith("agreement")]
+    assert all(part in said for part in ("rows-1501", "--map better_index="))
+    assert "%" not in said
 
 
 def test_empty_responses_are_counted(tmp_path: Path) -> None:
@@ -163,6 +198,22 @@ def test_our_own_output_is_read_again_to_train_with(tmp_path: Path, name: str) -
     assert [(example.label, example.rationale) for example in found] == [(4, "Because."), (2, "")]
     assert all(example.rubric == read_rubric("helpfulness").rubric for example in found)
     assert [example.responses for example in found] == [("Apple.",)] * 2
+
+
+@pytest.mark.parametrize("name", ["judged.jsonl", "judged.csv", "judged.parquet"])
+def test_the_truth_of_a_mapped_column_is_read_again(tmp_path: Path, name: str) -> None:
+    rows = write(tmp_path / "rows.jsonl", *({**ROW, "score": None, "stars": stars} for stars in (2, 5)))
+    judge_file(judge(), rows, tmp_path / name, rubric=read_rubric("helpfulness"), columns={"score": "stars"})
+    assert [example.label for example in read_examples(tmp_path / name)] == [2, 5]
+
+
+@pytest.mark.parametrize("name", ["judged.jsonl", "judged.csv", "judged.parquet"])
+def test_an_odd_label_is_as_odd_in_our_own_output(tmp_path: Path, name: str) -> None:
+    rows = write(tmp_path / "rows.jsonl", *({**ROW, "score": score} for score in (0.2, 1.0)))
+    judge_file(judge(), rows, tmp_path / name, rubric=read_rubric("helpfulness"))
+    for file in (rows, tmp_path / name):
+        with pytest.raises(SreError, match="field 'score'"):
+            read_examples(file, rubrics={"pointwise": read_rubric("helpfulness").rubric})
 
 
 @pytest.mark.parametrize("name", ["judged.jsonl", "judged.csv", "judged.parquet"])

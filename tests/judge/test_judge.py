@@ -19,10 +19,11 @@ from recipe.data.records import Example, Judgement, Message, Rubric
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling, to_judgement
 from recipe.inference.calibration import Calibration
-from recipe.judge import BothOrders, Judge
+from recipe.judge import AsyncJudge, BothOrders, Judge
 from recipe.judge.judge import prompts_in, to_bytes
 from recipe.judge.options import JudgeOptions
 from recipe.prompts import Prompts
+from tests.scripted import ScriptedGenerator
 
 RUBRIC = Rubric("Are both items fruits?", {k: f"Level {k}." for k in range(1, 6)})
 
@@ -591,3 +592,54 @@ def test_a_single_call_refuses_what_makes_several_judgements() -> None:
     for options in ({"samples": 3}, {"swap": True}):
         with pytest.raises(SreError, match="consensus"):
             judge_of().score("q", "r", RUBRIC, **options)
+
+
+ODD_ARGUMENTS: list[tuple[str, dict[str, Any]]] = [
+    *[("from_gguf", {"threads": value}) for value in ("4", 0, 1.5, True)],
+    *[("from_gguf", {"context": value}) for value in ("x", 0, None, 4096.5)],
+    *[("from_gguf", {"parallel": value}) for value in ("16", 0, None)],
+    *[("from_gguf", {"memory": value}) for value in ("much", 0, [1], {})],
+    *[("from_gguf", {"gpu_layers": value}) for value in ("all", -2, 0.5)],
+    *[("from_gguf", {"calibrated": value}) for value in ("no", None, 2)],
+    *[("from_gguf", {"path": value}) for value in (None, 5, b"x")],
+    *[("score", {name: None}) for name in ("conversation", "response", "rubric", "reference", "max_tokens", "seed")],
+    *[("score", {"conversation": value}) for value in (5, {"role": "user"}, [5], [])],
+    *[("score", {"response": value}) for value in (5, ["x"], b"x")],
+    *[("score", {"rubric": value}) for value in (5, ["x"], "", "helpfulnes")],
+    *[("score", {"max_tokens": value}) for value in ("8", 0, 1.5, True)],
+    *[("score", {"samples": value}) for value in ("5", None, 0)],
+    *[("score", {"temperature": value}) for value in ("hot", -1, float("nan"))],
+    *[("score", {name: "no"}) for name in ("constrain", "label_only", "swap")],
+    ("score", {"temprature": 1}),
+    *[("compare", {"response_a": value}) for value in (None, 5)],
+    *[("compare", {"response_b": value}) for value in (None, ["x"])],
+    ("compare_both_orders", {"tie": "draw"}),
+    *[("consensus", {"samples": value}) for value in ("5", 1, None, 2.5)],
+    *[("consensus", {"response": value}) for value in (None, 5, ("a", "b", "c"))],
+]
+RIGHT: dict[str, dict[str, Any]] = {
+    "score": {"conversation": "q", "response": "a", "rubric": "helpfulness"},
+    "compare": {"conversation": "q", "response_a": "a", "response_b": "b", "rubric": "helpfulness"},
+}
+RIGHT |= {"compare_both_orders": RIGHT["compare"], "consensus": RIGHT["score"]}
+
+
+@pytest.mark.parametrize(("method", "odd"), ODD_ARGUMENTS, ids=str)
+def test_an_odd_argument_is_named(tmp_path: Path, method: str, odd: dict[str, Any]) -> None:
+    (name,) = odd
+    (tmp_path / "judge.gguf").write_bytes(b"GGUF")
+    right = RIGHT.get(method, {"path": tmp_path / "judge.gguf"})
+    arguments = {**right, **odd}
+    places = [arguments.pop(place) for place in right]
+    with pytest.raises(SreError) as caught:
+        getattr(Judge(ScriptedGenerator()), method)(*places, **arguments)
+    assert caught.value.field == name
+
+
+def test_a_judge_is_not_made_of_a_path_and_judges_examples_alone() -> None:
+    with pytest.raises(SreError, match="from_gguf"):
+        Judge("judge.gguf")  # type: ignore[arg-type]
+    with pytest.raises(SreError, match="examples"):
+        Judge(ScriptedGenerator()).judge([{"id": "1"}])  # type: ignore[list-item]
+    with pytest.raises(SreError, match="queue"):
+        AsyncJudge(Judge(ScriptedGenerator()), queue="x")  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -71,5 +72,13 @@ def test_labels_that_are_ties_and_those_that_are_none_are_counted_apart() -> Non
     summary = Summary()
     for note in ("tie", "tie", "not 7"):
         summary.count({**row(1), "task": "pairwise", "truth_note": note})
-    assert (summary.tied_truths, summary.odd_truths, summary.off_scale) == (2, 1, 0)
+    assert (summary.tied_truths, summary.odd_truths, summary.unclear) == (2, 1, {})
     assert facts(summary)["left out of it"].startswith("3 ")
+
+
+def test_one_thing_is_told_in_the_singular() -> None:
+    summary = Summary(empty=1, not_utf8=1)
+    summary.count({**row(1), "task": "pointwise", "truth": 1})
+    summary.count({**row(1), "task": "pairwise", "truth_note": "tie"})
+    summary.count({**row(1), "task": "pairwise", "truth_note": "off the scale: not 7"})
+    assert not re.search(r"\b1 (?:given )?(?:rows|ties|labels)", str(summary))

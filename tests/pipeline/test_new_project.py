@@ -226,13 +226,16 @@ def test_an_odd_column_gives_a_ready_line() -> None:
 @pytest.mark.parametrize(
     ("scores", "told"),
     [
-        ([1.0, 3.5] * 12, "rows.csv, line 3, field 'score': expected a whole score from 0 to 10, not '3.5'"),
+        (
+            [1.0, 3.5] * 12,
+            "rows.csv, line 3, field 'score': off the scale: expected a whole score from 0 to 10",
+        ),
         (
             [1.0, 87.0] * 12,
             "rows.csv, line 3, field 'score': off the scale: expected a whole score from 0 to 10, not '87.0'",
         ),
         ([None] * 24, "rows.csv, line 2, field 'score': the label is missing"),
-        ([1.0, 2.0], "rows.csv: none of its 1 prompts"),
+        ([1.0, 2.0], "rows.csv: none of its prompts (1)"),
         ([5.0] * 24, "all scores are 5"),
     ],
 )

@@ -81,19 +81,25 @@ class Benchmark:
 
 
 def load_rows(
-    benchmark: Benchmark, data: str | Path | None = None, limit: int | None = None, **reading: Any
+    benchmark: Benchmark,
+    data: str | Path | None = None,
+    limit: int | None = None,
+    rejects: Path | None = None,
+    **reading: Any,
 ) -> list[Example]:
     """The labelled rows of a benchmark; with several splits, a row's id begins with its split.
 
     The split is a row's `aspect` where it has none. data: a folder in the published layout, or one file with all rows
-    [default: the hub]. limit: so many rows, evenly spread over all. Raises SreError for rows of something else.
+    [default: the hub]. limit: so many rows, evenly spread over all. rejects: a folder for bad rows; without
+    it, the first is an error. reading: see `read_examples`. Raises SreError for rows of something else.
     """
     source = str(data or benchmark.hub)
     splits = ("",) if Path(source).is_file() else benchmark.splits
     rows: list[Example] = []
     for split in splits:
         place = split.replace("_", "/") if (Path(source) / split.replace("_", "/")).is_dir() else split
-        found = read_examples(source, task=benchmark.task, split=place, **reading)
+        bad = rejects and rejects / f"rejects-{split or 'rows'}.jsonl"
+        found = read_examples(source, task=benchmark.task, split=place, skip_bad_rows=bad, **reading)
         if len(splits) > 1:
             found = [replace(row, id=f"{split}:{row.id}", aspect=row.aspect or split) for row in found]
         rows += found

@@ -1,12 +1,13 @@
-"""What is told before the rows of a file are judged: how they are read. Knows no models."""
+"""What is told about the rows of a file before they are used: how they are read."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
 from recipe.data.benchmark_formats import GENERAL, judged, layout_of, unjudged
-from recipe.data.examples import ReadRow
+from recipe.data.columns import ReadRow
 from recipe.data.records import Rubric, Task
 from recipe.data.rubrics import is_ready, near_name
 from recipe.data.values import missing, short
+from recipe.errors import plural
 
 _MOST_NAMES = 8
 
@@ -14,8 +15,9 @@ _MOST_NAMES = 8
 def notices(rows: Sequence[ReadRow], rubrics: Mapping[Task, Rubric]) -> Iterator[str]:
     """Lines about the first rows of a file. `rubrics`: those that were given, for rows that bring none."""
     read = [(row, row.example) for row in rows if row.example]
+    first = f"of the first {plural(len(rows), 'row')}"
     if named := sum(is_ready(example.rubric) for _, example in read):
-        yield f"criteria that are a ready rubric's name stand for it, in {named:,} of the first {len(rows):,} rows"
+        yield f"criteria that are a ready rubric's name stand for it, in {named:,} {first}"
     plain = {example.rubric.criteria: None for _, example in read if not example.rubric.descriptions}
     if nearly := next(((text, hint) for text in plain if (hint := near_name(text))), None):
         yield f"the criteria {nearly[0]!r} are no ready rubric's name and are taken as they are{nearly[1]}"
@@ -26,12 +28,11 @@ def notices(rows: Sequence[ReadRow], rubrics: Mapping[Task, Rubric]) -> Iterator
     if own:
         column = own[0].raw.column("criteria" if "criteria" in own[0].raw else "rubric")
         where = f" (column {column!r})" if column in own[0].raw.cells else ""
-        count = f"{len(own):,} of the first {len(rows):,} rows"
-        yield f"{count} bring their own criteria{where}; --rubric is only for rows without criteria"
+        yield f"{len(own):,} {first} bring their own criteria{where}; --rubric is only for rows without criteria"
     if any(example.task == "pairwise" and _made_of_chosen(row) for row, example in read):
         yield "chosen and rejected are shown in an order that their text decides, so chosen isn't always the first"
-    used = [f"{theirs} as {ours}" for ours, theirs in read[0][0].raw.names.items() if not theirs.startswith("orig_")]
-    if used:
+    names = read[0][0].raw.names if read else {}
+    if used := [f"{theirs} as {ours}" for ours, theirs in names.items() if not theirs.startswith("orig_")]:
         yield f"reading the columns {', '.join(used)}{_unused([row for row, _ in read])}"
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from recipe.data.benchmark_formats import GENERAL
 from recipe.data.examples import read_rows
+from recipe.data.notices import notices
 from recipe.data.rubrics import by_task, read_rubric
-from recipe.judge.notices import notices
 
 SCORED = {"question": "q", "answer": "a", "criteria": "Is it short?"}
 CHOSEN = {"prompt": "q", "chosen": "x", "rejected": "y"}
