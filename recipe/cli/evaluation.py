@@ -8,7 +8,10 @@ import click
 from recipe.cli import options as opt
 from recipe.errors import SreError, plural
 
-_OPENING, _ROWS = ("threads", "context", "parallel", "gpu_layers"), ("data", "limit", "overwrite", "columns")
+_OPENING, _ROWS = (
+    ("threads", "context", "parallel", "gpu_layers"),
+    ("data", "limit", "overwrite", "columns", "skip_bad_rows"),
+)
 
 
 @opt.command
@@ -59,13 +62,7 @@ def _show_forgery(judge: str, found: dict[str, Any], folder: Path) -> None:
 
 
 def _evaluate_model(
-    target: str,
-    model: str,
-    out: Path | None,
-    rubric: str | None,
-    forgery: bool,
-    skip_bad_rows: bool,
-    **options: Any,
+    target: str, model: str, out: Path | None, rubric: str | None, forgery: bool, **options: Any
 ) -> None:
     from recipe.config import EvaluateConfig
     from recipe.data.rubrics import by_task, read_rubric
@@ -80,7 +77,7 @@ def _evaluate_model(
     folder = out or Path("runs") / "benchmarks" / f"{label_of(target)}-{label_of(model)}"
     opening, how = ({name: options.pop(name) for name in names} for names in (_OPENING, _ROWS))
     how["rubrics"] = by_task(read_rubric(rubric) if rubric else None)
-    how |= {"rejects": folder if skip_bad_rows else None, "tell": opt.tell if Path(target).exists() else None}
+    how |= {"skip_bad_rows": how["skip_bad_rows"] and folder, "tell": opt.tell if Path(target).exists() else None}
     if forgery:
         opt.refuse(["overwrite", "label_only", "constrain"], "does not go with --forgery")
     with open_judge(model, **opening) as judge:

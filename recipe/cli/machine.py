@@ -15,13 +15,7 @@ if TYPE_CHECKING:
     from recipe.doctor.checks import Check
 
 
-def _moved(_: click.Context, __: click.Parameter, shape: str | None) -> None:
-    if shape is not None:
-        raise SreError(f"run `python -m benchmarks.shape {shape}` in a checkout instead", field="--shape")
-
-
 @opt.command
-@click.option("--shape", hidden=True, expose_value=False, callback=_moved)
 @click.option("--gpu-smoke", is_flag=True, help="Run every stage on a few rows, in minutes, and report.")
 @click.option("--cpu", is_flag=True, help="With --gpu-smoke: on the processor.")
 @click.option("--model", default="smollm2-135m", help="With --gpu-smoke: the seed model.")

@@ -5,11 +5,8 @@ import click
 from recipe import __version__
 from recipe.cli import evaluation, judging, machine, training
 from recipe.cli import options as opt
-from recipe.errors import SreError
 
 SECTIONS = {"Train": training, "Judge": judging, "Measure": evaluation, "Machine": machine}
-# Commands of earlier versions, and what they are now.
-MOVED = {"experiment": "python -m experiments", "annotate": "python -m experiments.annotation"}
 
 
 class _Group(opt.OneLineErrors, click.Group):
@@ -18,11 +15,6 @@ class _Group(opt.OneLineErrors, click.Group):
         for title, module in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl([(str(c.name), c.get_short_help_str(width)) for c in module.COMMANDS])
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in MOVED:
-            raise SreError(f"`sre {cmd_name}` is now `{MOVED[cmd_name]}`, run from a checkout of the repository")
-        return super().get_command(ctx, cmd_name)
 
 
 @click.group(cls=_Group, context_settings=opt.SETTINGS)

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Container
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class Finite(click.FloatRange):
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
+tell = partial(click.echo, err=True)  # what is no result
 EXISTING_FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 POSITIVE = click.IntRange(min=1)
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
@@ -136,11 +138,6 @@ def _columns(pairs: tuple[str, ...]) -> dict[str, str]:
     if not all(found) or not all(found.values()):
         raise click.BadParameter("expected OURS=YOURS, e.g. response=answer")
     return found
-
-
-def tell(line: str) -> None:
-    """Say something about what is read: beside the results, on standard error."""
-    click.echo(line, err=True)
 
 
 def refuse(names: Container[str], why: str) -> None:

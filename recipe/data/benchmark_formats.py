@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from recipe.data.columns import Names
 from recipe.data.records import TASKS, Rubric, Task
-from recipe.data.values import missing, no_label, parsed, short, to_rubric, whole
+from recipe.data.values import missing, no_label, short, texts_in, to_rubric, whole
 from recipe.errors import SreError
 from recipe.system import read_table
 
@@ -49,20 +50,17 @@ def unfolded(row: Cells, layout: Layout | None) -> Iterator[tuple[str, Cells]]:
                 raise SreError(f"expected 0 or 1, not {short(row[column])}", field=column)
             own = {"aspect": aspect, "rubric": question, "preference": None if better is None else 1 + better}
             yield aspect, {**row, **pair, **own}
-    elif layout and layout.name == "RewardBench" and _texts(row, "chosen") and _texts(row, "rejected"):
-        for k, chosen in enumerate(_texts(row, "chosen"), 1):
-            for m, rejected in enumerate(_texts(row, "rejected"), 1):
-                yield f"{k}-{m}", {**row, "chosen": chosen, "rejected": rejected}
+    elif layout and layout.name == "RewardBench" and (lists := _lists(row)):
+        for (k, chosen), (m, rejected) in product(*(enumerate(texts, 1) for texts in lists)):
+            yield f"{k}-{m}", {**row, "chosen": chosen, "rejected": rejected}
     else:
         yield "", row
 
 
-def _texts(row: Cells, column: str) -> list[str]:
-    """The list of texts that a column of RewardBench 2 holds, also as a table's text of it; [] for anything else."""
-    value = row[column]
-    if isinstance(value, str) and value.startswith("[") and "num_correct" in row:
-        value = parsed(value)
-    return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else []
+def _lists(row: Cells) -> list[list[str]]:
+    """The lists of texts that RewardBench 2 has, also as a table's texts; [] for anything else."""
+    lists = [texts_in(row[name]) for name in ("chosen", "rejected")]
+    return lists if all(lists) and ("num_correct" in row or isinstance(row["chosen"], list)) else []
 
 
 # --- the output of `sre judge` ---

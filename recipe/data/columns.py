@@ -19,7 +19,7 @@ from recipe.data.values import (
     level_of,
     missing,
     no_label,
-    parsed,
+    texts_in,
     to_conversation,
     to_text,
     turns_in,
@@ -46,7 +46,8 @@ Names = Mapping[str, str]  # our name -> the row's column
 
 def looks_like_values(names: Iterable[object]) -> bool:
     """Whether these may be cells rather than names of columns: one of them is a number or a sentence."""
-    return any(as_number(name) is not None or len(str(name).split()) > 3 for name in names)
+    texts = map(str, names)
+    return any(as_number(text) is not None or len(text.split()) > 3 or text.endswith((".", "?")) for text in texts)
 
 
 @dataclass(frozen=True)
@@ -140,19 +141,10 @@ class Row:
     def texts(self, name: str) -> list[str]:
         """A column of one text or of a list of texts."""
         value, column = self[name], self.column(name)
-        if isinstance(value, str) and value.lstrip().startswith("[") and column.endswith("s"):  # a list in a CSV file
-            read = parsed(value)
-            value = read if isinstance(read, list) else value
+        if isinstance(value, str) and column.endswith("s"):  # a list in a CSV file
+            value = texts_in(value) or value
         found = value if isinstance(value, list) else [None if no_label(value) else value]
         return [text for item in found if (text := _text(item, column)).strip()]
-
-    def strings(self, name: str) -> list[str]:
-        """The texts of a column that holds a list of them, also as JSON or Python; [] for anything else."""
-        value = self[name]
-        if isinstance(value, str) and value.lstrip().startswith("["):
-            value = parsed(value)
-        listed = value if isinstance(value, list) else []
-        return [text or "" for text in listed] if all(isinstance(text, str | None) for text in listed) else []
 
     def name(self, name: str) -> str:
         """An id or the like, a text or a number; "" for anything else."""

@@ -144,7 +144,7 @@ def _better(row: Row, name: str) -> object:
 
 def _with_turns(row: Row, columns: Sequence[str]) -> Row:
     """The row, whose prompt and responses may be lists with a text for each turn, as Chatbot Arena has them."""
-    prompts, answers = row.strings("instruction"), {name: row.strings(name) for name in columns}
+    prompts, answers = values.texts_in(row["instruction"]), {name: values.texts_in(row[name]) for name in columns}
     if not prompts or not all(answers.values()):
         return row
     if odd := next((name for name, texts in answers.items() if len(texts) != len(prompts)), None):

@@ -76,7 +76,7 @@ def read_examples(
                 verdicts.add(example.id)
         if is_ready(example.rubric) and not tell:
             told["row", "with a ready rubric's name as criteria, which stands for it"] += 1
-        if not all(response.strip() for response in example.responses):
+        if tell and not all(response.strip() for response in example.responses):
             told["row", "with an empty response, taken like the others"] += 1
         named = in_prompt_names(example)
         if need_rationale and named != example:
@@ -197,7 +197,8 @@ def _with_verdict(example: Example, row: Mapping[str, Any], strict: bool) -> Exa
         example = replace(example, rubric=to_rubric(rubric))
     truth, note = whole(row.get("truth")), row.get("truth_note")
     if truth is None:
-        example = replace(example, label=None, label_note="" if no_label(note) else str(note), rationale="")
+        note = "" if no_label(note) else example.label_note or str(note)
+        example = replace(example, label=None, label_note=note, rationale="")
     elif truth in example.labels:
         example = replace(example, label=truth, label_note="")
     if not strict or example.label_note:

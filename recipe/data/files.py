@@ -217,11 +217,12 @@ def _read_json(file: Any) -> Iterator[Found]:
             lines = io.StringIO(rest, newline="\n") if problem else [rest]
         for line, data in enumerate(lines, 1):
             if data.strip():
-                row, problem = _json(data.rstrip("\r\n"))
+                row, problem = _json(data.rstrip("\r\n ,"))
                 if rows := _objects(row):
                     yield from _numbered(rows)
                 else:
-                    yield line, row, problem and f"expected one JSON object in the line; {problem}"
+                    hint = "; a table's name ends in .csv" if line == 1 and "{" not in data else ""
+                    yield line, row, problem and f"expected one JSON object in the line; {problem}{hint}"
 
 
 def _objects(value: Any) -> list[Any]:
@@ -231,9 +232,15 @@ def _objects(value: Any) -> list[Any]:
         listed = value["data"] if "data" in value else next(iter(value.values()), None) if len(value) == 1 else None
         if isinstance(value.get("columns"), list) and isinstance(listed, list):
             return [dict(zip(value["columns"], cells, strict=False)) for cells in listed if isinstance(cells, list)]
-        columns = [list(one) for one in value.values() if isinstance(one, dict)]
+        cells = list(value.values())
+        columns = [list(one) for one in cells if isinstance(one, dict)]
         if columns and columns.count(columns[0]) == len(value) and all(map(str.isdigit, columns[0])):
-            return [{name: cells[key] for name, cells in value.items()} for key in columns[0]]
+            return [{name: column[key] for name, column in value.items()} for key in columns[0]]
+        if len(columns) == len(value) and all(map(str.isdigit, value)):  # rows by their numbers
+            return cells
+        lengths = {len(one) if isinstance(one, list) and not _deep(one, 2) else 0 for one in cells}
+        if len(lengths) == 1 and 0 not in lengths:  # columns as lists
+            return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
     if not isinstance(listed, list) or not listed or not isinstance(listed[0], dict):
         return []
     turns = listed is not value and {"role", "from", "content", "data"} & listed[0].keys()
@@ -308,7 +315,7 @@ def _csv_rows(rows: Any) -> Iterator[tuple[int, list[str], str]]:
             return
         except csv.Error as error:
             problem = f"invalid CSV: {error}; a quote inside a quoted cell is written twice"
-        if cells or problem:
+        if problem or any(cell.strip() for cell in cells):
             yield line, cells, problem
 
 

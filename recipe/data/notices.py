@@ -3,13 +3,18 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from recipe.data.benchmark_formats import GENERAL, judged, layout_of, unjudged
-from recipe.data.columns import ReadRow
+from recipe.data.columns import FIRST, ReadRow
 from recipe.data.records import Rubric, Task
 from recipe.data.rubrics import is_ready, near_name
 from recipe.data.values import missing, short
 from recipe.errors import plural
 
 _MOST_NAMES = 8
+_OF_OTHERS: dict[Task, set[str]] = {
+    "pointwise": {"response_a", "response_b", "chosen", "rejected", "preference", "second_is_better", "tie", *FIRST},
+    "pairwise": {"response", "score"},
+}
+"""Our names of columns that rows of a task are not read from."""
 
 
 def notices(rows: Sequence[ReadRow], rubrics: Mapping[Task, Rubric]) -> Iterator[str]:
@@ -31,22 +36,26 @@ def notices(rows: Sequence[ReadRow], rubrics: Mapping[Task, Rubric]) -> Iterator
         yield f"{len(own):,} {first} bring their own criteria{where}; --rubric is only for rows without criteria"
     if any(example.task == "pairwise" and _made_of_chosen(row) for row, example in read):
         yield "chosen and rejected are shown in an order that their text decides, so chosen isn't always the first"
-    names = read[0][0].raw.names if read else {}
+    if equal := sum(len(example.responses) > len(set(example.responses)) for _, example in read):
+        yield f"both responses are the same text in {equal:,} {first}: there is nothing to choose"
+    names: dict[str, str] = {}
+    for row, example in read:
+        names |= {ours: theirs for ours, theirs in row.raw.names.items() if ours not in _OF_OTHERS[example.task]}
     if used := [f"{theirs} as {ours}" for ours, theirs in names.items() if not theirs.startswith("orig_")]:
-        yield f"reading the columns {', '.join(used)}{_unused([row for row, _ in read])}"
+        yield f"reading the columns {', '.join(used)}{_unused([row for row, _ in read], set(names.values()))}"
 
 
 def _made_of_chosen(row: ReadRow) -> bool:
     return {"chosen", "rejected"} <= row.raw.names.keys() and not {"response_a", "response_b"} <= row.raw.names.keys()
 
 
-def _unused(rows: Sequence[ReadRow]) -> str:
-    """The columns that hold something and that no row was read from."""
-    used, filled = set[str](), dict[str, None]()
+def _unused(rows: Sequence[ReadRow], used: set[str]) -> str:
+    """The columns that hold something and that no row was read from, which are not among `used`."""
+    filled = dict[str, None]()
     for row in rows:
         cells = unjudged(row.raw.cells) if judged(row.raw.cells) else row.raw.cells
         layout = layout_of(cells)
-        used |= {*row.raw.names.values(), *(layout.id_columns if layout else ())}
+        used |= {*(layout.id_columns if layout else ())}
         if layout and layout.name == "Safe-RLHF":  # its columns are read under names that no column has
             return ""
         filled |= {str(name): None for name, value in cells.items() if name and not missing(value) and value != ""}

@@ -86,23 +86,20 @@ def to_score(value: object, scores: Sequence[int], field: str) -> int | None:
     score = whole(value)
     if score not in scores:
         off = "" if as_number(value) is None else f"{OFF_SCALE}: "
-        expected = f"{off}expected a whole score from {scores[0]} to {scores[-1]}, not {short(value)}"
+        gaps = len(scores) <= scores[-1] - scores[0]
+        which = f"of {', '.join(map(str, scores))}" if gaps else f"from {scores[0]} to {scores[-1]}"
+        expected = f"{off}expected a whole score {which}, not {short(value)}"
         raise SreError(f"{expected}; {_advice(value)}", field=field)
     return score
 
 
 def _advice(value: object) -> str:
     """What to do with a column of scores such as this one."""
-    number = as_number(value)
+    number, advice = as_number(value), _TABLE["advice"]
     if number is None:
-        if counted(value) is None:
-            return "write each score as a number alone"
-        return "write 1 and 0 for true and false, and give a --rubric that describes both"
-    if 0 <= number <= MOST_SCORE:
-        whole_one = "give a --rubric that describes each score of the column's scale"
-        parts = "make the column's scores whole, e.g. round(score), or of 0 to 1: round(4 * score) + 1"
-        return whole_one if number.is_integer() else parts
-    return f"bring the column's scores to a scale within 0 to {MOST_SCORE}, e.g. round(score / 10) of 0 to 100"
+        return str(advice["text" if counted(value) is None else "truth"])
+    off = not 0 <= number <= MOST_SCORE
+    return str(advice["off" if off else "whole" if number.is_integer() else "part"])
 
 
 def as_number(value: object) -> float | None:
@@ -172,6 +169,15 @@ def turns_in(value: object) -> list[Any]:
     turns = read if isinstance(read, list) else []
     named = all(isinstance(turn, Mapping) and ("role" in turn or "from" in turn) for turn in turns)
     return turns if named else []
+
+
+def texts_in(value: object) -> list[str]:
+    """The texts in a cell that holds a list of them, also as JSON or Python; [] for anything else."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = parsed(value)
+    if not isinstance(value, list) or not all(isinstance(text, str | None) for text in value):
+        return []
+    return [text or "" for text in value]
 
 
 def parsed(text: str) -> object:

@@ -174,11 +174,10 @@ def undefined_lines(models: Mapping[str, Any]) -> list[str]:
     for name, result in models.items():
         figure = result["pointwise"]["pearson"] if result else nothing(0)
         if figure["n"] and figure["value"] is None:
-            rows = plural(figure["n"], "row")
-            why = f"it takes {MIN_PARSED} rows with a score and a verdict, not {rows}"
-            if figure["n"] >= MIN_PARSED:
-                why = f"in all {rows} the given score is the same, or the judge's is"
-            lines.append(f"{judge_name(name)} has no correlation (-): {why}.")
+            few = f"it takes {MIN_PARSED} rows with a score and a verdict"
+            same = "the given score is the same in all rows, or the judge's is"
+            why = few if figure["n"] < MIN_PARSED else same
+            lines.append(f"{judge_name(name)} has no correlation (-) over {plural(figure['n'], 'row')}: {why}.")
     return lines
 
 

@@ -104,11 +104,10 @@ class Judge(Closing):
         """
         if not isinstance(path, str | Path):
             raise SreError(f"expected a GGUF file or a run folder, not {path!r}", field="path")
-        for argument, value, least in (("threads", threads, 1), ("context", context, 1), ("parallel", parallel, 1)):
-            if value is not None or argument != "threads":
-                check_whole(value, argument, least)
-        if gpu_layers is not None:
-            check_whole(gpu_layers, "gpu_layers", -1)
+        for name, value, least in (("context", context, 1), ("parallel", parallel, 1)):
+            check_whole(value, name, least)
+        for name, given, least in (("threads", threads, 1), ("gpu_layers", gpu_layers, -1)):
+            check_whole(least if given is None else given, name, least)
         check_bool(calibrated, "calibrated")
         path = Path(path)
         name = path.stem

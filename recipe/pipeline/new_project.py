@@ -72,10 +72,8 @@ def new_project(
     for task in tasks - {row.task for row in train}:
         file = next(file for file in files if any(row.task == task for row in sources[Path(file).stem]))
         prompts = len({row.prompt_id for row in sources[Path(file).stem] if row.task == task})
-        why = (
-            f"none of its prompts ({prompts}) is left to train on: one in ten, and one at least, is held out to choose"
-        )
-        raise SreError(f"{why} the judge, and as many to test it; expected three prompts or more", file=file)
+        why = f"none of its prompts ({prompts}) is left to train on: one in ten, and one at least, is held out to test"
+        raise SreError(f"{why} the judge, and as many to choose it; expected three prompts or more", file=file)
     scores = {row.label for rows in sources.values() for row in rows if row.task == "pointwise"}
     if len(scores) == 1:
         raise SreError(f"all scores are {scores.pop()}: a judge can't learn from one score alone; add rows with others")
@@ -120,8 +118,7 @@ def _warnings(splits: Mapping[str, Mapping[str, Sequence[Example]]]) -> list[str
         ("test", 20, "to test on: the intervals of the figures will be wide"),
     ):
         counts = Counter(row.task for rows in splits[split].values() for row in rows)
-        few = [plural(count, f"{task} row") for task, count in counts.items() if count < fewest]
-        lines += [f"warning: only {rows} {why}" for rows in few]
+        lines += [f"warning: {plural(n, f'{task} row')} {why}" for task, n in counts.items() if n < fewest]
     return lines
 
 

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from recipe.cli.main import MOVED, main
+from recipe.cli.main import main
 from recipe.config import load, presets
 
 ROW = {
@@ -68,12 +68,6 @@ def refused(result, *parts):
     assert message.startswith("error: ")
     for part in parts:
         assert part in message, message
-
-
-@pytest.mark.parametrize("name", MOVED)
-def test_a_command_that_has_moved_says_where_to(name):
-    refused(sre(name, "seed-data", "--seeds", 0), MOVED[name])
-    refused(sre(name, "--help"), MOVED[name])
 
 
 def test_an_unknown_config_key_is_named():

@@ -225,6 +225,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
         (b'{"orig_instruction": "a\x00b"}\n', 1, "invalid JSON"),
         (b"[" * 100_000, 1, "invalid JSON"),
         (b"9" * 10_000, 1, "invalid JSON"),
+        (b"question,answer\nq,a\n", 1, ".csv"),
     ],
 )
 def test_a_line_that_is_no_json_is_named(tmp_path: Path, content: bytes, line: int, expected: str) -> None:
@@ -612,3 +613,37 @@ def test_a_table_without_a_header_is_named(tmp_path: Path, text: str) -> None:
 def test_names_of_columns_that_are_not_known_are_no_values(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("frage,antwort,note\nWas ist 1 und 1?,2,5\n")
     assert NO_HEADER not in str(failure(tmp_path / "rows.csv"))
+
+
+QUESTIONS, LABELS = ["Name a fruit.", "Name a nut."], [4, 2]
+JSON_FORMS = {
+    "columns as lists": {"question": QUESTIONS, "answer": ["Apple.", "Bolt."], "score": LABELS},
+    "columns as lists of texts": {"question": QUESTIONS, "answer": ["Apple.", "Bolt."]},
+    "rows by their numbers": {
+        str(k): {"question": QUESTIONS[k], "answer": "Apple.", "score": LABELS[k]} for k in (0, 1)
+    },
+}
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("form", JSON_FORMS)
+def test_json_of_columns_or_of_numbered_rows(tmp_path: Path, form: str, indent: int | None) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps(JSON_FORMS[form], indent=indent))
+    found = [row.cells for row in Source(str(tmp_path / "rows.json"), None, "train").rows()]
+    assert [row["question"] for row in found] == QUESTIONS
+    assert [row.get("score") for row in found] in (LABELS, [None, None])
+
+
+def test_lists_in_one_row_are_no_columns(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    for row in ({"chosen": turns, "rejected": turns}, {"messages": turns}, {"question": "q", "contexts": ["c", "d"]}):
+        (found,) = Source(str(jsonl(tmp_path / "rows.jsonl", row)), None, "train").rows()
+        assert found.cells == row
+
+
+def test_a_comma_at_the_end_of_a_json_line_and_empty_rows_of_a_table_are_none(tmp_path: Path) -> None:
+    lines, table = tmp_path / "rows.jsonl", tmp_path / "rows.csv"
+    lines.write_text("".join(f"{json.dumps(pointwise(id=str(k)))},\n" for k in range(3)))
+    assert [example.id for example in read_examples(lines)] == ["0", "1", "2"]
+    table.write_text(f"{write_csv(table, pointwise(id='0')).read_text()}{',' * 8}\n , \n\n")
+    assert [example.id for example in read_examples(table)] == ["0"]

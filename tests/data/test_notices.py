@@ -66,3 +66,17 @@ def test_filled_columns_that_no_row_is_read_from_are_named(tmp_path: Path) -> No
 def test_the_order_of_chosen_and_rejected_is_told(tmp_path: Path) -> None:
     assert "order" in told(tmp_path, CHOSEN)
     assert "order" not in told(tmp_path, {"prompt": "q", "answer_a": "x", "answer_b": "y"})
+
+
+def test_columns_that_only_later_rows_fill_are_told(tmp_path: Path) -> None:
+    assert "grade as score" in told(tmp_path, {**SCORED, "grade": None}, {**SCORED, "grade": 3})
+
+
+def test_pairs_of_one_response_are_told(tmp_path: Path) -> None:
+    pair = {"prompt": "q", "answer_a": "x", "answer_b": "y"}
+    assert "1 of the first 2 rows" in told(tmp_path, pair, {**pair, "answer_b": "x"})
+    assert "the same text" not in told(tmp_path, pair)
+
+
+def test_the_label_of_the_other_task_is_not_read(tmp_path: Path) -> None:
+    assert told(tmp_path, {**SCORED, "human_score": 3, "label": "x"}).endswith("human_score as score; not used: label")

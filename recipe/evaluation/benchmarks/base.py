@@ -81,25 +81,22 @@ class Benchmark:
 
 
 def load_rows(
-    benchmark: Benchmark,
-    data: str | Path | None = None,
-    limit: int | None = None,
-    rejects: Path | None = None,
-    **reading: Any,
+    benchmark: Benchmark, data: str | Path | None = None, limit: int | None = None, **reading: Any
 ) -> list[Example]:
     """The labelled rows of a benchmark; with several splits, a row's id begins with its split.
 
     The split is a row's `aspect` where it has none. data: a folder in the published layout, or one file with all rows
-    [default: the hub]. limit: so many rows, evenly spread over all. rejects: a folder for bad rows; without
-    it, the first is an error. reading: see `read_examples`. Raises SreError for rows of something else.
+    [default: the hub]. limit: so many rows, evenly spread over all. reading: see `read_examples`; its skip_bad_rows is
+    a folder, with a file for each split. Raises SreError for rows of something else.
     """
     source = str(data or benchmark.hub)
     splits = ("",) if Path(source).is_file() else benchmark.splits
     rows: list[Example] = []
+    folder = reading.pop("skip_bad_rows", None)
     for split in splits:
         place = split.replace("_", "/") if (Path(source) / split.replace("_", "/")).is_dir() else split
-        bad = rejects and rejects / f"rejects-{split or 'rows'}.jsonl"
-        found = read_examples(source, task=benchmark.task, split=place, skip_bad_rows=bad, **reading)
+        rejects = folder / f"rejects-{split or 'rows'}.jsonl" if folder else None
+        found = read_examples(source, task=benchmark.task, split=place, skip_bad_rows=rejects, **reading)
         if len(splits) > 1:
             found = [replace(row, id=f"{split}:{row.id}", aspect=row.aspect or split) for row in found]
         rows += found
