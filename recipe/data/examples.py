@@ -23,8 +23,6 @@ from recipe.errors import SreError, plural, printable
 from recipe.storage import atomic
 
 _log = logging.getLogger("recipe.data.examples")
-MOST_NOTICED = 1024
-"""The first rows of a source, about which notices are."""
 
 
 def read_examples(
@@ -51,7 +49,7 @@ def read_examples(
     unexplained_in, unlabelled = None, None
     verdicts, has_truth = set[str](), False
     rows = read_rows(source, strict=True, **reading)
-    first = list(itertools.islice(rows, MOST_NOTICED)) if tell else []
+    first = list(itertools.islice(rows, 1024)) if tell else []  # as many as `sre judge` looks at
     say = tell or partial(_log.warning, "%s")
     for line in notices(first, reading.get("rubrics") or {}):
         say(printable(f"{source}: {line}"))

@@ -145,15 +145,11 @@ def _read(path: Path, *, alone: bool) -> Iterator[Row]:
     """alone: No other file of the source has its name."""
     stem = _plain(path).stem if alone else f"{path.parent.name}-{_plain(path).stem}"
     try:
-        with path.open("rb") as raw, _unpacked(raw) as file:
+        with path.open("rb") as raw:
+            file: Any = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw  # whatever it is called
             yield from _placed(_reader(path, file.peek(512))(file), str(path), str(writable(stem)))
     except (OSError, EOFError, zlib.error) as error:
         raise SreError(f"can't be read: {getattr(error, 'strerror', None) or error}", file=path) from None
-
-
-def _unpacked(raw: io.BufferedReader) -> Any:
-    """What a file compressed by gzip holds, whatever it is called; else the file."""
-    return gzip.open(raw) if raw.peek(2)[:2] == b"\x1f\x8b" else contextlib.nullcontext(raw)
 
 
 def _reader(path: Path, begins: bytes) -> Callable[[Any], Iterator[Found]]:

@@ -12,7 +12,7 @@ from recipe.data.records import TASKS, Example, Judgement, Task
 from recipe.errors import plural, printable
 from recipe.evaluation.audit import FIGURES, degenerate
 from recipe.evaluation.evaluate import FORCED
-from recipe.evaluation.metrics import MIN_PARSED, nothing
+from recipe.evaluation.metrics import MIN_PARSED
 from recipe.progress import duration
 
 Grid = list[list[str]]  # a head and rows; the first column names the row
@@ -169,16 +169,11 @@ def show(grids: Sequence[tuple[str, Grid]], models: Mapping[str, Any], console: 
 
 
 def undefined_lines(models: Mapping[str, Any]) -> list[str]:
-    """One line for each judge without a correlation, which says why."""
-    lines = []
-    for name, result in models.items():
-        figure = result["pointwise"]["pearson"] if result else nothing(0)
-        if figure["n"] and figure["value"] is None:
-            few = f"it takes {MIN_PARSED} rows with a score and a verdict"
-            same = "the given score is the same in all rows, or the judge's is"
-            why = few if figure["n"] < MIN_PARSED else same
-            lines.append(f"{judge_name(name)} has no correlation (-) over {plural(figure['n'], 'row')}: {why}.")
-    return lines
+    """One line for each judge without a correlation, which says what it takes."""
+    figures = {judge_name(name): result["pointwise"]["pearson"] for name, result in models.items() if result}
+    takes = f"it takes {MIN_PARSED} rows with a score and a verdict, and neither may be the same in all of them"
+    none = {name: figure["n"] for name, figure in figures.items() if figure["n"] and figure["value"] is None}
+    return [f"{name} has no correlation (-) over {plural(n, 'row')}: {takes}." for name, n in none.items()]
 
 
 def warning_lines(models: Mapping[str, Any]) -> list[str]:

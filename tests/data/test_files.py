@@ -647,3 +647,9 @@ def test_a_comma_at_the_end_of_a_json_line_and_empty_rows_of_a_table_are_none(tm
     assert [example.id for example in read_examples(lines)] == ["0", "1", "2"]
     table.write_text(f"{write_csv(table, pointwise(id='0')).read_text()}{',' * 8}\n , \n\n")
     assert [example.id for example in read_examples(table)] == ["0"]
+
+
+def test_a_header_may_begin_like_another_kind_of_file(tmp_path: Path) -> None:
+    for name in ("gguf", "fea1", "arrow1", "bzh9", "pk"):
+        (tmp_path / "rows.csv").write_text(f"{name},question,answer\nx,q,a\n")
+        assert [row.cells["question"] for row in Source(str(tmp_path / "rows.csv"), None, "train").rows()] == ["q"]
