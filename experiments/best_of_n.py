@@ -27,7 +27,7 @@ class BestOfNContext(SharingContext):
         for name, step in plan:
             if name.endswith(":dpo"):
                 yield name.replace(":dpo", ":sft"), partial(_sft, self, int(name[len("iter-") : -len(":dpo")]))
-            elif not name.endswith((":assess", ":curate")):
+            elif not name.endswith(":curate"):
                 yield name, step
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.best_of_n import BestOfNContext
+from experiments.curation import CurationContext
 from experiments.sharing import SharingContext
 from experiments.tables import experiment_markdown
 from recipe.config import Config, dump, load
@@ -35,8 +36,8 @@ class Variant:
 
     settings: `key=value` overrides. judge: "sft", "j1", …; "" is J_T, "best" the one that the dev rows say is best.
     times_inputs: so many times the inputs and pairs of round 1. first_sample: the row is the first of the judge's
-    samples, not their majority. best_of_n: rounds end with SFT on the right samples. beside: a row to compare it with,
-    besides J_SFT.
+    samples, not their majority. best_of_n: rounds end with SFT on the right samples. curation: rounds make their pairs
+    by this method of curation.py. beside: a row to compare it with, besides J_SFT.
     """
 
     name: str
@@ -46,7 +47,18 @@ class Variant:
     times_inputs: float = 1
     first_sample: bool = False
     best_of_n: bool = False
+    curation: str = ""
     beside: str = ""
+
+    def context(self, config: Config, path: Path, lenders: Sequence[Path]) -> SharingContext:
+        """The run of this row in a folder."""
+        if self.best_of_n:
+            return BestOfNContext(config, path, lenders)
+        return (
+            CurationContext(config, path, lenders, self.curation)
+            if self.curation
+            else SharingContext(config, path, lenders)
+        )
 
     def changes(self, config: Config) -> list[str]:
         """The overrides that make the row of an experiment with these settings."""
@@ -105,7 +117,7 @@ class Experiment:
         variant, overrides = VARIANTS[name], [*self.overrides, f"seed={seed}"]
         base = load(self.preset, overrides)
         config = load(self.preset, [*overrides, *variant.changes(base)])
-        if config == base and not variant.best_of_n:
+        if config == base and not (variant.best_of_n or variant.curation):
             return RowRun(variant, base, self.folder / f"seed-{seed}")
         config = config.model_copy(update={"name": f"{base.name}-{name}"})
         return RowRun(variant, config, self.folder / name / f"seed-{seed}")
@@ -128,28 +140,26 @@ def run_experiment(experiment: Experiment, names: Sequence[str], seeds: Sequence
     problems = {}
     for run in [experiment.run(name, seed) for seed in seeds for name in chosen]:
         try:
-            judge, lenders = run.variant.judge or run.judge, experiment.folders()
-            run_judge(run.config, run.path, judge, lenders, best_of_n=run.variant.best_of_n)
+            judge = run.variant.judge or run.judge
+            run_judge(run.variant.context(run.config, run.path, experiment.folders()), judge)
         except NothingToTrainError as error:
             problems[f"{run.variant.name}, seed {run.config.seed}"] = str(error)
     return write_results(experiment, problems)
 
 
-def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path], *, best_of_n: bool = False) -> None:
+def run_judge(run: SharingContext, judge: str) -> None:
     """Run what a judge needs and no more, and measure it on the test rows.
 
-    "best" is the judge that the dev rows say is best. `lenders` are run folders whose stages may be taken over. Raises
-    SreError as `run_pipeline` does, for a judge that is not of this run, and where there are no test rows.
+    "best" is the judge that the dev rows say is best. Raises SreError as `run_pipeline` does, for a judge that is not
+    of this run, and where there are no test rows.
     """
-    best = judge == "best"
-    run: SharingContext = (BestOfNContext if best_of_n else SharingContext)(config, folder, lenders)
+    best, config = judge == "best", run.config
     if not config.data.takes("test"):
         raise SreError("this run takes no test rows, so no judge of it can be measured", field="data.test_split")
     if not (best or judge in judges_of(config)):
         raise SreError(f"this run has no judge {judge!r}; it has {', '.join(judges_of(config))}")
     with run.working():
-        plan = steps(run, every=not best)
-        for name, step in run.replaced(plan) if isinstance(run, BestOfNContext) else plan:
+        for name, step in run.replaced(steps(run, every=not best)):
             if name.startswith("evaluation/"):
                 break
             if best or not (name.startswith("dev/") or name.endswith(":decide")):  # else no proof is asked for
@@ -159,7 +169,7 @@ def run_judge(config: Config, folder: Path, judge: str, lenders: Sequence[Path],
         measured = run.best if best else judge
         stage_inputs.measure(run, f"evaluation/{measured}")
         # The run's own config.toml is that of the last call, which may have measured another judge.
-        kept, settings = folder / "evaluation" / measured / "config.toml", dump(config)
+        kept, settings = run.path / "evaluation" / measured / "config.toml", dump(config)
         if run.cache.main and not (kept.exists() and kept.read_text(encoding="utf-8") == settings):
             with atomic(kept) as file:
                 file.write(settings)

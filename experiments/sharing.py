@@ -6,7 +6,7 @@ The marker of such a stage is that folder's, and "from" names the folder. `lende
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from recipe.errors import SreError
 from recipe.pipeline.context import RunContext
 from recipe.pipeline.judge_model import JudgeModel
 from recipe.pipeline.stage_cache import RunFolder
+from recipe.pipeline.stage_order import Step
 from recipe.storage import atomic_folder, replacing
 from recipe.system import process
 
@@ -74,6 +75,10 @@ class SharingContext(RunContext):
         super().__init__(config, path)
         self.lenders = tuple(lenders)
         self.cache = SharingFolder(path, lenders=lenders, begin=self.keep_config)
+
+    def replaced(self, plan: Iterable[Step]) -> Iterator[Step]:
+        """The plan with the stages of a baseline in the place of the recipe's."""
+        yield from plan
 
     def judge_model(self, judge: str, *, sampling: bool = False) -> SharedJudge:
         return SharedJudge(**vars(super().judge_model(judge, sampling=sampling)), lenders=self.lenders)

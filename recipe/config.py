@@ -24,16 +24,6 @@ Task = Literal["pointwise", "pairwise"]
 # Section, name in older versions, name now: a run folder keeps its config.toml for years.
 _RENAMED = (("export", "judge", "type"), ("dpo", "dev_share", "held_out_share"))
 
-CurationMethod = Literal[
-    "correct-answer",
-    "majority-vote",
-    "self-assessment",
-    "meta-judge",
-    "meta-judge-equal",
-    "random-equal",
-    "preference-reversal",
-]
-
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -195,7 +185,6 @@ class SampleConfig(_Section):
 
 
 class CurateConfig(_Section):
-    method: CurationMethod = "correct-answer"
     margin: int = Field(2, ge=1)  # pointwise; pairwise labels differ by 1 (right against wrong)
     max_pairs_per_input: int | None = Field(None, ge=1)
     max_pairs: int | None = Field(None, ge=1)
@@ -305,6 +294,11 @@ def validate(raw: dict[str, Any], *, file: str | Path | None = None) -> Config:
             part.setdefault(new, part.pop(old))
     if raw.get("update") == "dpo":
         del raw["update"]  # older versions had best-of-n, too, which is a baseline of experiments/ now
+    curation = raw.get("curate")
+    method = curation.pop("method", "correct-answer") if isinstance(curation, dict) else "correct-answer"
+    if method != "correct-answer":
+        advice = f"the other methods are baselines, run from a checkout: python -m experiments PRESET {method}"
+        raise SreError(f"pairs are right answers against wrong ones; {advice}", file=file, field="curate.method")
     try:
         return Config.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:

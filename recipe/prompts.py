@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from recipe.system import resource
 from recipe.templates import LimitedEnvironment
 
 _JUDGING = ("pointwise", "pairwise", "pointwise_label_only", "pairwise_label_only")
-NAMES = (*_JUDGING, "self_assessment", "meta_judge", "preference_reversal", "hint")
+NAMES = (*_JUDGING, "hint")
 _SEPARATOR = "\n---\n"
 
 # A capital, then letters of other scripts that look like it; a small letter is found by its capital.
@@ -147,27 +147,16 @@ class Prompts:
 
     def judge(self, example: Example, *, label_only: bool = False) -> tuple[Message, ...]:
         """The prompt of a judgement (A.1.1, A.1.2), by the example's task."""
-        return self._render(f"{example.task}_label_only" if label_only else example.task, example)
-
-    def self_assessment(self, example: Example, judgement: str) -> tuple[Message, ...]:
-        """Ask for a 1-5 rating of one judgement's text (A.1.4)."""
-        return self._render("self_assessment", example, judgement=neutralise(judgement))
-
-    def meta_judge(self, example: Example, rationales: Sequence[str]) -> tuple[Message, ...]:
-        """Ask for the most and the least effective of the rationales, named ITEM1, ITEM2, ... (A.1.6)."""
-        return self._render("meta_judge", example, contender_rationales=[neutralise(r) for r in rationales])
-
-    def preference_reversal(self, example: Example) -> tuple[Message, ...]:
-        """Ask a child-like reader, who sees no criteria, for a poor rationale (A.1.5)."""
-        return self._render("preference_reversal", example)
+        return self.render(f"{example.task}_label_only" if label_only else example.task, example)
 
     def hinted(self, example: Example) -> tuple[Message, ...]:
         """The prompt of a judgement that is told its label and is to give the reasons."""
         *before, asked = self.judge(example)
-        (hint,) = self._render("hint", example, label=example.label)
+        (hint,) = self.render("hint", example, label=example.label)
         return (*before, Message(asked.role, f"{asked.content}\n{hint.content}"))
 
-    def _render(self, name: str, example: Example, **more: Any) -> tuple[Message, ...]:
+    def render(self, name: str, example: Example, **more: Any) -> tuple[Message, ...]:
+        """The prompt `name` about an example, with `more` variables."""
         if name not in self._parts:
             self._parts[name] = self._compile(name)
         context = _context(example) | more

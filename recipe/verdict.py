@@ -14,7 +14,7 @@ from recipe.system import read_table
 
 MARKER = "[RESULT]"
 _TABLE = read_table(__file__)
-_VERDICT, _AWAITS, _RATING, _PICK, _OPENS, _OPENED, _CLOSES = (
+_VERDICT, _AWAITS, _OPENS, _OPENED, _CLOSES = (
     compiled(pattern, _TABLE["parts"]) for pattern in _TABLE["patterns"].values()
 )
 
@@ -73,22 +73,6 @@ def opened_at_end(prompt: str) -> str:
     """The tag of reasoning, with the blanks after it, that a prompt ends with; "" without one."""
     found = _OPENED.search(prompt)
     return found[0] if found else ""
-
-
-def parse_rating(text: str) -> int | None:
-    """The last `Judgment rating: <1-5>` of a self-assessment (A.1.4), else None."""
-    found = [] if open_reasoning(text) else _RATING.findall(text, answer_begin(text))
-    return int(found[-1]) if found else None
-
-
-def parse_pick(text: str, items: int) -> tuple[int, int] | None:
-    """The last `["ITEMx", "ITEMy"]` of a meta-judge (A.1.6) as 0-based (best, worst); None unless two different,
-    existing items are named."""
-    picks = [] if open_reasoning(text) else _PICK.findall(text, answer_begin(text))
-    for best, worst in reversed([(int(a) - 1, int(b) - 1) for a, b in picks]):
-        if best != worst and 0 <= best < items and 0 <= worst < items:
-            return best, worst
-    return None
 
 
 def gbnf(labels: Sequence[int]) -> str:

@@ -125,6 +125,7 @@ def _tokenizer():
     from tokenizers import decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    from experiments.assess import PROMPTS
     from recipe.prompts import Prompts
 
     tokenizer = tokenizers.Tokenizer(models.BPE())
@@ -136,7 +137,7 @@ def _tokenizer():
     trainer = trainers.BpeTrainer(
         vocab_size=700, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
-    corpus = [*Prompts().sources.values(), *REASONS, " ".join(WORDS), "\nuser: \nassistant: [RESULT] 1"] * 5
+    corpus = [*Prompts(PROMPTS).sources.values(), *REASONS, " ".join(WORDS), "\nuser: \nassistant: [RESULT] 1"] * 5
     tokenizer.train_from_iterator(corpus, trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"

@@ -13,7 +13,7 @@ from recipe.evaluation.evaluate import evaluate
 from recipe.judge.judge import Judge
 from recipe.pipeline.context import RunContext
 from recipe.storage import write_jsonl
-from recipe.training.curate import Assessments, run_curate
+from recipe.training.curate import run_curate
 from recipe.training.sample import count
 from recipe.verdict import format_verdict
 from tests.scripted import ScriptedGenerator
@@ -61,7 +61,7 @@ def write_run(folder, data, *, judges=("seed", "sft", "j1", "j2"), iterations=(1
 
     def curate(place):
         found = [Judgement.from_json(json.loads(line)) for line in (place / "samples.jsonl").open()]
-        return run_curate(place, found, {}, Assessments(), config.curate, seed=0)
+        return run_curate(place, found, {}, config.curate, seed=0)
 
     for task in TASKS:
         train(f"sft-{task}")

@@ -26,7 +26,7 @@ def test_the_defaults_are_the_papers_where_it_states_any():
     config = Config()
     assert (config.sample.n, config.sample.temperature) == (10, 1.0)
     assert [config.sample.inputs_of(t) for t in (1, 2, 3)] == [5000, 500, 50]
-    assert (config.curate.method, config.curate.margin) == ("correct-answer", 2)
+    assert config.curate.margin == 2
     assert (config.merge.method, config.merge.pointwise_weight, config.iterations) == ("exact", 0.5, 2)
 
 
@@ -42,6 +42,12 @@ def test_the_update_of_an_older_version_is_read_where_it_was_dpo():
         validate({"update": "best-of-n"})
 
 
+def test_the_curation_of_an_older_version_is_read_where_it_was_the_default():
+    assert validate({"curate": {"method": "correct-answer", "margin": 1}}) == Config(curate={"margin": 1})
+    with pytest.raises(SreError, match="python -m experiments PRESET meta-judge"):
+        validate({"curate": {"method": "meta-judge"}})
+
+
 def test_overrides_are_toml_or_plain_text():
     config = load("tiny", ["sample.n=3", 'data.pointwise="rows.jsonl"', "data.pairwise=pairs.jsonl", "seed=7"])
     assert (config.sample.n, config.data.pointwise, config.data.pairwise) == (3, "rows.jsonl", "pairs.jsonl")
@@ -54,7 +60,7 @@ def test_overrides_are_toml_or_plain_text():
         ("[sample]\nm = 3", "sample.m"),
         ("[sample]\nn = 'three'", "sample.n"),
         ("[sample]\nn = 0", "sample.n"),
-        ("[curate]\nmethod = 'best'", "curate.method"),
+        ("[curate]\nmargin = 'best'", "curate.margin"),
         ("[dpo]\nbeta = -1.0", "dpo.beta"),
         ("unknown = 1", "unknown"),
         ("name = 'a/b'", "name"),

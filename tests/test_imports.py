@@ -35,7 +35,7 @@ RANK = {room: rank for rank, floor in enumerate(FLOORS) for room in floor}
 # Rooms of one floor that may import each other, all the same: importer -> imported.
 NEIGHBOURS = {("inference", "gguf"), ("doctor", "pipeline")}
 # What the two trainers share; a stage imports no other stage.
-STAGES = {"seed", "sft", "merge", "sample", "assess", "curate", "dpo", "export"}
+STAGES = {"seed", "sft", "merge", "sample", "curate", "dpo", "export"}
 
 _INFERENCE = {"inference"}
 HEAVY_OWNERS = dict.fromkeys(("unsloth", "unsloth_zoo", "bitsandbytes", "llama_cpp", "openai"), _INFERENCE)

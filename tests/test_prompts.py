@@ -22,8 +22,8 @@ def tags(text):
     return re.findall(r"<BEGIN ([A-Z0-9 ]+)>", text)
 
 
-def test_eight_prompts_are_shipped():
-    assert len(NAMES) == 8
+def test_five_prompts_are_shipped():
+    assert len(NAMES) == 5
     assert set(NAMES) < set(Prompts().sources)
 
 
@@ -48,18 +48,6 @@ def test_pairwise_sections_stand_in_order():
 def test_label_only_asks_for_no_rationale():
     for example in (POINTWISE, PAIRWISE):
         assert "rationale" not in Prompts().judge(example, label_only=True)[0].content
-
-
-@pytest.mark.parametrize("example", [POINTWISE, PAIRWISE])
-def test_the_prompts_without_a_system_part(example):
-    judges = Prompts()
-    (assessment,) = judges.self_assessment(example, "It is so. [RESULT] 3")
-    assert tags(assessment.content)[-2:] == ["SCORING CRITERIA", "JUDGMENT"]
-    assert "Judgment rating: <1-5>" in assessment.content
-    (meta,) = judges.meta_judge(example, ["first", "second", "third"])
-    assert tags(meta.content)[-3:] == ["ITEM1", "ITEM2", "ITEM3"]
-    (reversal,) = judges.preference_reversal(example)
-    assert "SCORING CRITERIA" not in tags(reversal.content)
 
 
 def test_a_rubric_may_be_a_question_without_descriptions():

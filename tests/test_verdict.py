@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.verdict import MARKER, format_verdict, gbnf, parse_pick, parse_rating, parse_verdict
+from recipe.verdict import MARKER, format_verdict, gbnf, parse_verdict
 
 SCORES = (1, 2, 3, 4, 5)
 
@@ -126,14 +126,6 @@ def test_only_what_comes_after_the_reasoning_counts(text, verdict):
     assert parse_verdict(text, SCORES) == verdict
 
 
-def test_ratings_and_picks_within_reasoning_do_not_count():
-    assert parse_rating("<think>Judgment rating: 2") is None
-    assert parse_rating("<think>Judgment rating: 2</think> Sound. Judgment rating: 4") == 4
-    assert parse_rating("<think>Judgment rating: 2</think> Sound.") is None
-    assert parse_pick('<think>["ITEM1", "ITEM2"]', 2) is None
-    assert parse_pick('<think>["ITEM1", "ITEM2"]</think>["ITEM2", "ITEM1"]', 2) == (1, 0)
-
-
 def test_the_last_well_formed_result_counts():
     assert parse_verdict("one [RESULT] 2, no: two [RESULT] 4", SCORES) == ("one [RESULT] 2, no: two", 4)
     assert parse_verdict("one [RESULT] 2, no: [RESULT] 9", SCORES) == ("one", 2)
@@ -146,35 +138,6 @@ def test_a_label_that_the_task_does_not_allow_is_malformed():
 def test_a_bare_label_is_well_formed_only_without_rationales():
     assert parse_verdict(f"{MARKER} 4", SCORES, need_rationale=False) == ("", 4)
     assert format_verdict("", 4) == f"{MARKER} 4"
-
-
-@pytest.mark.parametrize(
-    ("text", "rating"),
-    [
-        ("Judgment rating: 4", 4),
-        ("Judgment rating: 1 ... Judgment rating: 5", 5),
-        ("Judgment rating: 7", None),
-        ("Judgment rating: 4.5", None),
-        ("rating 4", None),
-    ],
-)
-def test_ratings(text, rating):
-    assert parse_rating(text) == rating
-
-
-@pytest.mark.parametrize(
-    ("text", "pick"),
-    [
-        ('["ITEM3", "ITEM1"]', (2, 0)),
-        ('so ["ITEM1","ITEM2"] then ["ITEM2", "ITEM1"]', (1, 0)),
-        ('["ITEM1", "ITEM1"]', None),
-        ('["ITEM4", "ITEM1"]', None),
-        ('["ITEM0", "ITEM1"]', None),
-        ("ITEM1, ITEM2", None),
-    ],
-)
-def test_picks_name_two_different_existing_items(text, pick):
-    assert parse_pick(text, items=3) == pick
 
 
 def test_the_grammar_names_every_label():

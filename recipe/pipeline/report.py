@@ -73,7 +73,7 @@ def _content(run: RunContext) -> dict[str, Any]:
             "facts": {
                 "seed model": config.model.source,
                 "training data": " and ".join(dict.fromkeys(filter(None, map(config.data.source, TASKS)))),
-                "curation": f"{config.curate.method}, margin {config.curate.margin}",
+                "curation": f"margin {config.curate.margin}",
                 "random seed": str(config.seed),
                 "made with": ", ".join(dict.fromkeys(versions)) or NOT_RUN,
             },

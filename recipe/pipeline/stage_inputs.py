@@ -96,28 +96,12 @@ def sample(run: RunContext, t: int) -> Facts:
     )
 
 
-def assess(run: RunContext, t: int) -> Facts:
-    """Ask a model about the samples; nothing to do for the curation methods that go by labels alone."""
-    return run.cache.do(
-        f"iter-{t}:assess",
-        stage_work.assess,
-        makes=("assessments.jsonl",),
-        samples=run.made(f"iter-{t}:sample", "samples.jsonl"),
-        judge=run.judge_model(run.judge_before(t)),
-        examples=run.inputs(t),
-        settings=only(run.config.curate, "method", "margin", "reject_malformed"),
-        sampling=only(run.config.sample, "n", "temperature", "max_tokens"),
-        seed=run.config.seed,
-    )
-
-
 def curate(run: RunContext, t: int) -> Facts:
     return run.cache.do(
         f"iter-{t}:curate",
         stage_work.curate,
         makes=("preferences.jsonl", "dropped.jsonl"),
         samples=run.made(f"iter-{t}:sample", "samples.jsonl"),
-        assessments=run.made(f"iter-{t}:assess", "assessments.jsonl"),
         examples=run.inputs(t),
         settings=run.config.curate,
         seed=run.config.seed,

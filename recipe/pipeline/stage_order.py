@@ -1,7 +1,7 @@
 """The order of the stages, and the loop over the rounds. No other file knows either.
 
-`steps` is the recipe on one screen: the seed model, SFT for each task, the merge, rounds of (sample, assess, curate,
-DPO) that must prove themselves on held-out rows, evaluation, export. Each stage runs once per run folder: done is done,
+`steps` is the recipe on one screen: the seed model, SFT for each task, the merge, rounds of (sample, curate, DPO)
+that must prove themselves on held-out rows, evaluation, export. Each stage runs once per run folder: done is done,
 and a changed setting is an error (stage_cache.py).
 """
 
@@ -38,7 +38,6 @@ def steps(run: RunContext, *, every: bool = False) -> Iterator[Step]:
             yield "merged", partial(stage_inputs.merge, run)
     for t in range(1, config.iterations + 1):
         yield f"iter-{t}:sample", partial(stage_inputs.sample, run, t)
-        yield f"iter-{t}:assess", partial(stage_inputs.assess, run, t)
         yield f"iter-{t}:curate", partial(stage_inputs.curate, run, t)
         if "problem" in run.outcome(t) and not every:
             break

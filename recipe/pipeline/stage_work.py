@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipe.config import CurateConfig
 from recipe.data.records import Example, Judgement, Preference
 from recipe.errors import NothingToTrainError
 from recipe.pipeline.judge_model import JudgeModel, Loading
@@ -86,30 +85,10 @@ def draw(folder: Path, *, judge: JudgeModel, **given: Any) -> Facts:
         return run_sample(folder, generator=generator, origin=judge.name, prompts=judge.prompts, **given)
 
 
-def assess(
-    folder: Path, *, samples: Path, judge: JudgeModel, examples: Rows, settings: CurateConfig, **given: Any
-) -> Facts:
-    from recipe.training.assess import ASSESSED_METHODS, run_assess
+def curate(folder: Path, *, samples: Path, examples: Rows, **given: Any) -> Facts:
+    from recipe.training.curate import run_curate
 
-    if settings.method not in ASSESSED_METHODS:
-        return {}
-    with judge.open() as generator:
-        return run_assess(
-            folder,
-            generator=generator,
-            examples={row.id: row for row in examples},
-            judgements=_judgements(samples),
-            settings=settings,
-            prompts=judge.prompts,
-            **given,
-        )
-
-
-def curate(folder: Path, *, samples: Path, assessments: Path, examples: Rows, **given: Any) -> Facts:
-    from recipe.training.curate import read_assessments, run_curate
-
-    criteria = {row.id: row.rubric.criteria for row in examples}
-    return run_curate(folder, _judgements(samples), criteria, read_assessments(assessments), **given)
+    return run_curate(folder, _judgements(samples), {row.id: row.rubric.criteria for row in examples}, **given)
 
 
 def dpo(folder: Path, *, examples: Rows, preferences: Path, **given: Any) -> Facts:

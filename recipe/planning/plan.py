@@ -20,7 +20,6 @@ from recipe.planning.machines import CARDS, GIB, HOST, Machine, this_cpu
 from recipe.planning.shapes import shape_of
 from recipe.planning.workload import Workload, read_workload
 from recipe.progress import duration
-from recipe.training.assess import ASSESSED_METHODS
 
 
 @dataclass(frozen=True)
@@ -88,16 +87,12 @@ def make_plan(config: Config, gpu: str = "cpu", machine: Machine | None = None) 
 def _ways(work: Workload, shape: Shape, machine: Machine) -> dict[str, float]:
     """The seconds that all rounds' samples take by each way of a GPU to draw them, by the settings that ask for it."""
     config, found = work.config, {}
-    every: list[dict[str, Any]] = [{"engine": "vllm"}]
+    every: list[dict[str, Any]] = [{"engine": "vllm"}, {"engine": "torch"}]
     every += [{"engine": "llamacpp", "gpu_layers": layers} for layers in (-1, 0)]
-    every += [{"engine": "torch", "loader": loader} for loader in ("auto", "transformers")]
     for way in every:
-        name = ", ".join(f"{'model.engine' if key == 'loader' else f'sample.{key}'}={way[key]}" for key in way)
-        model = config.model.model_copy(update={"engine": way.pop("loader", "auto")})
+        name = ", ".join(f"sample.{key}={value}" for key, value in way.items())
         sample = config.sample.model_copy(update=way)
-        costs = Costs(
-            replace(work, config=config.model_copy(update={"model": model, "sample": sample})), shape, machine
-        )
+        costs = Costs(replace(work, config=config.model_copy(update={"sample": sample})), shape, machine)
         rounds = range(1, config.iterations + 1)
         found[name] = sum(costs.generating(work.inputs(t), sample.n, sample.max_tokens, samples=True) for t in rounds)
     return found
@@ -135,7 +130,7 @@ def _stages(costs: Costs, host: Costs) -> Iterator[StagePlan]:
     config, work, tasks = costs.config, costs.work, tuple(costs.work.tasks)
     dev = {task: load.dev * (2 if task == "pairwise" else 1) for task, load in work.tasks.items()}
     test = {task: load.test for task, load in work.tasks.items()}
-    sample, method, most = config.sample, config.curate.method, config.evaluate.max_tokens
+    sample, most = config.sample, config.evaluate.max_tokens
     words = "converted or linked; the time of a download is not counted"
     yield StagePlan("seed", Memory(runtime=RUNTIME_LLAMA), SEED_S * host.machine.pace, words, host=True)
     for task in tasks if config.sft.bootstraps else ():
@@ -154,9 +149,6 @@ def _stages(costs: Costs, host: Costs) -> Iterator[StagePlan]:
     for t in range(1, config.iterations + 1):
         inputs = work.inputs(t)
         yield _judging(costs, f"iter-{t}:sample", inputs, sample.n, sample.max_tokens, "inputs", samples=True)
-        if method in ASSESSED_METHODS:
-            n = sample.n if method == "self-assessment" else 2
-            yield _judging(costs, f"iter-{t}:assess", inputs, n, sample.max_tokens, "inputs")
         settings, pairs, (prompt, completion) = config.dpo, work.pairs(t), work.mean(inputs)
         # On a CPU a pair's prompt is run once, and only completions have logits.
         tokens = pairs * ((2 if costs.machine.cuda else 1) * prompt + 2 * completion)

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from experiments.__main__ import experiment as command
 from experiments.run import VARIANTS, Experiment, first_samples, run_experiment, run_judge
+from experiments.sharing import SharingContext
 from recipe.config import load
 from recipe.data.records import Judgement
 from recipe.errors import SreError
@@ -192,7 +193,7 @@ def test_an_unknown_row_and_an_experiment_without_test_rows_are_refused(sources,
 
 def test_a_judge_that_is_not_of_the_run_is_refused(sources, tmp_path):
     with pytest.raises(SreError, match="no judge 'j4'"):
-        run_judge(load("tiny", list(sources)), tmp_path, "j4", ())
+        run_judge(SharingContext(load("tiny", list(sources)), tmp_path, ()), "j4")
 
 
 def test_the_help_ends_in_examples():

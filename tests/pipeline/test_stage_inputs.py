@@ -97,7 +97,7 @@ def model(tmp_path_factory) -> Path:
 def config(model, data) -> Config:
     """Every kind of stage takes part."""
     sources = [f"model.source={model}", f"data.pointwise={data}", f"data.pairwise={data}"]
-    settings = ["curate.method=meta-judge", "evaluate.samples=2", "data.pairs_from_scores=inputs", "iterations=2"]
+    settings = ["evaluate.samples=2", "data.pairs_from_scores=inputs", "iterations=2"]
     settings.append("sft.rationales=bootstrap")
     return load("tiny", [*sources, *settings, "data.forged_share=0.2", "data.train_pairwise=8"])
 

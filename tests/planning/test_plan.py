@@ -125,7 +125,7 @@ def test_the_papers_stated_settings_are_in_the_8b_presets() -> None:
         config = load(name)
         assert [config.sample.inputs_of(t) for t in (1, 2)] == [5000, 500]
         assert (config.sample.n, config.sample.temperature) == (10, 1.0)
-        assert (config.curate.method, config.curate.margin) == ("correct-answer", 2)
+        assert config.curate.margin == 2
         assert (config.data.train_pointwise, config.data.train_pairwise) == (None, None)
 
 
@@ -166,7 +166,7 @@ def test_data_of_unknown_size_is_an_error() -> None:
 
 @pytest.mark.parametrize("iterations", [0, 1, 3])
 def test_the_stages_are_the_pipelines(iterations: int, tmp_path: Path) -> None:
-    config = load("cpu-smollm2-135m", [f"iterations={iterations}", "curate.method=self-assessment"])
+    config = load("cpu-smollm2-135m", [f"iterations={iterations}"])
     planned = [stage.stage for stage in make_plan(config, machine=reference()).stages]
     assert planned == [
         name
@@ -236,7 +236,7 @@ def test_more_layers_on_the_card_are_faster_and_take_more_of_it() -> None:
 def test_every_way_of_sampling_has_its_time_and_the_runs_own_is_among_them() -> None:
     plan = make_plan(load("24gb-llama3.1-8b"), "4090")
     sampling = sum(stage(plan, f"iter-{t}:sample").seconds for t in (1, 2))
-    assert plan.ways["sample.engine=torch, model.engine=auto"] == pytest.approx(sampling)
+    assert plan.ways["sample.engine=torch"] == pytest.approx(sampling)
     assert plan.ways["sample.engine=vllm"] < sampling < plan.ways["sample.engine=llamacpp, sample.gpu_layers=0"]
     named = load("24gb-llama3.1-8b", ["sample.engine=vllm"])
     assert sum(stage(make_plan(named, "4090"), f"iter-{t}:sample").seconds for t in (1, 2)) == pytest.approx(

@@ -1,6 +1,5 @@
 """Curation: pairs of one input, different text, margin kept, nothing malformed chosen, drops explained."""
 
-import random
 from collections import Counter
 
 import pytest
@@ -10,17 +9,7 @@ from hypothesis import strategies as st
 from recipe.config import CurateConfig
 from recipe.data.records import Judgement
 from recipe.storage import read_jsonl
-from recipe.training.curate import Assessments, curate, run_curate
-
-METHODS = [
-    "correct-answer",
-    "majority-vote",
-    "self-assessment",
-    "meta-judge",
-    "meta-judge-equal",
-    "random-equal",
-    "preference-reversal",
-]
+from recipe.training.curate import by_label, curate, run_curate
 
 
 def judgement(example, sample, label, *, truth=3, task="pointwise", text=None, origin="sft", finish="stop"):
@@ -47,7 +36,6 @@ def pools(draw):
 @st.composite
 def configs(draw):
     return CurateConfig(
-        method=draw(st.sampled_from(METHODS)),
         margin=draw(st.integers(1, 3)),
         balance_labels=draw(st.booleans()),
         balance_criteria=draw(st.booleans()),
@@ -57,30 +45,9 @@ def configs(draw):
     )
 
 
-def said(rows):
-    """What an assessor might have answered about the rows, at random but fixed."""
-    rng = random.Random(len(rows))
-    ratings = {row.id: rng.randint(1, 5) for row in rows}
-    sides = {}
-    for row in rows:
-        side = "right" if row.label == row.truth else "wrong"
-        sides.setdefault((row.example_id, side), {}).setdefault(row.text.strip(), row.id)
-    picks = {}
-    for key, texts in sides.items():
-        ids = list(texts.values())
-        picks[key] = tuple(rng.sample(ids, 2)) if len(ids) > 1 and rng.random() < 0.7 else None
-    reversals = {
-        row.example_id: [judgement(row.example_id, 0, row.truth, truth=row.truth, task=row.task, origin="reversal")]
-        for row in rows
-    }
-    return Assessments(ratings, picks, reversals)
-
-
-@settings(max_examples=300, deadline=None)
-@given(pools(), configs())
-def test_every_pair_keeps_the_rules_and_no_input_is_lost(rows, config):
+def check_pairs(rows, config, rule):
     criteria = {row.example_id: row.example_id[-1] for row in rows}
-    preferences, dropped = curate(rows, config, said(rows), criteria=criteria, seed=1)
+    preferences, dropped = curate(rows, config, rule, criteria=criteria, seed=1)
     for pair in preferences:
         assert pair.chosen.example_id == pair.rejected.example_id == pair.example_id
         assert pair.chosen.text.strip() != pair.rejected.text.strip()
@@ -97,19 +64,29 @@ def test_every_pair_keeps_the_rules_and_no_input_is_lost(rows, config):
     assert all(count <= (config.max_pairs_per_input or count) for count in counts.values())
 
 
-@settings(max_examples=200, deadline=None)
-@given(pools(), configs())
-def test_balanced_labels_come_with_their_mirror(rows, config):
-    preferences, _ = curate(rows, config.model_copy(update={"balance_labels": True}), said(rows))
+def check_mirrors(rows, config, rule):
+    preferences, _ = curate(rows, config.model_copy(update={"balance_labels": True}), rule)
     counts = Counter((p.task, p.chosen.label, p.rejected.label) for p in preferences if p.rejected.label is not None)
     for (task, chosen, rejected), count in counts.items():
         assert counts[task, rejected, chosen] == count
 
 
 @settings(max_examples=200, deadline=None)
+@given(pools(), configs())
+def test_every_pair_keeps_the_rules_and_no_input_is_lost(rows, config):
+    check_pairs(rows, config, by_label)
+
+
+@settings(max_examples=200, deadline=None)
+@given(pools(), configs())
+def test_balanced_labels_come_with_their_mirror(rows, config):
+    check_mirrors(rows, config, by_label)
+
+
+@settings(max_examples=200, deadline=None)
 @given(pools(), st.integers(1, 3))
 def test_correct_answer_chooses_the_truth_and_keeps_the_margin(rows, margin):
-    config = CurateConfig(method="correct-answer", margin=margin, balance_labels=False)
+    config = CurateConfig(margin=margin, balance_labels=False)
     preferences, _ = curate(rows, config)
     for pair in preferences:
         needed = 1 if pair.task == "pairwise" else margin
@@ -125,73 +102,20 @@ def test_correct_answer_chooses_the_truth_and_keeps_the_margin(rows, margin):
     assert {(p.example_id, p.chosen.text, p.rejected.text) for p in preferences} == expected
 
 
-def plain(method, margin=2, **more):
-    return CurateConfig(method=method, margin=margin, balance_labels=False, **more)
+def plain(margin=2, **more):
+    return CurateConfig(margin=margin, balance_labels=False, **more)
 
 
 def test_margin_two_drops_near_misses():
     rows = [judgement("a", 0, 3), judgement("a", 1, 4), judgement("a", 2, 5)]
-    preferences, _ = curate(rows, plain("correct-answer"))
+    preferences, _ = curate(rows, plain())
     assert [(p.chosen.label, p.rejected.label) for p in preferences] == [(3, 5)]
 
 
 def test_a_pairwise_label_is_right_or_wrong_whatever_the_margin():
     rows = [judgement("a", 0, 1, truth=1, task="pairwise"), judgement("a", 1, 2, truth=1, task="pairwise")]
-    preferences, _ = curate(rows, plain("correct-answer", margin=3))
+    preferences, _ = curate(rows, plain(margin=3))
     assert [(p.chosen.label, p.rejected.label) for p in preferences] == [(1, 2)]
-
-
-def test_majority_vote_takes_the_most_frequent_label_for_the_truth():
-    rows = [judgement("a", k, label, truth=3) for k, label in enumerate([5, 5, 3, 1])]
-    preferences, _ = curate(rows, plain("majority-vote"))
-    assert {(p.chosen.label, p.rejected.label) for p in preferences} == {(5, 3), (5, 1)}
-
-
-def test_majority_vote_yields_nothing_on_a_tie():
-    rows = [judgement("a", k, label) for k, label in enumerate([5, 5, 3, 3, 1])]
-    preferences, dropped = curate(rows, plain("majority-vote"))
-    assert not preferences
-    assert [row["reason"] for row in dropped] == ["tie for the most frequent label"]
-
-
-def test_self_assessment_goes_by_ratings_alone():
-    rows = [judgement("a", 0, 1), judgement("a", 1, 3)]
-    ratings = {rows[0].id: 5, rows[1].id: 2}
-    preferences, _ = curate(rows, plain("self-assessment", margin=3), Assessments(ratings))
-    assert [(p.chosen.label, p.rejected.label) for p in preferences] == [(1, 3)]
-    assert not curate(rows, plain("self-assessment", margin=4), Assessments(ratings))[0]
-
-
-def test_meta_judge_with_margin_takes_the_best_right_and_the_worst_wrong():
-    rows = [judgement("a", k, label) for k, label in enumerate([3, 3, 5, 1])]
-    picks = {("a", "right"): (rows[1].id, rows[0].id), ("a", "wrong"): (rows[2].id, rows[3].id)}
-    preferences, _ = curate(rows, plain("meta-judge"), Assessments(picks=picks))
-    assert [(p.chosen.id, p.rejected.id) for p in preferences] == [(rows[1].id, rows[3].id)]
-
-
-def test_meta_judge_equal_pairs_two_right_judgements_and_drops_disagreement():
-    rows = [judgement("a", 0, 3), judgement("a", 1, 3), judgement("b", 0, 3), judgement("b", 1, 3)]
-    picks = {("a", "right"): (rows[1].id, rows[0].id), ("b", "right"): None}
-    preferences, dropped = curate(rows, plain("meta-judge-equal"), Assessments(picks=picks))
-    assert [(p.chosen.id, p.rejected.id) for p in preferences] == [(rows[1].id, rows[0].id)]
-    assert [(row["example_id"], row["reason"]) for row in dropped] == [("b", "the meta-judge disagreed with itself")]
-
-
-def test_random_equal_pairs_right_labels():
-    rows = [judgement("a", k, 3) for k in range(4)]
-    (pair,), _ = curate(rows, plain("random-equal"))
-    assert pair.chosen.label == pair.rejected.label == 3
-
-
-def test_preference_reversal_chooses_the_poor_rationale():
-    rows = [judgement("a", 0, 3)]
-    poor = [
-        judgement("a", 0, 3, origin="reversal", text="me like it [RESULT] 3"),
-        judgement("a", 1, 1, origin="reversal"),
-    ]
-    (pair,), _ = curate(rows, plain("preference-reversal"), Assessments(reversals={"a": poor}))
-    assert pair.chosen.text.startswith("me like it")
-    assert pair.rejected.id == rows[0].id
 
 
 def test_malformed_is_rejected_only_if_asked_for_and_engine_errors_never():
@@ -200,8 +124,8 @@ def test_malformed_is_rejected_only_if_asked_for_and_engine_errors_never():
         judgement("a", 1, None, text="no verdict"),
         judgement("a", 2, None, text="", finish="error"),
     ]
-    assert not curate(rows, plain("correct-answer"))[0]
-    (pair,), _ = curate(rows, plain("correct-answer", reject_malformed=True))
+    assert not curate(rows, plain())[0]
+    (pair,), _ = curate(rows, plain(reject_malformed=True))
     assert pair.rejected.id == rows[1].id
 
 
@@ -214,25 +138,25 @@ def test_malformed_is_rejected_only_if_asked_for_and_engine_errors_never():
     ],
 )
 def test_each_dropped_input_says_why(labels, reason):
-    _, dropped = curate([judgement("a", k, label) for k, label in enumerate(labels)], plain("correct-answer"))
+    _, dropped = curate([judgement("a", k, label) for k, label in enumerate(labels)], plain())
     assert [row["reason"] for row in dropped] == [reason]
 
 
 def test_a_cap_takes_one_pair_of_every_input_before_a_second_of_any():
     rows = [judgement(f"in-{i}", k, label) for i in range(4) for k, label in enumerate([3, 3, 5, 1])]
-    preferences, _ = curate(rows, plain("correct-answer", max_pairs=4))
+    preferences, _ = curate(rows, plain(max_pairs=4))
     assert len({pair.example_id for pair in preferences}) == 4
 
 
 def test_the_same_seed_gives_the_same_pairs():
     rows = [judgement(f"in-{i}", k, label) for i in range(5) for k, label in enumerate([3, 3, 5, 1])]
-    config = plain("correct-answer", max_pairs_per_input=2)
+    config = plain(max_pairs_per_input=2)
     assert curate(rows, config, seed=4) == curate(rows, config, seed=4)
 
 
 def test_run_curate_writes_pairs_and_reasons(tmp_path):
     rows = [judgement("a", 0, 3), judgement("a", 1, 5), judgement("b", 0, 1)]
-    facts = run_curate(tmp_path, rows, {}, Assessments(), plain("correct-answer"), seed=0)
+    facts = run_curate(tmp_path, rows, {}, plain(), seed=0)
     assert facts["pairs"] == len(read_jsonl(tmp_path / "preferences.jsonl")) == 1
     assert facts["dropped"] == {"none right": 1}
     assert read_jsonl(tmp_path / "dropped.jsonl")[0]["example_id"] == "b"

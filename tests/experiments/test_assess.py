@@ -1,13 +1,18 @@
 """Assessment: ratings, picks in both orders, poor rationales - and what can't be read or disagrees is counted."""
 
+import dataclasses
+
+import pytest
+
+from experiments.assess import PROMPTS, Assessments, parse_pick, parse_rating, read_assessments, run_assess
 from recipe.config import CurateConfig, SampleConfig
 from recipe.data.records import Example, Judgement, Message, Rubric
 from recipe.prompts import Prompts
-from recipe.training.assess import run_assess
-from recipe.training.curate import Assessments, read_assessments
 from tests.scripted import ScriptedGenerator
+from tests.test_prompts import tags
 
 EXAMPLE = Example("a", "pointwise", (Message("user", "ask"),), ("answer",), Rubric("Is it good?"), 3)
+PAIR = dataclasses.replace(EXAMPLE, task="pairwise", responses=("answer", "other"), label=1)
 LABELS = [3, 3, 3, 5, 1]
 POOL = [
     Judgement(f"a:sft:{k}", "a", "pointwise", f"reason {k} [RESULT] {label}", f"reason {k}", label, 3)
@@ -21,9 +26,10 @@ def assess(folder, method, script):
         generator=ScriptedGenerator(script),
         examples={"a": EXAMPLE},
         judgements=POOL,
-        settings=CurateConfig(method=method),
+        method=method,
+        settings=CurateConfig(),
         sampling=SampleConfig(n=3),
-        prompts=Prompts(),
+        prompts=Prompts(PROMPTS),
         seed=0,
     )
     said = read_assessments(folder / "assessments.jsonl")
@@ -81,5 +87,54 @@ def test_poor_rationales_come_from_the_childlike_prompt(tmp_path):
     assert facts["malformed"] == 1
 
 
-def test_without_a_file_nothing_was_said(tmp_path):
-    assert read_assessments(tmp_path / "none.jsonl") == Assessments()
+def test_without_a_file_nothing_was_said():
+    assert read_assessments(None) == Assessments()
+
+
+@pytest.mark.parametrize("example", [EXAMPLE, PAIR])
+def test_the_prompts_without_a_system_part(example):
+    judges = Prompts(PROMPTS)
+    (assessment,) = judges.render("self_assessment", example, judgement="It is so. [RESULT] 3")
+    assert tags(assessment.content)[-2:] == ["SCORING CRITERIA", "JUDGMENT"]
+    assert "Judgment rating: <1-5>" in assessment.content
+    (meta,) = judges.render("meta_judge", example, contender_rationales=["first", "second", "third"])
+    assert tags(meta.content)[-3:] == ["ITEM1", "ITEM2", "ITEM3"]
+    (reversal,) = judges.render("preference_reversal", example)
+    assert "SCORING CRITERIA" not in tags(reversal.content)
+
+
+def test_ratings_and_picks_within_reasoning_do_not_count():
+    assert parse_rating("<think>Judgment rating: 2") is None
+    assert parse_rating("<think>Judgment rating: 2</think> Sound. Judgment rating: 4") == 4
+    assert parse_rating("<think>Judgment rating: 2</think> Sound.") is None
+    assert parse_pick('<think>["ITEM1", "ITEM2"]', 2) is None
+    assert parse_pick('<think>["ITEM1", "ITEM2"]</think>["ITEM2", "ITEM1"]', 2) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "rating"),
+    [
+        ("Judgment rating: 4", 4),
+        ("Judgment rating: 1 ... Judgment rating: 5", 5),
+        ("Judgment rating: 7", None),
+        ("Judgment rating: 4.5", None),
+        ("rating 4", None),
+    ],
+)
+def test_ratings(text, rating):
+    assert parse_rating(text) == rating
+
+
+@pytest.mark.parametrize(
+    ("text", "pick"),
+    [
+        ('["ITEM3", "ITEM1"]', (2, 0)),
+        ('so ["ITEM1","ITEM2"] then ["ITEM2", "ITEM1"]', (1, 0)),
+        ('["ITEM1", "ITEM1"]', None),
+        ('["ITEM4", "ITEM1"]', None),
+        ('["ITEM0", "ITEM1"]', None),
+        ("ITEM1, ITEM2", None),
+    ],
+)
+def test_picks_name_two_different_existing_items(text, pick):
+    assert parse_pick(text, items=3) == pick
