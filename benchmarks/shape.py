@@ -16,9 +16,9 @@ from typing import Any
 import click
 
 from benchmarks.random_model import shape_named, write_long_rows, write_pairs, write_random_model
+from benchmarks.smoke import SETTINGS, engine_on, markdown, this_machine, try_stages
 from recipe.cli import options as opt
 from recipe.config import load, presets
-from recipe.doctor.gpu_smoke import SETTINGS, engine_on, markdown, this_machine, try_stages
 from recipe.planning.costs import RUNTIME_GPU
 from recipe.planning.machines import GIB, Machine
 from recipe.system import in_own_process, read_table

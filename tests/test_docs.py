@@ -24,7 +24,6 @@ BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # What starts a long run, or needs a GPU, a hub, a server or another program: only its options are checked.
 HELP_ONLY = (
     "sre quickstart",
-    "sre doctor --gpu-smoke",
     "sre run 24gb-",
     "sre run 12gb-",
     "sre run t4-",

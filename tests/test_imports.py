@@ -33,7 +33,7 @@ FLOORS = (
 )
 RANK = {room: rank for rank, floor in enumerate(FLOORS) for room in floor}
 # Rooms of one floor that may import each other, all the same: importer -> imported.
-NEIGHBOURS = {("inference", "gguf"), ("doctor", "pipeline")}
+NEIGHBOURS = {("inference", "gguf")}
 # What the two trainers share; a stage imports no other stage.
 STAGES = {"seed", "sft", "merge", "sample", "curate", "dpo", "export"}
 

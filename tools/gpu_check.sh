@@ -13,7 +13,7 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 python=${PYTHON:-python} model=${MODEL:-smollm2-135m} limit=${LIMIT_S:-600} device=${DEVICE:-cuda}
 options=(--json --model "$model")
 [[ $device == cpu ]] && options+=(--cpu)
-smoke=("$python" -m recipe.cli doctor --gpu-smoke "${options[@]}")
+smoke=("$python" -m benchmarks.smoke "${options[@]}")
 shape=("$python" -m benchmarks.shape "${SHAPE:-llama3.1-8b}" "${options[@]}" --memory-gb "${MEMORY_GB:-24}")
 shape+=(${VOCAB:+--vocab "$VOCAB"})
 rm -f "$out"/*.json "$out"/*.jsonl "$out/steps.txt"

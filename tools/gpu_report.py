@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from recipe.doctor.gpu_smoke import markdown
+from benchmarks.smoke import markdown
 from recipe.planning.machines import Machine, card_named, reference
 from recipe.storage import read_json, read_jsonl
 from recipe.system import usable_cores

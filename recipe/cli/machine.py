@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,20 +14,15 @@ if TYPE_CHECKING:
     from recipe.doctor.checks import Check
 
 
-@opt.command
-@click.option("--gpu-smoke", is_flag=True, help="Run every stage on a few rows, in minutes, and report.")
-@click.option("--cpu", is_flag=True, help="With --gpu-smoke: on the processor.")
-@click.option("--model", default="smollm2-135m", help="With --gpu-smoke: the seed model.")
-@click.option("--json", "as_json", is_flag=True, help="With --gpu-smoke: print the report as JSON.")
-def doctor(gpu_smoke: bool, as_json: bool, **options: Any) -> None:
-    """Versions, CPU and GPU, what is missing and how to install it."""
-    if gpu_smoke:
-        from recipe.doctor.gpu_smoke import markdown, smoke
+def _moved(_: click.Context, __: click.Parameter, given: bool) -> None:
+    if given:
+        raise SreError("run `python -m benchmarks.smoke` in a checkout instead", field="--gpu-smoke")
 
-        report = smoke(**options)
-        click.echo(json.dumps(report, indent=1) if as_json else markdown(report))
-        raise SystemExit(int(not report["passed"]))
-    opt.refuse([*options, "as_json"], "needs --gpu-smoke")
+
+@opt.command
+@click.option("--gpu-smoke", is_flag=True, hidden=True, expose_value=False, callback=_moved)
+def doctor() -> None:
+    """Versions, CPU and GPU, what is missing and how to install it."""
     from recipe.doctor.checks import diagnose, exit_status, render
 
     checks = [*diagnose(), *_kernels()]

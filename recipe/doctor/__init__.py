@@ -1,1 +1,1 @@
-"""What this machine has, what is missing, and whether the GPU paths run here."""
+"""What this machine has, and what is missing."""

@@ -1,6 +1,6 @@
 """Random weights of a true shape: the shape they get, what is refused, and a whole run on them.
 
-tests/doctor/test_gpu_smoke.py runs all stages on a small one, by way of tools/gpu_check.sh.
+test_smoke.py runs all stages on a small one, by way of tools/gpu_check.sh.
 """
 
 from __future__ import annotations

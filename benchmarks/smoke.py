@@ -1,9 +1,12 @@
-"""`sre doctor --gpu-smoke`: a whole run on a few rows, with time, memory and tokens/s of each stage beside the plan's.
+"""A whole run on a few rows, with time, memory and tokens/s of each stage beside the plan's.
+
+    python -m benchmarks.smoke
 
 The stages are those of `sre run`, so what passes here works there.
 """
 
 import importlib.util
+import json
 import os
 import platform
 import sys
@@ -16,6 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
+
+from recipe.cli import options as opt
 from recipe.config import Config, load
 from recipe.errors import SreError, install
 from recipe.pipeline.context import RunContext
@@ -61,7 +67,7 @@ def this_machine(*, cpu: bool) -> Machine:
     if not torch.cuda.is_available():
         raise SreError(
             f"no GPU: torch {torch.__version__} sees none (+cpu is a CPU build; else compare its CUDA version with the "
-            "driver's, see `nvidia-smi`). `sre doctor --gpu-smoke --cpu` runs the same stages on the processor"
+            "driver's, see `nvidia-smi`). `python -m benchmarks.smoke --cpu` runs the same stages on the processor"
         )
     card, cuda = torch.cuda.get_device_properties(0), torch.version.cuda
     name = f"{card.name}, {card.total_memory / GIB:.1f} GiB, sm_{card.major}{card.minor}, CUDA {cuda}"
@@ -140,3 +146,21 @@ def _run(
             row["plan MiB"] = round((stage.memory.total - RUNTIME_GPU * machine.cuda) / 1024**2)
             row["plan tokens/s"] = round(facts["tokens"] / stage.seconds) if facts["tokens"] else None
     return rows, None
+
+
+@opt.program(
+    "python -m benchmarks.smoke",
+    "python -m benchmarks.smoke --cpu            the same on the processor",
+)
+@click.option("--cpu", is_flag=True, help="On the processor.")
+@click.option("--model", default="smollm2-135m", help="The seed model.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def main(as_json: bool, **options: Any) -> None:
+    """Run every stage on a few rows, in minutes, and report."""
+    report = smoke(**options)
+    click.echo(json.dumps(report, indent=1) if as_json else markdown(report))
+    raise SystemExit(int(not report["passed"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""`sre doctor --gpu-smoke` and tools/gpu_check.sh: the stages run on a CPU; a failure is reported with its trace."""
+"""`python -m benchmarks.smoke`, tools/gpu_check.sh: the stages run on a CPU; a failure is reported with its trace."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from recipe.doctor.gpu_smoke import markdown, smoke
+from benchmarks.smoke import markdown, smoke
 from recipe.pipeline import stage_inputs
 from tools.gpu_report import report
 
 ROOT = Path(__file__).parents[2]
 
 
-def sre(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "recipe.cli", *arguments]
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -100,10 +100,15 @@ def test_without_a_gpu_it_says_so_and_names_the_other_way() -> None:
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    done = sre("doctor", "--gpu-smoke")
+    done = run("benchmarks.smoke")
     assert done.returncode == 2
     assert "error: no GPU: torch" in done.stderr
-    assert "--gpu-smoke --cpu" in done.stderr
+    assert "benchmarks.smoke --cpu" in done.stderr
+
+
+def test_the_option_of_an_older_version_names_the_command() -> None:
+    done = run("recipe.cli", "doctor", "--gpu-smoke")
+    assert (done.returncode, "python -m benchmarks.smoke" in done.stderr) == (2, True)
 
 
 def test_a_stage_that_fails_is_reported_with_its_trace_and_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
