@@ -39,15 +39,15 @@ LABEL: dict[Task, str] = {"pointwise": "score", "pairwise": "preference"}
 FIRST: dict[str, dict[int | None, object]] = {"better_index": {0: 1, 1: 2}, "first_is_better": {1: 1, 0: 2}}
 """Our name of a column of 0 and 1 -> the label that each of them stands for."""
 
-NO_HEADER = "if these are values, write a row of names above them, such as question,answer,score"
+NO_HEADER = "the first line of a table must be the names of its columns, such as question,answer,score"
 
 Names = Mapping[str, str]  # our name -> the row's column
 
 
 def looks_like_values(names: Iterable[object]) -> bool:
-    """Whether these may be cells rather than names of columns: one of them is a number or a sentence."""
-    texts = map(str, names)
-    return any(as_number(text) is not None or len(text.split()) > 3 or text.endswith((".", "?")) for text in texts)
+    """Whether these may be no names of columns: one of them is empty, a number or a sentence."""
+    sentence = re.compile(r".*[.?]|(?:\S+\s+){3}.*|column \d+", re.S)
+    return any(as_number(name) is not None or sentence.fullmatch(str(name)) for name in names)
 
 
 @dataclass(frozen=True)

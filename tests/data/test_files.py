@@ -603,6 +603,8 @@ def test_the_content_decides_where_the_name_is_wrong(tmp_path: Path) -> None:
         "Name two fruits.,Apple,5\nName a fruit.,Brick,1\n",
         "Name two fruits.,5,5\n",
         "What is it to you?,An apple is it\n",
+        "Name it.,Apple,Brick,A\n",
+        "My export,,\nquestion,answer,score\n",
     ],
 )
 def test_a_table_without_a_header_is_named(tmp_path: Path, text: str) -> None:
