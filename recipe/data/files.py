@@ -196,10 +196,6 @@ def _decoded(file: Any, newline: str) -> Iterator[io.TextIOWrapper]:
         text.detach()  # or it would close standard input
 
 
-def _numbered(rows: Iterable[Any]) -> Iterator[Found]:
-    return ((line, row, "") for line, row in enumerate(rows, 1))
-
-
 def _read_json(file: Any) -> Iterator[Found]:
     """JSON lines, or one JSON text of them all: files of both kinds go by the same names."""
     with _decoded(file, "\n") as text:
@@ -215,7 +211,7 @@ def _read_json(file: Any) -> Iterator[Found]:
             if data.strip():
                 row, problem = _json(data.rstrip("\r\n ,"))
                 if rows := _objects(row):
-                    yield from _numbered(rows)
+                    yield from ((number, one, "") for number, one in enumerate(rows, 1))
                 else:
                     hint = "; a table's name ends in .csv" if line == 1 and "{" not in data else ""
                     yield line, row, problem and f"expected one JSON object in the line; {problem}{hint}"

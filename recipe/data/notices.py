@@ -3,18 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from recipe.data.benchmark_formats import GENERAL, judged, layout_of, unjudged
-from recipe.data.columns import FIRST, ReadRow
+from recipe.data.columns import LABEL, ReadRow
 from recipe.data.records import Rubric, Task
 from recipe.data.rubrics import is_ready, near_name
 from recipe.data.values import missing, short
 from recipe.errors import plural
 
 _MOST_NAMES = 8
-_OF_OTHERS: dict[Task, set[str]] = {
-    "pointwise": {"response_a", "response_b", "chosen", "rejected", "preference", "second_is_better", "tie", *FIRST},
-    "pairwise": {"response", "score"},
-}
-"""Our names of columns that rows of a task are not read from."""
 
 
 def notices(rows: Sequence[ReadRow], rubrics: Mapping[Task, Rubric]) -> Iterator[str]:
@@ -34,19 +29,17 @@ def notices(rows: Sequence[ReadRow], rubrics: Mapping[Task, Rubric]) -> Iterator
         column = own[0].raw.column("criteria" if "criteria" in own[0].raw else "rubric")
         where = f" (column {column!r})" if column in own[0].raw.cells else ""
         yield f"{len(own):,} {first} bring their own criteria{where}; --rubric is only for rows without criteria"
-    if any(example.task == "pairwise" and _made_of_chosen(row) for row, example in read):
+    pairs = [row.raw for row, example in read if example.task == "pairwise"]
+    if any("chosen" in row and "rejected" in row and "response_b" not in row for row in pairs):
         yield "chosen and rejected are shown in an order that their text decides, so chosen isn't always the first"
     if equal := sum(len(example.responses) > len(set(example.responses)) for _, example in read):
         yield f"both responses are the same text in {equal:,} {first}: there is nothing to choose"
     names: dict[str, str] = {}
     for row, example in read:
-        names |= {ours: theirs for ours, theirs in row.raw.names.items() if ours not in _OF_OTHERS[example.task]}
+        others = {*LABEL.values()} - {row.raw.label(example.task)}  # read from rows of the other task alone
+        names |= {ours: theirs for ours, theirs in row.raw.names.items() if ours not in others}
     if used := [f"{theirs} as {ours}" for ours, theirs in names.items() if not theirs.startswith("orig_")]:
         yield f"reading the columns {', '.join(used)}{_unused([row for row, _ in read], set(names.values()))}"
-
-
-def _made_of_chosen(row: ReadRow) -> bool:
-    return {"chosen", "rejected"} <= row.raw.names.keys() and not {"response_a", "response_b"} <= row.raw.names.keys()
 
 
 def _unused(rows: Sequence[ReadRow], used: set[str]) -> str:

@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
@@ -102,12 +103,12 @@ class Judge(Closing):
             SreError: the file or llama-cpp-python is missing, the file is damaged, `memory` is no size, or there is no
                 GPU for the layers that were asked for.
         """
-        if not isinstance(path, str | Path):
+        if not isinstance(path, str | PathLike):
             raise SreError(f"expected a GGUF file or a run folder, not {path!r}", field="path")
-        for name, value, least in (("context", context, 1), ("parallel", parallel, 1)):
-            check_whole(value, name, least)
-        for name, given, least in (("threads", threads, 1), ("gpu_layers", gpu_layers, -1)):
-            check_whole(least if given is None else given, name, least)
+        for argument, given, least in (("threads", threads, 1), ("gpu_layers", gpu_layers, -1)):
+            check_whole(least if given is None else given, argument, least)
+        check_whole(context, "context", 1)
+        check_whole(parallel, "parallel", 1)
         check_bool(calibrated, "calibrated")
         path = Path(path)
         name = path.stem
