@@ -5,12 +5,14 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from recipe.errors import printable
 from recipe.system import process
 
 Advance = Callable[..., None]
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -56,6 +58,13 @@ def bar(label: str, total: int | None, unit: str = "", begun: int = 0) -> Iterat
         ended.set()
         if terminal:
             print(file=sys.stderr)
+
+
+def each(items: Iterable[T], advance: Advance) -> Iterator[T]:
+    """The items; the bar moves as each of them comes."""
+    for item in items:
+        advance()
+        yield item
 
 
 def follow(advance: Advance) -> Callable[[int, int | None], None]:

@@ -33,3 +33,12 @@ def test_it_shows_that_work_goes_on_before_the_first_row_is_done(
         progress.time.sleep(1.3)
         assert re.search(r"judging: 0/\? rows \(\d s so far\)", capsys.readouterr().err)
         advance(1)
+
+
+def test_the_bar_moves_with_each_item(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, *(30.0 * k for k in range(1, 4))])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.bar("sampling", 3, "judgements") as advance:
+        assert list(progress.each(["a", "b", "c"], advance)) == ["a", "b", "c"]
+    shown = capsys.readouterr().err
+    assert re.findall(r"(\d)/3", shown) == ["1", "2", "3"]

@@ -13,7 +13,7 @@ from recipe.evaluation.audit import FIGURES, figures_by_task
 from recipe.judge.aggregate import consensus
 from recipe.judge.judge import Judge
 from recipe.judge.options import JudgeOptions
-from recipe.progress import bar
+from recipe.progress import bar, each
 from recipe.storage import read_jsonl, write_json, write_jsonl
 from recipe.training.right_and_wrong import pools_of
 from recipe.verdict import format_verdict
@@ -37,9 +37,8 @@ def evaluate(
     options = JudgeOptions(max_tokens=settings.max_tokens, label_only=label_only, seed=seed, samples=asked)
     pools: dict[str, list[Judgement]] = {example.id: [] for example in examples}
     with bar(f"judging with {judge.name}", len(examples) * asked, "judgements") as advance:
-        for judgement in judge.judge(examples, options):
+        for judgement in each(judge.judge(examples, options), advance):
             pools[judgement.example_id].append(judgement)
-            advance()
     tokens = sum(judgement.tokens for pool in pools.values() for judgement in pool)
     judgements = [draw for pool in pools.values() for draw in _all_draws(pool, samples, seed, label_only=label_only)]
     if samples > 1:

@@ -14,7 +14,7 @@ from typing import Any
 from recipe.config import BootstrapConfig, SampleConfig
 from recipe.data.records import Example, Judgement
 from recipe.inference.base import Generator, Request, Sampling, completions_by_request, to_judgement
-from recipe.progress import bar
+from recipe.progress import bar, each
 from recipe.prompts import Prompts
 from recipe.storage import atomic, hash_object, read_jsonl, write_jsonl
 from recipe.system import process, wait_for
@@ -67,14 +67,13 @@ def run_sample(
         label = f"sampling {origin}" + (f", process {number + 1} of {processes}" if processes > 1 else "")
         with bar(label, sum(map(len, mine.values())) * settings.n, "judgements") as advance:
             for file, block in mine.items():
-                if not file.exists():
-                    # Without `ask` no grammar and no filter, up to the end token.
-                    requests = [ask(row) if ask else Request(row.id, prompts.judge(row), row.labels) for row in block]
-                    found = completions_by_request(generator.generate(requests, sampling))
-                    write_jsonl(
-                        file, [to_judgement(row, one, origin).to_json() for row in block for one in found[row.id]]
-                    )
-                advance(len(block) * settings.n)
+                if file.exists():
+                    advance(len(block) * settings.n)
+                    continue
+                # Without `ask` no grammar and no filter, up to the end token.
+                requests = [ask(row) if ask else Request(row.id, prompts.judge(row), row.labels) for row in block]
+                found = completions_by_request(each(generator.generate(requests, sampling), advance))
+                write_jsonl(file, [to_judgement(row, one, origin).to_json() for row in block for one in found[row.id]])
         if number == 0:
             wait_for(lambda: all(file.exists() for file in blocks))
             with atomic(path) as joined:
