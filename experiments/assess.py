@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from recipe.config import CurateConfig, SampleConfig
-from recipe.data.records import Example, Judgement
+from recipe.data.records import Example, Judgement, pools_of
 from recipe.inference.base import Completion, Generator, Request, Sampling, to_judgement
 from recipe.progress import bar
 from recipe.prompts import Prompts, neutralise
 from recipe.storage import hash_object, read_jsonl, write_jsonl
-from recipe.training.right_and_wrong import distinct_texts, pools_of, right_and_wrong
+from recipe.training.curate import distinct_texts, right_and_wrong
 from recipe.verdict import answer_begin, open_reasoning
 
 ASSESSED = ("self-assessment", "meta-judge", "meta-judge-equal", "preference-reversal")

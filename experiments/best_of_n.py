@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.sharing import SharingContext
-from recipe.data.records import Example, Judgement
+from recipe.data.records import Example, Judgement, pools_of
 from recipe.errors import NothingToTrainError
 from recipe.pipeline import stage_inputs, stage_work
 from recipe.pipeline.stage_order import Step
 from recipe.pipeline.stage_work import Facts
 from recipe.storage import read_jsonl
-from recipe.training.right_and_wrong import pools_of
 
 
 class BestOfNContext(SharingContext):

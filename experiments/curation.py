@@ -20,8 +20,7 @@ from recipe.pipeline.stage_work import Facts
 from recipe.prompts import Prompts
 from recipe.storage import read_jsonl
 from recipe.training.balance import Pair
-from recipe.training.curate import Found, Rule, run_curate
-from recipe.training.right_and_wrong import distinct_texts, right_and_wrong
+from recipe.training.curate import Found, Rule, distinct_texts, right_and_wrong, run_curate
 
 METHODS = (*ASSESSED, "majority-vote", "random-equal")
 

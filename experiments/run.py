@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.best_of_n import BestOfNContext
-from experiments.curation import CurationContext
+from experiments.curation import METHODS, CurationContext
 from experiments.sharing import SharingContext
 from experiments.tables import experiment_markdown
 from recipe.config import Config, dump, load
-from recipe.data.records import Example, Judgement
+from recipe.data.records import Example, Judgement, pools_of
 from recipe.errors import NothingToTrainError, SreError
 from recipe.evaluation.compare import Measured, compare
 from recipe.evaluation.evaluate import FORCED, as_written, read_judgements
@@ -27,7 +27,6 @@ from recipe.pipeline.results import comparisons, costs
 from recipe.pipeline.stage_order import steps
 from recipe.storage import atomic, read_json, read_jsonl, write_json
 from recipe.system import read_table
-from recipe.training.right_and_wrong import pools_of
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class Variant:
 
     settings: `key=value` overrides. judge: "sft", "j1", …; "" is J_T, "best" the one that the dev rows say is best.
     times_inputs: so many times the inputs and pairs of round 1. first_sample: the row is the first of the judge's
-    samples, not their majority. best_of_n: rounds end with SFT on the right samples. curation: rounds make their pairs
-    by this method of curation.py. beside: a row to compare it with, besides J_SFT.
+    samples, not their majority. instead: what takes the place of the recipe's own stages: best-of-n, or a method
+    of curation.py. beside: a row to compare it with, besides J_SFT.
     """
 
     name: str
@@ -46,19 +45,15 @@ class Variant:
     judge: str = ""
     times_inputs: float = 1
     first_sample: bool = False
-    best_of_n: bool = False
-    curation: str = ""
+    instead: str = ""
     beside: str = ""
 
     def context(self, config: Config, path: Path, lenders: Sequence[Path]) -> SharingContext:
         """The run of this row in a folder."""
-        if self.best_of_n:
-            return BestOfNContext(config, path, lenders)
-        return (
-            CurationContext(config, path, lenders, self.curation)
-            if self.curation
-            else SharingContext(config, path, lenders)
-        )
+        if self.instead in METHODS:
+            return CurationContext(config, path, lenders, self.instead)
+        kinds = {"": SharingContext, "best-of-n": BestOfNContext}
+        return kinds[self.instead](config, path, lenders)
 
     def changes(self, config: Config) -> list[str]:
         """The overrides that make the row of an experiment with these settings."""
@@ -117,7 +112,7 @@ class Experiment:
         variant, overrides = VARIANTS[name], [*self.overrides, f"seed={seed}"]
         base = load(self.preset, overrides)
         config = load(self.preset, [*overrides, *variant.changes(base)])
-        if config == base and not (variant.best_of_n or variant.curation):
+        if config == base and not variant.instead:
             return RowRun(variant, base, self.folder / f"seed-{seed}")
         config = config.model_copy(update={"name": f"{base.name}-{name}"})
         return RowRun(variant, config, self.folder / name / f"seed-{seed}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -216,3 +217,11 @@ class Preference(Record):
     def from_json(cls, row: dict[str, Any]) -> Preference:
         sides = {side: Judgement.from_json(row[side]) for side in ("chosen", "rejected")}
         return cls(**{**row, **sides})
+
+
+def pools_of(judgements: Iterable[Judgement]) -> dict[str, list[Judgement]]:
+    """The judgements by the id of their input."""
+    pools: dict[str, list[Judgement]] = defaultdict(list)
+    for judgement in judgements:
+        pools[judgement.example_id].append(judgement)
+    return dict(pools)

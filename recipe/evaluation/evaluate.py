@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from recipe.config import EvaluateConfig
-from recipe.data.records import TASKS, Example, Judgement
+from recipe.data.records import TASKS, Example, Judgement, pools_of
 from recipe.evaluation.audit import FIGURES, figures_by_task
 from recipe.judge.aggregate import consensus
 from recipe.judge.judge import Judge
 from recipe.judge.options import JudgeOptions
 from recipe.progress import bar, each
 from recipe.storage import read_jsonl, write_json, write_jsonl
-from recipe.training.right_and_wrong import pools_of
 from recipe.verdict import format_verdict
 
 LABEL_ONLY = "label-only"

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from recipe.config import BootstrapConfig
-from recipe.data.records import SWAPPED, Example, Judgement, contradicts_itself, exchanged, in_prompt_names
+from recipe.data.records import SWAPPED, Example, Judgement, contradicts_itself, exchanged, in_prompt_names, pools_of
 from recipe.inference.base import Generator, Request
 from recipe.prompts import Prompts, neutralise
 from recipe.storage import read_jsonl, write_jsonl
 from recipe.system import process, wait_for
-from recipe.training.right_and_wrong import pools_of
 from recipe.training.sample import run_sample
 from recipe.verdict import MARKER
 

@@ -11,13 +11,36 @@ from pathlib import Path
 from typing import Any
 
 from recipe.config import CurateConfig
-from recipe.data.records import Judgement, Preference
+from recipe.data.records import Judgement, Preference, pools_of
 from recipe.storage import write_jsonl
 from recipe.training.balance import Pair, select
-from recipe.training.right_and_wrong import distinct_texts, pools_of, right_and_wrong
 
 Found = tuple[list[Pair], str]  # (the pairs of an input, why there are none)
 Rule = Callable[[list[Judgement], CurateConfig, random.Random], Found]
+
+
+def distinct_texts(pool: Sequence[Judgement]) -> list[Judgement]:
+    """The first judgement of each text, in the order of sampling, without those that the engine failed to make."""
+    first: dict[str, Judgement] = {}
+    for judgement in pool:
+        if judgement.finish != "error":
+            first.setdefault(judgement.text.strip(), judgement)
+    return list(first.values())
+
+
+def right_and_wrong(
+    pool: Sequence[Judgement], truth: int | None, settings: CurateConfig
+) -> tuple[list[Judgement], list[Judgement]]:
+    """(judgements with the label `truth`, those off by the margin and, if the settings say so, malformed ones)."""
+    right = [judgement for judgement in pool if judgement.label == truth and truth is not None]
+    return right, [judgement for judgement in pool if _is_wrong(judgement, truth, settings)]
+
+
+def _is_wrong(judgement: Judgement, truth: int | None, settings: CurateConfig) -> bool:
+    if judgement.label is None:
+        return settings.reject_malformed
+    margin = settings.margin if judgement.task == "pointwise" else 1
+    return truth is not None and abs(judgement.label - truth) >= margin
 
 
 def by_label(pool: list[Judgement], settings: CurateConfig, rng: random.Random) -> Found:
