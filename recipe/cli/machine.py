@@ -37,7 +37,7 @@ def _kernels() -> list[Check]:
 
     try:
         from recipe.inference.llamacpp.kv_cache import features, start_backend, wants_kernels
-        from recipe.inference.llamacpp.product import products_are_right
+        from recipe.inference.llamacpp.product_check import products_are_right
     except Exception:  # a broken installation can raise anything; the other checks name it
         return []
     build = build_check(features(), right=products_are_right())

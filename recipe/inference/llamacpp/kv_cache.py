@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from recipe.errors import SreError, gpu_build
 from recipe.gguf.header import read_header
-from recipe.inference.llamacpp.product import products_are_right
+from recipe.inference.llamacpp.product_check import products_are_right
 from recipe.inference.llamacpp.tokenization import token_ids
 from recipe.inference.llamacpp.trial import ERROR
 from recipe.inference.llamacpp.untrusted import check_model, reason
