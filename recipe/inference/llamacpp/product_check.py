@@ -1,4 +1,4 @@
-"""Whether llama.cpp multiplies quantised weights rightly, found out in a child process: `python product_check.py LIBRARY`.
+"""Whether llama.cpp multiplies quantised weights rightly, by a child process: `python product_check.py LIBRARY`.
 
 Compilers have got its AMX instructions wrong, which ends that process or gives other numbers. Exit code 0: the product
 is near that of the weights before they were quantised. LIBRARY: ggml's for the CPU. Imports nothing of the package.
