@@ -149,7 +149,7 @@ def test_no_module_imports_itself_through_others() -> None:
         ("recipe.training.sft", "from .merge import merge", "stages never import each other"),
         ("recipe.training.dpo", "def f():\n    from recipe.judge import judge", "imports go down only"),
         ("recipe.training.dpo", "import importlib\nimportlib.import_module('recipe.cli')", "imports go down only"),
-        ("recipe.judge.batch", "from recipe.evaluation import metrics", "imports go down only"),
+        ("recipe.judge.judge_file", "from recipe.evaluation import metrics", "imports go down only"),
         ("recipe.judge.judge", "from llama_cpp import Llama", "only inference"),
         ("recipe.training.sft", "import unsloth", "only inference"),
         ("recipe.training.export", "def f():\n    import bitsandbytes.nn", "only inference"),

@@ -76,8 +76,8 @@ def judge(rows: str, out: str, model: Path | None, rubric: str | None, allow_err
     writes none, the row counts as malformed.
     """
     from recipe.data.rubrics import read_rubric
-    from recipe.judge.batch import judge_file, open_judges
     from recipe.judge.journal import journal_of
+    from recipe.judge.judge_file import judge_file, open_judges
     from recipe.judge.options import JudgeOptions
     from recipe.progress import bar, follow
 

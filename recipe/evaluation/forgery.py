@@ -22,8 +22,8 @@ from recipe.evaluation.metrics import rate_figure
 from recipe.evaluation.tables import forgery_grid
 from recipe.evaluation.trivial import RowVerdict
 from recipe.evaluation.verdict_files import verdicts_of
-from recipe.judge.batch import judge_rows
 from recipe.judge.judge import Judge
+from recipe.judge.judge_file import judge_rows
 from recipe.judge.options import JudgeOptions
 from recipe.progress import bar, follow
 from recipe.storage import intact, read_json, read_jsonl, write_json

@@ -1,4 +1,4 @@
-"""Use a judge: from Python (judge.py), on whole files (batch.py), and over HTTP (server/)."""
+"""Use a judge: from Python (judge.py), on whole files (judge_file.py), and over HTTP (server/)."""
 
 from recipe.data.records import Judgement, Rubric
 from recipe.data.rubrics import load_rubric

@@ -1,4 +1,4 @@
-"""The Python API of a finished judge. Knows no files of judgements (batch.py) and no training.
+"""The Python API of a finished judge. Knows no files of judgements (judge_file.py) and no training.
 
 with Judge.from_gguf("judge.gguf") as judge:
     judgement = judge.score("Name two fruits.", "Apple and brick.", "Are both items fruits?")

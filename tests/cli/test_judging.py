@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_an_error_of_one_line(
 
 
 def test_a_server_judges_and_forces_no_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recipe.judge.batch.OpenAIGenerator", Server)
+    monkeypatch.setattr("recipe.judge.judge_file.OpenAIGenerator", Server)
     rows, url = write(tmp_path / "rows.jsonl", ROW), "http://127.0.0.1:8000/v1"
     result = sre("judge", rows, "-o", "-", "--engine", "openai", "--base-url", url, "--parallel", 3)
     assert result.exit_code == 0, result.output
@@ -152,7 +152,7 @@ def test_ray_gets_its_workers_with_all_threads_and_memory_each(
         found.update(workers=workers, threads=threads)
         return open_judge()
 
-    monkeypatch.setattr("recipe.judge.batch.RayPool", pool)
+    monkeypatch.setattr("recipe.judge.judge_file.RayPool", pool)
     rows = write(tmp_path / "rows.jsonl", ROW)
     options = ["--model", "m.gguf", "--engine", "ray", "--workers", 3, "--threads", 2, "--memory", "1MB"]
     result = sre("judge", rows, "-o", "-", *options)

@@ -21,8 +21,8 @@ from recipe.evaluation.evaluate import read_judgements
 from recipe.evaluation.tables import stages_table
 from recipe.evaluation.verdict_files import _read
 from recipe.judge import Judge
-from recipe.judge.batch import judge_file
 from recipe.judge.journal import Journal
+from recipe.judge.judge_file import judge_file
 from recipe.pipeline.report import _curation_grid, _training_grid
 from recipe.pipeline.results import figures_of
 from recipe.storage import intact, read_jsonl, read_markers

@@ -24,7 +24,7 @@ from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling
 from recipe.inference.openai import OpenAIGenerator
 from recipe.judge import Judge
-from recipe.judge.batch import judge_file
+from recipe.judge.judge_file import judge_file
 from recipe.judge.options import JudgeOptions
 from tests.scripted import ScriptedGenerator
 

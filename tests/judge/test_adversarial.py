@@ -19,8 +19,8 @@ from recipe.data.records import Message, Rubric
 from recipe.errors import SreError
 from recipe.inference.llamacpp.generator import LlamaCppGenerator
 from recipe.judge import Judge
-from recipe.judge.batch import judge_file
 from recipe.judge.judge import to_example
+from recipe.judge.judge_file import judge_file
 from recipe.judge.options import JudgeOptions
 from recipe.storage import append_jsonl
 from recipe.training.seed import embedded_gguf

@@ -16,7 +16,7 @@ from recipe.data.examples import read_examples
 from recipe.data.rubrics import read_rubric
 from recipe.errors import SreError
 from recipe.judge import Judge
-from recipe.judge.batch import judge_file
+from recipe.judge.judge_file import judge_file
 from recipe.judge.options import JudgeOptions
 from tests.scripted import ScriptedGenerator
 
@@ -260,7 +260,7 @@ SCRIPT = """
 import sys, time
 from tests.scripted import ScriptedGenerator, any_judgement
 from recipe.judge import Judge
-from recipe.judge.batch import judge_file
+from recipe.judge.judge_file import judge_file
 from recipe.data.rubrics import read_rubric
 from recipe.errors import SreError
 
@@ -288,7 +288,7 @@ def test_of_two_processes_on_one_new_output_the_second_is_refused(tmp_path: Path
 MILLION = """
 import sys, time
 from recipe.judge import Judge
-from recipe.judge.batch import judge_file
+from recipe.judge.judge_file import judge_file
 from recipe.system import peak_rss_mb
 from tests.scripted import ScriptedGenerator
 

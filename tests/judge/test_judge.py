@@ -512,7 +512,7 @@ def test_only_prompt_keys_are_taken_from_the_metadata() -> None:
 
 def test_importing_the_judge_loads_no_model_library() -> None:
     heavy = "torch", "transformers", "llama_cpp", "datasets", "scipy", "sklearn", "numpy"
-    code = f"import sys, recipe.judge, recipe.judge.batch; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, recipe.judge, recipe.judge.judge_file; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

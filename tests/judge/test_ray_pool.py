@@ -16,7 +16,7 @@ import pytest
 
 from recipe.errors import SreError
 from recipe.judge import Judge
-from recipe.judge.batch import judge_file
+from recipe.judge.judge_file import judge_file
 from recipe.judge.workers import RayPool
 from tests.scripted import ScriptedGenerator
 
@@ -29,7 +29,7 @@ from pathlib import Path
 from tests.scripted import ScriptedGenerator, any_judgement
 from recipe.errors import SreError
 from recipe.judge import Judge
-from recipe.judge.batch import judge_file
+from recipe.judge.judge_file import judge_file
 from recipe.judge.workers import RayPool
 
 def slowly(request):

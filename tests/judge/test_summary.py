@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from recipe.judge.batch import Summary
+from recipe.judge.judge_file import Summary
 
 
 def row(label: int | None, finish: str = "stop", **more: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pytest
 from recipe.data.records import Example, Message, Rubric
 from recipe.errors import SreError
 from recipe.judge import Judge
-from recipe.judge.batch import judge_file
+from recipe.judge.judge_file import judge_file
 from recipe.judge.options import JudgeOptions
 from recipe.judge.workers import Workers, shares
 from tests.scripted import ScriptedGenerator
@@ -85,7 +85,7 @@ from functools import partial
 from pathlib import Path
 from tests.scripted import ScriptedGenerator, any_judgement
 from recipe.judge import Judge
-from recipe.judge.batch import judge_file
+from recipe.judge.judge_file import judge_file
 from recipe.judge.workers import Workers
 
 def slowly(request):

@@ -10,8 +10,8 @@ from recipe.evaluation.audit import audit, figures_by_task
 from recipe.evaluation.benchmarks import BENCHMARKS
 from recipe.evaluation.benchmarks.base import Benchmark, Judged, load_rows, own_rows
 from recipe.evaluation.verdict_files import verdicts_of
-from recipe.judge.batch import judge_rows
 from recipe.judge.judge import DEFAULT, Judge
+from recipe.judge.judge_file import judge_rows
 from recipe.judge.options import JudgeOptions
 from recipe.progress import bar, follow
 from recipe.storage import read_jsonl, refuse_inputs, write_json

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from recipe.inference.base import Request
 from recipe.inference.openai import OpenAIGenerator
 from recipe.judge import Judge
-from recipe.judge.batch import judge_file
+from recipe.judge.judge_file import judge_file
 from recipe.judge.server.guard import Settings
 
 WAIT = 30

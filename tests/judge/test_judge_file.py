@@ -19,8 +19,8 @@ from recipe.data.rubrics import read_rubric
 from recipe.errors import SreError
 from recipe.inference.base import Completion, Request, Sampling
 from recipe.judge import Judge
-from recipe.judge.batch import judge_file
 from recipe.judge.journal import BLOCK
+from recipe.judge.judge_file import judge_file
 from recipe.judge.options import JudgeOptions
 from recipe.prompts import Prompts
 from tests.scripted import ScriptedGenerator
