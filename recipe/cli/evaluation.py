@@ -8,10 +8,8 @@ import click
 from recipe.cli import options as opt
 from recipe.errors import SreError, plural
 
-_OPENING, _ROWS = (
-    ("threads", "context", "parallel", "gpu_layers"),
-    ("data", "limit", "overwrite", "columns", "skip_bad_rows"),
-)
+_OPENING = ("threads", "context", "parallel", "gpu_layers")
+_ROWS = ("data", "limit", "overwrite", "columns", "skip_bad_rows")
 
 
 @opt.command
