@@ -344,19 +344,15 @@ def logprobs_after() -> Callable[..., Any]:
     return read
 
 
-def training_setup(model: Path, **changes: Any) -> Any:
-    """What SFT and DPO share, for a tiny model; `changes` are fields of `TrainingSetup`."""
-    from recipe.inference.pytorch.engines import TransformersEngine
-    from recipe.prompts import Prompts
-    from recipe.training.trainer import TrainingSetup
-
-    usual: dict[str, Any] = {"quantization": "none", "max_length": 2048, "gradient_checkpointing": False, "seed": 0}
-    return TrainingSetup(**{"engine": TransformersEngine(), "model": model, "prompts": Prompts()} | usual | changes)
-
-
-def open_training(folder: Path, model: Path, settings: Any, **changes: Any) -> Any:
-    """A tiny model with a new adapter, ready for the rows of SFT or DPO; `changes` are fields of `TrainingSetup`."""
+def open_training(
+    folder: Path, model: Path, settings: Any, *, adapter: Path | None = None, lora: Any = None, **changes: Any
+) -> Any:
+    """A tiny model with the adapter, or a new one, ready for rows of SFT or DPO; `changes` are fields of `Loading`."""
     from recipe.config import LoraConfig
-    from recipe.training.trainer import Training
+    from recipe.prompts import Prompts
+    from recipe.training.trainer import Loading, Training
 
-    return Training(folder, training_setup(model, **changes), settings, None, LoraConfig(r=4, alpha=8))
+    usual: dict[str, Any] = {"engine": "transformers", "quantization": "none", "max_length": 2048}
+    loading = Loading(**{**usual, "gradient_checkpointing": False, **changes})
+    given: dict[str, Any] = {"loading": loading, "prompts": Prompts(), "seed": 0, "settings": settings}
+    return Training(folder, model=model, adapter=adapter, lora=lora or LoraConfig(r=4, alpha=8), **given)

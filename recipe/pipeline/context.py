@@ -14,11 +14,12 @@ from recipe.config import Config, dump, load
 from recipe.data.records import TASKS, Example, Task, in_both_orders
 from recipe.data.selection import Split, select_rows, select_sft_rows
 from recipe.errors import SreError
-from recipe.pipeline.judge_model import JudgeModel, Loading
+from recipe.pipeline.judge_model import JudgeModel
 from recipe.pipeline.stage_cache import Content, Made, RunFolder
 from recipe.prompts import Prompts
 from recipe.storage import atomic
 from recipe.system import process, user_path
+from recipe.training.trainer import Loading
 
 
 def judges_of(config: Config) -> tuple[str, ...]:

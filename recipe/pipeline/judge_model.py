@@ -4,37 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recipe.inference.base import Quantization
 from recipe.pipeline.stage_cache import Made
 from recipe.prompts import Prompts
 from recipe.storage import fingerprint, hash_object
 from recipe.system import process, wait_for
-
-
-@dataclass(frozen=True)
-class Loading:
-    """How a training stage loads the model, and where it logs. `engine`: auto, unsloth or transformers.
-
-    `threads`, `report_to` and `run`, the run's name in the log, change no result.
-    """
-
-    engine: Any
-    quantization: Quantization
-    max_length: int
-    gradient_checkpointing: bool
-    threads: int | None = field(compare=False)
-    report_to: str = field(compare=False)
-    run: str = field(compare=False)
-
-    def open_engine(self) -> Any:
-        """The training engine. Call it before importing TRL: Unsloth must be imported first."""
-        from recipe.inference.pytorch.engines import open_engine
-        from recipe.inference.pytorch.loading import free_memory, take_share
-
-        engine = open_engine(self.engine)
-        take_share(self.threads)
-        free_memory()
-        return engine
+from recipe.training.trainer import Loading
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from recipe.data.records import Example, Judgement, Preference
 from recipe.errors import NothingToTrainError
-from recipe.pipeline.judge_model import JudgeModel, Loading
+from recipe.pipeline.judge_model import JudgeModel
 from recipe.pipeline.stage_cache import Made
 from recipe.storage import read_json, read_jsonl
 from recipe.system import in_own_process
@@ -50,23 +50,11 @@ def bootstrapped_sft(folder: Path, *, examples: Rows, rationales: Sequence[Made]
     return sft(folder, examples=rows, **given)
 
 
-def sft(folder: Path, **given: Any) -> Facts:
-    training = _training(folder, given)  # first: Unsloth must be imported before TRL
+def sft(folder: Path, *, examples: Rows, dev: Rows, **given: Any) -> Facts:
     from recipe.training.sft import run_sft
+    from recipe.training.trainer import Training
 
-    return run_sft(training, **given)
-
-
-def _training(folder: Path, given: dict[str, Any]) -> Any:
-    """The Training, made of what all training stages are given (stage_inputs.py), which is taken out of `given`."""
-    loading: Loading = given.pop("loading")
-    engine = loading.open_engine()
-    from recipe.training.trainer import Training, TrainingSetup
-
-    names = ("quantization", "max_length", "gradient_checkpointing", "report_to", "run")
-    options = {name: given.pop(name) for name in ("model", "prompts", "seed")}
-    setup = TrainingSetup(engine, **options, **{name: getattr(loading, name) for name in names})
-    return Training(folder, setup, *(given.pop(name) for name in ("settings", "adapter", "lora")))
+    return run_sft(Training(folder, **given), examples=examples, dev=dev)
 
 
 def sample(folder: Path, *, judge: JudgeModel, **given: Any) -> Facts:
@@ -92,12 +80,11 @@ def curate(folder: Path, *, samples: Path, examples: Rows, **given: Any) -> Fact
 
 
 def dpo(folder: Path, *, examples: Rows, preferences: Path, **given: Any) -> Facts:
-    training = _training(folder, given)
     from recipe.training.dpo import run_dpo
+    from recipe.training.trainer import Training
 
     by_id = {row.id: row for row in examples}
-    pairs = read_jsonl(preferences, Preference.from_json)
-    return run_dpo(training, examples=by_id, preferences=pairs, **given)
+    return run_dpo(Training(folder, **given), examples=by_id, preferences=read_jsonl(preferences, Preference.from_json))
 
 
 def measure(folder: Path, *, judge: JudgeModel, **given: Any) -> Facts:

@@ -26,12 +26,12 @@ def run_dpo(
     training: Training[DpoConfig], *, examples: dict[str, Example], preferences: Sequence[Preference]
 ) -> dict[str, Any]:
     """Train J_t's adapter, or a new one for DPO without SFT, on preference pairs; returns facts for the marker."""
-    setup, settings = training.setup, training.settings
-    pairs, dev = hold_out(preferences, settings.held_out_share, setup.seed)
+    settings = training.settings
+    pairs, dev = hold_out(preferences, settings.held_out_share, training.seed)
     training.put(to_rows(training, examples, pairs), to_rows(training, examples, dev))
     rows, dev_rows = training.rows, training.dev_rows
     if rows is None:
-        made = f"{len(preferences)} made, none within {setup.max_length} tokens"
+        made = f"{len(preferences)} made, none within {training.loading.max_length} tokens"
         raise NothingToTrainError(f"no preference pair to train on ({made})")
     trainer = make_trainer(training)
     trainer.train_dataset = with_reference(trainer, rows)
@@ -41,7 +41,7 @@ def run_dpo(
     kept = len(rows) + (0 if dev_rows is None else len(dev_rows))
     tokens = tokens_in(rows, "prompt_ids", "chosen_ids", "rejected_ids")
     return {
-        "engine": setup.engine.name,
+        "engine": training.engine.name,
         "pairs": len(rows),
         "too_long": len(preferences) - kept,
         "tokens": round(tokens * settings.epochs),
@@ -62,14 +62,14 @@ def to_rows(
     training: Training[DpoConfig], examples: dict[str, Example], pairs: Iterable[Preference]
 ) -> Iterator[dict[str, list[int]]]:
     """Tokenise the pairs whose prompt and longer completion fit into `max_length` tokens together."""
-    tokenizer, setup = training.tokenizer, training.setup
+    tokenizer, longest = training.tokenizer, training.loading.max_length
     for pair in pairs:
         row = {
-            "prompt_ids": prompt_ids(tokenizer, setup.prompts.judge(examples[pair.example_id])),
+            "prompt_ids": prompt_ids(tokenizer, training.prompts.judge(examples[pair.example_id])),
             "chosen_ids": completion_ids(tokenizer, pair.chosen.text),
             "rejected_ids": completion_ids(tokenizer, pair.rejected.text),
         }
-        if len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= setup.max_length:
+        if len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= longest:
             yield row
 
 

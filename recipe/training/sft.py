@@ -19,13 +19,13 @@ def run_sft(training: Training[SftConfig], *, examples: Sequence[Example], dev: 
     training.put(to_rows(training, examples), to_rows(training, dev))
     rows = training.rows
     if rows is None:
-        longest = f"model.max_length = {training.setup.max_length} tokens"
+        longest = f"model.max_length = {training.loading.max_length} tokens"
         raise SreError(f"all {len(examples)} training rows are longer than {longest}")
     trainer = make_trainer(training)
     tasks = sorted({row.task for row in examples})
     facts = training.run(trainer, f"SFT {' and '.join(tasks)}")
     return {
-        "engine": training.setup.engine.name,
+        "engine": training.engine.name,
         "rows": len(rows),
         "too_long": len(examples) - len(rows),
         "tokens": round(tokens_in(rows, "input_ids") * training.settings.epochs),
@@ -35,13 +35,13 @@ def run_sft(training: Training[SftConfig], *, examples: Sequence[Example], dev: 
 
 def to_rows(training: Training[SftConfig], examples: Iterable[Example]) -> Iterator[dict[str, list[int]]]:
     """Tokenise the examples whose prompt and judgement fit into `max_length` tokens. The label -100 has no loss."""
-    tokenizer, setup, label_only = training.tokenizer, training.setup, training.settings.label_only
+    tokenizer, label_only = training.tokenizer, training.settings.label_only
     for example in examples:
         assert example.label is not None
-        prompt = prompt_ids(tokenizer, setup.prompts.judge(example, label_only=label_only))
+        prompt = prompt_ids(tokenizer, training.prompts.judge(example, label_only=label_only))
         rationale = "" if label_only else plain_text(tokenizer, example.rationale.strip())
         completion = completion_ids(tokenizer, format_verdict(rationale, example.label))
-        if len(prompt) + len(completion) <= setup.max_length:
+        if len(prompt) + len(completion) <= training.loading.max_length:
             yield {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
 
 

@@ -10,16 +10,17 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from recipe.config import LoraConfig, TrainConfig
 from recipe.data.records import Message
 from recipe.errors import SreError
 from recipe.inference.base import Quantization
-from recipe.inference.pytorch.loading import TrainingEngine
+from recipe.inference.pytorch.engines import open_engine
+from recipe.inference.pytorch.loading import TrainingEngine, free_memory, take_share
 from recipe.inference.special_tokens import PromptEncoder
 from recipe.progress import Advance, bar
 from recipe.prompts import Prompts, neutralise
@@ -34,18 +35,23 @@ _encoder = lru_cache(maxsize=2)(PromptEncoder.of)
 
 
 @dataclass(frozen=True)
-class TrainingSetup:
-    """What SFT and DPO are both given."""
+class Loading:
+    """How a training stage loads the model, and where it logs. The fields that aren't compared change no result."""
 
-    engine: TrainingEngine
-    model: Path  # the seed model's folder
-    prompts: Prompts
+    engine: Literal["auto", "unsloth", "transformers"]
     quantization: Quantization
     max_length: int  # in tokens; longer rows are left out and counted
     gradient_checkpointing: bool
-    seed: int
-    report_to: str = "none"  # where the log goes besides training.json; "auto": to TensorBoard where it is installed
-    run: str = ""  # the run's name in that log
+    threads: int | None = field(default=None, compare=False)
+    report_to: str = field(default="none", compare=False)  # where the log goes besides training.json; see config.py
+    run: str = field(default="", compare=False)  # the run's name in that log
+
+    def open_engine(self) -> TrainingEngine:
+        """The training engine. Call it before importing TRL: Unsloth must be imported first."""
+        engine = open_engine(self.engine)
+        take_share(self.threads)
+        free_memory()
+        return engine
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
@@ -115,16 +121,16 @@ def _progress_callback(advance: Advance) -> Any:
     return Bar()
 
 
-def _reporter(setup: TrainingSetup, folder: Path) -> dict[str, str]:
+def _reporter(loading: Loading, folder: Path) -> dict[str, str]:
     """The arguments that name where the log goes besides training.json."""
-    report_to = setup.report_to
+    report_to = loading.report_to
     if report_to == "auto":
         report_to = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
     if report_to != "none" and importlib.util.find_spec(report_to) is None:
         raise SreError(f"{report_to} is not installed: pip install {report_to}", field="report_to")
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")  # else among the checkpoints
     project = "self-rationalizing-evaluators"
-    return {"report_to": report_to, "run_name": f"{setup.run}/{folder.name}", "project": project}
+    return {"report_to": report_to, "run_name": f"{loading.run}/{folder.name}", "project": project}
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -156,17 +162,28 @@ class Training(Generic[Section]):
     dev_rows: Any = None
 
     def __init__(
-        self, folder: Path, setup: TrainingSetup, settings: Section, adapter: Path | None, lora: LoraConfig | None
+        self,
+        folder: Path,
+        *,
+        model: Path,
+        loading: Loading,
+        prompts: Prompts,
+        seed: int,
+        settings: Section,
+        adapter: Path | None,
+        lora: LoraConfig | None,
     ) -> None:
-        self.folder, self.setup, self.settings = folder, setup, settings
+        """Load the seed model in the folder `model` with the adapter, or with a new one of the settings `lora`."""
+        self.folder, self.loading, self.prompts, self.seed, self.settings = folder, loading, prompts, seed, settings
         self.checkpoints = folder / "checkpoints"  # what the stage needs only until it is done
-        self.model, self.tokenizer = setup.engine.load(
-            setup.model,
+        self.engine = loading.open_engine()
+        self.model, self.tokenizer = self.engine.load(
+            model,
             adapter=adapter,
-            lora={**lora.model_dump(), "seed": setup.seed} if lora else None,
-            quantization=setup.quantization,
-            max_length=setup.max_length,
-            gradient_checkpointing=setup.gradient_checkpointing,
+            lora={**lora.model_dump(), "seed": seed} if lora else None,
+            quantization=loading.quantization,
+            max_length=loading.max_length,
+            gradient_checkpointing=loading.gradient_checkpointing,
         )
 
     def put(self, rows: Iterable[dict[str, list[int]]], dev_rows: Iterable[dict[str, list[int]]] = ()) -> None:
@@ -182,7 +199,7 @@ class Training(Generic[Section]):
 
         from recipe.inference.pytorch.loading import compute_dtype
 
-        settings, seed, gpu = self.settings, self.setup.seed, torch.cuda.is_available()
+        settings, seed, gpu = self.settings, self.seed, torch.cuda.is_available()
         batch_size, accumulate = per_process(settings, process()[1])
         steps = max(1, math.ceil(len(self.rows) * settings.epochs / (settings.batch_size * settings.accumulate)))
         every = max(1, math.ceil(steps / (settings.checkpoints + 1)))
@@ -203,7 +220,7 @@ class Training(Generic[Section]):
             "bf16": dtype == torch.bfloat16,
             "fp16": dtype == torch.float16,
             "use_cpu": not gpu,
-            "gradient_checkpointing": self.setup.gradient_checkpointing,
+            "gradient_checkpointing": self.loading.gradient_checkpointing,
             # Every weight of the adapter is in every pass; looking for unused ones breaks reentrant checkpointing.
             "ddp_find_unused_parameters": False,
             "seed": seed,
@@ -212,7 +229,7 @@ class Training(Generic[Section]):
             "save_steps": every,
             "save_total_limit": 2,
             "logging_steps": 1,
-            **_reporter(self.setup, self.folder),
+            **_reporter(self.loading, self.folder),
             "disable_tqdm": True,
             "dataloader_pin_memory": gpu,
             "remove_unused_columns": False,

@@ -17,9 +17,10 @@ from recipe import prompts
 from recipe.config import Config, load, validate
 from recipe.pipeline import stage_inputs
 from recipe.pipeline.context import RunContext
-from recipe.pipeline.judge_model import JudgeModel, Loading
+from recipe.pipeline.judge_model import JudgeModel
 from recipe.pipeline.stage_cache import RunFolder
 from recipe.pipeline.stage_order import steps
+from recipe.training.trainer import Loading
 
 ROOT = Path(__file__).parents[2]
 # Settings that no stage is given: they change no result, or the rows that are left tell what was set aside.

@@ -134,9 +134,9 @@ def test_sampled_log_probabilities_are_those_of_training(finished, tmp_path):
 
     from recipe.config import DpoConfig
     from recipe.inference.base import Request, Sampling
-    from recipe.inference.pytorch.engines import TransformersEngine
     from recipe.training.dpo import make_trainer
-    from recipe.training.trainer import Training, TrainingSetup, completion_ids, prompt_ids
+    from recipe.training.trainer import completion_ids, prompt_ids
+    from tests.model_fixtures import open_training
 
     run, folder = open_run(finished[0]), finished[0]
     prompts = {row.id: run.prompts.judge(row) for row in run.inputs(1)}
@@ -144,8 +144,8 @@ def test_sampled_log_probabilities_are_those_of_training(finished, tmp_path):
         sampling = Sampling(n=4, max_tokens=24, alternatives=0)
         drawn = list(generator.generate([Request(name, prompt) for name, prompt in prompts.items()], sampling))
     drawn = [completion for completion in drawn if completion.finish == "stop"]
-    setup = TrainingSetup(TransformersEngine(), folder / "seed" / "model", run.prompts, "none", 2048, False, 0)
-    training = Training(tmp_path, setup, DpoConfig(checkpoints=0), folder / "merged" / "adapter", None)
+    adapter = folder / "merged" / "adapter"
+    training = open_training(tmp_path, folder / "seed" / "model", DpoConfig(checkpoints=0), adapter=adapter)
     model, tokenizer = training.model, training.tokenizer
     rows = []
     for completion in drawn:

@@ -17,7 +17,7 @@ from recipe.training import dpo
 from recipe.training import trainer as training
 from recipe.training.dpo import hold_out, make_trainer, run_dpo, to_rows, with_reference
 from recipe.verdict import format_verdict
-from tests.model_fixtures import open_training, training_setup
+from tests.model_fixtures import open_training
 
 LORA = LoraConfig(r=4, alpha=8)
 
@@ -130,7 +130,6 @@ def train(
     *,
     max_length=2048,
     adapter=None,
-    engine=None,
     report_to="none",
     **settings,
 ):
@@ -141,9 +140,8 @@ def train(
         "learning_rate": 1e-2,
         **settings,
     }
-    told = {"report_to": report_to, "run": "tiny"}
-    setup = training_setup(tiny_model, max_length=max_length, engine=engine or TransformersEngine(), **told)
-    opened = training.Training(folder, setup, DpoConfig(**chosen), adapter, LORA)
+    told = {"report_to": report_to, "run": "tiny", "max_length": max_length}
+    opened = open_training(folder, tiny_model, DpoConfig(**chosen), adapter=adapter, lora=LORA, **told)
     return run_dpo(opened, examples=examples, preferences=preferences)
 
 
@@ -162,14 +160,15 @@ def test_nothing_left_to_train_on_is_an_error(tmp_path, tiny_model, examples, pr
         train(tmp_path, tiny_model, examples, preferences, max_length=64)
 
 
-def test_a_tokenizer_without_a_padding_token_trains(tmp_path, tiny_model, examples, preferences):
+def test_a_tokenizer_without_a_padding_token_trains(tmp_path, tiny_model, examples, preferences, monkeypatch):
     class Llama3(TransformersEngine):
         def load(self, *args, **more):
             model, tokenizer = super().load(*args, **more)
             tokenizer.pad_token = None
             return model, tokenizer
 
-    assert train(tmp_path, tiny_model, examples, preferences[:4], engine=Llama3())["pairs"] == 4
+    monkeypatch.setattr("recipe.training.trainer.open_engine", lambda name: Llama3())
+    assert train(tmp_path, tiny_model, examples, preferences[:4])["pairs"] == 4
 
 
 def test_the_adapter_of_a_4_bit_base_is_not_rounded(tmp_path, tiny_model, examples, preferences):

@@ -19,16 +19,16 @@ STAGES = ("sft-pointwise", "sft-pairwise", "iter-1")
 
 # Each in a process of its own, with its arguments; it prints one line of JSON.
 MASKS = """
-from recipe.inference.pytorch.engines import open_engine
-engine = open_engine(name)
+from recipe.training.trainer import Loading, Training
+loading = Loading(name, "none", 4096, False)
+loading.open_engine()
 from recipe.config import LoraConfig, SftConfig
 from recipe.data.examples import read_examples
 from recipe.prompts import Prompts
 from recipe.training.sft import make_trainer, to_rows
-from recipe.training.trainer import Training, TrainingSetup
-setup = TrainingSetup(engine, Path(first), Prompts(), "none", 4096, False, 0)
+given = {"loading": loading, "prompts": Prompts(), "seed": 0, "adapter": None, "lora": LoraConfig(r=4)}
 settings = SftConfig(batch_size=4, checkpoints=0)
-training = Training(Path(tempfile.mkdtemp()), setup, settings, None, LoraConfig(r=4))
+training = Training(Path(tempfile.mkdtemp()), model=Path(first), settings=settings, **given)
 tokenizer = training.tokenizer
 examples = read_examples(second, task="pointwise", split="train")
 rows = list(to_rows(training, examples))
@@ -47,8 +47,9 @@ losses = [trainer.compute_loss(trainer.model, b, num_items_in_batch=w) for b, w 
 said = {"rows": len(rows), "batches": found, "weights": list(map(float, weights)), "losses": list(map(float, losses))}
 """
 PAIRS = """
-from recipe.inference.pytorch.engines import open_engine
-engine = open_engine(name)
+from recipe.training.trainer import Loading, Training
+loading = Loading(name, "none", 4096, False)
+loading.open_engine()
 import torch
 from recipe.config import DpoConfig, LoraConfig
 from recipe.data.examples import read_examples
@@ -56,10 +57,9 @@ from recipe.data.records import Judgement, Preference
 from recipe.prompts import Prompts
 from recipe.training.dpo import make_trainer, to_rows, with_reference
 from recipe.training.pair_batch import pack, token_logps
-from recipe.training.trainer import Training, TrainingSetup
-setup = TrainingSetup(engine, Path(first), Prompts(), "none", 4096, False, 0)
+given = {"loading": loading, "prompts": Prompts(), "seed": 0, "adapter": None, "lora": LoraConfig(r=4)}
 settings = DpoConfig(batch_size=2, checkpoints=0, sft_weight=0.5)
-training = Training(Path(tempfile.mkdtemp()), setup, settings, None, LoraConfig(r=4))
+training = Training(Path(tempfile.mkdtemp()), model=Path(first), settings=settings, **given)
 model = training.model
 examples = {row.id: row for row in read_examples(second, task="pointwise", split="train", limit=4)}
 def side(row, text, label):

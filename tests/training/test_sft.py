@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import subprocess
@@ -72,8 +73,8 @@ def example(k):
     given = tuple(text(10 + number, 900) for number in range(responses))
     return Example(str(k), task, (Message("user", text(7, 800)),), given, rubric, 1, text(8, 500), text(9, 900))
 
-setup = SimpleNamespace(prompts=Prompts(), max_length=4096)
-training = SimpleNamespace(tokenizer=Words(), setup=setup, settings=SftConfig())
+loading = SimpleNamespace(max_length=4096)
+training = SimpleNamespace(tokenizer=Words(), prompts=Prompts(), loading=loading, settings=SftConfig())
 list(to_rows(training, map(example, range(3))))
 examples = [example(k) for k in range(count)]
 with measured() as before:
@@ -197,7 +198,8 @@ def test_the_log_goes_to_tensorboard_too(tmp_path, tiny_model, tiny_data):
 
 
 def test_a_reporter_that_is_not_installed_is_an_error_before_training(tmp_path, tiny_model, tiny_data, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "trackio" else find(name))
     with pytest.raises(SreError, match="pip install trackio"):
         train(tmp_path, tiny_model, tiny_data, report_to="trackio")
     assert not (tmp_path / "adapter").exists()
