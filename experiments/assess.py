@@ -12,7 +12,7 @@ from typing import Any
 from recipe.config import CurateConfig, SampleConfig
 from recipe.data.records import Example, Judgement, pools_of
 from recipe.inference.base import Completion, Generator, Request, Sampling, to_judgement
-from recipe.progress import bar
+from recipe.progress import bar, each
 from recipe.prompts import Prompts, neutralise
 from recipe.storage import hash_object, read_jsonl, write_jsonl
 from recipe.training.curate import distinct_texts, right_and_wrong
@@ -90,9 +90,7 @@ def run_assess(
 
     def ask(requests: Sequence[Request], how: Sampling) -> Iterator[Completion]:
         with bar(method, len(requests) * how.n, "answers") as advance:
-            for completion in generator.generate(requests, how):
-                advance()
-                yield completion
+            yield from each(generator.generate(requests, how), advance)
 
     pools = {key: distinct_texts(pool) for key, pool in pools_of(judgements).items()}
     if method == "self-assessment":
