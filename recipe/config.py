@@ -305,9 +305,12 @@ def validate(raw: dict[str, Any], *, file: str | Path | None = None) -> Config:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         unknown = first["type"] == "extra_forbidden"
+        section, _, name = key.rpartition(".")
         plain = Config().model_dump()
-        names = {*plain, *(name for part in plain.values() if isinstance(part, dict) for name in part)}
-        hint = did_you_mean(key.rpartition(".")[2], names) or "; see `sre config` for all of them"
+        inner = [f"{part}.{own}" for part, found in plain.items() if isinstance(found, dict) for own in found]
+        known = sorted([*plain, *inner], key=lambda other: other.rpartition(".")[0] == section)  # its own section wins
+        names = {other.rpartition(".")[2]: other for other in known}
+        hint = did_you_mean(name, names, shown=names) or "; see `sre config` for all of them"
         message = f"unknown setting{hint}" if unknown else first["msg"]
         raise SreError(message, file=file, field=key or None) from None
 

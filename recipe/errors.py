@@ -1,7 +1,7 @@
 """The one error a user can cause: it names the place and what to do; the CLI prints it and exits with code 2."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -52,12 +52,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """A hint at the name that `word` is most like; empty where none is."""
+def did_you_mean(word: str, names: Iterable[str], shown: Mapping[str, str] | None = None) -> str:
+    """A hint at the name that `word` is most like; empty where none is. shown: name -> what to show in its place."""
     import difflib  # here, so that `sre --help` answers at once
 
     near = difflib.get_close_matches(word, list(names), 1, 0.7)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f"; did you mean {(shown or {}).get(near[0], near[0])!r}?" if near else ""
 
 
 def gpu_build() -> str:

@@ -124,7 +124,7 @@ def test_dev_rows_need_checkpoints_to_choose_from():
 
 
 def test_misspelled_names_are_told_with_the_nearest() -> None:
-    with pytest.raises(SreError, match="did you mean 'inputs'") as refused:
+    with pytest.raises(SreError, match=r"did you mean 'sample\.inputs'") as refused:
         load("tiny", ["sample.inpts=[10]"])
     assert refused.value.field == "sample.inpts"
     with pytest.raises(SreError, match="did you mean 'tiny'"):
@@ -134,3 +134,12 @@ def test_misspelled_names_are_told_with_the_nearest() -> None:
 def test_a_folder_with_a_config_stands_for_it(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('name = "mine"\n')
     assert load(str(tmp_path), []).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("margin", "curate.margin"), ("dpo.learning_rat", "dpo.learning_rate"), ("sft.learning_rat", "sft.learning_rate")],
+)
+def test_a_misspelt_setting_is_named_with_its_section(written: str, meant: str) -> None:
+    with pytest.raises(SreError, match=f"did you mean '{meant}'"):
+        load("tiny", [f"{written}=2"])

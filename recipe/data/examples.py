@@ -216,7 +216,8 @@ def _checked(row: ReadRow, need_label: bool, places: dict[str, Row]) -> Example:
     before = places.setdefault(example.id, raw)
     if before is not raw:
         place = f"line {before.line}" if before.file == raw.file else f"{before.file}, line {before.line}"
-        raise raw.error(f"{short(example.id)} is already the id of {place}; ids must differ", "id")
+        cure = f"where it is that of the question, add --map prompt_id={raw.column('id')}"
+        raise raw.error(f"{short(example.id)} is already the id of {place}; ids must differ; {cure}", "id")
     if need_label and example.label is None and example.label_note not in ("", "tie"):
         raise raw.error_about(raw.label(example.task), example.label_note)
     return example

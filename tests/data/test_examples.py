@@ -232,6 +232,7 @@ def test_a_duplicate_id_names_both_lines(tmp_path: Path) -> None:
     error = failure(jsonl(tmp_path / "rows.jsonl", pointwise(id="a"), pointwise(id="b"), pointwise(id="a")))
     assert (error.line, error.field) == (3, "id")
     assert "'a' is already the id of line 1" in str(error)
+    assert "--map prompt_id=id" in str(error)
 
 
 def test_a_duplicate_id_in_another_file_names_that_file(tmp_path: Path) -> None:
