@@ -6,9 +6,11 @@ from tempfile import TemporaryDirectory
 from recipe.config import Config
 from recipe.data.files import is_hub_name
 from recipe.data.records import TASKS, Message, Task
+from recipe.data.split import characters
 from recipe.errors import SreError
 from recipe.inference.pytorch.engines import check_packages
 from recipe.pipeline.context import RunContext
+from recipe.planning.workload import CHARS_PER_TOKEN
 from recipe.storage import intact
 from recipe.system import user_path
 from recipe.training.seed import EMBEDDED, embedded_gguf
@@ -96,5 +98,8 @@ def _rows_of(run: RunContext, task: Task, ids: set[str], *, remote: bool) -> str
     ids |= found
     unexplained = sum(not row.rationale.strip() for row in train) if config.sft.bootstraps else 0
     without = f" ({unexplained} without a rationale, which is bootstrapped)" if unexplained else ""
+    most = config.model.max_length
+    if long := sum(characters(row) > CHARS_PER_TOKEN * most for row in train):
+        without += f" (some {long} of them longer than model.max_length = {most} tokens, so SFT leaves them out)"
     held = [f"{len(run.rows(split, task))} {split}" for split in ("dev", "test")]
     return f"{task}: {source}, {len(train)} of {len(every)} training rows for SFT{without}, {', '.join(held)}"

@@ -33,17 +33,18 @@ def run_dpo(
     if rows is None:
         made = f"{len(preferences)} made, none within {training.loading.max_length} tokens"
         raise NothingToTrainError(f"no preference pair to train on ({made})")
+    kept = len(rows) + (0 if dev_rows is None else len(dev_rows))
+    too_long = training.left_out(len(preferences), kept, "preference pairs")
     trainer = make_trainer(training)
     trainer.train_dataset = with_reference(trainer, rows)
     if dev_rows is not None:
         trainer.eval_dataset = with_reference(trainer, dev_rows)
     facts = training.run(trainer, "DPO")
-    kept = len(rows) + (0 if dev_rows is None else len(dev_rows))
     tokens = tokens_in(rows, "prompt_ids", "chosen_ids", "rejected_ids")
     return {
         "engine": training.engine.name,
         "pairs": len(rows),
-        "too_long": len(preferences) - kept,
+        "too_long": too_long,
         "tokens": round(tokens * settings.epochs),
         "kl": recent_kl(trainer.state.log_history),
         "stopped_early": facts["steps"] < trainer.args.max_steps,

@@ -21,13 +21,14 @@ def run_sft(training: Training[SftConfig], *, examples: Sequence[Example], dev: 
     if rows is None:
         longest = f"model.max_length = {training.loading.max_length} tokens"
         raise SreError(f"all {len(examples)} training rows are longer than {longest}")
+    too_long = training.left_out(len(examples), len(rows), "training rows")
     trainer = make_trainer(training)
     tasks = sorted({row.task for row in examples})
     facts = training.run(trainer, f"SFT {' and '.join(tasks)}")
     return {
         "engine": training.engine.name,
         "rows": len(rows),
-        "too_long": len(examples) - len(rows),
+        "too_long": too_long,
         "tokens": round(tokens_in(rows, "input_ids") * training.settings.epochs),
         **facts,
     }

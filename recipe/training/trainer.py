@@ -6,6 +6,7 @@ the model would have to sample.
 
 import importlib.util
 import itertools
+import logging
 import math
 import os
 import shutil
@@ -30,6 +31,7 @@ from recipe.system import process
 ROWS_IN_MEMORY = 1000  # tokenised rows that are held before they are written
 WHOLE = "whole.json"  # the file that is written last into a checkpoint: the sizes of the others
 
+_log = logging.getLogger("recipe.training")
 Section = TypeVar("Section", bound=TrainConfig)
 _encoder = lru_cache(maxsize=2)(PromptEncoder.of)
 
@@ -192,6 +194,13 @@ class Training(Generic[Section]):
             rows_on_disk(self.checkpoints / f"{name}-{process()[0]}.arrow", part)
             for name, part in (("rows", rows), ("dev", dev_rows))
         )
+
+    def left_out(self, given: int, kept: int, unit: str) -> int:
+        """How many were longer than `max_length`; a warning tells it."""
+        if given > kept and process()[0] == 0:
+            limit = f"model.max_length = {self.loading.max_length} tokens"
+            _log.warning("%d of %d %s are left out: they are longer than %s", given - kept, given, unit, limit)
+        return given - kept
 
     def arguments(self) -> dict[str, Any]:
         """The arguments that SFTConfig and DPOConfig share."""

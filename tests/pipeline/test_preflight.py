@@ -13,7 +13,8 @@ import pytest
 from recipe.config import load
 from recipe.errors import SreError
 from recipe.inference.pytorch import engines
-from recipe.pipeline.preflight import check_model
+from recipe.pipeline.context import RunContext
+from recipe.pipeline.preflight import check_model, preflight
 from recipe.pipeline.stage_order import run_pipeline
 
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
@@ -87,3 +88,11 @@ def test_packages_that_training_lacks_are_missed_before_the_first_stage(
     with pytest.raises(SreError, match=r"\[train\]"):
         run_pipeline(load("tiny", rows), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_rows_that_sft_will_leave_out_are_told_before_it_starts(tiny_data: Path, tmp_path: Path) -> None:
+    given = [f"data.pointwise={tiny_data}", f"data.pairwise={tiny_data}", "model.source=somewhere"]
+    (pointwise, _) = preflight(RunContext(load("tiny", [*given, "model.max_length=8192"]), tmp_path), offline=True)
+    assert "max_length" not in pointwise
+    (pointwise, _) = preflight(RunContext(load("tiny", [*given, "model.max_length=64"]), tmp_path), offline=True)
+    assert "longer than model.max_length = 64 tokens" in pointwise

@@ -145,13 +145,14 @@ def train(
     return run_dpo(opened, examples=examples, preferences=preferences)
 
 
-def test_a_pair_is_as_long_as_its_prompt_and_its_longer_completion(tmp_path, tiny_model, examples, preferences):
+def test_a_pair_is_as_long_as_its_prompt_and_its_longer_completion(tmp_path, tiny_model, examples, preferences, caplog):
     rows = list(to_rows(open_training(tmp_path, tiny_model, DpoConfig()), examples, preferences))
     sizes = [len(r["prompt_ids"]) + max(len(r["chosen_ids"]), len(r["rejected_ids"])) for r in rows]
     limit = sorted(sizes)[6]
     facts = train(tmp_path, tiny_model, examples, preferences, max_length=limit)
     assert facts["pairs"] == sum(size <= limit for size in sizes) < 12
     assert facts["pairs"] + facts["too_long"] == 12
+    assert f"{facts['too_long']} of 12 preference pairs" in caplog.text
     assert min(len(r["chosen_ids"]) + len(r["rejected_ids"]) + len(r["prompt_ids"]) for r in rows) > limit
 
 

@@ -40,6 +40,14 @@ def test_rows_that_are_too_long_are_left_out_whole_and_counted(tmp_path, tiny_mo
     assert kept == [row for row in whole if len(row["input_ids"]) <= middle]
 
 
+def test_rows_that_are_too_long_are_told(tmp_path, tiny_model, tiny_data, caplog):
+    training = open_training(tmp_path, tiny_model, SftConfig())
+    assert training.left_out(5, 5, "training rows") == 0
+    assert not caplog.text
+    assert training.left_out(5, 3, "training rows") == 2
+    assert "2 of 5 training rows" in caplog.text
+
+
 LARGE = """
 import itertools, json, sys
 from pathlib import Path
