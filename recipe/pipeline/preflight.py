@@ -100,6 +100,6 @@ def _rows_of(run: RunContext, task: Task, ids: set[str], *, remote: bool) -> str
     without = f" ({unexplained} without a rationale, which is bootstrapped)" if unexplained else ""
     most = config.model.max_length
     if long := sum(characters(row) > CHARS_PER_TOKEN * most for row in train):
-        without += f" (some {long} of them longer than model.max_length = {most} tokens, so SFT leaves them out)"
+        without += f" ({long} of them longer than model.max_length = {most} tokens, so SFT leaves them out)"
     held = [f"{len(run.rows(split, task))} {split}" for split in ("dev", "test")]
     return f"{task}: {source}, {len(train)} of {len(every)} training rows for SFT{without}, {', '.join(held)}"

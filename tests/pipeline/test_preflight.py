@@ -91,8 +91,11 @@ def test_packages_that_training_lacks_are_missed_before_the_first_stage(
 
 
 def test_rows_that_sft_will_leave_out_are_told_before_it_starts(tiny_data: Path, tmp_path: Path) -> None:
-    given = [f"data.pointwise={tiny_data}", f"data.pairwise={tiny_data}", "model.source=somewhere"]
-    (pointwise, _) = preflight(RunContext(load("tiny", [*given, "model.max_length=8192"]), tmp_path), offline=True)
-    assert "max_length" not in pointwise
-    (pointwise, _) = preflight(RunContext(load("tiny", [*given, "model.max_length=64"]), tmp_path), offline=True)
-    assert "longer than model.max_length = 64 tokens" in pointwise
+    rows = [json.loads(line) for line in (tiny_data / "train" / "pointwise.jsonl").read_text().splitlines()]
+    long = "word " * 2000
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row | {"orig_response": long}) + "\n" for row in rows))
+    given = [f"data.pointwise={tmp_path / 'rows.jsonl'}", "data.pairwise=", "model.source=somewhere"]
+    for longest, told in ((4096, False), (2048, True)):
+        config = load("tiny", [*given, f"model.max_length={longest}"])
+        (said, _) = preflight(RunContext(config, tmp_path), offline=True)
+        assert (f"16 of them longer than model.max_length = {longest} tokens" in said) == told
