@@ -193,7 +193,8 @@ def _settings(preset: str, folder: Path, splits: Mapping[str, Mapping[str, Seque
 def _cpu_changes(before: Config, train: Sequence[Example]) -> dict[str, str]:
     """What the quickstart sets for its own rows alone. Tokens are counted by bytes, for any script."""
     rationale = max(len(row.rationale.encode()) for row in train) / CHARS_PER_TOKEN
-    prompt = max(sum(len(turn.content.encode()) for turn in Prompts().judge(row)) for row in train) / CHARS_PER_TOKEN
+    prompts = Prompts()
+    prompt = max(sum(len(turn.content.encode()) for turn in prompts.judge(row)) for row in train) / CHARS_PER_TOKEN
     answer = min(max(160, round(1.1 * rationale)), 512)
     length = min(max(before.model.max_length, math.ceil((prompt + answer) / 64 + 1) * 64), CPU_TOKENS)
     inputs = min(CPU_INPUTS, len(train))
