@@ -98,21 +98,30 @@ def _evaluate_model(
 @click.option("--train", multiple=True, help="The judges' training rows, for the rules that learn from them.")
 @click.option("--resamples", type=click.IntRange(min=100), default=2000, help="Resamples of the bootstrap.")
 @click.option("-o", "--out", type=opt.FILE, help="Write the figures to this JSON file.")
+@opt.columns
+@opt.rubric
 def audit(
-    verdicts: tuple[Path, ...], rows: tuple[str, ...], train: tuple[str, ...], resamples: int, out: Path | None
+    verdicts: tuple[Path, ...],
+    rows: tuple[str, ...],
+    train: tuple[str, ...],
+    out: Path | None,
+    rubric: str | None,
+    **options: Any,
 ) -> None:
     """Compare judged rows with rules that need no model: the longer response, the criterion's mean, a position.
 
     VERDICTS are files that `sre judge` or `sre evaluate` wrote, or folders that hold files named judgements.jsonl. No
     model is loaded. Files whose paths differ only in a folder seed-0, seed-1, ... are pooled.
     """
+    from recipe.data.rubrics import by_task, read_rubric
     from recipe.evaluation.tables import audit_grids, show
     from recipe.evaluation.verdict_files import audit_files
     from recipe.storage import refuse_inputs, write_json
 
     if out:
         refuse_inputs(out, [out], [*verdicts, *map(Path, (*rows, *train))])
-    found = audit_files(verdicts, rows, train, resamples=resamples)
+    rubrics = by_task(read_rubric(rubric) if rubric else None)
+    found = audit_files(verdicts, rows, train, rubrics=rubrics, **options)
     for name, part in found["parts"].items():
         show([(f"{name}: {title}", grid) for title, grid in audit_grids(part)], part["models"], opt.console())
     if out:

@@ -114,8 +114,8 @@ def rubrics(name: str | None) -> None:
     if name is not None:
         click.echo(rubric_file(name).read_text(encoding="utf-8"), nl=False)
         return
-    for ready in ready_rubrics().values():
-        click.echo(f"{ready.name:24}{ready.rubric.criteria}")
+    # In one piece: whoever reads only its first line ends nothing.
+    click.echo("\n".join(f"{ready.name:24}{ready.rubric.criteria}" for ready in ready_rubrics().values()))
 
 
 @opt.command

@@ -60,8 +60,11 @@ def split(rows: tuple[str, ...], out: Path, numbers: tuple[int, ...], rubric: st
     named = dict(_named(row) for row in rows)
     if len(named) < len(rows):
         raise SreError("two files have the same name; tell them apart: NAME=FILE")
-    for name, counts in prepare_splits(named, out, numbers=numbers, **options).items():
+    written = prepare_splits(named, out, numbers=numbers, **options)
+    for name, counts in written.items():
         click.echo(f"{out / name}: " + ", ".join(f"{count} {task}" for task, count in counts.items()))
+    if list(written) == ["train"]:
+        opt.tell("no dev or test rows: --dev 0.1 --test 0.1 hold some back")
 
 
 def _named(source: str) -> tuple[str, str]:

@@ -129,7 +129,9 @@ def _files_of(folder: Path, task: Task | None, split: str) -> list[Path]:
             return files
     there = sorted({p.name for p in folder.iterdir() if p.is_dir() or _suffix(p) in _READERS})
     found = f"; found {', '.join(there[:8])}" if there else ""
-    raise SreError(f"no file of split {split!r} here; expected {split}.jsonl or a folder {split}{found}", file=folder)
+    hint = f"; sre split FILE -o DIR --{split} 0.1 makes one" if split in ("dev", "test") else ""
+    expected = f"expected {split}.jsonl or a folder {split}"
+    raise SreError(f"no file of split {split!r} here; {expected}{found}{hint}", file=folder)
 
 
 def _plain(path: Path) -> Path:
@@ -280,18 +282,19 @@ def _read_csv(file: Any) -> Iterator[Found]:
             hint = f"; {NO_HEADER}" if looks_like_values(header) else ""
             raise SreError(f"two columns are called {twice[0]!r}; names must differ{hint}")
         for line, cells, problem in found:
-            row, problem = (cells, problem) if problem else _named(header, cells)
+            row, problem = (cells, problem) if problem else _named(header, cells, mark)
             yield skipped + line, row, problem
 
 
-def _named(header: list[str], cells: list[str]) -> tuple[Any, str]:
+def _named(header: list[str], cells: list[str], mark: str) -> tuple[Any, str]:
     """The row of a table and "", or its cells and what is wrong. Separators at the end of a line make no column."""
     while len(cells) > len(header) and not cells[-1]:
         cells = cells[:-1]
     if not any(header[len(cells) :]):
         header = header[: len(cells)]
     if len(cells) != len(header):
-        return cells, f"expected {plural(len(header), 'cell')} as in the header, not {len(cells)}"
+        hint = NO_HEADER if len(header) == 1 else f"put a cell with a line break or {mark!r} in it into double quotes"
+        return cells, f"expected {plural(len(header), 'cell')} as in the header, not {len(cells)}; {hint}"
     # pandas writes its index without a name, as the first column.
     names = [name or (f"column {k}" if k > 1 else "") for k, name in enumerate(header, 1)]
     return {shown: cell for name, shown, cell in zip(header, names, cells, strict=True) if name or cell}, ""

@@ -89,7 +89,8 @@ def read_rubric(rubric: AnyRubric, task: Task | None = None, *, files: bool = Tr
             raise SreError("expected a rubric or a ready one's name; files are not read here", field="rubric")
         named = _read_file(Path(rubric))
     elif isinstance(rubric, str) and _OTHER_FILE.fullmatch(rubric):
-        raise SreError(f"expected a .toml or .json file, or its text in place of {rubric!r}", field="rubric")
+        how = "`sre rubrics tone > mine.toml` writes one to edit"
+        raise SreError(f"expected a .toml or .json file ({how}), or its text in place of {rubric!r}", field="rubric")
     elif isinstance(rubric, str) and _NAME.fullmatch(rubric):
         named = _read_file(rubric_file(rubric))
     else:

@@ -15,6 +15,7 @@ from recipe.errors import SreError
 from recipe.evaluation.audit import audit, figures_by_task
 from recipe.evaluation.evaluate import as_written
 from recipe.evaluation.trivial import RowVerdict, Said
+from recipe.judge.journal import journal_of
 from recipe.storage import intact, read_jsonl
 
 VERDICTS = "judgements.jsonl"
@@ -23,19 +24,20 @@ Verdicts = dict[str, list[tuple[str, Said]]]  # judge -> (id of the row, verdict
 
 
 def audit_files(
-    verdicts: Sequence[Path], rows: Sequence[str], train: Sequence[str] = (), *, resamples: int = 2000
+    verdicts: Sequence[Path], rows: Sequence[str], train: Sequence[str] = (), *, resamples: int = 2000, **reading: Any
 ) -> dict[str, Any]:
     """{"parts": {name of the rows' file: {"models", "baselines", "against_baselines"}}}; see audit.py.
 
     verdicts: files that `sre judge` or an evaluation wrote, or folders of such files named judgements.jsonl; a
-    verdict's id is that of its row, in either order. Raises SreError where no verdict is about any of the rows.
+    verdict's id is that of its row, in either order. reading: of `rows` and `train`, see `read_rows`. Raises SreError
+    where no verdict is about any of the rows.
     """
     judged = read_verdicts(verdicts)
-    learnt = [row for source in train for row in read_examples(source)]
+    learnt = [row for source in train for row in read_examples(source, **reading)]
     seen = {id for found in judged.values() for id, _ in found}
     parts = {}
     for source in rows:
-        by_id = {row.id: row for row in in_both_orders(read_examples(source)) if row.id in seen}
+        by_id = {row.id: row for row in in_both_orders(read_examples(source, **reading)) if row.id in seen}
         ours = {}
         for name, found in judged.items():
             kept = [(by_id[id], verdict) for id, verdict in found if id in by_id]
@@ -78,15 +80,20 @@ def verdicts_of(rows: Sequence[Mapping[str, Any]], *, as_written: bool) -> dict[
 
 def _read(file: Path) -> list[tuple[str, Said]]:
     """The rows of `sre judge`, or an evaluation's judgements, whose rows are named by `example_id`."""
-    rows = read_jsonl(file)
+    if not (kept := journal_of(file)).is_file():  # of a CSV or Parquet output
+        why = f"expected verdicts as JSON lines, and {kept.name}, which sre judge keeps beside a table, is missing"
+        raise SreError(f"{why}; judge the rows again with -o {file.stem}.jsonl", file=file)
+    rows = read_jsonl(kept)
     found: list[tuple[str, Said]] = []
     # Where no row has a rationale, none was asked for.
     explained = any(row.get("rationale") or row.get("finish") == "forced" for row in rows)
     for line, row in enumerate(rows, 1):
-        with intact(file, line):
+        with intact(kept, line):
             if "example_id" in row:
                 (judgement,) = as_written([Judgement.from_json(row)])
                 found.append((judgement.example_id, judgement))
+            elif "label_probabilities" not in row:
+                raise SreError("expected a row that sre judge or sre evaluate wrote", file=kept, line=line)
             else:
                 found += verdicts_of([row], as_written=explained).items()
     return found

@@ -82,8 +82,9 @@ class PromptReader:
         if not size:
             raise SreError("the prompt is empty")
         if size + prompt.reserve > self.context:
-            needed = f"the prompt has {size} tokens and its answer needs {prompt.reserve}"
-            raise SreError(f"{needed}, more than the context of {self.context}")
+            answer = f" and its answer needs {prompt.reserve}" if prompt.reserve else ""
+            needed = f"the prompt has {size} tokens{answer}, more than the context of {self.context}"
+            raise SreError(f"{needed}; a larger one (--context) takes it, up to what the model was trained for")
         return prompt
 
     def _prompt(self, request: Request, sampling: Sampling) -> Prompt:

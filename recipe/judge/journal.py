@@ -160,16 +160,18 @@ class Journal(Closing):
         self._rewrite(starts)
         self._places = array("q", [_LAST]) * len(starts)
 
-    def has(self, key: str, place: int, digest: str) -> bool:
-        """Whether the row of this id, number in the source, and `input_hash` was kept.
+    def has(self, key: str, place: int, digest: str, rubric: Mapping[str, Any] | None = None) -> bool:
+        """Whether the row of this id, number in the source, `input_hash` and rubric was kept.
 
-        Raises SreError when another row was judged under its id.
+        Raises SreError when another row was judged under its id, or the row by another rubric.
         """
         line = self._kept.get(hash(key)) if self._kept else None
         if line is None:
             return False
         if self._digests[line] != int(digest, 16):
-            raise SreError(f"the source's row {key!r} has changed since it was judged; use --overwrite", file=self.path)
+            before = json.loads(next(itertools.islice(self._lines(), line, None))[2]).get("rubric")
+            what = "row" if before in (None, rubric) else "rubric of row"
+            raise SreError(f"the {what} {key!r} has changed since it was judged; {_ADVICE}", file=self.path)
         self._places[line] = place
         return True
 

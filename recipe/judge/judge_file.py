@@ -27,7 +27,16 @@ from recipe.inference.openai import OpenAIGenerator
 from recipe.judge.journal import Journal
 from recipe.judge.judge import DEFAULT, Judge, to_bytes
 from recipe.judge.options import JudgeOptions
-from recipe.judge.output_rows import WINDOW, JudgedRow, bad_row, in_windows, input_hash, result_rows, with_columns
+from recipe.judge.output_rows import (
+    WINDOW,
+    JudgedRow,
+    bad_row,
+    in_windows,
+    input_hash,
+    result_rows,
+    rubric_cell,
+    with_columns,
+)
 from recipe.judge.workers import Pool, RayPool, Workers
 from recipe.system import usable_cores
 
@@ -247,7 +256,8 @@ def _judge_all(
 
     def examples() -> Iterator[Example]:
         for place, row in enumerate(rows):
-            if journal.has(row.id, place, input_hash(row)):
+            rubric = rubric_cell(row.example.rubric) if row.example else None
+            if journal.has(row.id, place, input_hash(row), rubric):
                 continue
             if row.example is None:
                 keep(place, row, bad_row(row))

@@ -94,8 +94,7 @@ def with_columns(row: JudgedRow, read: ReadRow, options: JudgeOptions, given: Co
     rubric = read.example.rubric if read.example else None
     added: dict[str, Any] = {}  # not in the judge's row, which knows no columns
     if rubric and any(rubric is one for one in given):
-        levels = {str(score): text for score, text in rubric.descriptions.items()}
-        added["rubric"] = {"criteria": rubric.criteria, "descriptions": levels}
+        added["rubric"] = rubric_cell(rubric)
     else:
         taken.remove("rubric")
     if read.example and row["label"] and (sides := read.raw.sides(read.example)):
@@ -107,6 +106,12 @@ def with_columns(row: JudgedRow, read: ReadRow, options: JudgeOptions, given: Co
         if not (name in ("id", "task") and value == row[name])
     }
     return {"id": row["id"], **kept, **row, **added}
+
+
+def rubric_cell(rubric: Rubric) -> dict[str, Any]:
+    """A rubric in a judged row."""
+    levels = {str(score): text for score, text in rubric.descriptions.items()}
+    return {"criteria": rubric.criteria, "descriptions": levels}
 
 
 def input_hash(row: ReadRow | Example) -> str:

@@ -220,7 +220,8 @@ class RunFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise SreError("another process is working in this run folder", file=self.path) from None
+                working = "another process is working in this run folder; wait for it, or stop it"
+                raise SreError(working, file=self.path) from None
             yield
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import io
 import json
 import os
 import re
@@ -154,6 +156,19 @@ def test_a_full_standard_output_is_one_line() -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=120)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("command", ["rubrics", "rubrics tone", "config", "config tiny"])
+def test_a_reader_of_the_first_lines_ends_no_list(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    class Read(io.StringIO):
+        def write(self, text: str) -> int:
+            if self.getvalue():
+                raise BrokenPipeError(errno.EPIPE, "whoever read has gone")
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stdout", Read())
+    main(command.split(), standalone_mode=False)
+    assert sys.stdout.getvalue().endswith("\n")
 
 
 @pytest.mark.parametrize("command", [*COMMANDS.values(), "judge {rows} -o - --model m.gguf"])

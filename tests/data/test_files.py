@@ -264,6 +264,8 @@ def test_a_csv_row_is_named_by_the_line_of_the_file_in_which_it_begins(tmp_path:
     ("text", "expected"),
     [
         ("orig_criteria,orig_score\na,b,c\n", "expected 2 cells"),
+        ("orig_criteria,orig_score\na,b,c\n", "',' in it into double quotes"),
+        ("orig_criteria;orig_score\na;b;c\n", "';' in it into double quotes"),
         ("orig_criteria,orig_score\na\n", "expected 2 cells"),
         ("orig_criteria,orig_criteria\na,b\n", "'orig_criteria'"),
         ("a,b\n1,2\n", "columns found: a, b"),
@@ -605,6 +607,7 @@ def test_the_content_decides_where_the_name_is_wrong(tmp_path: Path) -> None:
         "What is it to you?,An apple is it\n",
         "Name it.,Apple,Brick,A\n",
         "My export,,\nquestion,answer,score\n",
+        "My export\n\nquestion,answer,score\n",
     ],
 )
 def test_a_table_without_a_header_is_named(tmp_path: Path, text: str) -> None:

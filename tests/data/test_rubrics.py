@@ -131,7 +131,7 @@ def test_a_text_is_a_rubric_and_a_misspelt_name_an_error() -> None:
 
 @pytest.mark.parametrize("name", ["mine.txt", "my rubric.md", "a folder/mine.yaml", "Mine.DOCX"])
 def test_another_kind_of_file_is_not_taken_for_criteria(name: str) -> None:
-    with pytest.raises(SreError, match=r"expected a \.toml or \.json file"):
+    with pytest.raises(SreError, match=r"expected a \.toml or \.json file \(`sre rubrics tone"):
         load_rubric(name)
 
 

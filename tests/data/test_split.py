@@ -121,6 +121,16 @@ def test_the_command_writes_folders_that_a_run_reads(tmp_path, tiny_data):
     assert {r.aspect for r in read_examples(out, task="pairwise", split="test")} == {"picks"}
 
 
+def test_what_holds_rows_back_is_told_where_none_are(tmp_path, tiny_data):
+    rows = tiny_data / "train/pointwise.jsonl"
+    told = sre(rows, "-o", tmp_path / "all").stderr
+    assert "--dev 0.1 --test 0.1" in told
+    with pytest.raises(SreError, match=r"sre split .*--test 0\.1"):
+        read_examples(tmp_path / "all", split="test")
+    assert sre(rows, "-o", tmp_path / "parts", *told.partition("rows: ")[2].split()[:4]).stderr.count("--dev") == 0
+    assert read_examples(tmp_path / "parts", split="test")
+
+
 def test_a_split_that_is_there_is_not_written_over(tmp_path, tiny_data):
     arguments = (tiny_data / "train/pointwise.jsonl", "-o", tmp_path / "data", "--test", "0.5")
     assert sre(*arguments).exit_code == 0

@@ -88,6 +88,32 @@ def test_the_command_prints_the_tables_and_writes_the_figures(tmp_path: Path, ti
     assert json.loads(out.read_text())["parts"]["pairwise"]["models"]["x"]["pairwise"]["accuracy"]["value"] == 1
 
 
+def test_rows_without_criteria_of_a_column_of_ones_own_are_audited(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("question,text,score\n" + "".join(f"Name fruit {k}.,{'fig ' * k},{k}\n" for k in range(1, 6)))
+    verdicts = write(tmp_path / "x.jsonl", [judged(f"rows-{k + 1}", k) for k in range(1, 6)])
+    command = ["audit", str(verdicts), "--rows", str(rows), "--map", "response=text", "--rubric", "helpfulness"]
+    done = CliRunner().invoke(main, [*command, "-o", str(tmp_path / "audit.json")])
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "audit.json").read_text())["parts"]["rows"]["models"]["x"]["pointwise"]["n"] == 5
+
+
+def test_a_judged_table_is_read_from_its_journal_and_another_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("id,label\na,3\n")
+    write(tmp_path / "x.csv.jsonl", [judged("a", 3)])
+    assert [id for id, _ in read_verdicts([tmp_path / "x.csv"])["x"]] == ["a"]
+    (tmp_path / "x.csv.jsonl").unlink()
+    with pytest.raises(SreError, match=r"x\.csv\.jsonl") as caught:
+        read_verdicts([tmp_path / "x.csv"])
+    assert "remove" not in str(caught.value)
+
+
+def test_rows_that_are_no_verdicts_are_not_to_be_removed(tmp_path: Path) -> None:
+    with pytest.raises(SreError, match="line 1") as caught:
+        read_verdicts([write(tmp_path / "mine.jsonl", [{"question": "q", "answer": "a"}])])
+    assert "remove" not in str(caught.value)
+
+
 def test_the_committed_verdicts_can_be_read() -> None:
     found = read_verdicts([REAL])
     assert {"sft", "j1", "j2"} <= found.keys()

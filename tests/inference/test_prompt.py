@@ -57,6 +57,14 @@ def test_a_prompt_that_is_empty_or_too_long_is_an_error_of_each_sample(text: str
     assert len(prompts) == (not why)
 
 
+def test_a_prompt_that_is_too_long_names_the_option_and_the_answer_only_where_it_takes_tokens() -> None:
+    (_, refused) = READER.read_all([ask("a", "x" * 30)], Sampling(max_tokens=4))
+    assert "answer needs 4" in refused[0].error
+    (_, refused) = READER.read_all([ask("a", "x" * 30, labels=(1, 2), label_only=True)], Sampling())
+    assert "--context" in refused[0].error
+    assert "answer" not in refused[0].error
+
+
 def test_a_label_alone_ends_the_prompt_with_its_marker() -> None:
     prompt = READER.read(ask("a", "word", labels=(1, 2), label_only=True), Sampling(n=3, max_tokens=99))
     assert "".join(map(chr, prompt.ids)) == "word[RESULT] "

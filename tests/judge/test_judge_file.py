@@ -241,7 +241,7 @@ def test_a_resume_over_a_changed_row_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     judge_file(Judge(Fake()), source(tmp_path, row("a"), row("b")), out)
     rows = source(tmp_path, row("a"), row("b", orig_response="Another."))
-    with pytest.raises(SreError, match="'b' has changed"):
+    with pytest.raises(SreError, match="the row 'b' has changed"):
         judge_file(Judge(Fake()), rows, out, resume=True)
     rows = source(tmp_path, row("a"), row("b", orig_score="2"), row("c"))
     assert judge_file(Judge(Fake()), rows, out, resume=True).rows == 3
@@ -431,8 +431,11 @@ def test_a_resume_with_another_rubric_is_refused(tmp_path: Path) -> None:
     bare = {k: v for k, v in row("bare").items() if k != "orig_criteria"}
     rows, out = source(tmp_path, bare), tmp_path / "out.jsonl"
     judge_file(Judge(Fake()), rows, out, rubric=read_rubric("tone"))
-    with pytest.raises(SreError, match="'bare' has changed"):
+    with pytest.raises(SreError, match="the rubric of row 'bare' has changed"):
         judge_file(Judge(Fake()), rows, out, rubric=read_rubric("reasoning"), resume=True)
+    source(tmp_path, {**bare, "orig_response": "Another."})
+    with pytest.raises(SreError, match="the row 'bare' has changed"):
+        judge_file(Judge(Fake()), rows, out, rubric=read_rubric("tone"), resume=True)
 
 
 def test_a_csv_output_is_made_at_the_end_from_a_journal_that_can_be_resumed(tmp_path: Path) -> None:
