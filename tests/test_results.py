@@ -103,3 +103,14 @@ def test_the_gpus_losses_are_as_near_the_cpus_as_the_docs_say() -> None:
     gaps = [abs(one - other) for one, other in zip(cpu, gpu, strict=True)]
     said = (ROOT / "docs" / "gpu.md").read_text()
     assert f"the SFT losses of {len(gaps)} steps agree with the CPU's within {max(gaps):.3f}" in said
+
+
+@pytest.mark.parametrize("judge", ["sft", "j1"])
+def test_the_plan_shows_the_judge_of_pairs_alone(judge: str) -> None:
+    verdicts = read_jsonl(REAL / "pairs-alone" / f"{judge}.jsonl")
+    forced = sum(verdict["finish"] == "forced" for verdict in verdicts)  # malformed as written
+    right = [verdict["label"] == verdict["truth"] for verdict in verdicts if verdict["finish"] != "forced"]
+    accuracy = f"{sum(right) / len(verdicts):.2f}".removeprefix("0")
+    name = "J_SFT (G1 alone)" if judge == "sft" else "J1"
+    row = f"| {name} | {len(verdicts)} | {forced} | {accuracy} ["
+    assert row in (ROOT / "data" / "results" / "PLAN.md").read_text()
