@@ -21,6 +21,7 @@ from recipe.data.values import (
     no_label,
     texts_in,
     to_conversation,
+    to_preference,
     to_text,
     turns_in,
     whole,
@@ -114,8 +115,7 @@ class Row:
         if missing(value) or value == "":
             return self.error_about(name, f"{message}: the column is empty in this row; fill it, or take the row out")
         free = [column for column in self.cells if column and column not in self.names.values()]
-        if name == "preference":  # a column of numbers may hold one response's scores, which read as 1 or 2 mislead
-            free = [column for column in free if whole(self.cells[column]) is None]
+        free = [column for column in free if _fits(name, self.cells[column])]
         guesses = zip(lacking, [*free, *["COLUMN"] * len(lacking)], strict=False)
         options = [f"--map {name}={shlex.quote(str(column))}" for name, column in guesses]
         if rubric and "criteria" not in self:
@@ -178,6 +178,17 @@ def _text(value: object, column: str) -> str:
     if missing(value):
         return ""
     return str(value) if isinstance(value, Real) and not isinstance(value, bool) else to_text(value, column)
+
+
+def _fits(name: str, value: object) -> bool:
+    """Whether the column of this value may be proposed as a label, or else as a text."""
+    if name == "score":
+        return as_number(value) is not None
+    with contextlib.suppress(SreError):
+        if name == "preference":  # numbers may be one response's scores, which read as 1 or 2 mislead
+            return whole(value) is None and to_preference(value, name) is not None
+        return isinstance(value, str) or bool(texts_in(value) or to_conversation(turns_in(value)))
+    return False
 
 
 def column_map(columns: Names) -> Names:

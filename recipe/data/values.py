@@ -98,8 +98,9 @@ def _advice(value: object) -> str:
     number, advice = as_number(value), _TABLE["advice"]
     if number is None:
         return str(advice["text" if counted(value) is None else "truth"])
-    off = not 0 <= number <= MOST_SCORE
-    return str(advice["off" if off else "whole" if number.is_integer() else "part"])
+    if number < 0:
+        return str(advice["below"])
+    return str(advice["off" if not number <= MOST_SCORE else "whole" if number.is_integer() else "part"])
 
 
 def as_number(value: object) -> float | None:
@@ -192,7 +193,8 @@ def parsed(text: str) -> object:
     return None
 
 
-def _message(turn: object) -> Message:
+def _message(given: object) -> Message:
+    turn = given
     if isinstance(turn, Mapping):
         if isinstance(turn.get("data"), Mapping):  # LangChain's
             turn = {**turn["data"], **turn}
@@ -209,7 +211,7 @@ def _message(turn: object) -> Message:
     role = ROLES.get(turn.role.lower()) if isinstance(turn, Message) and isinstance(turn.role, str) else None
     if not isinstance(turn, Message) or role is None:
         expected = f"{{role, content}} with a role of {', '.join(dict.fromkeys(ROLES.values()))}"
-        raise SreError(f"expected {expected}, not {short(turn)}", field="conversation")
+        raise SreError(f"expected {expected}, not {short(given)}", field="conversation")
     return Message(role, to_text(turn.content, "conversation", "a turn's content as a string"))
 
 

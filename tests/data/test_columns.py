@@ -154,11 +154,27 @@ def test_flags_that_contradict_each_other_are_no_label(tmp_path: Path, flags: tu
     assert good(found).label_note not in ("", "tie")
 
 
-@pytest.mark.parametrize(("cells", "hint"), [({"score_a": "1", "score_b": "2"}, "COLUMN"), ({"besser": "B"}, "besser")])
-def test_a_column_of_numbers_is_not_proposed_as_the_preference(
+@pytest.mark.parametrize(
+    ("cells", "hint"),
+    [({"score_a": "1", "score_b": "2"}, "COLUMN"), ({"by": "gpt"}, "COLUMN"), ({"by": "gpt", "besser": "B"}, "besser")],
+)
+def test_only_a_column_that_says_which_is_better_is_proposed_as_the_preference(
     tmp_path: Path, cells: dict[str, str], hint: str
 ) -> None:
     path = write_csv(tmp_path / "pairs.csv", {"prompt": "q", "response_a": "x", "response_b": "y", **cells})
     with pytest.raises(SreError) as caught:
         read_examples(path, task="pairwise", rubrics=GENERAL)
     assert caught.value.options == f"--map preference={hint}"
+
+
+@pytest.mark.parametrize(("cells", "hint"), [({"by": "gpt"}, "COLUMN"), ({"by": "gpt", "note": "4"}, "note")])
+def test_only_a_column_of_numbers_is_proposed_as_the_score(tmp_path: Path, cells: dict[str, str], hint: str) -> None:
+    path = write_csv(tmp_path / "rows.csv", {"prompt": "q", "response": "x", **cells})
+    with pytest.raises(SreError) as caught:
+        read_examples(path, rubrics=GENERAL)
+    assert caught.value.options == f"--map score={hint}"
+
+
+def test_an_error_about_a_turn_shows_it_as_the_file_has_it(tmp_path: Path) -> None:
+    (found,) = read(jsonl(tmp_path / "r.jsonl", {"messages": [{"id": 1, "result": "x"}], "criteria": "Is it true?"}))
+    assert "'result': 'x'" in str(found.error)

@@ -265,6 +265,11 @@ def test_annotators_scores_are_not_taken_for_descriptions(tmp_path: Path) -> Non
         ({"frage": "q", "antwort": "a"}, ["frage, antwort", "--map instruction=frage --map response=antwort --rubric"]),
         ({"question": "q", "my text": "a"}, ["question, my text", "--map response='my text' --rubric"]),
         ({"text": "q"}, ["--map instruction=text --map response=COLUMN"]),
+        (
+            {"nr": 1, "data": {"question": "q"}, "marks": [{"id": 1}]},
+            ["--map instruction=COLUMN --map response=COLUMN"],
+        ),
+        ({"turns": [USER], "antwort": "a"}, ["--map instruction=turns --map response=antwort"]),
         ({"answer": "a", "criteria": "c", "asked": "q"}, ["--map instruction=asked"]),
         ({"question": "q", "answer": "a"}, ["no criteria", "--rubric helpfulness"]),
         ({"messages": [USER], "criteria": "c"}, ["the user's", "field 'messages'"]),
