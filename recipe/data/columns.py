@@ -36,9 +36,13 @@ LEVELS = tuple(f"score{score}" for score in range(11))
 """Our names of the columns that describe a score."""
 NAMES = (*ALIASES, *LEVELS)
 RESPONSES: dict[Task, tuple[str, ...]] = {"pointwise": ("response",), "pairwise": ("response_a", "response_b")}
+MODELS = ("model_a", "model_b")
 LABEL: dict[Task, str] = {"pointwise": "score", "pairwise": "preference"}
-FIRST: dict[str, dict[int | None, object]] = {"better_index": {0: 1, 1: 2}, "first_is_better": {1: 1, 0: 2}}
-"""Our name of a column of 0 and 1 -> the label that each of them stands for."""
+FIRST: dict[str, dict[int | None, object]] = {
+    "better_index": {0: 1, 1: 2, 2: "tie"},
+    "first_is_better": {1: 1, 0: 2},
+}
+"""Our name of a column of 0 and 1 -> the label that each number stands for."""
 
 NO_HEADER = "the first line of a table must be the names of its columns, such as question,answer,score"
 
@@ -86,6 +90,14 @@ class Row:
         if task == "pairwise" and "chosen" in self and not {"rejected", "preference"} & self.names.keys():
             return "chosen"
         return next((name for name in FIRST if task == "pairwise" and name in self), LABEL[task])
+
+    def winning_model(self) -> int | None:
+        """The number of the response whose model the label of a pair names, by the columns of both models."""
+        if not self.names.keys() >= {*MODELS}:
+            return None
+        winner, models = self.name(self.label("pairwise")), [self.name(name) for name in MODELS]
+        named = winner and as_number(winner) is None and models.count(winner) == 1
+        return models.index(winner) + 1 if named else None
 
     def sides(self, example: Example) -> list[str]:
         """The columns that hold the two responses of the example, in its order; [] where it isn't made of two."""

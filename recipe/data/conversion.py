@@ -45,6 +45,8 @@ def from_columns(
         value = row[row.label(kind)]
         if row.label(kind) in FIRST and not values.no_label(value):
             value = _better(row, row.label(kind))
+        elif kind == "pairwise":
+            value = row.winning_model() or value
     name = row.name("id")
     if layout and layout.id_columns and all(not values.missing(row.cells.get(column)) for column in layout.id_columns):
         name = layout.id_separator.join(str(row.cells[column]) for column in layout.id_columns)
@@ -83,10 +85,13 @@ def _example(
     label: object,
     scale: Sequence[int] = (),
 ) -> Example:
-    """The example, with what both kinds of rows have in equal columns. An odd label becomes its note."""
+    """The example, with what both kinds of rows have in equal columns. An odd label, or an error in its place, becomes
+    its note."""
     scores = scale if scale and not rubric.descriptions else rubric.scores
     read, note = None, ""
     try:
+        if isinstance(label, SreError):
+            raise label
         read = values.to_score(label, scores, "") if task == "pointwise" else values.to_preference(label, "")
     except SreError as error:
         note = error.message
@@ -128,15 +133,19 @@ def _task(row: Row, wanted: Task | None) -> Task:
 
 
 def _better(row: Row, name: str) -> object:
-    """The label that a column of 0 and 1 gives, `tie`, or a text that says why it gives none."""
+    """The label that a column of 0 and 1 gives, `tie`, or an error that says why it gives none."""
     value = row[name]
-    label = FIRST[name].get(values.counted(value), f"{value}, not 0 or 1")
+    label = FIRST[name].get(values.counted(value))
+    if label is None:
+        off = "" if values.as_number(value) is None else f"{values.OFF_SCALE}: "
+        tie = ", or 2 for a tie" if 2 in FIRST[name] else ""
+        return SreError(f"{off}expected 0 or 1{tie}, not {values.short(value)}")
     others = {kind: values.counted(row[kind]) for kind in ("second_is_better", "tie") if kind in row}
-    if name != "first_is_better" or not others or isinstance(label, str):
+    if name != "first_is_better" or not others:
         return label
     flags = [label == 1, *(flag == 1 for flag in others.values())]
     if sum(flags) > 1 or (not any(flags) and len(others) > 1):
-        return f"{sum(flags)} of {', '.join(map(row.column, (name, *others)))} are 1"
+        return SreError(f"{sum(flags)} of {', '.join(map(row.column, (name, *others)))} are 1, expected one")
     if others.get("tie") == 1 or (label == 2 and others.get("second_is_better") == 0):
         return "tie"
     return label

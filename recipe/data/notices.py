@@ -1,9 +1,10 @@
 """What is told about the rows of a file before they are used: how they are read."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from recipe.data.benchmark_formats import GENERAL, judged, layout_of, unjudged
-from recipe.data.columns import LABEL, ReadRow
+from recipe.data.columns import LABEL, MODELS, ReadRow, recognise
 from recipe.data.records import Rubric, Task
 from recipe.data.rubrics import is_ready, near_name
 from recipe.data.values import missing, short
@@ -37,12 +38,22 @@ def notices(rows: Sequence[ReadRow], rubrics: Mapping[Task, Rubric]) -> Iterator
     names: dict[str, str] = {}
     for row, example in read:
         others = {*LABEL.values()} - {row.raw.label(example.task)}  # read from rows of the other task alone
+        others |= set() if row.raw.winning_model() else {*MODELS}
         names |= {ours: theirs for ours, theirs in row.raw.names.items() if ours not in others}
     if used := [f"{theirs} as {ours}" for ours, theirs in names.items() if not theirs.startswith("orig_")]:
-        yield f"reading the columns {', '.join(used)}{_unused([row for row, _ in read], set(names.values()))}"
+        unused = _unused([row for row, _ in read], set(names.values()))
+        shown = ", ".join(short(name).strip("'") for name in unused[:_MOST_NAMES])
+        more = f" and {len(unused) - _MOST_NAMES} more" if len(unused) > _MOST_NAMES else ""
+        yield f"reading the columns {', '.join(used)}" + (f"; not used: {shown}{more}" if unused else "")
+        taken = names.get("response")
+        chosen = any(recognise(row.raw.cells, {}).get("response") == taken for row, _ in read)  # and not by --map
+        for other in unused if taken and chosen else ():
+            if "response" in recognise({other: ""}, {}):
+                takes = f"--map response={shlex.quote(other)} takes {short(other)}"
+                yield f"both {taken} and {other} may be the response: {taken} is taken; {takes}"
 
 
-def _unused(rows: Sequence[ReadRow], used: set[str]) -> str:
+def _unused(rows: Sequence[ReadRow], used: set[str]) -> list[str]:
     """The columns that hold something and that no row was read from, which are not among `used`."""
     filled = dict[str, None]()
     for row in rows:
@@ -50,8 +61,6 @@ def _unused(rows: Sequence[ReadRow], used: set[str]) -> str:
         layout = layout_of(cells)
         used |= {*(layout.id_columns if layout else ())}
         if layout and layout.name == "Safe-RLHF":  # its columns are read under names that no column has
-            return ""
+            return []
         filled |= {str(name): None for name, value in cells.items() if name and not missing(value) and value != ""}
-    names = [short(name).strip("'") for name in filled if name not in used]
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return f"; not used: {', '.join(names[:_MOST_NAMES])}{more}" if names else ""
+    return [name for name in filled if name not in used]

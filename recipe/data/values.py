@@ -24,6 +24,10 @@ ROLES = {name: role for role, names in _TABLE["roles"].items() for name in names
 TIE = 0  # what `to_preference` gives for a tie
 COUNTING = "0 and 1"
 """How an error about a preference begins where the column's values can be read in two ways."""
+_COUNTED = (
+    "--map better_index=COLUMN takes 0 as the first response, 1 as the second and 2 as a tie, "
+    "--map first_is_better=COLUMN takes 1 as yes; if 0 is a tie, write tie"
+)
 OFF_SCALE = "off the scale"
 """How an error about a number that is no label begins: all numbers of the column may mean something else."""
 MOST_SCORE = 10
@@ -122,8 +126,7 @@ def to_preference(value: object, field: str) -> int | None:
         return None
     number = counted(value)
     if number == 0 or (number == 1 and whole(value) is None):
-        two = "--map better_index=COLUMN counts the responses from 0, --map first_is_better=COLUMN takes 1 as yes"
-        raise SreError(f"{COUNTING} can mean two things, and here is {short(value)}: {two}", field=field)
+        raise SreError(f"{COUNTING} can mean two things, and here is {short(value)}: {_COUNTED}", field=field)
     words = str(value).strip().lower() if number is None else str(number)
     words = re.sub(f"^(?:{_TABLE['responses']})[ _]?|(?: is better| wins)?[.!]?$|[\\s\\[\\]()_*'\"]", "", words)
     if isinstance(value, str | Real | Decimal):
@@ -134,6 +137,8 @@ def to_preference(value: object, field: str) -> int | None:
     expected = f"expected 1 or 2, A or B, A>B or B>A, or tie, not {short(value)}"
     if as_number(value) is not None:
         expected = f"{OFF_SCALE}: {expected}; write 1 where the first response is better, 2 where the second is"
+    elif isinstance(value, str):
+        expected += "; if it names a model, --map model_a=COLUMN --map model_b=COLUMN tell whose each response is"
     raise SreError(expected, field=field)
 
 

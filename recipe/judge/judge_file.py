@@ -21,7 +21,7 @@ from recipe.data.files import Source
 from recipe.data.notices import notices
 from recipe.data.records import Example, Rubric, Task
 from recipe.data.rubrics import NamedRubric, by_task, ready_rubrics
-from recipe.data.values import COUNTING, unclear, unwritable
+from recipe.data.values import unclear, unwritable
 from recipe.errors import SreError, plural, printable
 from recipe.inference.openai import OpenAIGenerator
 from recipe.judge.journal import Journal
@@ -69,6 +69,7 @@ class Summary:
     won: Counter[str] = field(default_factory=Counter)  # how often the response of each column was the better one
     unclear: Counter[Task] = field(default_factory=Counter)  # by task, given numbers that are no labels
     truths: Counter[str] = field(default_factory=Counter)  # by task, the rows with a given label
+    given: set[tuple[str, int]] = field(default_factory=set)  # the tasks and given labels of rows judged in one order
     agreed: Counter[str] = field(default_factory=Counter)  # by task, those of them where the judge gave the same
 
     def count(self, row: Mapping[str, Any]) -> None:
@@ -91,11 +92,13 @@ class Summary:
             else:
                 self.tied_truths += note == "tie"
                 self.odd_truths += note != "tie"
-            about = f"agreement, {row['task']}" if unclear(note) else "left out of it"
+            about = f"agreement, {row['task']}" if unclear(note) else "labels left out"
             self.examples.setdefault(about, f"{row['id']}: {note}")
         if row.get("truth") is not None and row["finish"] != "error":
             self.truths[row["task"]] += 1
             self.agreed[row["task"]] += row["label"] == row["truth"]
+            if "consistent" not in row:
+                self.given.add((row["task"], row["truth"]))
 
     @property
     def rows_per_second(self) -> float:
@@ -110,12 +113,17 @@ class Summary:
         for task, count in sorted(self.truths.items(), reverse=True):
             agreed = self.agreed[task]
             found[f"agreement, {task}"] = f"{agreed:,} of {plural(count, 'given label')} ({agreed / count:.0%})"
+            alike = [label for of, label in self.given if of == task]
+            if count > 1 == len(alike):
+                swap = " (try --swap)" if task == "pairwise" else ""
+                always = f"so a judge that always says {alike[0]} agrees with all{swap}"
+                found[f"agreement, {task}"] += f"; every given label is {alike[0]}, {always}"
         for task, count in self.unclear.items():
             why = f"{plural(count, 'given label')} may mean something else"
             found[f"agreement, {task}"] = f"not counted, as {why} (--map {LABEL[task]}=COLUMN names another column)"
         if left_out := self.tied_truths + self.odd_truths:
             kinds = f"{plural(self.tied_truths, 'tie')}, {self.odd_truths:,} unreadable"
-            found["left out of it"] = f"{plural(left_out, 'given label')}: {kinds}"
+            found["labels left out"] = f"{plural(left_out, 'given label')}: {kinds}"
         if self.empty:
             found["empty responses"] = f"in {plural(self.empty, 'row')}, judged like the others"
         if self.not_utf8:
@@ -153,15 +161,21 @@ def judge_file(
     written, and for a resume with another model, other prompts, options or rows.
     """
     rubrics = by_task(rubric)
-    rows, limit = read_rows(source, rubrics=rubrics, **reading), reading.get("limit")
+    limit = reading.pop("limit", None)
+    seen = max(limit, WINDOW) if limit and limit > 0 else limit  # what a limit hides may tell what the labels mean
+    rows = read_rows(source, rubrics=rubrics, limit=seen, **reading)
     place = Source(str(source), reading.get("task"), reading.get("split", "train"))
     journal = Journal(out, resume=resume, overwrite=overwrite, sources=place.files())
-    begun, total = _begun(rows, source, options, rubrics, tell)
+    incomparable: dict[Task, str] = {}
+    begun, total = _begun(rows, source, options, rubrics, tell, limit, incomparable)
     if total is None:
         total = place.count() if progress and limit is None else limit
     given = [*rubrics.values(), *GENERAL.values(), *(ready.rubric for ready in ready_rubrics().values())]
     with judge() if callable(judge) else nullcontext(judge) as judges:
-        return _judge_all(judges, begun, journal, options, given, progress, total)
+        summary = _judge_all(judges, begun, journal, options, given, progress, total)
+    firsts = {f"agreement, {task}": first for task, first in incomparable.items()}  # of the file; rows end in any order
+    summary.examples |= {name: first for name, first in firsts.items() if name in summary.examples}
+    return summary
 
 
 def judge_rows(
@@ -186,46 +200,43 @@ def _begun(
     options: JudgeOptions,
     rubrics: Mapping[Task, Rubric],
     tell: Callable[[str], None],
+    limit: int | None,
+    incomparable: dict[Task, str],
 ) -> tuple[Iterator[ReadRow], int | None]:
-    """The rows, and their number if they are few. Raises SreError where none of the first can be judged."""
+    """The rows up to the limit, and their number if they are few. Raises SreError where none can be judged.
+
+    incomparable: see `_comparable`. Rows beyond the limit that were read count there.
+    """
     stream = iter(rows)
     first: list[ReadRow] = []
-    while not any(row.example for row in first):
+    while not any(row.example for row in first[:limit]):
         more = list(itertools.islice(stream, WINDOW))
         if not more:
             no_rows = SreError("no rows; expected one or more", file=source)
             raise next((row.error for row in first if row.error), no_rows)
         first += more
+    list(_comparable(first, incomparable))  # what the labels mean is known once all of the first are seen
+    first = list(_comparable(first[:limit], incomparable))
     ended = len(first) % WINDOW > 0
     if options.swap and ended and not any(row.example and row.example.task == "pairwise" for row in first):
         raise SreError("swap judges pairs in both orders, and no row is a pair")
-    labels = {row.example.label for row in first if row.example and row.example.task == "pairwise"}
-    incomparable: dict[Task, str] = {}
-    list(_comparable(first, labels, incomparable))  # what the labels mean is known once all of the first are seen
-    first = list(_comparable(first, labels, incomparable))
     no_agreement = [f"agreement with the given labels is not counted, {why}" for why in incomparable.values()]
     for line in (*notices(first, rubrics), *no_agreement):
         tell(printable(line))
-    return itertools.chain(first, _comparable(stream, labels, incomparable)), len(first) if ended else None
+    return itertools.chain(first, _comparable(stream, incomparable)), len(first) if ended else None
 
 
-def _comparable(rows: Iterable[ReadRow], labels: set[int | None], incomparable: dict[Task, str]) -> Iterator[ReadRow]:
+def _comparable(rows: Iterable[ReadRow], incomparable: dict[Task, str]) -> Iterator[ReadRow]:
     """The rows, without the labels of a task once one of them is unclear: the others may be read wrongly then.
 
-    labels: those of the pairs so far; where both 1 and 2 are there, 0 is a tie or a slip. incomparable: of each task
-    with an unclear label, the first one. What the rows show is added to both.
+    incomparable: of each task with an unclear label, the first one. What the rows show is added to it.
     """
     for row in rows:
         if example := row.example:
-            note = example.label_note
-            if example.task == "pairwise":
-                labels.add(example.label)
-            if note.startswith(COUNTING) and {1, 2} <= labels:
-                note = f"expected 1 or 2; {note}"
-            elif unclear(note):
-                incomparable.setdefault(example.task, f"{row.id}: {note}")
+            if unclear(example.label_note):
+                incomparable.setdefault(example.task, f"{row.id}: {example.label_note}")
             label = None if example.task in incomparable else example.label
-            row = replace(row, example=replace(example, label=label, label_note=note))
+            row = replace(row, example=replace(example, label=label))
         yield row
 
 

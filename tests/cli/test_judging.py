@@ -210,12 +210,15 @@ def test_a_winner_of_0_and_1_is_read_once_its_meaning_is_said(tmp_path: Path, op
         assert [json.loads(line)["truth"] for line in read.stdout.splitlines()] == truths
 
 
-def test_where_2_is_there_a_0_is_left_out_and_counted(tmp_path: Path, opened: dict[str, Any]) -> None:
-    rows = write(tmp_path / "rows.jsonl", *({**CHOICE, "question": f"q{k}", "winner": k} for k in range(3)))
+def test_a_winner_of_0_1_and_2_is_read_once_its_meaning_is_said(tmp_path: Path, opened: dict[str, Any]) -> None:
+    rows = write(tmp_path / "rows.jsonl", *({**CHOICE, "question": f"q{k}", "winner": k} for k in (1, 2, 0)))
     result = sre("judge", rows, "-o", "-", "--model", "m.gguf")
     assert result.exit_code == 0, result.output
-    assert [json.loads(line).get("truth") for line in result.stdout.splitlines()] == [None, 1, 2]
-    assert "left out of it        1" in result.stderr
+    assert not any("truth" in json.loads(line) for line in result.stdout.splitlines())
+    assert "--map better_index=" in result.stderr
+    read = sre("judge", rows, "-o", "-", "--model", "m.gguf", "--map", "better_index=winner")
+    judged = [json.loads(line) for line in read.stdout.splitlines()]
+    assert [row.get("truth", row.get("truth_note")) for row in judged] == [2, "tie", 1]
 
 
 def test_criteria_that_name_a_ready_rubric_are_that_rubric(tmp_path: Path, opened: dict[str, Any]) -> None:

@@ -178,7 +178,7 @@ def test_a_parquet_file_in_a_published_layout_is_read(tmp_path: Path) -> None:
         (without(JUDGEBENCH, label="C>D"), "label", "A>B or B>A"),
         (without(LLMBAR, label=3), "label", "1 or 2"),
         (without(LLMBAR, label=True), "label", "first_is_better"),
-        (without(SAFE_RLHF, safer_response_id=2), "safer_response_id", "0 or 1"),
+        (without(SAFE_RLHF, safer_response_id=3), "safer_response_id", "0 or 1"),
         (without(ALPACA_PAIR, preference=3), "preference", "1 or 2"),
         (without(ALPACA_PAIR, preference="much"), "preference", "1 or 2"),
         (without(BIGGEN, human_score=2.5), "human_score", "whole score from 1 to 5"),

@@ -14,7 +14,9 @@ import pytest
 from recipe.data.benchmark_formats import GENERAL
 from recipe.data.columns import NAMES, ReadRow, column_map
 from recipe.data.examples import read_examples, read_rows
+from recipe.data.notices import notices
 from recipe.data.records import Example, Rubric
+from recipe.data.values import unclear
 from recipe.errors import SreError
 
 ROW = {"question": "Name two fruits.", "answer": "Apple and brick.", "asked": "Are both items fruits?"}
@@ -152,6 +154,47 @@ def test_flags_that_contradict_each_other_are_no_label(tmp_path: Path, flags: tu
     (found,) = read(jsonl(tmp_path / "r.jsonl", pair))
     assert good(found).label is None
     assert good(found).label_note not in ("", "tie")
+
+
+PAIR = {"prompt": "q", "response_a": "x", "response_b": "y"}
+
+
+@pytest.mark.parametrize(("value", "label", "note"), [(0, 1, ""), ("1", 2, ""), (2, None, "tie"), (3, None, "not 3")])
+def test_a_number_of_the_better_response_is_counted_from_0_and_2_is_a_tie(
+    tmp_path: Path, value: object, label: int | None, note: str
+) -> None:
+    (found,) = read(jsonl(tmp_path / "r.jsonl", {**PAIR, "winner": value}), columns={"better_index": "winner"})
+    assert good(found).label == label
+    assert good(found).label_note.endswith(note)
+    assert unclear(good(found).label_note) == (value == 3)  # the other numbers may mean something else too
+
+
+@pytest.mark.parametrize("names", [("model_a", "model_b"), ("left", "right")])
+@pytest.mark.parametrize(
+    ("models", "winner", "label"),
+    [
+        (("gpt-4", "claude"), "gpt-4", 1),
+        (("gpt-4", "claude"), "claude ", 2),
+        (("model_b", "model_a"), "model_a", 2),  # names of models, not of sides
+        (("gpt-4", "claude"), "A", 1),
+        (("gpt-4", "claude"), "model_b", 2),
+        (("gpt-4", "claude"), "tie", None),
+        (("2", "1"), "1", 1),
+        (("gpt-4", "gpt-4"), "gpt-4", None),
+        (("gpt-4", None), "", None),
+        (("gpt-4", "claude"), "gemini", None),
+    ],
+)
+def test_a_winner_may_be_named_by_its_model(
+    tmp_path: Path, names: tuple[str, str], models: tuple[str | None, ...], winner: str, label: int | None
+) -> None:
+    mapped = dict(zip(("model_a", "model_b"), names, strict=True)) if names[0] == "left" else {}
+    pair = {**PAIR, **dict(zip(names, models, strict=True)), "winner": winner}
+    (found,) = read(jsonl(tmp_path / "r.jsonl", pair), columns=mapped)
+    assert good(found).label == label
+    assert ("--map model_a=" in good(found).label_note) == (winner == "gemini" or models[0] == models[1])
+    told = "\n".join(notices([found], {}))
+    assert (f"{names[0]} as model_a" in told) == (winner.strip() in models and label is not None and winner != "1")
 
 
 @pytest.mark.parametrize(

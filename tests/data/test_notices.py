@@ -63,6 +63,15 @@ def test_filled_columns_that_no_row_is_read_from_are_named(tmp_path: Path) -> No
     assert "not used" not in told(tmp_path, SCORED)
 
 
+def test_two_columns_that_may_be_the_response_are_told_with_the_one_taken(tmp_path: Path) -> None:
+    rows = [{**SCORED, "completion": "b"}, {**SCORED, "completion": "c"}]
+    found = told(tmp_path, *rows).splitlines()[-1]
+    assert "completion is taken" in found
+    assert "--map response=answer" in found
+    assert "--map" not in told(tmp_path, SCORED)
+    assert "--map" not in "".join(notices(list(read_rows(tmp_path / "rows.jsonl", columns={"response": "answer"})), {}))
+
+
 def test_the_order_of_chosen_and_rejected_is_told(tmp_path: Path) -> None:
     assert "order" in told(tmp_path, CHOSEN)
     assert "order" not in told(tmp_path, {"prompt": "q", "answer_a": "x", "answer_b": "y"})

@@ -27,6 +27,11 @@ def judge(text: str = "Because. [RESULT] 4") -> Judge:
     return Judge(ScriptedGenerator(lambda request: [text]))
 
 
+class Backwards(ScriptedGenerator):
+    def generate(self, requests: Any, sampling: Any) -> Any:
+        return super().generate(requests[::-1], sampling)
+
+
 def write(path: Path, *rows: dict[str, Any]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -64,10 +69,6 @@ def test_an_output_is_not_the_journal_of_a_table(tmp_path: Path) -> None:
 
 
 def test_input_columns_are_kept_and_rows_come_in_input_order(tmp_path: Path) -> None:
-    class Backwards(ScriptedGenerator):
-        def generate(self, requests: Any, sampling: Any) -> Any:
-            return super().generate(requests[::-1], sampling)
-
     rows = write(tmp_path / "rows.jsonl", *({**ROW, "number": k, "label": "mine"} for k in range(40)))
     for name in ("out.jsonl", "out.csv", "out.parquet"):
         summary = judge_file(Judge(Backwards()), rows, tmp_path / name, rubric=read_rubric("helpfulness"))
@@ -144,6 +145,8 @@ WINNERS = [
     [True, False, True, True],
     [1, 2, 3, 1],
     [1.0, 0.7, 2.0, 1],
+    [1, 2, 0, 1],
+    ["0", "1", "2", "1"],
 ]
 
 
@@ -164,13 +167,34 @@ def test_no_agreement_is_claimed_where_a_given_number_is_no_label(tmp_path: Path
     assert all("truth" not in row for row in lines(out))
 
 
-@pytest.mark.parametrize("labels", [[1, 2, 0, 1], ["A", "B", "tie", "?"], [1, 2, 1.5, None]], ids=str)
+@pytest.mark.parametrize("labels", [["A", "B", "tie", "?"], [1, 2, 1.5, None]], ids=str)
 def test_a_slip_among_winners_ends_no_agreement(tmp_path: Path, labels: list[Any]) -> None:
     pair = {"question": "q", "response_a": "a", "response_b": "b"}
     rows = write(tmp_path / "rows.jsonl", *({**pair, "winner": label} for label in labels))
     summary = judge_file(judge("Because. [RESULT] 1"), rows, tmp_path / "out.jsonl")
     assert summary.truths["pairwise"] == sum(label in (1, 2, "A", "B") for label in labels)
     assert "%" in str(summary)
+
+
+def test_what_a_label_means_is_seen_beyond_the_limit(tmp_path: Path) -> None:
+    made = [{**ROW, "score": score} for score in (1, 2, 3, 6, 7, "x")]
+    rows, told = write(tmp_path / "rows.jsonl", *made), list[str]()
+    how: dict[str, Any] = {"limit": 3, "rubric": read_rubric("helpfulness"), "tell": told.append}
+    summary = judge_file(judge(), rows, tmp_path / "out.jsonl", **how)
+    assert (summary.rows, summary.truths) == (3, {})
+    assert "%" not in str(summary)
+    assert any("rows-4" in line for line in told)
+    assert len(lines(tmp_path / "out.jsonl")) == 3
+    with pytest.raises(SreError, match="limit"):
+        judge_file(judge(), rows, tmp_path / "other.jsonl", limit=-1)
+
+
+def test_the_summary_names_the_first_unclear_label_of_the_file(tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", *({**ROW, "score": score} for score in (6, 7, 8)))
+    backwards = Judge(Backwards(lambda request: ["Because. [RESULT] 4"]))
+    summary = judge_file(backwards, rows, tmp_path / "out.jsonl", rubric=read_rubric("tone"))
+    (said,) = [line for line in str(summary).splitlines() if line.startswith("agreement")]
+    assert "rows-1" in said
 
 
 def test_a_number_far_down_that_is_no_label_ends_the_agreement_and_not_the_run(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from recipe.judge.judge_file import Summary
 
 
@@ -43,7 +45,7 @@ def test_the_first_failed_row_and_the_first_odd_label_are_shown() -> None:
     assert shown["errors"].startswith("2; the first is a")
     assert "too long" in shown["errors"]
     assert "\x1b" not in shown["errors"]
-    assert shown["left out of it"].endswith("b: not 7")
+    assert shown["labels left out"].endswith("b: not 7")
 
 
 def test_an_empty_summary_divides_by_nothing() -> None:
@@ -68,12 +70,27 @@ def test_agreement_counts_rows_without_a_label() -> None:
     assert facts(summary)["agreement, pointwise"] == "2 of 4 given labels (50%)"
 
 
+@pytest.mark.parametrize("task", ["pointwise", "pairwise"])
+def test_agreement_with_labels_that_are_all_the_same_says_so(task: str) -> None:
+    def agreement(*truths: int, **more: Any) -> str:
+        summary = Summary()
+        for truth in truths:
+            summary.count({**row(1), **more, "task": task, "truth": truth})
+        return facts(summary)[f"agreement, {task}"]
+
+    assert "every given label is 1" in agreement(1, 1, 1)
+    assert ("--swap" in agreement(1, 1)) == (task == "pairwise")
+    for truths in ((1, 2), (1,)):
+        assert "every" not in agreement(*truths)
+    assert "every" not in agreement(1, 1, consistent=True)  # both orders: a judge that always says 1 contradicts itself
+
+
 def test_labels_that_are_ties_and_those_that_are_none_are_counted_apart() -> None:
     summary = Summary()
     for note in ("tie", "tie", "not 7"):
         summary.count({**row(1), "task": "pairwise", "truth_note": note})
     assert (summary.tied_truths, summary.odd_truths, summary.unclear) == (2, 1, {})
-    assert facts(summary)["left out of it"].startswith("3 ")
+    assert facts(summary)["labels left out"].startswith("3 ")
 
 
 def test_one_thing_is_told_in_the_singular() -> None:
