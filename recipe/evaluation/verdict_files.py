@@ -86,7 +86,7 @@ def _read(file: Path) -> list[tuple[str, Said]]:
     rows = read_jsonl(kept)
     found: list[tuple[str, Said]] = []
     # Where no row has a rationale, none was asked for.
-    explained = any(row.get("rationale") or row.get("finish") == "forced" for row in rows)
+    explained = any(row.get("rationale") for row in rows)
     for line, row in enumerate(rows, 1):
         with intact(kept, line):
             if "example_id" in row:

@@ -59,8 +59,10 @@ def test_a_forced_label_is_malformed_and_one_asked_for_alone_is_not(tmp_path: Pa
     ]
     (found,) = read_verdicts([write(tmp_path / "x.jsonl", rows)]).values()
     assert [verdict.label for _, verdict in found] == [None, None, 3]
-    (alone,) = read_verdicts([write(tmp_path / "y.jsonl", [judged("a", 3, rationale="")])]).values()
-    assert alone[0][1].label == 3
+    for finish in ("stop", "forced"):  # as `sre judge --label-only` writes them, through a server and by llama.cpp
+        row = judged("a", 3, rationale="", finish=finish)
+        (alone,) = read_verdicts([write(tmp_path / "y.jsonl", [row])]).values()
+        assert alone[0][1].label == 3
 
 
 def test_what_is_no_verdict_is_named_with_its_place(tmp_path: Path) -> None:
