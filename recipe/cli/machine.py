@@ -60,14 +60,16 @@ def plan(config: str, gpu: str, overrides: tuple[str, ...]) -> None:
     from tempfile import TemporaryDirectory
 
     from recipe.config import load
+    from recipe.data.selection import Selection
     from recipe.pipeline.context import RunContext
     from recipe.pipeline.preflight import preflight
     from recipe.planning.plan import make_plan, show_plan
 
     settings = load(config, overrides)
     with TemporaryDirectory() as scratch:
-        checked = preflight(RunContext(settings, Path(scratch)), offline=True)
-    planned = make_plan(settings, gpu.lower())
+        rows = Selection(settings, Path(scratch), keep=True)
+        checked = preflight(RunContext(settings, Path(scratch), rows), offline=True)
+        planned = make_plan(settings, gpu.lower(), selection=rows)
     click.echo(printable("\n".join(checked)))
     show_plan(planned, opt.console())
 

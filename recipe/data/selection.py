@@ -7,12 +7,13 @@ The prompt alone decides which: they are the same for both tasks, every seed and
 import hashlib
 import random
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from recipe.config import DataConfig, SftConfig
+from recipe.config import Config, DataConfig, SftConfig
 from recipe.data.examples import read_examples
 from recipe.data.files import Source
 from recipe.data.forgery import with_forged
@@ -22,6 +23,39 @@ from recipe.data.split import spread
 from recipe.errors import SreError
 
 Split = Literal["train", "dev", "test"]
+
+
+class Selection:
+    """The rows of one run. Bad rows that its settings skip go to files in `folder`; without it they are errors.
+
+    keep: rows that were read stay in memory, for a plan: its checks and its figures ask for the same ones.
+    """
+
+    def __init__(self, config: Config, folder: Path | None = None, *, keep: bool = False) -> None:
+        self._config, self._folder = config, folder
+        self._kept: dict[object, list[Example]] | None = {} if keep else None
+
+    def rows(self, split: Split, task: Task, *, limited: bool = True) -> list[Example]:
+        """See `select_rows`."""
+        config, rejects = self._config, self._rejects(split, task)
+        read = partial(select_rows, config.data, task, split, seed=config.seed, rejects=rejects, limited=limited)
+        return self._read((split, task, limited), read)
+
+    def sft_rows(self, task: Task) -> list[Example]:
+        """See `select_sft_rows`."""
+        config, rejects = self._config, self._rejects("train", task)
+        read = partial(select_sft_rows, config.data, config.sft, task, seed=config.seed, rejects=rejects)
+        return self._read(task, read)
+
+    def _rejects(self, split: Split, task: Task) -> Path | None:
+        return self._folder and self._folder / f"rejects-{split}-{task}.jsonl"
+
+    def _read(self, key: object, read: Callable[[], list[Example]]) -> list[Example]:
+        if self._kept is None:
+            return read()
+        if key not in self._kept:
+            self._kept[key] = read()
+        return self._kept[key]
 
 
 def select_rows(

@@ -12,7 +12,7 @@ from typing import Any
 
 from recipe.config import Config, dump, load
 from recipe.data.records import TASKS, Example, Task, in_both_orders
-from recipe.data.selection import Split, select_rows, select_sft_rows
+from recipe.data.selection import Selection, Split
 from recipe.errors import SreError
 from recipe.pipeline.judge_model import JudgeModel
 from recipe.pipeline.stage_cache import Content, Made, RunFolder
@@ -34,9 +34,10 @@ class RunContext:
     No stage sees this object or the settings as a whole: it is handed what it may read, and its hash is made of that.
     """
 
-    def __init__(self, config: Config, path: Path) -> None:
+    def __init__(self, config: Config, path: Path, selection: Selection | None = None) -> None:
         self.config = config
         self.path = path
+        self.selection = selection or Selection(config, path)
         self.cache = RunFolder(path, begin=self.keep_config)
         self.prompts = Prompts()
 
@@ -167,12 +168,10 @@ class RunContext:
 
     def rows(self, split: Split, task: Task, *, limited: bool = True) -> list[Example]:
         """The rows of a split, as many as the settings say; [] where they take none of it."""
-        data, seed, rejects = self.config.data, self.config.seed, self.path / f"rejects-{split}-{task}.jsonl"
-        return select_rows(data, task, split, seed=seed, rejects=rejects, limited=limited)
+        return self.selection.rows(split, task, limited=limited)
 
     def sft_rows(self, task: Task) -> list[Example]:
-        data, seed, rejects = self.config.data, self.config.seed, self.path / f"rejects-train-{task}.jsonl"
-        return select_sft_rows(data, self.config.sft, task, seed=seed, rejects=rejects)
+        return self.selection.sft_rows(task)
 
     @cached_property
     def test_rows(self) -> list[Example]:

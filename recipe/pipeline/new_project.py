@@ -17,6 +17,7 @@ from recipe.config import CONFIGS, Config, load
 from recipe.data.examples import read_examples
 from recipe.data.records import TASKS, Example, Rubric
 from recipe.data.rubrics import NamedRubric, by_task, read_rubric
+from recipe.data.selection import Selection
 from recipe.data.split import split_rows, write_splits
 from recipe.data.values import MOST_SCORE
 from recipe.errors import SreError, plural
@@ -83,8 +84,9 @@ def new_project(
         settings.write_text(_settings(preset, folder, splits), encoding="utf-8")
         there = json.dumps(str(temporary / "data"))
         config = load(settings, [f"data.{task}={there}" for task in tasks])
-        plan = make_plan(config, machine=machine)
-        rows_found = preflight(RunContext(config, temporary), offline=True)
+        selection = Selection(config, keep=True)
+        plan = make_plan(config, machine=machine, selection=selection)
+        rows_found = preflight(RunContext(config, temporary, selection), offline=True)
     return [
         *(line.replace(str(temporary), str(folder)) for line in rows_found),
         *scale,

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recipe.config import Config, Task
+from recipe.data.selection import Selection
 from recipe.errors import SreError
 from recipe.gguf.shape import Shape
 from recipe.planning.costs import MERGE_S, RUNTIME_CPU, RUNTIME_LLAMA, SEED_S, Costs, Memory
@@ -69,13 +70,18 @@ class Plan:
         return f"does not fit {name}: {self.peak.stage} needs {need:.1f} of {have:.1f} GiB; lower {advice}"
 
 
-def make_plan(config: Config, gpu: str = "cpu", machine: Machine | None = None) -> Plan:
-    """Plan a run for a card (a name of `machines.CARDS`), for "cpu" (this machine's), or for `machine`."""
+def make_plan(
+    config: Config, gpu: str = "cpu", machine: Machine | None = None, selection: Selection | None = None
+) -> Plan:
+    """Plan a run for a card (a name of `machines.CARDS`), for "cpu" (this machine's), or for `machine`.
+
+    selection: the run's rows; None selects them by the settings.
+    """
     if gpu != "cpu" and gpu not in CARDS:
         raise SreError(f"unknown card {gpu!r}; known: cpu, {', '.join(CARDS)}", field="--gpu")
     if config.start == "seed":
         raise SreError("only runs that start with SFT can be planned", field="start")
-    shape, work = shape_of(config.model.source), read_workload(config)
+    shape, work = shape_of(config.model.source), read_workload(config, selection or Selection(config))
     chosen = machine or (CARDS[gpu] if gpu != "cpu" else this_cpu(config.threads))
     costs = Costs(work, shape, chosen)
     host = Costs(work, shape, HOST if chosen.cuda else chosen, host=True)

@@ -4,12 +4,11 @@ import importlib.util
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from recipe.config import Config
 from recipe.data.files import SEED_PARTS
-from recipe.data.records import Example, Task
-from recipe.data.selection import Split, select_rows, select_sft_rows
+from recipe.data.records import Task
+from recipe.data.selection import Selection, Split
 from recipe.errors import SreError
 from recipe.prompts import Prompts
 from recipe.system import user_path
@@ -81,8 +80,11 @@ class Workload:
         return min(self.config.model.max_length, max(load.longest for load in self.tasks.values()))
 
 
-def read_workload(config: Config) -> Workload:
-    """Count and measure the rows. Raises SreError for data that is not on this machine and not in the table above."""
+def read_workload(config: Config, selection: Selection) -> Workload:
+    """Count and measure the rows of a selection.
+
+    Raises SreError for data that is not on this machine and not in the table above.
+    """
     file, tokenizer = user_path(config.model.source) / "tokenizer.json", None
     if file.is_file() and importlib.util.find_spec("tokenizers"):
         from tokenizers import Tokenizer
@@ -94,10 +96,10 @@ def read_workload(config: Config) -> Workload:
             return math.ceil(len(text) / CHARS_PER_TOKEN)
         return len(tokenizer.encode(text, add_special_tokens=False).ids)
 
-    return Workload(config, {task: _load(config, task, count) for task in config.data.tasks})
+    return Workload(config, {task: _load(config, selection, task, count) for task in config.data.tasks})
 
 
-def _load(config: Config, task: Task, count: Callable[[str], int]) -> TaskLoad:
+def _load(config: Config, selection: Selection, task: Task, count: Callable[[str], int]) -> TaskLoad:
     source = config.data.source(task)
     if source in PUBLISHED:
         return _held_out(config, task, PUBLISHED[source])
@@ -108,13 +110,10 @@ def _load(config: Config, task: Task, count: Callable[[str], int]) -> TaskLoad:
             field=f"data.{task}",
         )
 
-    def rows(split: Split, **options: Any) -> list[Example]:
-        return select_rows(config.data, task, split, seed=config.seed, **options)
-
-    train = rows("train", limited=False)
+    train = selection.rows("train", task, limited=False)
     if not train:
         raise SreError(f"no training rows in {source!r}", field=f"data.{task}")
-    sft = select_sft_rows(config.data, config.sft, task, seed=config.seed)
+    sft = selection.sft_rows(task)
     unexplained = config.sft.bootstraps and sum(not row.rationale.strip() for row in sft)
     prompts, sizes = Prompts(), []
     for row in train[:: max(1, len(train) // MEASURED_ROWS)]:
@@ -125,7 +124,7 @@ def _load(config: Config, task: Task, count: Callable[[str], int]) -> TaskLoad:
     prompt, completion = (sum(side) / len(sizes) for side in zip(*sizes, strict=True))
     if unexplained:
         completion += unexplained / len(sft) * config.bootstrap.max_tokens / 2
-    dev, test = (len(rows(split)) for split in HELD_OUT)
+    dev, test = (len(selection.rows(split, task)) for split in HELD_OUT)
     longest = max(map(sum, sizes))
     return TaskLoad(len(train), len(sft), dev, test, prompt, completion, longest, int(unexplained))
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from recipe.config import DataConfig, validate
+from recipe.config import DataConfig, load, validate
+from recipe.data import selection
 from recipe.data.selection import select_rows
 from recipe.errors import SreError
 
@@ -115,3 +116,14 @@ def test_a_run_that_does_not_know_the_columns_names_the_command_that_prepares_th
     assert "--map" in words
     assert "--set data.pointwise=DIR" in told
     assert (refused.value.line, refused.value.options) == (2, "")
+
+
+@pytest.mark.parametrize(("keep", "reads"), [(True, 2), (False, 4)])
+def test_a_plan_reads_the_same_rows_once(keep: bool, reads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, count = selection.read_examples, []
+    monkeypatch.setattr(selection, "read_examples", lambda *args, **how: count.append(1) or read(*args, **how))
+    rows = selection.Selection(load("cpu-smollm2-135m"), keep=keep)
+    first, again = (rows.rows("test", "pointwise") for _ in range(2))
+    assert first == again
+    assert rows.sft_rows("pointwise") == rows.sft_rows("pointwise")
+    assert len(count) == reads

@@ -361,7 +361,7 @@ def test_the_command_shows_every_stage_and_the_verdict() -> None:
     assert "unknown card '5'" in refused.stderr
 
 
-def test_it_answers_soon_and_imports_no_model_library() -> None:
+def test_it_answers_in_a_second_and_imports_no_model_library() -> None:
     code = (
         "import sys; sys.argv = ['sre', 'plan', 'cpu-smollm2-135m']\n"
         "from recipe.cli.main import main\n"
@@ -376,9 +376,9 @@ def test_it_answers_soon_and_imports_no_model_library() -> None:
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
         after = os.times()
         took.append(sum(after[2:4]) - sum(before[2:4]))
-        if took[-1] < 1.5:
+        if took[-1] < 1:
             break
-    assert min(took) < 1.5, took
+    assert min(took) < 1, took
 
 
 @pytest.mark.parametrize(
