@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.sharing import SharingContext
+from experiments.sharing import SharingContext, round_of
 from recipe.data.records import Example, Judgement, pools_of
 from recipe.errors import NothingToTrainError
 from recipe.pipeline import stage_inputs, stage_work
@@ -25,7 +25,7 @@ class BestOfNContext(SharingContext):
         """The plan with this run's own stage in each round."""
         for name, step in plan:
             if name.endswith(":dpo"):
-                yield name.replace(":dpo", ":sft"), partial(_sft, self, int(name[len("iter-") : -len(":dpo")]))
+                yield name.replace(":dpo", ":sft"), partial(_sft, self, round_of(name))
             elif not name.endswith(":curate"):
                 yield name, step
 

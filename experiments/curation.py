@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.assess import ASSESSED, PROMPTS, Assessments, read_assessments, run_assess
-from experiments.sharing import SharingContext
+from experiments.sharing import SharingContext, round_of
 from recipe.config import CurateConfig, only
 from recipe.data.records import Example, Judgement
 from recipe.pipeline.judge_model import JudgeModel
@@ -20,7 +20,7 @@ from recipe.pipeline.stage_work import Facts
 from recipe.prompts import Prompts
 from recipe.storage import read_jsonl
 from recipe.training.balance import Pair
-from recipe.training.curate import Found, Rule, distinct_texts, right_and_wrong, run_curate
+from recipe.training.curate import Found, Rule, distinct_texts, right_against_wrong, right_and_wrong, run_curate
 
 METHODS = (*ASSESSED, "majority-vote", "random-equal")
 
@@ -38,7 +38,7 @@ class CurationContext(SharingContext):
             if not name.endswith(":curate"):
                 yield name, step
                 continue
-            t = int(name[len("iter-") : -len(":curate")])
+            t = round_of(name)
             if self.method in ASSESSED:
                 yield f"iter-{t}:assess", partial(_assess, self, t)
             yield name, partial(_curate, self, t)
@@ -130,8 +130,7 @@ def _by_vote(pool: list[Judgement], settings: CurateConfig) -> Found:
     votes = Counter(judgement.label for judgement in pool if judgement.label is not None).most_common()
     if len(votes) > 1 and votes[0][1] == votes[1][1]:
         return [], "tie for the most frequent label"
-    right, wrong = right_and_wrong(pool, votes[0][0], settings)
-    return [(r, w) for r in right for w in wrong], "none wrong by the margin" if right else "none right"
+    return right_against_wrong(pool, votes[0][0], settings)
 
 
 def _by_rating(pool: list[Judgement], settings: CurateConfig, assessments: Assessments) -> Found:

@@ -84,6 +84,11 @@ class SharingContext(RunContext):
         return SharedJudge(**vars(super().judge_model(judge, sampling=sampling)), lenders=self.lenders)
 
 
+def round_of(stage: str) -> int:
+    """The number of the round that a stage such as "iter-2:dpo" belongs to."""
+    return int(stage.removeprefix("iter-").partition(":")[0])
+
+
 def share(source: Path, target: Path) -> None:
     """Put a file or folder of another run in `target`'s place, at no cost where the file system has hard links."""
     if source.is_dir():

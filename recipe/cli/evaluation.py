@@ -63,7 +63,7 @@ def _evaluate_model(
     target: str, model: str, out: Path | None, rubric: str | None, forgery: bool, **options: Any
 ) -> None:
     from recipe.config import EvaluateConfig
-    from recipe.data.rubrics import by_task, read_rubric
+    from recipe.data.rubrics import given_rubrics
     from recipe.evaluation.benchmarks.base import load_rows
     from recipe.evaluation.benchmarks.running import find_benchmark, run_benchmark
     from recipe.evaluation.forgery import measure_forgery
@@ -74,7 +74,7 @@ def _evaluate_model(
     benchmark = find_benchmark(target)
     folder = out or Path("runs") / "benchmarks" / f"{label_of(target)}-{label_of(model)}"
     opening, how = ({name: options.pop(name) for name in names} for names in (_OPENING, _ROWS))
-    how["rubrics"] = by_task(read_rubric(rubric) if rubric else None)
+    how["rubrics"] = given_rubrics(rubric)
     how |= {"skip_bad_rows": how["skip_bad_rows"] and folder, "tell": opt.tell if Path(target).exists() else None}
     if forgery:
         opt.refuse(["overwrite", "label_only", "constrain"], "does not go with --forgery")
@@ -113,14 +113,14 @@ def audit(
     VERDICTS are files that `sre judge` or `sre evaluate` wrote, or folders that hold files named judgements.jsonl. No
     model is loaded. Files whose paths differ only in a folder seed-0, seed-1, ... are pooled.
     """
-    from recipe.data.rubrics import by_task, read_rubric
+    from recipe.data.rubrics import given_rubrics
     from recipe.evaluation.tables import audit_grids, show
     from recipe.evaluation.verdict_files import audit_files
     from recipe.storage import refuse_inputs, write_json
 
     if out:
         refuse_inputs(out, [out], [*verdicts, *map(Path, (*rows, *train))])
-    rubrics = by_task(read_rubric(rubric) if rubric else None)
+    rubrics = given_rubrics(rubric)
     found = audit_files(verdicts, rows, train, rubrics=rubrics, **options)
     for name, part in found["parts"].items():
         show([(f"{name}: {title}", grid) for title, grid in audit_grids(part)], part["models"], opt.console())

@@ -51,10 +51,10 @@ def split(rows: tuple[str, ...], out: Path, numbers: tuple[int, ...], rubric: st
     The folder then serves as data.pointwise and data.pairwise of a run. NAME becomes the rows' aspect, by which results
     are told apart. [default: the file's name]
     """
-    from recipe.data.rubrics import by_task, read_rubric
+    from recipe.data.rubrics import given_rubrics
     from recipe.data.split import prepare_splits
 
-    options |= {"rubrics": by_task(read_rubric(rubric) if rubric else None), "tell": opt.tell}
+    options |= {"rubrics": given_rubrics(rubric), "tell": opt.tell}
     if len(numbers) not in (0, 1, len(rows)):
         raise SreError(f"expected -n once, or once for each of the {len(rows)} files, not {len(numbers)} times")
     named = dict(_named(row) for row in rows)

@@ -15,7 +15,7 @@ from recipe.data import benchmark_formats as layouts
 from recipe.data.columns import Names, ReadRow, Row, column_map, recognise
 from recipe.data.conversion import Rubrics, from_columns, from_own
 from recipe.data.files import Source
-from recipe.data.notices import notices
+from recipe.data.notices import FIRST_ROWS, notices
 from recipe.data.records import Example, Task, contradicts_itself, in_prompt_names
 from recipe.data.rubrics import is_ready
 from recipe.data.values import TIE, no_label, parsed, short, to_preference, to_rubric, to_score, unclear, whole
@@ -49,7 +49,7 @@ def read_examples(
     unexplained_in, unlabelled = None, None
     verdicts, has_truth = set[str](), False
     rows = read_rows(source, strict=True, **reading)
-    first = list(itertools.islice(rows, 1024)) if tell else []  # as many as `sre judge` looks at
+    first = list(itertools.islice(rows, FIRST_ROWS)) if tell else []
     say = tell or partial(_log.warning, "%s")
     for line in notices(first, reading.get("rubrics") or {}):
         say(printable(f"{source}: {line}"))

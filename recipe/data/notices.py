@@ -10,6 +10,7 @@ from recipe.data.rubrics import is_ready, near_name
 from recipe.data.values import missing, short
 from recipe.errors import plural
 
+FIRST_ROWS = 1024  # that are looked at before any is used
 _MOST_NAMES = 8
 
 

@@ -105,6 +105,11 @@ def by_task(rubric: NamedRubric | None) -> dict[Task, Rubric]:
     return {task: rubric.rubric for task in TASKS if rubric and rubric.task in (None, task)}
 
 
+def given_rubrics(text: str | None) -> dict[Task, Rubric]:
+    """The rubric that --rubric gives, under each task that it is for. Raises SreError as `read_rubric` does."""
+    return by_task(read_rubric(text) if text else None)
+
+
 def rubric_file(name: str) -> Path:
     """The file of the ready rubric of that name."""
     if name not in (ready := ready_rubrics()):

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from recipe.data.benchmark_formats import ORDERS, RESULTS, SAMPLES
+from recipe.data.records import Rubric
+from recipe.data.values import to_rubric
 from recipe.errors import SreError
 from recipe.inference.base import Closing
 from recipe.storage import DAMAGE, append_jsonl, atomic, canonical, explain, intact, refuse_inputs, replacing
@@ -160,7 +162,7 @@ class Journal(Closing):
         self._rewrite(starts)
         self._places = array("q", [_LAST]) * len(starts)
 
-    def has(self, key: str, place: int, digest: str, rubric: Mapping[str, Any] | None = None) -> bool:
+    def has(self, key: str, place: int, digest: str, rubric: Rubric | None = None) -> bool:
         """Whether the row of this id, number in the source, `input_hash` and rubric was kept.
 
         Raises SreError when another row was judged under its id, or the row by another rubric.
@@ -170,7 +172,7 @@ class Journal(Closing):
             return False
         if self._digests[line] != int(digest, 16):
             before = json.loads(next(itertools.islice(self._lines(), line, None))[2]).get("rubric")
-            what = "row" if before in (None, rubric) else "rubric of row"
+            what = "row" if before is None or to_rubric(before) == rubric else "rubric of row"
             raise SreError(f"the {what} {key!r} has changed since it was judged; {_ADVICE}", file=self.path)
         self._places[line] = place
         return True

@@ -18,7 +18,7 @@ from recipe.data.benchmark_formats import GENERAL
 from recipe.data.columns import LABEL, ReadRow, Row
 from recipe.data.examples import read_rows
 from recipe.data.files import Source
-from recipe.data.notices import notices
+from recipe.data.notices import FIRST_ROWS, notices
 from recipe.data.records import Example, Rubric, Task
 from recipe.data.rubrics import NamedRubric, by_task, ready_rubrics
 from recipe.data.values import unclear, unwritable
@@ -34,7 +34,6 @@ from recipe.judge.output_rows import (
     in_windows,
     input_hash,
     result_rows,
-    rubric_cell,
     with_columns,
 )
 from recipe.judge.workers import Pool, RayPool, Workers
@@ -162,7 +161,7 @@ def judge_file(
     """
     rubrics = by_task(rubric)
     limit = reading.pop("limit", None)
-    seen = max(limit, WINDOW) if limit and limit > 0 else limit  # what a limit hides may tell what the labels mean
+    seen = max(limit, FIRST_ROWS) if limit and limit > 0 else limit  # what a limit hides may tell what the labels mean
     rows = read_rows(source, rubrics=rubrics, limit=seen, **reading)
     place = Source(str(source), reading.get("task"), reading.get("split", "train"))
     journal = Journal(out, resume=resume, overwrite=overwrite, sources=place.files())
@@ -210,14 +209,14 @@ def _begun(
     stream = iter(rows)
     first: list[ReadRow] = []
     while not any(row.example for row in first[:limit]):
-        more = list(itertools.islice(stream, WINDOW))
+        more = list(itertools.islice(stream, FIRST_ROWS))
         if not more:
             no_rows = SreError("no rows; expected one or more", file=source)
             raise next((row.error for row in first if row.error), no_rows)
         first += more
     list(_comparable(first, incomparable))  # what the labels mean is known once all of the first are seen
     first = list(_comparable(first[:limit], incomparable))
-    ended = len(first) % WINDOW > 0
+    ended = len(first) % FIRST_ROWS > 0
     if options.swap and ended and not any(row.example and row.example.task == "pairwise" for row in first):
         raise SreError("swap judges pairs in both orders, and no row is a pair")
     no_agreement = [f"agreement with the given labels is not counted, {why}" for why in incomparable.values()]
@@ -267,8 +266,7 @@ def _judge_all(
 
     def examples() -> Iterator[Example]:
         for place, row in enumerate(rows):
-            rubric = rubric_cell(row.example.rubric) if row.example else None
-            if journal.has(row.id, place, input_hash(row), rubric):
+            if journal.has(row.id, place, input_hash(row), row.example.rubric if row.example else None):
                 continue
             if row.example is None:
                 keep(place, row, bad_row(row))

@@ -94,7 +94,8 @@ def with_columns(row: JudgedRow, read: ReadRow, options: JudgeOptions, given: Co
     rubric = read.example.rubric if read.example else None
     added: dict[str, Any] = {}  # not in the judge's row, which knows no columns
     if rubric and any(rubric is one for one in given):
-        added["rubric"] = rubric_cell(rubric)
+        levels = {str(score): text for score, text in rubric.descriptions.items()}
+        added["rubric"] = {"criteria": rubric.criteria, "descriptions": levels}
     else:
         taken.remove("rubric")
     if read.example and row["label"] and (sides := read.raw.sides(read.example)):
@@ -106,12 +107,6 @@ def with_columns(row: JudgedRow, read: ReadRow, options: JudgeOptions, given: Co
         if not (name in ("id", "task") and value == row[name])
     }
     return {"id": row["id"], **kept, **row, **added}
-
-
-def rubric_cell(rubric: Rubric) -> dict[str, Any]:
-    """A rubric in a judged row."""
-    levels = {str(score): text for score, text in rubric.descriptions.items()}
-    return {"criteria": rubric.criteria, "descriptions": levels}
 
 
 def input_hash(row: ReadRow | Example) -> str:

@@ -43,12 +43,16 @@ def _is_wrong(judgement: Judgement, truth: int | None, settings: CurateConfig) -
     return truth is not None and abs(judgement.label - truth) >= margin
 
 
-def by_label(pool: list[Judgement], settings: CurateConfig, rng: random.Random) -> Found:
-    """All pairs of a judgement with the right label and one that is wrong by the margin."""
-    if pool[0].truth is None:
-        return [], "no ground truth"
-    right, wrong = right_and_wrong(pool, pool[0].truth, settings)
+def right_against_wrong(pool: list[Judgement], truth: int | None, settings: CurateConfig) -> Found:
+    """All pairs of a judgement with the label `truth` and one that is wrong by the margin."""
+    right, wrong = right_and_wrong(pool, truth, settings)
     return [(r, w) for r in right for w in wrong], "none wrong by the margin" if right else "none right"
+
+
+def by_label(pool: list[Judgement], settings: CurateConfig, rng: random.Random) -> Found:
+    """The recipe's rule: the right label is that of the data."""
+    truth = pool[0].truth
+    return ([], "no ground truth") if truth is None else right_against_wrong(pool, truth, settings)
 
 
 def pairs_of(pool: Sequence[Judgement], settings: CurateConfig, rule: Rule, rng: random.Random) -> Found:
